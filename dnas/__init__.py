@@ -1,0 +1,45 @@
+"""Differentiable architecture search in JAX: pure functions that compose. Importing this alone does not import jax."""
+
+from __future__ import annotations
+
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dnas.bilevel import BilevelOptimizer, Method, SearchInfo, SearchState
+    from dnas.checkpoint import CorruptCheckpoint
+    from dnas.loop import NonFiniteLoss, Result, estimate, search
+    from dnas.run import Run, RunWriteError, load_genotype, open_run
+    from dnas.types import Batch, Choice, Evaluator, Genotype, Group, SearchSpace
+
+    __version__: str
+
+_PLACES = {
+    "BilevelOptimizer": "bilevel", "Method": "bilevel", "SearchInfo": "bilevel", "SearchState": "bilevel",
+    "CorruptCheckpoint": "checkpoint",
+    "NonFiniteLoss": "loop", "Result": "loop", "estimate": "loop", "search": "loop",
+    "Run": "run", "RunWriteError": "run", "load_genotype": "run", "open_run": "run",
+    "Batch": "types", "Choice": "types", "Evaluator": "types", "Genotype": "types", "Group": "types",
+    "SearchSpace": "types",
+}
+
+__all__ = [
+    "Batch", "BilevelOptimizer", "Choice", "CorruptCheckpoint", "Evaluator", "Genotype", "Group", "Method",
+    "NonFiniteLoss", "Result", "Run", "RunWriteError", "SearchInfo", "SearchSpace", "SearchState", "estimate",
+    "load_genotype", "open_run", "search",
+]
+
+
+def __getattr__(name: str):
+    if name in _PLACES:
+        return getattr(import_module(f"dnas.{_PLACES[name]}"), name)
+    if name == "__version__":
+        try:
+            return metadata.version("dnas")
+        except metadata.PackageNotFoundError:
+            return "unknown"
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,19 @@
+"""Data sets as arrays with fixed splits, their mini-batches as index arrays, and augmentation.
+
+`import dnas.data` does not import jax; `augment` and `normalise` do when they are first used.
+"""
+
+from dnas.data.batches import epoch_indices, evaluation_indices, steps_per_epoch
+from dnas.data.dataset import SPLITS, Dataset, describe, from_arrays, split
+from dnas.data.sources import DATASETS, load
+
+__all__ = ["DATASETS", "SPLITS", "Dataset", "augment", "describe", "epoch_indices", "evaluation_indices",
+           "from_arrays", "load", "normalise", "split", "steps_per_epoch"]
+
+
+def __getattr__(name: str):
+    if name in ("augment", "normalise"):
+        from dnas.data import augmentation
+
+        return getattr(augmentation, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

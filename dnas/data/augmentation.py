@@ -1,0 +1,41 @@
+"""Random crops, flips and normalisation, as pure functions inside the compiled step."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from dnas.types import Array
+
+
+def augment(key: Array, images: Array, *, pad: int, flip: bool) -> Array:
+    """Crops each image at random out of itself padded by `pad` zeros a side, and mirrors half of them.
+
+    images: [B, H, W, C] of any dtype; the result has the same shape and dtype. Both offsets of an image are
+    uniform over 0..2 pad, as in torchvision's RandomCrop; the flip is horizontal, with probability 1/2. The
+    offsets do not depend on `flip`. Without pad and flip the images come back as they are.
+    """
+    batch, height, width, _ = images.shape
+    crop_key, flip_key = jax.random.split(key)
+    rows = jnp.arange(height)[None, :, None, None]
+    columns = jnp.arange(width)[None, None, :, None]
+    if flip:
+        mirrored = jax.random.bernoulli(flip_key, 0.5, (batch, 1, 1, 1))
+        columns = jnp.where(mirrored, width - 1 - columns, columns)
+    if pad:
+        top, left = jax.random.randint(crop_key, (2, batch, 1, 1, 1), 0, 2 * pad + 1)
+        images = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+        images = jnp.take_along_axis(images, top + rows, 1, mode="promise_in_bounds")
+        columns = left + columns
+    if pad or flip:
+        images = jnp.take_along_axis(images, columns, 2, mode="promise_in_bounds")
+    return images
+
+
+def normalise(images: Array, mean: Array, std: Array) -> Array:
+    """(images - mean) / std as float32, `[B, H, W, C]`; uint8 images are divided by 255 first.
+
+    mean, std: [C], in the units of the pixels after that division, as `Dataset` holds them.
+    """
+    scale = 255 if images.dtype == jnp.uint8 else 1
+    return (images.astype(jnp.float32) / scale - mean) / std

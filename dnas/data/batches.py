@@ -1,0 +1,62 @@
+"""Which images make up each mini-batch: index arrays, pure functions of the seed and the epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from dnas.data.dataset import Dataset
+
+
+def steps_per_epoch(data: Dataset | Mapping[str, int], batch: int) -> int:
+    """Full training batches in an epoch.
+
+    data: a Dataset, or the sizes {"train": ..., "valid": ...}.
+    Raises ValueError where `batch` is below 1 or larger than the train or the valid split.
+    """
+    if isinstance(data, Dataset):
+        data = {name: len(data.splits[name]) for name in ("train", "valid")}
+    if batch < 1:
+        raise ValueError(f"batch {batch}: it must be at least 1")
+    for name, size in data.items():
+        if batch > size:
+            raise ValueError(f"batch {batch} is larger than the {name} split; it has {size} images")
+    return data["train"] // batch
+
+
+def epoch_indices(seed: int, epoch: int, train: np.ndarray, valid: np.ndarray,
+                  batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Batches of one epoch: (train rows, valid rows), int32 arrays [S, B], S = len(train) // B.
+
+    The train rows are a permutation of `train` cut into full batches; what is left over sits this epoch out.
+    Each valid row is a fresh draw from `valid` without replacement, as the reference DARTS takes its
+    validation batches. The train rows depend on neither `valid` nor its size.
+    Raises ValueError where `batch` is below 1 or larger than a split, or `seed` or `epoch` is negative.
+    """
+    steps = steps_per_epoch({"train": len(train), "valid": len(valid)}, batch)
+    for name, value in (("seed", seed), ("epoch", epoch)):
+        if value < 0:
+            raise ValueError(f"{name} {value}: it must be 0 or more")
+    order = np.random.default_rng([seed, epoch, 0]).permutation(len(train))[:steps * batch]
+    draw = np.random.default_rng([seed, epoch, 1])
+    rows = np.stack([draw.choice(len(valid), batch, replace=False) for _ in range(steps)])
+    return (np.asarray(train)[order].reshape(steps, batch).astype(np.int32),
+            np.asarray(valid)[rows].astype(np.int32))
+
+
+def evaluation_indices(split: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Batches that go once through a split, in order: indices int32 and weights float32, both [M, B'].
+
+    M = ceil(n / batch) batches of one size B' = ceil(n / M) <= batch, so that the step compiles once. The
+    last batch is filled up with the first images at weight 0; all other weights are 1.
+    Raises ValueError where `batch` is below 1 or the split is empty.
+    """
+    images = len(split)
+    if batch < 1:
+        raise ValueError(f"batch {batch}: it must be at least 1")
+    if not images:
+        raise ValueError("a split of 0 images cannot be evaluated; it needs at least 1")
+    rows = -(-images // batch)
+    places = np.arange(rows * -(-images // rows)).reshape(rows, -1)
+    return np.asarray(split)[places % images].astype(np.int32), (places < images).astype(np.float32)

@@ -1,0 +1,96 @@
+"""TensorBoard events of a run, written once an epoch. metrics.jsonl stays the source of truth.
+
+The events go through tensorboardX's own record writer rather than its SummaryWriter, whose thread dies on a full disk and
+leaves the search waiting for ever.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from numbers import Real
+from pathlib import Path
+from typing import NamedTuple
+
+from dnas.run import RunWriteError, flatten
+from dnas.types import Group
+
+
+class Events(NamedTuple):
+    """Writers of one events file.
+
+    epoch(record, logits): the numbers of a metrics record as scalars (nested names joined by "/"), and the softmaxed
+        logits `[E, K]` of each group as gates/<group>/<source>-<target>/<op>, at step record["epoch"].
+    config(config): the configuration as text.
+    picture(path, epoch): a PNG file as the image "cell".
+    close()
+    All raise RunWriteError.
+    """
+
+    epoch: Callable[..., None]
+    config: Callable[..., None]
+    picture: Callable[..., None]
+    close: Callable[[], None]
+
+
+def events(folder: str | Path, groups: Mapping[str, Group], *, purge_step: int | None = None) -> Events:
+    """Opens a new events file in `folder`; `purge_step` hides what earlier files say of that epoch and later ones."""
+    from tensorboardX import summary
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    def write(step, *summaries, **fields):
+        event = Event(step=int(step), wall_time=time.time(), **fields)
+        for item in summaries:
+            event.summary.MergeFrom(item)
+        try:
+            file.write_event(event)
+            file.flush()
+        except OSError as error:
+            raise RunWriteError(Path(folder), error) from error
+
+    def epoch(record, logits):
+        numbers = flatten(record, "/")
+        step = numbers.pop("epoch")
+        numbers = {name: float(value) for name, value in numbers.items()
+                   if isinstance(value, Real) and math.isfinite(value)}
+        write(step, *(summary.scalar(tag, value) for tag, value in {**numbers, **_gates(logits, groups)}.items()))
+
+    def config(values):
+        text = "\n".join("    " + line for line in json.dumps(values, indent=1, default=str).splitlines())
+        write(0, summary.text("config", text))
+
+    def picture(path, epoch=0):
+        from matplotlib.image import imread
+
+        write(epoch, summary.image("cell", imread(path), dataformats="HWC"))
+
+    def close():
+        try:
+            file.close()
+        except OSError as error:
+            raise RunWriteError(Path(folder), error) from error
+
+    try:
+        file = EventsWriter(os.path.join(folder, "events"), f".{os.getpid()}")
+    except OSError as error:
+        raise RunWriteError(Path(folder), error) from error
+    if purge_step is not None:
+        write(purge_step, session_log=SessionLog(status=SessionLog.START))
+    charts = {name: {f"{s}-{t}": ["Multiline", [f"gates/{name}/{s}-{t}/.*"]] for s, t in group.edges}
+              for name, group in groups.items()}
+    write(0, summary.custom_scalars(charts))
+    return Events(epoch, config, picture, close)
+
+
+def _gates(logits, groups: Mapping[str, Group]) -> dict[str, float]:
+    from dnas.pictures import softmaxed
+
+    tags = {}
+    for name, group in groups.items():
+        for e, ((s, t), row) in enumerate(zip(group.edges, softmaxed(logits[name], group))):
+            tags |= {f"gates/{name}/{s}-{t}/{op}": float(p) for op, p in zip(group.edge_ops(e), row)}
+    return tags

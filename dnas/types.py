@@ -1,0 +1,214 @@
+"""What passes between the parts: groups of edges, gates, genotypes, batches, and the SearchSpace protocol."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+Array = jax.Array
+Tree = Any
+Weights = Tree
+"""Shared network parameters: what the inner problem learns."""
+Stats = Tree
+"""Running averages of batch norm."""
+Gates = Mapping[str, Array]
+"""Mixing weights `[E, K]` of each group of edges."""
+Logits = Mapping[str, Array]
+"""Architecture logits `[E, K]` of each group; a relaxation may add entries of its own."""
+
+OPEN, REMOVED = -1, -2
+"""Values of a decision that are no operation: still mixed, and taken out of the network."""
+
+
+class Batch(NamedTuple):
+    """A mini-batch: images `[B, H, W, C]`, labels `[B]` integers."""
+
+    images: Array
+    labels: Array
+
+
+@dataclass(frozen=True)
+class Group:
+    """Edges that share one architecture array `[E, K]`.
+
+    edges: (source, target) of each edge, in the order of the array's rows.
+    ops: the operations' names in the order of its columns; or one such tuple an edge, where edges differ.
+        Shorter tuples are padded to K in the array; padded entries never receive a gate.
+    """
+
+    edges: tuple[tuple[int, int], ...]
+    ops: tuple[Any, ...]
+
+    def __post_init__(self):
+        if not self.edges or not self.ops:
+            raise ValueError("a Group needs at least one edge and one operation")
+        edges = tuple((int(s), int(t)) for s, t in self.edges)
+        shared = all(isinstance(op, str) for op in self.ops)
+        ops = tuple(self.ops) if shared else tuple(tuple(row) for row in self.ops)
+        if len(set(edges)) != len(edges):
+            raise ValueError(f"a Group names an edge twice: {edges}")
+        if not shared and len(ops) != len(edges):
+            raise ValueError(f"a Group has {len(edges)} edges but operations for {len(ops)}")
+        for row in [ops] if shared else ops:
+            if not row or len(set(row)) != len(row):
+                raise ValueError(f"an edge needs operations with different names, got {row}")
+        object.__setattr__(self, "edges", edges)
+        object.__setattr__(self, "ops", ops)
+
+    def edge_ops(self, edge: int) -> tuple[str, ...]:
+        """Names of the operations on edge number `edge`."""
+        return self.ops if isinstance(self.ops[0], str) else self.ops[edge]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(E, K)."""
+        return len(self.edges), max(len(self.edge_ops(e)) for e in range(len(self.edges)))
+
+    @property
+    def allowed(self) -> np.ndarray:
+        """Boolean `[E, K]`: which entries of the array stand for an operation."""
+        edges, ops = self.shape
+        return np.array([[k < len(self.edge_ops(e)) for k in range(ops)] for e in range(edges)])
+
+
+class Choice(NamedTuple):
+    """One edge of a discrete network and its operation."""
+
+    source: int
+    target: int
+    op: str
+
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Genotype:
+    """A discrete architecture: the operation on each edge that is kept. Hashable, so that it can be static under jit.
+
+    space: name under which the space was built; options: those it was built with.
+    choices: per group the kept edges, in the order in which the space's rule ranked them.
+    """
+
+    space: str
+    options: Mapping[str, Any] = field(hash=False)
+    choices: Mapping[str, tuple[Choice, ...]] = field(hash=False)
+
+    def __post_init__(self):
+        choices = {g: tuple(Choice(*c) for c in cs) for g, cs in self.choices.items()}
+        object.__setattr__(self, "options", dict(self.options))
+        object.__setattr__(self, "choices", choices)
+
+    def __hash__(self):
+        return hash((self.space, tuple((g, cs) for g, cs in sorted(self.choices.items()))))
+
+    def decisions(self, groups: Mapping[str, Group]) -> dict[str, np.ndarray]:
+        """Operation index of every edge `[E]`, REMOVED where the edge is not kept.
+
+        Raises ValueError where the genotype names a group, edge or operation that `groups` lacks.
+        """
+        if set(self.choices) != set(groups):
+            raise ValueError(f"genotype has groups {sorted(self.choices)}, the space has {sorted(groups)}")
+        found = {}
+        for name, group in groups.items():
+            row = np.full(len(group.edges), REMOVED, np.int32)
+            for source, target, op in self.choices[name]:
+                if (source, target) not in group.edges:
+                    raise ValueError(f"genotype has edge {source}->{target}, not an edge of group {name!r}")
+                e = group.edges.index((source, target))
+                if op not in group.edge_ops(e):
+                    raise ValueError(f"genotype has {op!r} on edge {source}->{target} of group {name!r}; "
+                                     f"the operations there are {', '.join(group.edge_ops(e))}")
+                if row[e] != REMOVED:
+                    raise ValueError(f"genotype names edge {source}->{target} of group {name!r} twice")
+                row[e] = group.edge_ops(e).index(op)
+            found[name] = row
+        return found
+
+    def gates(self, groups: Mapping[str, Group]) -> dict[str, np.ndarray]:
+        """One-hot gates `[E, K]` of this genotype; a removed edge's row is zero."""
+        return {name: (row[:, None] == np.arange(groups[name].shape[1])).astype(np.float32)
+                for name, row in self.decisions(groups).items()}
+
+    @classmethod
+    def from_decisions(cls, space: SearchSpace, decisions: Mapping[str, Any]) -> Genotype:
+        """The genotype of operation indices `[E]` per group; edges marked REMOVED are left out."""
+        choices = {name: tuple(Choice(s, t, group.edge_ops(e)[int(decisions[name][e])])
+                               for e, (s, t) in enumerate(group.edges) if int(decisions[name][e]) != REMOVED)
+                   for name, group in space.groups.items()}
+        return cls(space.name, space.options, choices)
+
+    def to_json(self) -> str:
+        """Text of `genotype.json`; `from_json` reads it back to an equal genotype."""
+        groups = {g: [{"source": c.source, "target": c.target, "op": c.op} for c in cs]
+                  for g, cs in self.choices.items()}
+        return json.dumps({"schema": SCHEMA, "space": self.space, "options": self.options, "groups": groups}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Genotype:
+        """Reads `to_json`'s text. Raises ValueError, in one line, on anything else."""
+        try:
+            raw = json.loads(text)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(f"not a genotype: no valid JSON ({error})") from None
+        if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
+            raise ValueError(f"not a genotype of schema {SCHEMA}")
+        try:
+            if not isinstance(raw["space"], str) or not isinstance(raw["options"], dict):
+                raise TypeError
+            choices = {str(g): tuple(Choice(_index(c["source"]), _index(c["target"]), _name(c["op"])) for c in cs)
+                       for g, cs in raw["groups"].items()}
+        except (KeyError, TypeError, AttributeError):
+            raise ValueError("not a genotype: it needs space, options, and groups whose edges have "
+                             "source, target and op") from None
+        return cls(raw["space"], raw["options"], choices)
+
+
+def _index(value) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise TypeError
+    return value
+
+
+def _name(value) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+class SearchSpace(NamedTuple):
+    """What is searched, as pure functions. `search_spaces.flax_space` makes one of a Flax module.
+
+    name, options: enough to build the space again; groups: the edges that are searched, by name.
+    init(key, images) -> weights, stats
+    apply(weights, stats, gates | genotype, images, *, train, key) -> logits `[B, classes]`, stats
+        With gates it is the supernet; with a genotype the discrete network, which needs (and builds) only the
+        chosen operations, under the same names. `train` uses batch statistics and returns updated averages.
+    genotype(scores: {group: [E, K]}) -> Genotype, by the space's own rule, ties to the lower index.
+    inherit(weights, genotype) -> the sub-tree of supernet weights (or stats) that the discrete network uses.
+    cost(genotype | None) -> {"params", "macs"} of the stand-alone network, or of the supernet for None; macs are
+        multiply-adds per image.
+    format(genotype) -> the published notation, on one line; parse(text) -> Genotype, raising ValueError.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+    groups: Mapping[str, Group]
+    init: Callable[..., tuple[Weights, Stats]]
+    apply: Callable[..., tuple[Array, Stats]]
+    genotype: Callable[[Mapping[str, Any]], Genotype]
+    inherit: Callable[[Tree, Genotype], Tree]
+    cost: Callable[[Genotype | None], dict[str, int]]
+    format: Callable[[Genotype], str]
+    parse: Callable[[str], Genotype]
+
+
+class Evaluator(Protocol):
+    """A genotype to numbers with names: accuracies in %, seconds, millions."""
+
+    def __call__(self, genotype: Genotype) -> Mapping[str, float]: ...

@@ -1,0 +1,1 @@
+"""The `dnas` command: one file a sub-command."""

@@ -1,0 +1,232 @@
+"""The command line of `dnas search` and `dnas estimate`: common options, and those of the chosen space and method."""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from dnas import registry
+from dnas.data import DATASETS
+from dnas.methods import METHODS
+from launch import options
+from search_spaces import SPACES
+
+CONFIG = ("space", "method", "data", "limit", "epochs", "batch", "seed")
+"""Keys of a run's config.json: all that its result depends on."""
+PARTS = {"space": SPACES, "method": METHODS}
+
+
+def _shown(metavar: str, unset: str | None = None):
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=unset and f"(default: {unset})")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What the command line says. `_form` adds `space_options` and `method_options`, dataclasses of their own."""
+
+    space: Annotated[str, _shown("{" + ",".join(SPACES) + "}|FACTORY")] = "nasbench201"
+    """What is searched: a name (`dnas spaces`), package.module:factory or file.py:factory."""
+    method: Annotated[str, _shown("{" + ",".join(METHODS) + "}|FACTORY")] = "darts"
+    """How it is searched: a name (`dnas methods`), package.module:factory or file.py:factory."""
+    data: Annotated[tuple[str, ...], _shown("{" + ",".join(DATASETS) + "}|PATH ...")] = ("digits",)
+    """A name or other source of images (`dnas datasets`), or the several files of one set."""
+    epochs: int = 50
+    """Passes over the train split."""
+    batch: int = 64
+    """Images in a mini-batch."""
+    seed: int = 0
+    """Seed of everything random, 0 to 4294967295."""
+    limit: Annotated[int | None, _shown("N", "all")] = None
+    """Images to keep outside the test set, evenly of each class."""
+    run: Annotated[str | None, _shown("DIR", "runs/SPACE-METHOD-DATA-SEED")] = None
+    """Where the run is written, and continued if it was interrupted."""
+    config: Annotated[str | None, _shown("FILE", "none")] = None
+    """config.json of a run to repeat; options given besides it override it."""
+    cache: Annotated[str | None, _shown("DIR|off", "$DNAS_CACHE, else dnas/xla in your cache folder")] = None
+    """Where compiled programs are kept for the next time."""
+    progress: bool = True
+    """Show how the search goes on."""
+
+
+def parse(command: str, description: str, argv: Sequence[str]) -> Arguments:
+    """Arguments of `dnas command`. Prints the help and raises SystemExit(0) for --help.
+
+    Raises ValueError, in one line, for an unknown option or name, or a value that an option cannot have.
+    """
+    path, config = _given(argv, "--config"), {}
+    if path is not None:
+        config = _read_config(path)
+    names = {}
+    for part in PARTS:
+        given, there = _given(argv, f"--{part}"), config.get(part, {}).get("name")
+        names[part] = given or there or getattr(Arguments, part)
+        if given and there and _absolute(given) != there:
+            config[part] = {}
+    default = _form(names)
+    try:
+        default = _parsed(default, f"dnas {command}", description, _words(config))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return _checked(_parsed(default, f"dnas {command}", description, list(argv)))
+
+
+def resolved(arguments: Arguments) -> dict[str, Any]:
+    """The config that config.json holds. Paths in it are absolute, so that it can be repeated from any folder."""
+    config = {key: getattr(arguments, key) for key in CONFIG}
+    for part in PARTS:
+        config[part] = {"name": _absolute(config[part]), **dataclasses.asdict(getattr(arguments, f"{part}_options"))}
+    config["data"] = [_absolute(name, files=name not in DATASETS) for name in arguments.data]
+    return config
+
+
+def _given(argv: Sequence[str], flag: str) -> str | None:
+    """The value of the last `flag VALUE` or `flag=VALUE`, before anything else of the command line is known."""
+    value = None
+    for word, following in zip(argv, [*argv[1:], "--"]):
+        if word.startswith(f"{flag}="):
+            value = word.partition("=")[2]
+        elif word == flag and not following.startswith("--"):
+            value = following
+    return value
+
+
+def _form(names: dict[str, str]) -> Arguments:
+    """The default arguments with the options of the space and method of these names."""
+    parts = []
+    for part, registered in PARTS.items():
+        found = options.read(registry.locate(names[part], registered, part))
+        made = dataclasses.make_dataclass(part, [_field(option) for option in found], frozen=True)
+        parts.append((f"{part}_options", Annotated[made, tyro.conf.arg(name=part)], field(default=made())))
+    return dataclasses.make_dataclass("Arguments", parts, bases=(Arguments,), frozen=True)(**names)
+
+
+def _field(option: options.Option) -> tuple:
+    default = tyro.MISSING if option.default is options.REQUIRED else option.default
+    return option.name, Annotated[option.annotation, tyro.conf.arg(help=option.help or " ")], field(default=default)
+
+
+def _parsed(default: Arguments, program: str, description: str, argv: list[str]) -> Arguments:
+    """`default` with what `argv` says; tyro's boxes become one line."""
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            found, unknown = tyro.cli(type(default), prog=program, description=description, args=argv, default=default,
+                                      return_unknown_args=True)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ValueError(f"{_first_paragraph(box.getvalue())} ({program} --help lists the options)") from None
+    if unknown:
+        raise ValueError(_unknown(unknown[0], unknown[1:], _flags(default), program))
+    return found
+
+
+def _first_paragraph(box: str) -> str:
+    """What stands between the title and the first rule of a box of tyro's."""
+    lines = [line.strip(" │") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    rule = next((i for i, line in enumerate(lines) if line.startswith("──")), len(lines))
+    return " ".join(lines[:rule]).removeprefix("Error parsing ").rstrip(".")
+
+
+def _flags(default: Arguments) -> dict[str, str]:
+    """Every flag by what a person may write for it: itself, or without `space.` or `method.` before its name."""
+    flags = {}
+    for part in PARTS:
+        names = [f.name.replace("_", "-") for f in dataclasses.fields(getattr(default, f"{part}_options"))]
+        flags |= {f"--{name}": f"--{part}.{name}" for name in names}
+        flags |= {f"--{part}.{name}": f"--{part}.{name}" for name in names}
+    own = [f"--{f.name}" for f in dataclasses.fields(Arguments)] + ["--no-progress"]
+    return flags | dict(zip(own, own))
+
+
+def _unknown(word: str, rest: list[str], flags: dict[str, str], program: str) -> str:
+    flag = word.partition("=")[0].replace("_", "-")
+    if not word.startswith("-"):
+        return f"unexpected argument {word!r} ({program} --help lists the options)"
+    if flags.get(flag) == flag:
+        return f"{flag} takes one value, not {' '.join(rest)}"
+    near = difflib.get_close_matches(flag, flags, 1)
+    hint = f"did you mean {flags[near[0]]}?" if near else f"{program} --help lists them"
+    return f"unknown option {word.partition('=')[0]}; {hint}"
+
+
+def _read_config(path: str) -> dict[str, Any]:
+    """A run's config.json, or that of a run directory; its values are checked as those of flags are."""
+    file = Path(path).expanduser()
+    file = file / "config.json" if file.is_dir() else file
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read {file}: {error.strerror}; --config is a run's config.json") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: no valid JSON ({error}); --config is a run's config.json") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{file}: no JSON object; --config is a run's config.json")
+    for key in config:
+        if key not in CONFIG:
+            near = difflib.get_close_matches(key, CONFIG, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"its keys are {', '.join(CONFIG)}"
+            raise ValueError(f"{file}: unknown key {key!r}; {hint}")
+    for part in PARTS:
+        named = config.get(part, {"name": ""})
+        if not isinstance(named, dict) or not isinstance(named.get("name"), str):
+            raise ValueError(f'{file}: {part} is {json.dumps(named)}; it is {{"name": ..., and its options}}')
+    return config
+
+
+def _words(config: dict[str, Any]) -> list[str]:
+    """The flags that say the same as a config."""
+    words = []
+    for key, value in config.items():
+        if key in PARTS:
+            for name, item in value.items():
+                words += _flag(f"--{key}.{name}", item) if name != "name" else [f"--{key}={item}"]
+        else:
+            words += _flag(f"--{key}", value)
+    return words
+
+
+def _flag(flag: str, value: Any) -> list[str]:
+    flag = flag.replace("_", "-")
+    if isinstance(value, bool):
+        part, dot, name = flag.rpartition(".")
+        return [flag if value else f"{part}{dot}no-{name}"]
+    if isinstance(value, list):
+        return [flag, *map(str, value)]
+    if value is None or isinstance(value, (str, int, float)):
+        return [f"{flag}={value}"]
+    raise ValueError(f"{flag[2:]} is {json.dumps(value)}; it is a number, a text, true, false, null or a list")
+
+
+def _checked(arguments: Arguments) -> Arguments:
+    """The arguments, if their values are in range."""
+    for name, least, most in (("epochs", 1, None), ("batch", 1, None), ("seed", 0, 2**32 - 1), ("limit", 1, None)):
+        value = getattr(arguments, name)
+        if value is not None and (value < least or most is not None and value > most):
+            bounds = f"at least {least}" if most is None else f"{least} to {most}"
+            raise ValueError(f"--{name} {value}: it must be {bounds}")
+    if not arguments.data:
+        raise ValueError("--data needs a name or a path (`dnas datasets` lists what there is)")
+    for part in PARTS:
+        for name, value in dataclasses.asdict(getattr(arguments, f"{part}_options")).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"--{part}.{name.replace('_', '-')} {value}: it must be a finite number")
+    return arguments
+
+
+def _absolute(name: str, files: bool = False) -> str:
+    """`name`, with a path in it made absolute: that of file.py:factory or, if `files`, of an existing file."""
+    path, colon, factory = name.rpartition(":")
+    if colon and path.endswith(".py"):
+        return f"{os.path.abspath(os.path.expanduser(path))}:{factory}"
+    whole = os.path.expanduser(name)
+    return os.path.abspath(whole) if files and os.path.exists(whole) else name

@@ -1,0 +1,44 @@
+"""The folder in which XLA's compiled programs are kept from one process to the next."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from pathlib import Path
+
+ADVICE = "compiling without a cache; name another folder with --cache or DNAS_CACHE, or say off"
+
+
+def enable(option: str | None) -> Path | None:
+    """Makes jax keep compiled programs, and returns the folder, or None where there is to be no cache.
+
+    option: a folder, `off`, or None for what the environment variable DNAS_CACHE says, else `dnas/xla` in the user's
+        cache folder. A new folder gets mode 0700. One that others can write to is not used, for a program in it runs
+        as it stands: that, and a folder that cannot be made, is a warning on standard error.
+    """
+    option = option or os.environ.get("DNAS_CACHE") or _default()
+    if option == "off":
+        return None
+    folder = Path(option).expanduser().absolute()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+        if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise PermissionError(1, "others can write to it")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(1, "it cannot be written to")
+    except OSError as error:
+        print(f"dnas: warning: cache {folder}: {error.strerror}; {ADVICE}", file=sys.stderr)
+        return None
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    return folder
+
+
+def _default() -> str:
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return os.path.join(base if os.path.isabs(base) else os.path.expanduser("~/.cache"), "dnas", "xla")

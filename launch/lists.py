@@ -1,0 +1,49 @@
+"""`dnas spaces`, `dnas methods` and `dnas datasets`: what there is, with a line each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from dnas import registry
+from dnas.methods import METHODS
+from search_spaces import SPACES
+
+OWN = "a function of yours that returns a"
+FILES = {
+    "FILE.npz": "x [N, H, W, C] or [N, H, W], y [N], and x_test and y_test if there are any; several are one set",
+    "FOLDER": "of .npz pieces, of the four idx files of MNIST or Fashion-MNIST, or of CIFAR-10's binary batches",
+}
+
+
+def spaces(argv: Sequence[str]) -> int:
+    """Runs `dnas spaces`."""
+    return _print("spaces", argv, _described(SPACES, "space"), "SearchSpace")
+
+
+def methods(argv: Sequence[str]) -> int:
+    """Runs `dnas methods`."""
+    return _print("methods", argv, _described(METHODS, "method"), "Method")
+
+
+def datasets(argv: Sequence[str]) -> int:
+    """Runs `dnas datasets`."""
+    from dnas.data import DATASETS
+
+    lines = {name: (load.__doc__ or "").partition("\n")[0] for name, load in DATASETS.items()}
+    return _print("datasets", argv, lines | FILES, "Dataset, (x, y) or (x, y, x_test, y_test)")
+
+
+def _described(known: Mapping[str, str], kind: str) -> dict[str, str]:
+    return {name: registry.describe(name, known, kind) for name in sorted(registry.names(known, kind))}
+
+
+def _print(command: str, argv: Sequence[str], lines: Mapping[str, str], returned: str) -> int:
+    option = {"datasets": "data"}.get(command, command[:-1])
+    if argv and argv[0] not in ("-h", "--help"):
+        raise ValueError(f"unexpected argument {argv[0]!r}; `dnas {command}` takes none")
+    lines = {**lines, "FILE.py:NAME": f"{OWN} {returned}; PACKAGE.MODULE:NAME likewise"}
+    width = max(map(len, lines))
+    print("\n".join(f"{name:<{width}}  {line}" for name, line in lines.items()))
+    hint = "." if option == "data" else "; add --help for its options."
+    print(f"\nUse one with `dnas search --{option} NAME`{hint}")
+    return 0

@@ -1,0 +1,89 @@
+"""The `dnas` command: finds the sub-command and turns what goes wrong into one line and an exit code."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+COMMANDS = {
+    "search": ("launch.search:main", "search a space on real images and write what is found into a run directory"),
+    "estimate": ("launch.estimate:main", "weights, multiply-adds, memory and compile time of a search, without it"),
+    "spaces": ("launch.lists:spaces", "list the search spaces"),
+    "methods": ("launch.lists:methods", "list the search methods"),
+    "datasets": ("launch.lists:datasets", "list the data sets and the forms in which data can be given"),
+}
+FAILED, BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line `argv` (that of the process unless given) and returns its exit code.
+
+    0: done; 1: it failed on the way, such as by a loss that is not finite; 2: bad input, or files that cannot be read
+    or written; 130: interrupted. What is wrong is one line on standard error; DNAS_DEBUG=1 adds the traceback.
+    """
+    try:
+        code = _run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return code
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else FAILED if stop.code else 0
+    except KeyboardInterrupt as interrupt:
+        return _say(str(interrupt) or "interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except Exception as error:
+        return _say(*_explained(error))
+
+
+def usage() -> str:
+    """Text of `dnas --help`."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {line}" for name, (_, line) in COMMANDS.items()]
+    return "\n".join(["usage: dnas COMMAND [OPTIONS]", "", "Differentiable architecture search in JAX.", "", *lines, "",
+                      "`dnas COMMAND --help` shows a command's options with their defaults; `dnas --version`."])
+
+
+def _run(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if argv[0] == "--version":
+        import dnas
+
+        print(f"dnas {dnas.__version__}")
+        return 0
+    if argv[0] not in COMMANDS:
+        near = difflib.get_close_matches(argv[0].lower(), COMMANDS, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"the commands are {', '.join(COMMANDS)}"
+        raise ValueError(f"no command {argv[0]!r}; {hint}")
+    module, _, function = COMMANDS[argv[0]][0].partition(":")
+    return getattr(importlib.import_module(module), function)(argv[1:])
+
+
+def _explained(error: Exception) -> tuple[str, int]:
+    """One line that says what is wrong, and the exit code."""
+    if isinstance(error, ValueError):
+        return str(error), BAD_INPUT
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error), BAD_INPUT
+    if type(error).__name__ == "NonFiniteLoss":
+        return str(error), FAILED
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first} (DNAS_DEBUG=1 shows where)", FAILED
+
+
+def _say(text: str, code: int) -> int:
+    if os.environ.get("DNAS_DEBUG", "0") not in ("", "0"):
+        traceback.print_exc()
+    prefix = "dnas" if code == INTERRUPTED else "dnas: error"
+    print(f"{prefix}: {' '.join(text.split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

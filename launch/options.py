@@ -1,0 +1,122 @@
+"""The options of a space or method: the keyword-only parameters of its factory, read without importing it if possible.
+
+Importing a factory imports jax, which takes longer than a person waits for `--help`.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import textwrap
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+from dnas import registry
+
+TYPES = {"int": int, "float": float, "str": str, "bool": bool, "None": None}
+REQUIRED = inspect.Parameter.empty
+
+
+class Option(NamedTuple):
+    """A keyword-only parameter: annotation is of TYPES, Literal, tuple, or a union of them; default may be REQUIRED."""
+
+    name: str
+    annotation: Any
+    default: Any
+    help: str
+
+
+class _Unreadable(Exception):
+    """The source alone does not say what an option is."""
+
+
+def read(place: str) -> list[Option]:
+    """Options of the factory at `place` (`module:factory` or `file.py:factory`), in their order.
+
+    Raises ValueError, in one line, where there is no such factory or an option of it has a type no command line has.
+    """
+    path = registry.source(place)
+    try:
+        return from_source(path.read_text(encoding="utf-8"), place.rpartition(":")[2])
+    except (_Unreadable, AttributeError, OSError, SyntaxError, TypeError, ValueError):
+        return from_signature(registry.load(place), place)
+
+
+def from_source(text: str, name: str) -> list[Option]:
+    """Options of the function `name` in a module's source; fails where its parameters are not spelled out there."""
+    found = [node for node in ast.parse(text).body if getattr(node, "name", None) == name]
+    if len(found) != 1 or not isinstance(found[0], ast.FunctionDef) or found[0].decorator_list:
+        raise _Unreadable
+    arguments, helps = found[0].args, _helps(ast.get_docstring(found[0]))
+    options = []
+    for argument, value in zip(arguments.kwonlyargs, arguments.kw_defaults):
+        default = REQUIRED if value is None else ast.literal_eval(value)
+        annotation = _annotation(argument.annotation) if argument.annotation else type(default)
+        options.append(Option(argument.arg, annotation, default, helps.get(argument.arg, "")))
+    return options
+
+
+def from_signature(factory: Callable, place: str) -> list[Option]:
+    """The same of a callable. Options of other types are left out if they have a default, else a ValueError."""
+    helps = _helps(inspect.getdoc(factory))
+    options = []
+    for name, parameter in inspect.signature(factory).parameters.items():
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            continue
+        annotation = type(parameter.default) if parameter.annotation is REQUIRED else parameter.annotation
+        try:
+            if isinstance(annotation, str):
+                annotation = _annotation(ast.parse(annotation, mode="eval").body)
+            elif not _simple(annotation):
+                raise _Unreadable
+        except (_Unreadable, SyntaxError, TypeError, ValueError):
+            if parameter.default is REQUIRED:
+                raise ValueError(f"{place}: option {name} has no default, and its type {annotation} no form on a "
+                                 "command line; use int, float, str, bool, Literal, or give a default") from None
+            continue
+        options.append(Option(name, annotation, parameter.default, helps.get(name, "")))
+    return options
+
+
+def _annotation(node: ast.expr) -> Any:
+    """int, float, str, bool, None, `A | B`, Optional[A], Literal[...] and tuple[A, ...] from their syntax."""
+    if isinstance(node, ast.Constant) and node.value in (None, ...):
+        return node.value
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        return _annotation(node.left) | _annotation(node.right)
+    if isinstance(node, ast.Subscript):
+        outer = getattr(node.value, "id", None) or getattr(node.value, "attr", None)
+        if outer == "Literal":
+            value = ast.literal_eval(node.slice)
+            return Literal[value]
+        inner = [_annotation(item) for item in getattr(node.slice, "elts", [node.slice])]
+        if outer == "tuple":
+            return tuple[tuple(inner)]
+        if outer == "Optional":
+            return inner[0] | None
+    if isinstance(node, ast.Name) and node.id in TYPES:
+        return TYPES[node.id]
+    raise _Unreadable
+
+
+def _simple(annotation: Any) -> bool:
+    if typing.get_origin(annotation) in (tuple, typing.Union, types.UnionType):
+        return all(_simple(part) for part in typing.get_args(annotation))
+    return typing.get_origin(annotation) is Literal or annotation in (*TYPES.values(), type(None), ...)
+
+
+def _helps(doc: str | None) -> dict[str, str]:
+    """Texts of the `Args:` section of a docstring, by name."""
+    section = re.search(r"^Args:\n((?:[ \t]+.*\n|[ \t]*\n)*)", f"{doc or ''}\n", re.MULTILINE)
+    entries: dict[str, str] = {}
+    for line in textwrap.dedent(section[1]).splitlines() if section else ():
+        entry = re.match(r"(\w+(?:, \w+)*)(?: \(.*?\))?:\s+(.*)", line)
+        if entry:
+            current = entry[1].split(", ")
+            entries |= dict.fromkeys(current, entry[2])
+        elif line.strip() and entries:
+            entries |= {name: f"{entries[name]} {line.strip()}" for name in current}
+    return entries

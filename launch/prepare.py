@@ -1,0 +1,58 @@
+"""From the arguments to what the library takes: the data, the space, the method and the config that is recorded."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dnas import registry
+from dnas.data import Dataset, load, steps_per_epoch
+from launch.arguments import PARTS, Arguments, resolved
+
+if TYPE_CHECKING:
+    from dnas import Method, SearchSpace
+
+
+class Prepared(NamedTuple):
+    """What a search is about to do. config: as config.json holds it; steps: an epoch."""
+
+    data: Dataset
+    space: SearchSpace
+    method: Method
+    config: dict[str, Any]
+    steps: int
+
+
+def prepare(arguments: Arguments) -> Prepared:
+    """Loads and builds everything, and computes and writes nothing. Raises ValueError on whatever does not fit."""
+    config = resolved(arguments)
+    data = load(config["data"], limit=arguments.limit)
+    steps = steps_per_epoch(data, arguments.batch)
+    from dnas import Method, SearchSpace
+
+    space = _built("space", config, SearchSpace, image=data.image, classes=data.classes)
+    method = _built("method", config, Method, space, arguments.epochs, steps)
+    return Prepared(data, space, method, config, steps)
+
+
+def named(config: Mapping[str, Any], part: str) -> str:
+    """The space or method of a config with its options, on one line."""
+    options = ", ".join(f"{name} {value}" for name, value in config[part].items() if name != "name")
+    return f"{config[part]['name']} ({options})" if options else config[part]["name"]
+
+
+def _built(part: str, config: Mapping[str, Any], kind: type, *given, **offered):
+    """What the factory makes of its options, what it is given, and those parameters offered that it has."""
+    options = dict(config[part])
+    name = options.pop("name")
+    factory = registry.resolve(name, PARTS[part], part)
+    wanted = {key: value for key, value in offered.items() if key in _parameters(factory)}
+    built = factory(*given, **wanted, **options)
+    if not isinstance(built, kind):
+        raise ValueError(f"{part} {name}: it returned {type(built).__name__}; it must return a {kind.__name__}")
+    return built
+
+
+def _parameters(factory: Callable) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(factory).parameters

@@ -1,0 +1,96 @@
+"""Search a space on real images, and write what is found into a run directory."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from launch import cache
+from launch.arguments import parse
+from launch.prepare import Prepared, named, prepare
+
+if TYPE_CHECKING:
+    from dnas import Result, Run
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs `dnas search`. Raises what is wrong as ValueError, RunWriteError or NonFiniteLoss."""
+    arguments = parse("search", __doc__, argv)
+    prepared = prepare(arguments)
+    from dnas import open_run, search
+    from dnas.data import describe
+
+    folder = Path(arguments.run).expanduser() if arguments.run else default_folder(prepared.config)
+    with open_run(folder, prepared.config) as run:
+        cache.enable(arguments.cache)
+        print(describe(prepared.data))
+        print(f"space   {named(prepared.config, 'space')}")
+        print(f"method  {named(prepared.config, 'method')}, {arguments.epochs} epochs of {prepared.steps} steps "
+              f"of {arguments.batch} images, seed {arguments.seed}")
+        complete = len(run.metrics()) >= arguments.epochs
+        state = ", complete: this is its result" if complete else ", continued" if run.resumed else ""
+        print(f"run     {folder}{state}", flush=True)
+        try:
+            result = search(prepared.space, prepared.method, prepared.data, epochs=arguments.epochs,
+                            batch=arguments.batch, seed=arguments.seed, run=run, progress=arguments.progress)
+        except KeyboardInterrupt:
+            config = shlex.quote(str(folder / "config.json"))
+            raise KeyboardInterrupt(f"interrupted; `dnas search --config {config} --run {shlex.quote(str(folder))}` "
+                                    "goes on from its last checkpoint") from None
+        print(report(prepared, result, run))
+    return 0
+
+
+def default_folder(config: Mapping[str, Any]) -> Path:
+    """The first of runs/NAME, runs/NAME-2, ... that does not exist, is empty, or holds a run of this very config."""
+    names = [config["space"]["name"], config["method"]["name"], config["data"][0]]
+    name = "-".join([*map(_stem, names), str(config["seed"])])
+    number = 1
+    while True:
+        folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
+        if not folder.exists() or folder.is_dir() and (not any(folder.iterdir()) or _config(folder) == config):
+            return folder
+        number += 1
+
+
+def report(prepared: Prepared, result: Result, run: Run) -> str:
+    """What a search ends with, for a person: the cell, its size, accuracy, where everything lies, what to do next."""
+    from dnas.pictures import terminal_cell
+
+    genotype, space = result.genotype, prepared.space
+    cost = space.cost(genotype)
+    folder = shlex.quote(str(run.folder))
+    pictures = sorted(path.name for path in run.folder.iterdir() if path.suffix in (".svg", ".png"))
+    board = "" if find_spec("tensorboard") else "   (after pip install tensorboard)"
+    snippet = f"import dnas; print(dnas.load_genotype({str(run.folder)!r}))"
+    lines = [
+        "", terminal_cell(genotype, space.groups), space.format(genotype), "",
+        f"size      {cost['params']:,} parameters, {cost['macs']:,} multiply-adds per image as a network of its own",
+        f"hold-out  {100 * result.holdout['accuracy']:.2f} % accuracy of the supernet, "
+        f"loss {result.holdout['loss']:.3f}",
+        f"time      {result.seconds:.1f} s",
+        f"run       {run.folder}" + (f" (pictures: {', '.join(pictures)})" if pictures else ""),
+        "next",
+        f"  tensorboard --logdir {folder}{board}",
+        f"  dnas search --config {folder}/config.json --seed {prepared.config['seed'] + 1}",
+        f"  python -c {shlex.quote(snippet)}",
+    ]
+    return "\n".join(lines)
+
+
+def _stem(name: str) -> str:
+    """A short form of a name or path that can be part of a file's name."""
+    place, _, factory = name.rpartition(":")
+    return re.sub(r"[^\w.-]+", "_", factory if place else Path(name).name.removesuffix(".npz")) or "data"
+
+
+def _config(folder: Path) -> Any:
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None

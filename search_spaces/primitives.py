@@ -1,0 +1,169 @@
+"""The operations that searched networks are made of, as Flax modules called `(x, train)` on images `[B, H, W, C]`.
+
+Torch's conventions throughout (bias-free convolutions, explicit symmetric padding, batch norm with eps 1e-5 and
+momentum 0.1), so that published numbers can be compared.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+
+def torch_uniform(key, shape, dtype=jnp.float32, fan_in=None):
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), torch's default for convolutions `[..., C, D]` and linear layers.
+
+    Drawn by NumPy: jax.random compiles a program for every shape, half a second each on a CPU.
+    """
+    limit = (fan_in or math.prod(shape[:-1])) ** -0.5
+
+    def draw(keys):
+        keys = np.asarray(keys, np.uint64)
+        draws = [np.random.Generator(np.random.Philox(key=key)).uniform(-limit, limit, shape)
+                 for key in keys.reshape(-1, keys.shape[-1])[:, :2]]
+        return np.asarray(draws, dtype).reshape(*keys.shape[:-1], *shape)
+
+    result = jax.ShapeDtypeStruct(shape, dtype)
+    return jax.pure_callback(draw, result, jax.random.key_data(key), vmap_method="expand_dims")
+
+
+class Conv(nn.Module):
+    """Bias-free convolution with padding (kernel - 1) / 2 on both sides.
+
+    loop_safe: use a gradient that is fast inside a loop on a CPU, where XLA's own is not (`conv_loop_safe`).
+    """
+
+    channels: int
+    kernel: int = 3
+    stride: int = 1
+    loop_safe: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        shape = (self.kernel, self.kernel, x.shape[-1], self.channels)
+        weight = self.param("kernel", torch_uniform, shape).astype(x.dtype)
+        if self.kernel == 1:
+            return x[:, ::self.stride, ::self.stride] @ weight[0, 0]
+        return (conv_loop_safe if self.loop_safe else conv)(x, weight, self.stride)
+
+
+def conv(x, weight, stride=1):
+    """Convolves `x [B, H, W, C]` with `weight [k, k, C, D]`, torch's padding for odd k."""
+    pad = weight.shape[0] // 2
+    return lax.conv_general_dilated(x, weight, (stride, stride), ((pad, pad), (pad, pad)),
+                                    dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def conv_loop_safe(x, weight, stride=1):
+    """`conv`, with a gradient made of operations that XLA's CPU backend runs at full speed inside a loop.
+
+    There the gradient of a convolution is an order of magnitude slower than outside (jax issue 12868). Here the
+    gradient to the input is a forward convolution, and that to the weight one matrix product a tap.
+    """
+    return conv(x, weight, stride) if stride != 1 else _conv_loop_safe(x, weight)
+
+
+@jax.custom_vjp
+def _conv_loop_safe(x, weight):
+    return conv(x, weight)
+
+
+def _conv_forward(x, weight):
+    return conv(x, weight), (x, weight)
+
+
+def _conv_backward(saved, g):
+    x, weight = saved
+    k, (_, height, width, _) = weight.shape[0], x.shape
+    to_input = _conv_loop_safe(g, weight[::-1, ::-1].swapaxes(2, 3))
+    padded = jnp.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)))
+    taps = [jnp.einsum("bhwc,bhwd->cd", padded[:, i:i + height, j:j + width], g) for i in range(k) for j in range(k)]
+    return to_input, jnp.stack(taps).reshape(weight.shape)
+
+
+_conv_loop_safe.defvjp(_conv_forward, _conv_backward)
+
+
+class BatchNorm(nn.Module):
+    """Batch norm with torch's momentum and epsilon; batch statistics while training, running averages otherwise."""
+
+    affine: bool = False
+
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, use_scale=self.affine,
+                            use_bias=self.affine, name="norm")(x)
+
+
+class Linear(nn.Module):
+    """Matrix product and bias, both drawn as torch does."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x):
+        bias = partial(torch_uniform, fan_in=x.shape[-1])
+        return nn.Dense(self.features, kernel_init=torch_uniform, bias_init=bias, name="dense")(x)
+
+
+class Zero(nn.Module):
+    """`none`: zeros of the shape that the edge puts out."""
+
+    channels: int
+    stride: int = 1
+
+    def __call__(self, x, train):
+        return jnp.zeros_like(x[:, ::self.stride, ::self.stride])
+
+
+class Identity(nn.Module):
+    """`skip_connect` where neither size nor channels change."""
+
+    channels: int
+    stride: int = 1
+
+    def __call__(self, x, train):
+        return x
+
+
+class ReLUConvBN(nn.Module):
+    """ReLU, convolution, batch norm."""
+
+    channels: int
+    stride: int = 1
+    kernel: int = 3
+    affine: bool = False
+    loop_safe: bool = False
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = Conv(self.channels, self.kernel, self.stride, self.loop_safe, name="conv")(nn.relu(x))
+        return BatchNorm(self.affine, name="bn")(x, train)
+
+
+class AvgPool(nn.Module):
+    """3x3 average over the real pixels only (torch's count_include_pad=False)."""
+
+    channels: int
+    stride: int = 1
+
+    def __call__(self, x, train):
+        return avg_pool(x)[:, ::self.stride, ::self.stride]
+
+
+def avg_pool(x):
+    """3x3 mean at stride 1, padding left out of the mean; as two passes of three shifted slices, which is faster
+    than a window reduction and whose gradient is again slices."""
+    for axis in (1, 2):
+        n = x.shape[axis]
+        padded = jnp.pad(x, [(1, 1) if a == axis else (0, 0) for a in range(4)])
+        total = sum(lax.slice_in_dim(padded, i, i + n, axis=axis) for i in range(3))
+        count = jnp.full(n, 3, x.dtype).at[jnp.array([0, -1])].add(-1) if n > 1 else jnp.ones(1, x.dtype)
+        x = total / count.reshape([-1 if a == axis else 1 for a in range(4)])
+    return x

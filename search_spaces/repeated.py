@@ -1,0 +1,58 @@
+"""Equal cells one after another, unrolled or as one scan over stacked weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def use_scan(option: str, cells: int) -> bool:
+    """Whether to scan: `on`, `off`, or `auto`, which scans wherever there is more than one cell."""
+    if option not in ("auto", "on", "off"):
+        raise ValueError(f"scan is auto, on or off, not {option!r}")
+    return option == "on" or (option == "auto" and cells > 1)
+
+
+class Repeated(nn.Module):
+    """`count` cells made by `cell()`, each called `(x, *args)` and returning the next `x` of the same shape.
+
+    Unrolled, their variables are `cell_0`, `cell_1`, ...; scanned they are `cells`, stacked along a leading axis, and
+    the program holds one cell whatever their number. `stack_cells` and `unstack_cells` convert.
+    """
+
+    cell: Callable[..., nn.Module]
+    count: int
+    scan: bool
+
+    @nn.compact
+    def __call__(self, x, *args):
+        if not self.scan:
+            for i in range(self.count):
+                x = self.cell(name=f"cell_{i}")(x, *args)
+            return x
+        body = nn.scan(lambda cell, x, _: (cell(x, *args), None), length=self.count,
+                       variable_axes={"params": 0, "batch_stats": 0}, split_rngs={"params": True, "dropout": True})
+        return body(self.cell(name="cells"), x, None)[0]
+
+
+def stack_cells(tree):
+    """Weights or stats of an unrolled network in the form of a scanned one."""
+    if not isinstance(tree, dict):
+        return tree
+    cells = sorted((k for k in tree if k.startswith("cell_")), key=lambda k: int(k[5:]))
+    if cells:
+        return {"cells": jax.tree.map(lambda *leaves: jnp.stack(leaves), *[tree[k] for k in cells])}
+    return {k: stack_cells(v) for k, v in tree.items()}
+
+
+def unstack_cells(tree):
+    """Weights or stats of a scanned network in the form of an unrolled one."""
+    if not isinstance(tree, dict):
+        return tree
+    if set(tree) == {"cells"}:
+        count = jax.tree.leaves(tree)[0].shape[0]
+        return {f"cell_{i}": jax.tree.map(lambda leaf, i=i: leaf[i], tree["cells"]) for i in range(count)}
+    return {k: unstack_cells(v) for k, v in tree.items()}
