@@ -4,9 +4,11 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import itertools
 import json
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,12 +73,13 @@ def parse(command: str, description: str, argv: Sequence[str]) -> Arguments:
         names[part] = given or there or getattr(Arguments, part)
         if given and there and _absolute(given) != there:
             config[part] = {}
-    default = _form(names)
-    try:
-        default = _parsed(default, f"dnas {command}", description, _words(config))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    return _checked(_parsed(default, f"dnas {command}", description, list(argv)))
+    default, program = _form(names), f"dnas {command}"
+    if config:
+        try:
+            default = _parsed(default, program, description, _words(config))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+    return _checked(_parsed(default, program, description, list(argv)))
 
 
 def resolved(arguments: Arguments) -> dict[str, Any]:
@@ -131,10 +134,11 @@ def _parsed(default: Arguments, program: str, description: str, argv: list[str])
 
 
 def _first_paragraph(box: str) -> str:
-    """What stands between the title and the first rule of a box of tyro's."""
-    lines = [line.strip(" │") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
-    rule = next((i for i, line in enumerate(lines) if line.startswith("──")), len(lines))
-    return " ".join(lines[:rule]).removeprefix("Error parsing ").rstrip(".")
+    """What stands below the title of a box of tyro's, down to the next rule."""
+    lines = [line.strip(" │╰╯") for line in re.sub(r"\x1b\[[\d;]*m", "", box).splitlines()[1:]]
+    split = itertools.groupby(lines, lambda line: not line.strip("─-"))
+    blocks = [" ".join(block) for rule, block in split if not rule]
+    return (blocks or ["the command line cannot be read"])[0].removeprefix("Error parsing ").rstrip(".")
 
 
 def _flags(default: Arguments) -> dict[str, str]:

@@ -50,7 +50,7 @@ def default_folder(config: Mapping[str, Any]) -> Path:
     """The first of runs/NAME, runs/NAME-2, ... that does not exist, is empty, or holds a run of this very config."""
     names = [config["space"]["name"], config["method"]["name"], config["data"][0]]
     name = "-".join([*map(_stem, names), str(config["seed"])])
-    number = 1
+    number, config = 1, json.loads(json.dumps(config))
     while True:
         folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
         if not folder.exists() or folder.is_dir() and (not any(folder.iterdir()) or _config(folder) == config):
@@ -78,7 +78,7 @@ def report(prepared: Prepared, result: Result, run: Run) -> str:
         "next",
         f"  tensorboard --logdir {folder}{board}",
         f"  dnas search --config {folder}/config.json --seed {prepared.config['seed'] + 1}",
-        f"  python -c {shlex.quote(snippet)}",
+        f"  python -c \"{snippet}\"" if folder == str(run.folder) else f"  python -c {shlex.quote(snippet)}",
     ]
     return "\n".join(lines)
 

@@ -13,6 +13,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 
 from dnas.types import Genotype, Group, SearchSpace
 from search_spaces.cost import macs
+from search_spaces.mixed import MixedOptions, current_options, mixed_options
 
 
 def flax_space(name: str, module: nn.Module, groups: Mapping[str, Group], *, image: tuple[int, int, int],
@@ -31,27 +32,31 @@ def flax_space(name: str, module: nn.Module, groups: Mapping[str, Group], *, ima
         format, parse: a notation of its own: genotype -> text, text -> `{group: choices}`.
     """
     groups = dict(groups)
-    standalone = standalone or module
+    shared, plain = current_options(), MixedOptions()
+    changed = {name: value for name, value in shared._asdict().items() if value != getattr(plain, name)}
 
     def create(key, images, gates, module):
         if isinstance(gates, Genotype):
             return module.init(key, images, static(gates, groups), True)
         return module.init(key, images, {g: jnp.zeros(group.shape) for g, group in groups.items()}, True)
 
-    def shapes(genotype, module):
-        return jax.eval_shape(lambda key, images: create(key, images, genotype, module), jax.random.key(0), example)
+    def shapes(genotype, module, mixed=shared):
+        with mixed_options(mixed):
+            return jax.eval_shape(lambda key: create(key, example, genotype, module), jax.random.key(0))
 
     def init(key, images, genotype=None):
         images = jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32)
-        variables = without_forward_pass(lambda key, images: create(key, images, genotype, module), key, images)
+        with mixed_options(shared):
+            variables = without_forward_pass(lambda key, images: create(key, images, genotype, module), key, images)
         return variables["params"], variables.get("batch_stats", {})
 
     def apply(weights, stats, gates, images, *, train, key=None):
         gates = static(gates, groups) if isinstance(gates, Genotype) else gates
         variables, rngs = {"params": weights, "batch_stats": stats}, None if key is None else {"dropout": key}
-        if not train:
-            return module.apply(variables, images, gates, False, rngs=rngs), stats
-        logits, updated = module.apply(variables, images, gates, True, rngs=rngs, mutable=["batch_stats"])
+        with mixed_options(shared):
+            if not train:
+                return module.apply(variables, images, gates, False, rngs=rngs), stats
+            logits, updated = module.apply(variables, images, gates, True, rngs=rngs, mutable=["batch_stats"])
         return logits, updated.get("batch_stats", stats)
 
     def genotype(scores):
@@ -62,13 +67,13 @@ def flax_space(name: str, module: nn.Module, groups: Mapping[str, Group], *, ima
         return _nested({path: leaf for path, leaf in _flat(tree).items() if path in paths})
 
     def cost(genotype=None):
-        network = module if genotype is None else standalone
-        variables = shapes(genotype, network)
+        network, mixed = (module, shared) if genotype is None else (standalone or module, plain)
+        variables = shapes(genotype, network, mixed)
         gates = {g: jnp.zeros(group.shape) for g, group in groups.items()} if genotype is None \
             else static(genotype, groups)
-        forward = lambda variables, images: network.apply(variables, images, gates, False)
-        params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
-        return {"params": params, "macs": macs(forward, variables, example)}
+        with mixed_options(mixed):
+            multiplied = macs(lambda variables, x: network.apply(variables, x, gates, False), variables, example)
+        return {"params": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"])), "macs": multiplied}
 
     def default_format(genotype):
         return " | ".join(f"{g}: " + ", ".join(f"{c.op}({c.source}->{c.target})" for c in choices)
@@ -80,7 +85,7 @@ def flax_space(name: str, module: nn.Module, groups: Mapping[str, Group], *, ima
         return Genotype(name, space.options, parse(text))
 
     example = jax.ShapeDtypeStruct((1, *image), jnp.float32)
-    space = SearchSpace(name, dict(options or {}), groups, init, apply, genotype, inherit, cost,
+    space = SearchSpace(name, {**(options or {}), **changed}, groups, init, apply, genotype, inherit, cost,
                         format or default_format, read)
     return space
 

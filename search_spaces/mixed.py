@@ -1,8 +1,11 @@
-"""The mixed operation: one module for the supernet and for the discrete network."""
+"""The mixed operation: one module for the supernet and for the discrete network, and the options all spaces share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,14 +14,46 @@ import jax.numpy as jnp
 from dnas.types import REMOVED
 
 
+class MixedOptions(NamedTuple):
+    """Options of every MixedOp of a space, whoever wrote the space.
+
+    partial_channels: K of PC-DARTS (arXiv 1907.05737): operations see the first 1/K of the channels.
+    """
+
+    partial_channels: int = 1
+
+
+_current = contextvars.ContextVar("mixed_options", default=MixedOptions())
+
+
+@contextlib.contextmanager
+def mixed_options(options: MixedOptions) -> Iterator[None]:
+    """Spaces made inside the block have these options. Raises ValueError where one is out of range."""
+    if options.partial_channels < 1:
+        raise ValueError(f"partial_channels is {options.partial_channels}, it must be at least 1")
+    token = _current.set(options)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def current_options() -> MixedOptions:
+    """The options in force."""
+    return _current.get()
+
+
 class MixedOp(nn.Module):
     """The operations of one edge, mixed by a gate or reduced to one of them (DARTS, arXiv 1806.09055, eq. 2).
 
     ops: name -> constructor, called with `channels`, `stride` and `name`; what it makes is called `(x, train)`.
-    channels: of the input, unless given.
+    channels: of the input, unless given. stride: of the edge.
 
     Called with `gate`: an array `[K]` gives sum_k gate[k] * op_k(x); a Python integer gives that operation alone and
     builds no other; REMOVED gives zeros.
+
+    With partial channels (PC-DARTS, arXiv 1907.05737, eq. 1) the operations see the first channels only, and the others
+    pass by, max-pooled where the edge strides, times the sum of the gate: 1, or the edge's weight where edges have one.
     """
 
     ops: Mapping[str, Callable[..., nn.Module]]
@@ -27,15 +62,29 @@ class MixedOp(nn.Module):
 
     @nn.compact
     def __call__(self, x, gate, train):
-        names = list(self.ops)
+        names, parts = list(self.ops), current_options().partial_channels
         channels = self.channels or x.shape[-1]
-        build = lambda k: self.ops[names[k]](channels=channels, stride=self.stride, name=names[k])
+        if channels % parts or x.shape[-1] % parts:
+            raise ValueError(f"edge {self.name!r} has {x.shape[-1]} channels, not a multiple of partial_channels {parts}")
+        build = lambda k: self.ops[names[k]](channels=channels // parts, stride=self.stride, name=names[k])
+        seen, passed = x[..., :x.shape[-1] // parts], x[..., x.shape[-1] // parts:]
         if isinstance(gate, int):
-            shown = build(gate if gate != REMOVED else 0)
-            if gate != REMOVED:
-                return shown(x, train)
-            shape = jax.eval_shape(lambda x: x[:, ::self.stride, ::self.stride], x).shape
-            return jnp.zeros((*shape[:-1], channels), x.dtype)
-        if gate.shape != (len(names),):
-            raise ValueError(f"edge {self.name!r} mixes {len(names)} operations, its gate has shape {gate.shape}")
-        return sum(gate[k].astype(x.dtype) * build(k)(x, train) for k in range(len(names)))
+            if gate == REMOVED:
+                shape = jax.eval_shape(lambda x: x[:, ::self.stride, ::self.stride], x).shape
+                return jnp.zeros((*shape[:-1], channels), x.dtype)
+            mixed, weight = build(gate)(seen, train), 1
+        else:
+            if gate.shape != (len(names),):
+                raise ValueError(f"edge {self.name!r} mixes {len(names)} operations, its gate has shape {gate.shape}")
+            gate = gate.astype(x.dtype)
+            mixed, weight = sum(gate[k] * build(k)(seen, train) for k in range(len(names))), gate.sum()
+        if parts == 1:
+            return mixed
+        if self.stride > 1:
+            passed = nn.max_pool(passed, (self.stride, self.stride), (self.stride, self.stride))
+        return channel_shuffle(jnp.concatenate([mixed, weight * passed], -1), parts)
+
+
+def channel_shuffle(x, groups: int):
+    """Output channel i * groups + j is input channel j * (C / groups) + i: PC-DARTS's mixing of parts over depth."""
+    return x.reshape(*x.shape[:-1], groups, -1).swapaxes(-1, -2).reshape(x.shape)

@@ -36,7 +36,7 @@ def finite_difference(*, radius: float = 0.01):
         ahead, pullback = jax.vjp(lookahead, grads)
         value, (v, direct) = jax.value_and_grad(outer, argnums=(0, 1), has_aux=True)(ahead, arch)
         (u,) = pullback(v)
-        norm = optax.global_norm(u)
+        norm = optax.tree.norm(u)
         # With u = 0 both points are w and the difference is zero.
         scale = radius / jnp.where(norm > 0, norm, 1)
 

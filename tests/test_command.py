@@ -1,0 +1,290 @@
+"""The command line, in this process: helps, lists, one line and exit code 2 for whatever is wrong, and a whole run."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from launch import arguments, cache, options
+from launch.main import COMMANDS, main
+
+FACTORIES = '''
+"""Mine."""
+from __future__ import annotations
+import math
+from typing import Literal, Optional
+import jax.numpy as jnp
+from dnas.types import Genotype, Group, SearchSpace
+SIZE = 4
+BEST = SIZE * 2
+
+def linear(image, classes, *, width: int = SIZE, act: Literal["relu", "tanh"] = "relu", bias: bool = True,
+           scale: float | None = None, rates: tuple[float, ...] = (0.5,), call=math.sin) -> SearchSpace:
+    """One edge whose two operations scale the pixels by 1 and by -1.
+
+    Args:
+        width: of nothing,
+            on two lines.
+    """
+    groups = {"edge": Group(((0, 1),), ("plus", "minus"))}
+    def init(key, images):
+        return {"w": jnp.full((math.prod(images.shape[1:]), classes), 1e-3)}, {}
+    def apply(weights, stats, gates, images, *, train, key=None):
+        gates = gates.gates(groups) if isinstance(gates, Genotype) else gates
+        return (gates["edge"][0, 0] - gates["edge"][0, 1]) * images.reshape(len(images), -1) @ weights["w"], stats
+    def genotype(scores):
+        return Genotype.from_decisions(space, {"edge": scores["edge"].argmax(-1)})
+    space = SearchSpace("linear", {"width": width}, groups, init, apply, genotype, lambda weights, genotype: weights,
+                        lambda genotype=None: {"params": 640, "macs": 1234567},
+                        lambda genotype: "best " + genotype.choices["edge"][0].op, None)
+    return space
+
+def small(*, n: int, m: Optional[int] = None): return 7
+def strange(*, call: object): return 7
+'''
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """An empty working folder with the factories above in mine.py."""
+    monkeypatch.setenv("DNAS_CACHE", "off")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(FACTORIES)
+    return tmp_path
+
+
+@pytest.fixture
+def said(capsys):
+    """Runs a command line and returns its exit code, standard output and standard error."""
+    def run(*argv):
+        capsys.readouterr()
+        return main([str(word) for word in argv]), *capsys.readouterr()
+    return run
+
+
+def refused(said, folder, *argv):
+    """The message of a command that must end with code 2, one line, and nothing written."""
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    code, out, err = said(*argv)
+    assert code == 2 and not out and err.startswith("dnas: error: ") and err.count("\n") == 1 and err.endswith("\n")
+    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if "__pycache__" not in path.parts}
+    assert set(after) <= set(before) and all(after[path] == before[path] for path in after if path.is_file())
+    return err[len("dnas: error: "):-1]
+
+
+def write_npz(path, images=60, size=8, **changes):
+    rng = np.random.default_rng(0)
+    arrays = {"x": rng.integers(0, 255, (images, size, size, 1), np.uint8), "y": np.arange(images) % 3} | changes
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+    return path
+
+
+@pytest.mark.parametrize("argv", [(), ("--help",), ("-h",)])
+def test_usage(said, argv):
+    code, out, err = said(*argv)
+    assert code == 0 and not err and all(f"  {name} " in out for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command, expected", [
+    ("spaces", "nasbench201   NAS-Bench-201 ("), ("methods", "darts         DARTS, first order ("),
+    ("datasets", "digits        1,797 handwritten digits"), ("--version", "dnas ")])
+def test_lists(said, command, expected):
+    code, out, err = said(command)
+    assert code == 0 and not err and out.startswith(expected)
+
+
+@pytest.mark.parametrize("command", ["search", "estimate"])
+def test_help_shows_defaults_and_choices(said, command):
+    code, out, _ = said(command, "--help")
+    text = " ".join(out.replace("│", " ").split())
+    assert code == 0
+    for part in ("--space {nasbench201}|FACTORY", "--method {darts}|FACTORY", "--data {digits}|PATH",
+                 "(default: digits)", "--epochs INT", "(default: 50)", "--space.channels INT channels of the first",
+                 "--space.scan {auto,on,off}", "--method.arch-lr FLOAT", "(default: 0.0003)"):
+        assert part in text
+
+
+def test_help_shows_the_chosen_options_only(said):
+    code, out, _ = said("search", "--help", "--space", "mine.py:linear")
+    text = " ".join(out.replace("│", " ").split())
+    assert code == 0 and "--space.channels" not in text and "--space.width INT of nothing, on two lines." in text
+    assert "--space.act {relu,tanh}" in text and "--space.bias, --space.no-bias" in text
+    assert "--space.call" not in text
+
+
+@pytest.mark.parametrize("argv, message", [
+    (["serch"], "no command 'serch'; did you mean 'search'?"),
+    (["zzz"], "no command 'zzz'; the commands are search, estimate, spaces, methods, datasets"),
+    (["spaces", "x"], "unexpected argument 'x'; `dnas spaces` takes none"),
+    (["search", "--space.chanels", "3"], "unknown option --space.chanels; did you mean --space.channels?"),
+    (["search", "--channels", "3"], "unknown option --channels; did you mean --space.channels?"),
+    (["search", "--epoch=3"], "unknown option --epoch; did you mean --epochs?"),
+    (["search", "--zzzzzz"], "unknown option --zzzzzz; dnas search --help lists them"),
+    (["search", "stray"], "unexpected argument 'stray'"),
+    (["search", "--seed", "3", "4"], "4"),
+    (["search", "--space", "nasbench"], "no space 'nasbench'; did you mean 'nasbench201'?"),
+    (["search", "--method", "dart"], "no method 'dart'; did you mean 'darts'?"),
+    (["search", "--data", "digit"], "no file, folder or data set 'digit'; did you mean 'digits'?"),
+    (["search", "--space"], "--space"),
+    (["search", "--space.channels", "many"], "--space.channels: invalid literal for int() with base 10: 'many'"),
+    (["search", "--space.scan", "onn"], "invalid choice 'onn' for argument '--space.scan'"),
+    (["search", "--epochs", "0"], "--epochs 0: it must be at least 1"),
+    (["search", "--epochs", "1.5"], "--epochs: invalid literal"),
+    (["search", "--batch", "0"], "--batch 0: it must be at least 1"),
+    (["search", "--batch", "700"], "batch 700 is larger than the train split; it has 647 images"),
+    (["estimate", "--batch", "700"], "batch 700 is larger than the train split; it has 647 images"),
+    (["search", "--seed", "-1"], "--seed -1: it must be 0 to 4294967295"),
+    (["search", "--seed", str(2**32)], "--seed 4294967296: it must be 0 to 4294967295"),
+    (["search", "--limit", "0"], "--limit 0: it must be at least 1"),
+    (["search", "--limit", "9999"], "limit 9999, but it has 1438 images outside the test set"),
+    (["search", "--data"], "--data needs a name or a path"),
+    (["search", "--method.lr", "nan"], "--method.lr nan: it must be a finite number"),
+    (["search", "--space.channels", "0"], "channels >= 1"),
+    (["search", "--space", "mine.py:small"], "Missing from dnas search: --space.n INT (required)"),
+    (["search", "--space", "mine.py:small", "--space.n", "1"], "it returned int; it must return a SearchSpace"),
+    (["search", "--space", "mine.py:strange"], "option call has no default"),
+    (["search", "--space", "mine.py:linea"], "no callable 'linea'; did you mean 'linear'?"),
+    (["search", "--config", "absent.json"], "cannot read absent.json: No such file or directory"),
+    (["search", "--config"], "--config"),
+    (["search", "--run", "mine.py"], "cannot write in mine.py"),
+    (["search", "--run", "."], "is not empty (it has mine.py) and holds no run")])
+def test_bad_command_lines(said, folder, argv, message):
+    assert message in refused(said, folder, *argv)
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"x": None}, "no array x; its arrays are y"),
+    ({"y": None}, "no array y; its arrays are x"),
+    ({"y": np.arange(60) % 3 - 1}, "label -1 of image 0"),
+    ({"y": np.arange(59) % 3}, "59 labels for 60 images"),
+    ({"y": np.zeros(60, int)}, "every label is 0; a set needs at least two classes"),
+    ({"x": np.full((60, 8, 8), np.nan)}, "NaN or infinite pixels"),
+    ({"size": 3}, "images of 3x3 are too small for nasbench201"),
+    ({"images": 90}, "batch 64 is larger than the train split")])
+def test_bad_data(said, folder, changes, message):
+    path = write_npz(folder / "a.npz", **changes)
+    assert message in refused(said, folder, "search", "--data", path, "--batch", 64 if "images" in changes else 8)
+
+
+def test_truncated_files(said, folder):
+    path = write_npz(folder / "a.npz")
+    path.write_bytes(path.read_bytes()[:1000])
+    assert "not a whole .npz file" in refused(said, folder, "search", "--data", path)
+    (folder / "idx").mkdir()
+    (folder / "idx" / "train-images-idx3-ubyte.gz").write_bytes(b"\x1f\x8b\x08\x00")
+    assert "truncated or corrupt gz" in refused(said, folder, "search", "--data", folder / "idx")
+
+
+@pytest.mark.parametrize("text, message", [
+    ("{", "no valid JSON"), ("[]", "no JSON object"), ('{"epoch": 3}', "unknown key 'epoch'; did you mean 'epochs'?"),
+    ('{"run": "x"}', "unknown key 'run'; its keys are space, method"), ('{"epochs": "x"}', "c.json: --epochs: invalid"),
+    ('{"epochs": {}}', "epochs is {}; it is a number"), ('{"epochs": -3}', "--epochs -3: it must be at least 1"),
+    ('{"space": "nasbench201"}', 'space is "nasbench201"; it is {"name": ..., and its options}'),
+    ('{"space": {"name": "nasbench201", "cell": 3}}', "unknown option --space.cell; did you mean --space.cells?"),
+    ('{"space": {"name": "nasbench"}}', "no space 'nasbench'; did you mean 'nasbench201'?"),
+    ('{"method": {"name": "darts", "lr": null}}', "--method.lr: could not convert")])
+def test_bad_configs(said, folder, text, message):
+    (folder / "c.json").write_text(text)
+    assert message in refused(said, folder, "search", "--config", "c.json")
+
+
+def test_run_of_another_config(said, folder):
+    (folder / "r").mkdir()
+    argv = ["search", "--limit", "400", "--batch", "32", "--run", "r"]
+    config = arguments.resolved(arguments.parse("search", "", argv[1:]))
+    (folder / "r" / "config.json").write_text(json.dumps(config))
+    message = refused(said, folder, *argv, "--seed", 1, "--method.lr", 1)
+    assert "another config: method.lr is 0.025 there, 1.0 here; seed is 0 there, 1 here" in message
+
+
+def test_config_repeats(folder):
+    argv = ["--space", "mine.py:linear", "--space.act", "tanh", "--space.no-bias", "--space.rates", "0.1", "2",
+            "--space.scale", "1e-5", "--method.arch-lr=-1e-3", "--data", "mine.py", "absent", "--limit", "7",
+            "--seed=3"]
+    first = arguments.resolved(arguments.parse("search", "", argv))
+    place = f"{folder}/mine.py"
+    assert first["space"] == {"name": f"{place}:linear", "width": 4, "act": "tanh", "bias": False, "scale": 1e-5,
+                              "rates": (0.1, 2.0)}
+    assert first["method"]["arch_lr"] == -1e-3 and first["data"] == [place, "absent"] and first["limit"] == 7
+    (folder / "config.json").write_text(json.dumps(first))
+    assert arguments.resolved(arguments.parse("search", "", ["--config", str(folder)])) == first
+    other = arguments.resolved(arguments.parse("search", "", ["--config=config.json", "--space.bias", "--epochs", "9"]))
+    assert other == first | {"epochs": 9, "space": first["space"] | {"bias": True}}
+    other = arguments.resolved(arguments.parse("search", "", ["--config=config.json", "--space", "nasbench201"]))
+    assert other["space"] == {"name": "nasbench201", "channels": 16, "cells": 1, "scan": "auto"}
+    assert other["method"] == first["method"]
+
+
+@pytest.mark.parametrize("name", ["nasbench201", "darts"])
+def test_source_and_signature_say_the_same(name):
+    place = {part: found[name] for part, found in arguments.PARTS.items() if name in found}.popitem()[1]
+    read = options.read(place)
+    assert read and all(option.help for option in read)
+    assert read == options.from_signature(options.registry.load(place), place)
+
+
+def test_debug_shows_the_traceback(said, monkeypatch):
+    monkeypatch.setenv("DNAS_DEBUG", "1")
+    code, _, err = said("search", "--epochs", 0)
+    assert code == 2 and err.startswith("Traceback")
+    assert err.endswith("dnas: error: --epochs 0: it must be at least 1\n")
+
+
+@pytest.mark.parametrize("error, code, line", [
+    (KeyboardInterrupt(), 130, "dnas: interrupted\n"),
+    (FileNotFoundError(2, "No such file", "a"), 2, "dnas: error: a: No such file\n"),
+    (RuntimeError("out of\nmemory"), 1, "dnas: error: RuntimeError: out of (DNAS_DEBUG=1 shows where)\n")])
+def test_other_errors(said, monkeypatch, error, code, line):
+    def fail(argv):
+        raise error
+    monkeypatch.setattr("launch.lists.spaces", fail)
+    assert said("spaces") == (code, "", line)
+
+
+def test_cache(folder, monkeypatch, capsys):
+    monkeypatch.setattr("jax.config.update", lambda name, value: None)
+    assert cache.enable(None) is None and cache.enable("off") is None
+    assert cache.enable("mine") == folder / "mine" and (folder / "mine").stat().st_mode & 0o777 == 0o700
+    monkeypatch.delenv("DNAS_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "xdg"))
+    assert cache.enable(None) == folder / "xdg" / "dnas" / "xla" and not capsys.readouterr().err
+    os.chmod(folder / "mine", 0o777)
+    assert cache.enable("mine") is None and "others can write to it; compiling without" in capsys.readouterr().err
+    assert cache.enable("mine.py") is None and "dnas: warning: cache" in capsys.readouterr().err
+
+
+def test_search_of_a_space_of_ones_own(said, folder):
+    argv = ["search", "--space", "mine.py:linear", "--data", write_npz(folder / "some data.npz"), "--epochs", "2",
+            "--batch", "8"]
+    code, out, err = said(*argv)
+    run = folder / "runs" / "linear-darts-some_data-0"
+    assert code == 0, err
+    for part in ("60 images 8x8x1", "2 epochs of", "run     runs/linear-darts-some_data-0\n", "1 <- 0 ", "\nbest ",
+                 "640 parameters, 1,234,567 multiply-adds", " % accuracy of the supernet", "cells.svg",
+                 "tensorboard --logdir runs/linear-darts-some_data-0", "config.json --seed 1"):
+        assert part in out
+    assert json.loads((run / "config.json").read_text())["data"] == [str(folder / "some data.npz")]
+    metrics = (run / "metrics.jsonl").read_bytes()
+    code, out, _ = said(*argv)
+    assert code == 0 and "complete: this is its result" in out and (run / "metrics.jsonl").read_bytes() == metrics
+    code, out, _ = said("search", "--config", run / "config.json", "--method.lr", "1e-9")
+    assert code == 0 and "run     runs/linear-darts-some_data-0-2\n" in out
+    code, _, err = said("search", "--config", run, "--method.lr", "1e38", "--no-progress")
+    assert code == 1 and err.count("\n") == 1 and err.startswith("dnas: error: ")
+
+
+def test_estimate(said, folder):
+    before = sorted(folder.iterdir())
+    code, out, err = said("estimate", "--space", "mine.py:linear", "--limit", "400", "--batch", "8", "--run", "r")
+    assert code == 0 and "multiply-adds 1,234,567 per image" in out and "MiB of a step" in out, err
+    assert [path for path in sorted(folder.iterdir()) if path.name != "__pycache__"] == before
+
+
+def test_interrupted_search_says_how_to_go_on(said, folder, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+    monkeypatch.setattr("dnas.loop.search", interrupt)
+    code, _, err = said("search", "--space", "mine.py:linear", "--run", "my run")
+    assert code == 130 and err.count("\n") == 1
+    assert "`dnas search --config 'my run/config.json' --run 'my run'` goes on" in err

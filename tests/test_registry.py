@@ -1,0 +1,69 @@
+"""Names to factories, and what is public without importing jax."""
+
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+
+import dnas
+from dnas import registry
+from dnas.methods import METHODS
+from search_spaces import SPACES
+
+REGISTRIES = {"space": SPACES, "method": METHODS}
+EVERY = [(kind, name) for kind, found in REGISTRIES.items() for name in found]
+
+
+@pytest.mark.parametrize("kind, name", EVERY)
+def test_every_name(kind, name):
+    factory = registry.resolve(name, REGISTRIES[kind], kind)
+    assert callable(factory) and registry.resolve(REGISTRIES[kind][name], {}, kind) is factory
+    assert len(registry.describe(name, REGISTRIES[kind], kind)) > 20
+
+
+@pytest.mark.parametrize("name, message", [
+    ("nasbench20", "no space 'nasbench20'; did you mean 'nasbench201'\\? there are nasbench201"),
+    ("zzz", "no space 'zzz'; there are nasbench201, and others as package.module:factory or file.py:factory"),
+    ("search_spaces.nasbench201:nasbench", "has no callable 'nasbench'; did you mean 'nasbench201'"),
+    ("absent_module:f", "No module named 'absent_module'; it is package.module:factory of an installed package"),
+    ("absent.py:f", "no file 'absent.py'"),
+    ("broken.py:f", "broken.py:f: importing it failed with ZeroDivisionError: division by zero"),
+    ("needs.py:f", "importing it failed with ModuleNotFoundError: No module named 'absent_module'")])
+def test_bad_names(tmp_path, monkeypatch, name, message):
+    (tmp_path / "broken.py").write_text("1 / 0")
+    (tmp_path / "needs.py").write_text("import absent_module")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        registry.resolve(name, SPACES, "space")
+
+
+def test_entry_points(monkeypatch, tmp_path):
+    (tmp_path / "foreign.py").write_text('"""A space of others."""\ndef build(): return 7\n')
+    point = metadata.EntryPoint("theirs", "foreign:build", "dnas.search_spaces")
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [point] if group == point.group else [])
+    monkeypatch.syspath_prepend(tmp_path)
+    assert registry.resolve("theirs", SPACES, "space")() == 7
+    assert registry.describe("theirs", SPACES, "space") == "A space of others."
+    with pytest.raises(ValueError, match="did you mean 'theirs'"):
+        registry.locate("their", SPACES, "space")
+    with pytest.raises(ValueError, match="no method 'theirs'"):
+        registry.locate("theirs", METHODS, "method")
+
+
+def test_public_names():
+    assert dnas.__version__ and set(dnas.__all__) < set(dir(dnas))
+    for name in dnas.__all__:
+        assert getattr(dnas, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'absent'"):
+        _ = dnas.absent
+
+
+@pytest.mark.parametrize("code", [
+    "import dnas, dnas.data, dnas.methods, dnas.registry, search_spaces",
+    "from launch.main import main; assert main(['search', '--help']) == 0",
+    "from launch.main import main; assert main(['spaces']) == main(['methods']) == main(['datasets']) == 0"])
+def test_jax_is_not_imported(code):
+    done = subprocess.run([sys.executable, "-c", f"{code}; import sys; assert 'jax' not in sys.modules"],
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
