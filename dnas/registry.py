@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ast
 import difflib
+import functools
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Mapping
 from importlib import metadata
@@ -83,6 +85,25 @@ def load(place: str) -> Callable:
         hint = f"did you mean {near[0]!r}?" if near else "it names a function"
         raise ValueError(f"{place}: {where} has no callable {attribute!r}; {hint}")
     return factory
+
+
+def variant(factory: Callable, **defaults) -> Callable:
+    """`factory` with other defaults for some of its keyword-only options: how a method says what it changes in another.
+
+    Raises TypeError for an option that the factory does not have.
+    """
+    signature = inspect.signature(factory)
+    unknown = defaults.keys() - {p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
+    if unknown:
+        raise TypeError(f"{factory.__name__} has no option {', '.join(sorted(unknown))}")
+
+    @functools.wraps(factory)
+    def varied(*args, **options):
+        return factory(*args, **{**defaults, **options})
+
+    varied.__signature__ = signature.replace(parameters=[
+        p.replace(default=defaults.get(p.name, p.default)) for p in signature.parameters.values()])
+    return varied
 
 
 def _module(place: str, where: str) -> ModuleType:

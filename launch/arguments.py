@@ -24,6 +24,8 @@ from search_spaces import SPACES
 
 CONFIG = ("space", "method", "data", "limit", "epochs", "batch", "seed")
 """Keys of a run's config.json: all that its result depends on."""
+SHARED = "search_spaces.mixed:MixedOptions"
+"""Options that every space has."""
 PARTS = {"space": SPACES, "method": METHODS}
 
 
@@ -64,6 +66,7 @@ def parse(command: str, description: str, argv: Sequence[str]) -> Arguments:
 
     Raises ValueError, in one line, for an unknown option or name, or a value that an option cannot have.
     """
+    argv = [re.sub(r"^--distill(?==|$)", "--method.distill", word) for word in argv]
     path, config = _given(argv, "--config"), {}
     if path is not None:
         config = _read_config(path)
@@ -107,6 +110,11 @@ def _form(names: dict[str, str]) -> Arguments:
     parts = []
     for part, registered in PARTS.items():
         found = options.read(registry.locate(names[part], registered, part))
+        if part == "space":
+            suits = options.constant(registry.locate(names["method"], METHODS, "method"), "SPACE") or {}
+            own = [option.name for option in found]
+            found += [option._replace(default=suits.get(option.name, option.default))
+                      for option in options.read(SHARED) if option.name not in own]
         made = dataclasses.make_dataclass(part, [_field(option) for option in found], frozen=True)
         parts.append((f"{part}_options", Annotated[made, tyro.conf.arg(name=part)], field(default=made())))
     return dataclasses.make_dataclass("Arguments", parts, bases=(Arguments,), frozen=True)(**names)

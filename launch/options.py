@@ -46,8 +46,20 @@ def read(place: str) -> list[Option]:
 
 
 def from_source(text: str, name: str) -> list[Option]:
-    """Options of the function `name` in a module's source; fails where its parameters are not spelled out there."""
-    found = [node for node in ast.parse(text).body if getattr(node, "name", None) == name]
+    """Options of the function `name` in a module's source; fails where its parameters are not spelled out there.
+
+    `name = variant(other, option=value, ...)` has the options of `other`, imported by name, with those defaults; a
+    class has its annotated fields.
+    """
+    body = ast.parse(text).body
+    varied = [node.value for node in body if isinstance(node, ast.Assign) and node.targets[0].id == name]
+    if varied:
+        return _varied(varied[0], body)
+    found = [node for node in body if getattr(node, "name", None) == name]
+    if len(found) == 1 and isinstance(found[0], ast.ClassDef):
+        helps = _helps(ast.get_docstring(found[0]))
+        return [Option(field.target.id, _annotation(field.annotation), ast.literal_eval(field.value),
+                       helps.get(field.target.id, "")) for field in found[0].body if isinstance(field, ast.AnnAssign)]
     if len(found) != 1 or not isinstance(found[0], ast.FunctionDef) or found[0].decorator_list:
         raise _Unreadable
     arguments, helps = found[0].args, _helps(ast.get_docstring(found[0]))
@@ -57,6 +69,29 @@ def from_source(text: str, name: str) -> list[Option]:
         annotation = _annotation(argument.annotation) if argument.annotation else type(default)
         options.append(Option(argument.arg, annotation, default, helps.get(argument.arg, "")))
     return options
+
+
+def _varied(call: ast.expr, body: list[ast.stmt]) -> list[Option]:
+    if not (isinstance(call, ast.Call) and call.func.id == "variant" and len(call.args) == 1):
+        raise _Unreadable
+    other = call.args[0].id
+    module = next((node.module for node in body if isinstance(node, ast.ImportFrom)
+                   and any(alias.name == other and not alias.asname for alias in node.names)), None)
+    if module is None:
+        raise _Unreadable
+    changed = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+    return [option._replace(default=changed.get(option.name, option.default)) for option in read(f"{module}:{other}")]
+
+
+def constant(place: str, name: str) -> Any:
+    """The literal that the module of `place` assigns to `name`; None if there is none or it is no literal."""
+    path = registry.source(place)
+    try:
+        nodes = ast.parse(path.read_text(encoding="utf-8")).body
+        return next((ast.literal_eval(node.value) for node in nodes if isinstance(node, ast.Assign)
+                     and getattr(node.targets[0], "id", None) == name), None)
+    except (AttributeError, OSError, SyntaxError, ValueError):
+        return None
 
 
 def from_signature(factory: Callable, place: str) -> list[Option]:

@@ -31,7 +31,14 @@ def prepare(arguments: Arguments) -> Prepared:
     steps = steps_per_epoch(data, arguments.batch)
     from dnas import Method, SearchSpace
 
-    space = _built("space", config, SearchSpace, image=data.image, classes=data.classes)
+    from search_spaces.mixed import MixedOptions, mixed_options
+
+    shared = {name: config["space"][name] for name in MixedOptions._fields}
+    with mixed_options(MixedOptions(**shared)):
+        space = _built("space", config, SearchSpace, image=data.image, classes=data.classes, **shared)
+    for name, value in shared.items():
+        if space.options.get(name, MixedOptions._field_defaults[name]) != value:
+            raise ValueError(f"space {config['space']['name']} takes no {name}: it is not built by flax_space")
     method = _built("method", config, Method, space, arguments.epochs, steps)
     return Prepared(data, space, method, config, steps)
 
@@ -44,7 +51,7 @@ def named(config: Mapping[str, Any], part: str) -> str:
 
 def _built(part: str, config: Mapping[str, Any], kind: type, *given, **offered):
     """What the factory makes of its options, what it is given, and those parameters offered that it has."""
-    options = dict(config[part])
+    options = {name: value for name, value in config[part].items() if name not in offered}
     name = options.pop("name")
     factory = registry.resolve(name, PARTS[part], part)
     wanted = {key: value for key, value in offered.items() if key in _parameters(factory)}

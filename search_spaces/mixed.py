@@ -17,7 +17,8 @@ from dnas.types import REMOVED
 class MixedOptions(NamedTuple):
     """Options of every MixedOp of a space, whoever wrote the space.
 
-    partial_channels: K of PC-DARTS (arXiv 1907.05737): operations see the first 1/K of the channels.
+    Args:
+        partial_channels: K of PC-DARTS: operations see the first 1/K of the channels, the others pass by.
     """
 
     partial_channels: int = 1

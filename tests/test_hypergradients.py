@@ -316,6 +316,7 @@ def test_no_learning_rate_is_first_order():
     expected = estimate(first_order(), problem, sgd(0.0))
     for estimator in unrolled(), unrolled(reverse=True), finite_difference():
         chex.assert_trees_all_close(estimate(estimator, problem, sgd(0.0)), expected, rtol=1e-13)
+        assert toy_grad(estimator, 0.3, 1.7, 0.0) == toy_grad(first_order(), 0.3, 1.7, 0.0)
 
 
 def test_implicit_estimators_agree():

@@ -2,5 +2,9 @@
 
 METHODS = {
     "darts": "dnas.methods.darts:darts",
+    "darts-2nd": "dnas.methods.darts_2nd:darts_2nd",
+    "pc-darts": "dnas.methods.pc_darts:pc_darts",
+    "rarts": "dnas.methods.rarts:rarts",
+    "sd-darts": "dnas.methods.sd_darts:sd_darts",
 }
 """Place of each factory `(space, epochs, steps, *, options) -> Method`; `dnas.registry.resolve` imports it."""

@@ -9,18 +9,25 @@ the validation pass leaves no trace in the running averages of batch norm.
 
 from __future__ import annotations
 
-import jax
+from typing import Literal
 
-from dnas.bilevel import Method, bilevel, cross_entropy
+from dnas.bilevel import Method, as_method, bilevel, cross_entropy
+from dnas.distill import distillation
 from dnas.hypergradients import HYPERGRADIENTS
 from dnas.optimizers import adam, cosine_by_epoch, sgd
-from dnas.relaxations import decided, initial_logits, softmax, undecided
+from dnas.relaxations import edge_logits, edge_normalised, initial_logits, softmax
 from dnas.types import SearchSpace
 
 
 def darts(space: SearchSpace, epochs: int, steps: int, *, lr: float = 0.025, lr_min: float = 0.001,
-          momentum: float = 0.9, decay: float = 3e-4, clip: float = 5.0,
-          arch_lr: float = 3e-4, arch_decay: float = 1e-3) -> Method:
+          momentum: float = 0.9, decay: float = 3e-4, clip: float = 5.0, arch_lr: float = 3e-4,
+          arch_decay: float = 1e-3, arch_warmup: int = 0, arch_every: int = 1, arch_frozen: bool = False,
+          edge_normalisation: bool = False,
+          hypergradient: Literal["first-order", "unrolled", "finite-difference", "neumann",
+                                 "conjugate-gradient"] = "first-order",
+          terms: int = 2, distill: int = 0, distill_weight: float = 1.0, distill_temperature: float = 1.0,
+          distill_vote: Literal["soft", "hard"] = "soft", distill_every: Literal["epoch", "step"] = "epoch",
+          distill_warmup: int = 5, distill_arch: bool = False) -> Method:
     """First-order DARTS on `space`, for `epochs` epochs of `steps` steps.
 
     Args:
@@ -31,18 +38,48 @@ def darts(space: SearchSpace, epochs: int, steps: int, *, lr: float = 0.025, lr_
         clip: largest global norm of the weights' gradient.
         arch_lr: learning rate of the architecture's Adam (betas 0.5, 0.999).
         arch_decay: weight decay of the architecture, coupled as in torch.
+        arch_warmup: epochs before the first architecture step.
+        arch_every: weight steps to one architecture step.
+        arch_frozen: never move the architecture (DARTS-PT's "fix alpha").
+        edge_normalisation: learn a weight for each edge, shared out among those into a node (PC-DARTS).
+        hypergradient: estimator of the architecture's gradient.
+        terms: of the Neumann series, or iterations of conjugate gradient.
+        distill: earlier supernets that teach the present one; 0 for none (SD-DARTS).
+        distill_weight: of the divergence from the teachers.
+        distill_temperature: of teachers' and student's probabilities.
+        distill_vote: how teachers agree: mean of probabilities, or count of first choices.
+        distill_every: when a teacher is taken.
+        distill_warmup: epochs over which the weight rises.
+        distill_arch: distil in the architecture step too.
+
+    Raises ValueError where one is out of range.
     """
-    relaxation = softmax(space.groups)
-    optimizer = bilevel(cross_entropy(space), relaxation, HYPERGRADIENTS["first-order"](),
-                        sgd(cosine_by_epoch(lr, lr_min, epochs, steps), momentum=momentum, decay=decay, clip=clip),
-                        adam(arch_lr, decay=arch_decay))
+    _refuse_negative(lr=lr, lr_min=lr_min, momentum=momentum, decay=decay, arch_lr=arch_lr, arch_decay=arch_decay,
+                     arch_warmup=arch_warmup, distill=distill)
+    if not clip > 0 or arch_every < 1:
+        raise ValueError(f"clip must be positive and arch_every at least 1, got {clip} and {arch_every}")
+    if hypergradient not in HYPERGRADIENTS:
+        raise ValueError(f"hypergradient {hypergradient!r} is none of {', '.join(HYPERGRADIENTS)}")
+    if arch_warmup >= epochs and arch_warmup:
+        raise ValueError(f"arch_warmup {arch_warmup} leaves none of {epochs} epochs to the architecture")
+    schedule = cosine_by_epoch(lr, lr_min, epochs, steps)
+    settings = {"neumann": {"terms": terms, "lr": lr}, "conjugate-gradient": {"iterations": terms}}
+    estimator = None if arch_frozen else HYPERGRADIENTS[hypergradient](**settings.get(hypergradient, {}))
+    unclipped = sgd(schedule, momentum=momentum, decay=decay) if hypergradient == "finite-difference" else None
+    relaxation, logits = (edge_normalised, edge_logits) if edge_normalisation else (softmax, initial_logits)
+    relaxation = relaxation(space.groups)
+    penalty = distillation(
+        space, teachers=distill, weight=distill_weight, temperature=distill_temperature, vote=distill_vote,
+        every=steps if distill_every == "epoch" else 1, warmup=distill_warmup * steps,
+    ) if distill and distill_weight else None
+    optimizer = bilevel(
+        cross_entropy(space), relaxation, estimator, sgd(schedule, momentum=momentum, decay=decay, clip=clip),
+        adam(arch_lr, decay=arch_decay), lookahead_tx=unclipped, arch_starts=arch_warmup * steps,
+        arch_every=arch_every, penalty=penalty, penalise_arch=distill_arch)
+    return as_method(space, optimizer, relaxation, logits)
 
-    def init(key, images):
-        weights_key, arch_key = jax.random.split(key)
-        weights, stats = space.init(weights_key, images)
-        return optimizer.init(weights, initial_logits(arch_key, space.groups), stats, undecided(space.groups))
 
-    def gates(state):
-        return decided(relaxation(None, state.arch, state.step), state.decisions)
-
-    return Method(init, optimizer.step, gates, lambda state: space.genotype(gates(state)))
+def _refuse_negative(**values):
+    for name, value in values.items():
+        if not value >= 0:
+            raise ValueError(f"{name} is {value}, it must be 0 or more")

@@ -1,0 +1,92 @@
+"""Self-distillation (Zhu, Li, Liu & Wang, Neural Networks 2023, arXiv 2302.05629): earlier supernets teach the present.
+
+    q       = vote of softmax(f(x; teacher_k) / T), k = 1..K
+    L_w     = CE(f(x; w), y) + weight * T^2 * KL(q || softmax(f(x; w) / T))
+
+Of the paper only the abstract was available: that earlier steps of the supernet guide the current one, that several of
+them vote on the teacher's probabilities, and that the aim is a flatter minimum. Number and spacing of the teachers, the
+divergence, its weight, temperature and warm-up are ours.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dnas.bilevel import Penalty
+from dnas.types import Array, Gates, SearchSpace, Weights
+
+
+class Teachers(NamedTuple):
+    """Snapshots stacked along a leading axis of K, the newest first; `known` of them have been taken."""
+
+    weights: Weights
+    gates: Gates
+    known: Array
+
+
+def distillation(space: SearchSpace, *, teachers: int, weight: float, temperature: float, vote: str, every: int,
+                 warmup: int) -> Penalty:
+    """The penalty that distils the last `teachers` snapshots into the weight step.
+
+    Args:
+        weight: of the divergence, reached along a line over the first `warmup` steps.
+        temperature: T. vote: `soft` averages the teachers' probabilities, `hard` counts their first choices.
+        every: steps between snapshots. One is of the state before a step, so with 1 the teachers are the K supernets
+            just before the present one.
+
+    Raises ValueError where one is out of range.
+    """
+    if teachers < 1 or every < 1 or warmup < 0:
+        raise ValueError(f"distillation needs teachers >= 1, every >= 1, warmup >= 0, got {teachers}, {every}, {warmup}")
+    if not temperature > 0 or weight < 0:
+        raise ValueError(f"distillation needs temperature > 0 and weight >= 0, got {temperature} and {weight}")
+    if vote not in ("soft", "hard"):
+        raise ValueError(f"vote is soft or hard, not {vote!r}")
+
+    def init(weights, gates):
+        stacked = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (teachers, *leaf.shape)), (weights, gates))
+        return Teachers(*stacked, jnp.zeros((), jnp.int32))
+
+    def value(memory, key, step, stats, batch, logits):
+        def probabilities(snapshot):
+            weights, gates = snapshot
+            taught, _ = space.apply(weights, stats, gates, batch.images, train=True, key=key)
+            return jax.nn.softmax(taught / temperature)
+
+        votes = jax.lax.stop_gradient(jax.lax.map(probabilities, (memory.weights, memory.gates)))
+        voted = voting(votes, jnp.arange(teachers) < memory.known, vote)
+        share = jnp.minimum(step / warmup, 1) if warmup else 1.0
+        scale = jnp.where(memory.known > 0, weight * share, 0.0)
+        return scale * divergence(voted, logits, temperature)
+
+    def observe(memory, step, weights, gates):
+        def push(memory):
+            shift = lambda old, new: jnp.concatenate([new[None], old[:-1]])
+            return Teachers(jax.tree.map(shift, memory.weights, weights), jax.tree.map(shift, memory.gates, gates),
+                            jnp.minimum(memory.known + 1, teachers))
+
+        if every == 1:
+            return push(memory)
+        return jax.lax.cond((step + 1) % every == 0, push, lambda memory: memory, memory)
+
+    return Penalty(init, value, observe)
+
+
+def voting(votes: Array, known: Array, vote: str = "soft") -> Array:
+    """The teachers' common prediction `[B, classes]` of their probabilities `[K, B, classes]`; `known` `[K]` of them count.
+
+    soft: the mean; hard: the share of teachers whose first choice a class is.
+    """
+    if vote == "hard":
+        votes = jax.nn.one_hot(votes.argmax(-1), votes.shape[-1], dtype=votes.dtype)
+    return jnp.einsum("k,kbc->bc", known.astype(votes.dtype), votes) / jnp.maximum(known.sum(), 1)
+
+
+def divergence(voted: Array, logits: Array, temperature: float) -> Array:
+    """T^2 KL(voted || softmax(logits / T)), mean over the batch, in nats."""
+    log_student = jax.nn.log_softmax(logits / temperature)
+    log_voted = jnp.log(jnp.where(voted > 0, voted, 1))
+    return temperature**2 * jnp.mean(jnp.sum(voted * (log_voted - log_student), -1))
