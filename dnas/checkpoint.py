@@ -6,6 +6,7 @@ equal states would give different files. Any reader of the format opens it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -68,10 +69,8 @@ def save(path: str | Path, tree: Tree, metadata: Mapping[str, str] | None = None
     head = struct.pack("<Q", len(text)) + text
     body = b"".join(arrays[name].tobytes() for name in order)
     head = head.replace(_NO_DIGEST.encode(), _digest(head, body).encode(), 1)
-    try:
+    with contextlib.suppress(OSError):  # write_atomic says what is wrong
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        pass  # write_atomic says what is wrong
     write_atomic(path, head + body)
 
 
@@ -117,8 +116,8 @@ def latest(folder: str | Path, template: Tree) -> Latest | None:
             tree, _ = restore(path, template)
         except CorruptCheckpoint as error:
             if older is None:
-                raise CorruptCheckpoint(folder, f"none of its {len(files)} checkpoints is whole (the oldest: {error.why}); "
-                                                "remove it to start from the beginning") from None
+                raise CorruptCheckpoint(folder, f"none of its {len(files)} checkpoints is whole (the oldest: "
+                                                f"{error.why}); remove it to start from the beginning") from None
             skipped.append((path, f"checkpoint {path} is corrupt ({error.why}); falling back to {older.name}"))
             continue
         for corrupt, _ in skipped:
@@ -168,7 +167,7 @@ def _digest(head: bytes, body: bytes | memoryview) -> str:
 
 
 def _verified(path: Path, content: bytes) -> tuple[dict, int]:
-    """The header of a checkpoint and where its arrays begin. Raises CorruptCheckpoint unless every byte is as written."""
+    """The header of a checkpoint and where its arrays begin; CorruptCheckpoint unless every byte is as written."""
     body = 8 + int.from_bytes(content[:8], "little")
     if len(content) < max(8, body):
         raise CorruptCheckpoint(path, f"it ends after {len(content)} bytes")

@@ -40,7 +40,8 @@ def distillation(space: SearchSpace, *, teachers: int, weight: float, temperatur
     Raises ValueError where one is out of range.
     """
     if teachers < 1 or every < 1 or warmup < 0:
-        raise ValueError(f"distillation needs teachers >= 1, every >= 1, warmup >= 0, got {teachers}, {every}, {warmup}")
+        raise ValueError("distillation needs teachers >= 1, every >= 1, warmup >= 0, "
+                         f"got {teachers}, {every}, {warmup}")
     if not temperature > 0 or weight < 0:
         raise ValueError(f"distillation needs temperature > 0 and weight >= 0, got {temperature} and {weight}")
     if vote not in ("soft", "hard"):
@@ -76,7 +77,7 @@ def distillation(space: SearchSpace, *, teachers: int, weight: float, temperatur
 
 
 def voting(votes: Array, known: Array, vote: str = "soft") -> Array:
-    """The teachers' common prediction `[B, classes]` of their probabilities `[K, B, classes]`; `known` `[K]` of them count.
+    """The teachers' common prediction `[B, classes]` of their probabilities `[K, B, classes]`; those `known` `[K]` count.
 
     soft: the mean; hard: the share of teachers whose first choice a class is.
     """

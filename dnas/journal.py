@@ -20,14 +20,16 @@ KEPT = 3
 
 
 class Journal(NamedTuple):
-    """records: one mapping an epoch so far. last() says in words which checkpoint is the last.
+    """records: one mapping an epoch so far; trajectory: the logits `[epochs + 1, E, K]` so far, by name.
+    last() says in words which checkpoint is the last.
 
     epoch(record, timing, state, genotype): writes all of an epoch; the checkpoint last, so that whatever a killed
     process has written beyond its last checkpoint is written again, the same, when it goes on.
-    end(genotype): draws the pictures.
+    end(genotype): writes the genotype that is the result, and draws the pictures.
     """
 
     records: list[dict[str, Any]]
+    trajectory: dict[str, np.ndarray]
     last: Callable[[], str]
     epoch: Callable[..., None]
     end: Callable[..., None]
@@ -36,36 +38,41 @@ class Journal(NamedTuple):
 @contextlib.contextmanager
 def journal(run: Run | None, space: SearchSpace, first: int, arch: Mapping[str, Array]) -> Iterator[Journal]:
     """Opens the journal of `run` after epoch `first`, whose logits are `arch`; without a run it keeps records only."""
+    records, trajectory = [], {name: np.asarray(rows)[None] for name, rows in arch.items()}
+
+    def keep(record, state):
+        records.append(record)
+        for name, rows in state.arch.items():
+            trajectory[name] = np.concatenate([trajectory[name], np.asarray(rows)[None]])
+
     if run is None:
-        records = []
-        yield Journal(records, lambda: "there is no run directory and so no checkpoint",
-                      lambda record, *rest: records.append(record), lambda genotype: None)
+        yield Journal(records, trajectory, lambda: "there is no run directory and so no checkpoint",
+                      lambda record, timing, state, genotype: keep(record, state), lambda genotype: None)
         return
     run.truncate(first)
-    records = run.metrics()
-    trajectory = {name: rows[:first + 1] for name, rows in run.load_arch().items()} if first else \
-        {name: np.asarray(rows)[None] for name, rows in arch.items()}
+    records += run.metrics()
+    if first:
+        trajectory |= {name: rows[:first + 1] for name, rows in run.load_arch().items()}
     board = events(run.folder, space.groups, purge_step=first + 1 if run.resumed else None)
     board.config(json.loads((run.folder / "config.json").read_text()))
 
     def last():
-        newest = records[-1]["epoch"] if records else 0
+        newest = len(records)
         return f"the last good checkpoint is {run.checkpoints}/{newest:05d}.safetensors" if newest \
             else "there is no checkpoint yet"
 
     def epoch(record, timing, state, genotype):
         run.append(record)
         run.append_timing(timing)
-        for name, rows in state.arch.items():
-            trajectory[name] = np.concatenate([trajectory[name], np.asarray(rows)[None]])
+        keep(record, state)
         run.save_arch(trajectory)
         run.save_genotype(genotype)
         checkpoint.save(run.checkpoints / f"{record['epoch']:05d}.safetensors", jax.device_get(state))
         checkpoint.keep(run.checkpoints, KEPT)
-        records.append(record)
         board.epoch(record | timing, state.arch)
 
     def end(genotype):
+        run.save_genotype(genotype)
         for suffix in ("svg", "png"):
             pictures.draw_genotype(genotype, space.groups, run.folder / f"cells.{suffix}")
         pictures.draw_logits(trajectory, space.groups, run.folder / "logits.svg")
@@ -73,6 +80,6 @@ def journal(run: Run | None, space: SearchSpace, first: int, arch: Mapping[str, 
         board.picture(run.folder / "cells.png", len(records))
 
     try:
-        yield Journal(records, last, epoch, end)
+        yield Journal(records, trajectory, last, epoch, end)
     finally:
         board.close()

@@ -13,12 +13,13 @@ import numpy as np
 import optax
 
 from dnas import checkpoint
-from dnas.bilevel import Method
+from dnas.bilevel import Method, cross_entropy
 from dnas.data import Dataset, augment, epoch_indices, evaluation_indices, normalise, steps_per_epoch
+from dnas.diagnostics import collapse, curvature, largest_eigenvalue, skips
 from dnas.journal import journal
 from dnas.progress import SILENT, display
 from dnas.run import Run
-from dnas.types import Array, Batch, Genotype, SearchSpace, Tree
+from dnas.types import Array, Batch, Gates, Genotype, SearchSpace, Tree
 
 LOOK_EVERY = 0.25
 """Seconds between looks at the losses; each waits for the device."""
@@ -51,11 +52,14 @@ class Images(NamedTuple):
 
 
 def search(space: SearchSpace, method: Method, data: Dataset, *, epochs: int, batch: int, seed: int = 0,
-           run: Run | None = None, progress: bool = True) -> Result:
+           run: Run | None = None, progress: bool = True, diagnose: int = 0, stop_on_collapse: bool = False) -> Result:
     """Searches `space` by `method` on the train and valid splits, looking at the hold-out split after each epoch.
 
     The same arguments give the same bits. With `run` everything of note is written into its directory, and a search
     that was interrupted there goes on from its last whole checkpoint.
+
+    diagnose: epochs between diagnoses (see `dnas.diagnostics`), 0 for none; what they say of a collapse is shown, and
+    with `stop_on_collapse` ends the search with the genotype of the epoch before it.
 
     Raises ValueError for a batch larger than a split, NonFiniteLoss, and what `dnas.checkpoint` and `dnas.run` raise.
     """
@@ -66,6 +70,7 @@ def search(space: SearchSpace, method: Method, data: Dataset, *, epochs: int, ba
     found = checkpoint.latest(run.checkpoints, state) if run else None
     first = found.epoch if found else 0
     state = jax.tree.map(jnp.asarray, found.tree) if found else state
+    warned = False
 
     with contextlib.ExitStack() as stack:
         shown = stack.enter_context(display(epochs, steps, first)) if progress else SILENT
@@ -75,15 +80,19 @@ def search(space: SearchSpace, method: Method, data: Dataset, *, epochs: int, ba
         if found:
             shown.say(f"continuing after epoch {first} of {epochs}" if first < epochs
                       else f"all {epochs} epochs are done")
-        if first < epochs:
+        stopped = collapse(notes.records) if stop_on_collapse else None
+        if first < epochs and not stopped:
             begun = time.monotonic()
             shown.say("compiling the search step and the evaluation ...")
             images = Images(jnp.asarray(data.images), jnp.asarray(data.labels))
             advance = _epoch(method, data, images, state, steps, batch)
-            evaluate = _evaluation(space, data, images, method.gates, state, batch)
+            evaluate = _evaluation(space, data, images, state, method.gates(state), batch)
+            inspect = _diagnosis(space, method, data, images, state, batch) if diagnose else None
             shown.say(f"compiled in {time.monotonic() - begun:.1f} s")
 
         for epoch in range(first + 1, epochs + 1):
+            if stopped:
+                break
             begun = time.monotonic()
             train, valid = epoch_indices(seed, epoch - 1, data.splits["train"], data.splits["valid"], batch)
 
@@ -95,13 +104,25 @@ def search(space: SearchSpace, method: Method, data: Dataset, *, epochs: int, ba
                 return means, rate
 
             state, (means, rate) = advance(state, jax.random.fold_in(key, 1), train, valid, look)
-            record = {"epoch": epoch, "step": epoch * steps, **tagged(means | evaluate(state)),
-                      "entropy": entropy(method.gates(state))}
+            gates, genotype = method.gates(state), method.select(state)
+            mixture = evaluate(state, gates)
+            record = {"epoch": epoch, "step": epoch * steps, **tagged(means | mixture), "entropy": entropy(gates)}
+            if inspect and epoch % diagnose == 0:
+                discrete = evaluate(state, genotype.gates(space.groups))
+                record |= {"gap": mixture["holdout_accuracy"] - discrete["holdout_accuracy"], **inspect(state),
+                           "skips": skips(genotype), "edges": sum(map(len, genotype.choices.values()))}
             timing = {"epoch": epoch, "images_per_second": rate, "seconds": time.monotonic() - begun}
-            notes.epoch(record, timing, state, method.select(state))
+            notes.epoch(record, timing, state, genotype)
             shown.epoch(record, rate)
+            found = collapse(notes.records)
+            if found and not warned:
+                shown.say(found.sentence)
+            warned, stopped = bool(found), found if stop_on_collapse else None
 
         records, genotype = notes.records, method.select(state)
+        if stopped:
+            arch = {name: jnp.asarray(rows[stopped.epoch]) for name, rows in notes.trajectory.items()}
+            genotype = method.select(state._replace(arch=arch))
         notes.end(genotype)
     holdout = {name: records[-1][name]["holdout"] for name in ("loss", "accuracy")}
     return Result(state, genotype, holdout, records, time.monotonic() - started)
@@ -206,27 +227,44 @@ def _compile_steps(method: Method, data: Dataset, images: Images, state: Tree, s
     return lowered.compile(), infos
 
 
-def _evaluation(space: SearchSpace, data: Dataset, images: Images, gates: Callable, state: Tree,
-                batch: int) -> Callable:
-    """Compiles `state -> {"holdout_loss", "holdout_accuracy"}`: each hold-out image once, batch statistics."""
+def _evaluation(space: SearchSpace, data: Dataset, images: Images, state: Tree, gates: Gates, batch: int) -> Callable:
+    """Compiles `(state, gates) -> {"holdout_loss", "holdout_accuracy"}`: each image once, batch statistics."""
     rows, shares = (jnp.asarray(a) for a in evaluation_indices(data.splits["holdout"], batch))
 
-    def evaluate(state, images, rows, shares):
+    def evaluate(weights, stats, gates, images, rows, shares):
         def one(row_and_share):
             row, share = row_and_share
             pixels, labels = normalise(images.pixels[row], data.mean, data.std), images.labels[row]
-            logits, _ = space.apply(state.weights, state.stats, gates(state), pixels, train=True,
-                                    key=jax.random.key(0))
+            logits, _ = space.apply(weights, stats, gates, pixels, train=True, key=jax.random.key(0))
             loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
             return jnp.stack([jnp.sum(share * loss), jnp.sum(share * (logits.argmax(-1) == labels))])
 
         return jax.lax.map(one, (rows, shares)).sum(0) / shares.sum()
 
-    compiled = jax.jit(evaluate).lower(state, images, rows, shares).compile()
+    compiled = jax.jit(evaluate).lower(state.weights, state.stats, gates, images, rows, shares).compile()
+
+    def of(state, gates):
+        loss, accuracy = compiled(state.weights, state.stats, gates, images, rows, shares)
+        return {"holdout_loss": float(loss), "holdout_accuracy": float(accuracy)}
+
+    return of
+
+
+def _diagnosis(space: SearchSpace, method: Method, data: Dataset, images: Images, state: Tree, batch: int) -> Callable:
+    """Compiles `state -> {"sharpness", "eigenvalue"}` on the first images of the train and valid splits."""
+    def first(split):
+        rows = jnp.asarray(data.splits[split][:batch])
+        return Batch(normalise(images.pixels[rows], data.mean, data.std), images.labels[rows])
+
+    train, valid = first("train"), first("valid")
+    sharp, product = curvature(cross_entropy(space), method.gates)
+    size = sum(leaf.size for leaf in jax.tree.leaves(state.arch))
+    sharp = jax.jit(sharp).lower(state, train).compile()
+    product = jax.jit(product).lower(state, valid, jax.ShapeDtypeStruct((size,), jnp.float32)).compile()
 
     def of(state):
-        loss, accuracy = compiled(state, images, rows, shares)
-        return {"holdout_loss": float(loss), "holdout_accuracy": float(accuracy)}
+        times = lambda vector: np.asarray(product(state, valid, np.asarray(vector, np.float32)), np.float64)
+        return {"sharpness": float(sharp(state, train)), "eigenvalue": largest_eigenvalue(times, size)}
 
     return of
 

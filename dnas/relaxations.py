@@ -36,7 +36,8 @@ def edge_logits(key: Array, groups: Mapping[str, Group], *, scale: float = 1e-3)
     """`initial_logits`, and for each group `[E]` logits of its edges, named group + EDGES."""
     first, second = jax.random.split(key)
     keys = jax.random.split(second, len(groups))
-    edges = {name + EDGES: scale * jax.random.normal(k, groups[name].shape[:1]) for k, name in zip(keys, sorted(groups))}
+    edges = {name + EDGES: scale * jax.random.normal(k, groups[name].shape[:1])
+             for k, name in zip(keys, sorted(groups))}
     return initial_logits(first, groups, scale=scale) | edges
 
 

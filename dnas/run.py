@@ -1,4 +1,4 @@
-"""The run directory: configuration, metrics, logits' trajectory and genotype of one search, each file whole at every moment."""
+"""The run directory: configuration, metrics, logits' trajectory and genotype of a search, each file whole at all times."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def open_run(path: str | Path, config: Mapping[str, Any]) -> Run:
     _holds_run(folder, config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / "run.lock", "a+")
+        lock = open(folder / "run.lock", "a+")  # noqa: SIM115 (it stays open as long as the run)
     except OSError as error:
         raise ValueError(f"cannot write in {folder}: {error.strerror}; choose another --run") from None
     try:

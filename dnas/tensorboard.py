@@ -1,7 +1,7 @@
 """TensorBoard events of a run, written once an epoch. metrics.jsonl stays the source of truth.
 
-The events go through tensorboardX's own record writer rather than its SummaryWriter, whose thread dies on a full disk and
-leaves the search waiting for ever.
+The events go through tensorboardX's own record writer rather than its SummaryWriter, whose thread dies on a full disk
+and leaves the search waiting for ever.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from dnas.methods import METHODS
 from launch import options
 from search_spaces import SPACES
 
-CONFIG = ("space", "method", "data", "limit", "epochs", "batch", "seed")
+CONFIG = ("space", "method", "data", "limit", "epochs", "batch", "seed", "diagnose", "stop_on_collapse")
 """Keys of a run's config.json: all that its result depends on."""
 SHARED = "search_spaces.mixed:MixedOptions"
 """Options that every space has."""
@@ -51,6 +51,10 @@ class Arguments:
     """Seed of everything random, 0 to 4294967295."""
     limit: Annotated[int | None, _shown("N", "all")] = None
     """Images to keep outside the test set, evenly of each class."""
+    diagnose: int = 0
+    """Epochs between diagnoses: discretisation gap, sharpness, curvature, skips. 0: none."""
+    stop_on_collapse: bool = False
+    """End the search when a diagnosis says that it is collapsing."""
     run: Annotated[str | None, _shown("DIR", "runs/SPACE-METHOD-DATA-SEED")] = None
     """Where the run is written, and continued if it was interrupted."""
     config: Annotated[str | None, _shown("FILE", "none")] = None
@@ -221,11 +225,14 @@ def _flag(flag: str, value: Any) -> list[str]:
 
 def _checked(arguments: Arguments) -> Arguments:
     """The arguments, if their values are in range."""
-    for name, least, most in (("epochs", 1, None), ("batch", 1, None), ("seed", 0, 2**32 - 1), ("limit", 1, None)):
+    for name, least, most in (("epochs", 1, None), ("batch", 1, None), ("seed", 0, 2**32 - 1), ("limit", 1, None),
+                              ("diagnose", 0, None)):
         value = getattr(arguments, name)
         if value is not None and (value < least or most is not None and value > most):
             bounds = f"at least {least}" if most is None else f"{least} to {most}"
             raise ValueError(f"--{name} {value}: it must be {bounds}")
+    if arguments.stop_on_collapse and not arguments.diagnose:
+        raise ValueError("--stop-on-collapse needs --diagnose N, the epochs between diagnoses")
     if not arguments.data:
         raise ValueError("--data needs a name or a path (`dnas datasets` lists what there is)")
     for part in PARTS:

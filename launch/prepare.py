@@ -30,7 +30,6 @@ def prepare(arguments: Arguments) -> Prepared:
     data = load(config["data"], limit=arguments.limit)
     steps = steps_per_epoch(data, arguments.batch)
     from dnas import Method, SearchSpace
-
     from search_spaces.mixed import MixedOptions, mixed_options
 
     shared = {name: config["space"][name] for name in MixedOptions._fields}

@@ -37,7 +37,8 @@ def main(argv: Sequence[str]) -> int:
         print(f"run     {folder}{state}", flush=True)
         try:
             result = search(prepared.space, prepared.method, prepared.data, epochs=arguments.epochs,
-                            batch=arguments.batch, seed=arguments.seed, run=run, progress=arguments.progress)
+                            batch=arguments.batch, seed=arguments.seed, run=run, progress=arguments.progress,
+                            diagnose=arguments.diagnose, stop_on_collapse=arguments.stop_on_collapse)
         except KeyboardInterrupt:
             config = shlex.quote(str(folder / "config.json"))
             raise KeyboardInterrupt(f"interrupted; `dnas search --config {config} --run {shlex.quote(str(folder))}` "

@@ -73,7 +73,8 @@ def flax_space(name: str, module: nn.Module, groups: Mapping[str, Group], *, ima
             else static(genotype, groups)
         with mixed_options(mixed):
             multiplied = macs(lambda variables, x: network.apply(variables, x, gates, False), variables, example)
-        return {"params": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"])), "macs": multiplied}
+        params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
+        return {"params": params, "macs": multiplied}
 
     def default_format(genotype):
         return " | ".join(f"{g}: " + ", ".join(f"{c.op}({c.source}->{c.target})" for c in choices)

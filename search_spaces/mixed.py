@@ -24,7 +24,7 @@ class MixedOptions(NamedTuple):
     partial_channels: int = 1
 
 
-_current = contextvars.ContextVar("mixed_options", default=MixedOptions())
+_current = contextvars.ContextVar("mixed_options")
 
 
 @contextlib.contextmanager
@@ -41,7 +41,7 @@ def mixed_options(options: MixedOptions) -> Iterator[None]:
 
 def current_options() -> MixedOptions:
     """The options in force."""
-    return _current.get()
+    return _current.get(MixedOptions())
 
 
 class MixedOp(nn.Module):
@@ -66,7 +66,8 @@ class MixedOp(nn.Module):
         names, parts = list(self.ops), current_options().partial_channels
         channels = self.channels or x.shape[-1]
         if channels % parts or x.shape[-1] % parts:
-            raise ValueError(f"edge {self.name!r} has {x.shape[-1]} channels, not a multiple of partial_channels {parts}")
+            raise ValueError(f"edge {self.name!r} has {x.shape[-1]} channels, "
+                             f"not a multiple of partial_channels {parts}")
         build = lambda k: self.ops[names[k]](channels=channels // parts, stride=self.stride, name=names[k])
         seen, passed = x[..., :x.shape[-1] // parts], x[..., x.shape[-1] // parts:]
         if isinstance(gate, int):

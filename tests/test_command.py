@@ -99,7 +99,7 @@ def test_help_shows_defaults_and_choices(said, command):
     code, out, _ = said(command, "--help")
     text = " ".join(out.replace("│", " ").split())
     assert code == 0
-    for part in ("--space {nasbench201}|FACTORY", "--method {darts}|FACTORY", "--data {digits}|PATH",
+    for part in ("--space {", "--method {darts,", "--data {digits}|PATH",
                  "(default: digits)", "--epochs INT", "(default: 50)", "--space.channels INT channels of the first",
                  "--space.scan {auto,on,off}", "--method.arch-lr FLOAT", "(default: 0.0003)"):
         assert part in text
@@ -205,7 +205,7 @@ def test_config_repeats(folder):
     first = arguments.resolved(arguments.parse("search", "", argv))
     place = f"{folder}/mine.py"
     assert first["space"] == {"name": f"{place}:linear", "width": 4, "act": "tanh", "bias": False, "scale": 1e-5,
-                              "rates": (0.1, 2.0)}
+                              "rates": (0.1, 2.0), "partial_channels": 1}
     assert first["method"]["arch_lr"] == -1e-3 and first["data"] == [place, "absent"] and first["limit"] == 7
     (folder / "config.json").write_text(json.dumps(first))
     assert arguments.resolved(arguments.parse("search", "", ["--config", str(folder)])) == first

@@ -72,7 +72,8 @@ def test_it_learns_and_the_architecture_moves(data, finished):
     assert last["loss"]["train"] < first["loss"]["train"] and last["loss"]["valid"] < first["loss"]["valid"]
     assert [record["epoch"] for record in result.records] == [1, 2, 3]
     assert last["step"] == EPOCHS * steps_per_epoch(data, BATCH) == int(result.state.step)
-    start = parts(data)[1].init(jax.random.fold_in(jax.random.key(0), 0), jax.ShapeDtypeStruct((1, 8, 8, 1), np.float32))
+    images = jax.ShapeDtypeStruct((1, 8, 8, 1), np.float32)
+    start = parts(data)[1].init(jax.random.fold_in(jax.random.key(0), 0), images)
     assert np.abs(result.state.arch["chain"] - start.arch["chain"]).min() > 0
     assert 0 < last["entropy"]["chain"] < np.log(4) + 1e-6
 
@@ -108,8 +109,7 @@ def test_the_step_is_traced_once(data):
         return method.step(*args)
 
     go(data, method=method._replace(step=step))
-    shapes, compilation = traces.count(1), 2  # eval_shape for the infos' shapes, and the one compilation
-    assert shapes == compilation
+    assert len(traces) == 2  # once for the shapes of the infos, once to compile
 
 
 @pytest.mark.parametrize("stop", [1, 2])

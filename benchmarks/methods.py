@@ -1,0 +1,124 @@
+"""Every method on the same space and data: what it reaches, and what a step of it costs beside first-order DARTS.
+
+    python -m benchmarks methods --data DIR --limit 4000 --epochs 10 --seeds 3 --out runs/methods
+
+Searches go through the command, in processes of their own, and are taken up again if interrupted. Times are medians over
+rounds in which every method takes one step, so that they are compared in the same minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+VARIANTS = {
+    "darts": ["--method", "darts"],
+    "darts-2nd": ["--method", "darts-2nd"],
+    "darts-2nd, finite difference": ["--method", "darts-2nd", "--method.hypergradient", "finite-difference"],
+    "pc-darts": ["--method", "pc-darts", "--method.arch-warmup", "3"],
+    "rarts": ["--method", "rarts"],
+    "rarts, exact sweep": ["--method", "rarts", "--method.no-merged"],
+    "sd-darts": ["--method", "sd-darts", "--method.distill-warmup", "3"],
+}
+
+
+def main(argv):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", nargs="+", default=["digits"])
+    parser.add_argument("--limit", type=int, default=4000)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--channels", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--only", choices=["search", "step"])
+    parser.add_argument("--out", type=Path, default=Path("runs/methods"))
+    options = parser.parse_args(argv)
+    common = ["--data", *options.data, "--limit", str(options.limit), "--epochs", str(options.epochs),
+              "--batch", str(options.batch), "--space.channels", str(options.channels)]
+    if options.only != "step":
+        for seed in range(options.seeds):
+            for name, words in VARIANTS.items():
+                folder = options.out / name.replace(", ", "-").replace(" ", "-") / str(seed)
+                subprocess.run([sys.executable, "-m", "launch.main", "search", *common, *words, "--seed", str(seed),
+                                "--diagnose", str(options.epochs), "--run", str(folder)], check=True)
+    if options.only != "search":
+        (options.out / "step.json").write_text(json.dumps(steps(common, options.rounds), indent=1))
+    table(options)
+
+
+def steps(common, rounds):
+    """Seconds, planned activation memory and compile seconds of a step of every method."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from dnas.loop import Images, _compile_steps
+    from launch.arguments import parse
+    from launch.prepare import prepare
+
+    found = {}
+    for name, words in VARIANTS.items():
+        arguments = parse("search", "", [*common, *words])
+        ready = prepare(arguments)
+        images = Images(jnp.asarray(ready.data.images), jnp.asarray(ready.data.labels))
+        state = ready.method.init(jax.random.key(0), images.pixels[:1])
+        # past any warm-up, where the architecture moves
+        state = state._replace(step=jnp.asarray(ready.steps * (arguments.epochs - 1), jnp.int32))
+        begun = time.perf_counter()
+        compiled, infos = _compile_steps(ready.method, ready.data, images, state, 1, arguments.batch)
+        seconds = time.perf_counter() - begun
+        rows = jnp.asarray(np.arange(arguments.batch)[None], jnp.int32)
+        infos = {key: jnp.zeros(info.shape, info.dtype) for key, info in infos.items()}
+        found[name] = dict(step=compiled, carry=(state, infos), rest=(jax.random.key(1), images, rows, rows, 0, 1),
+                           seconds=[], compile_seconds=seconds, memory=compiled.memory_analysis().temp_size_in_bytes)
+        print(f"{name}: compiled in {seconds:.1f} s", flush=True)
+    for _ in range(rounds + 1):
+        for each in found.values():
+            begun = time.perf_counter()
+            each["carry"] = jax.block_until_ready(each["step"](*each["carry"], *each["rest"]))
+            each["seconds"].append(time.perf_counter() - begun)
+    first = found["darts"]["seconds"][1:]
+    return {name: {"seconds": statistics.median(each["seconds"][1:]),
+                   "ratio": statistics.median(a / b for a, b in zip(each["seconds"][1:], first)),
+                   "memory_bytes": each["memory"], "compile_seconds": each["compile_seconds"]}
+            for name, each in found.items()}
+
+
+def table(options):
+    """Prints what there is, as a Markdown table."""
+    import numpy as np
+
+    path = options.out / "step.json"
+    cost = json.loads(path.read_text()) if path.exists() else {}
+    print("| method | hold-out accuracy % | valid loss, first epoch | last | gate entropy | logits moved | gap % | "
+          "sharpness | step / first order | activations MB | compile s |\n|" + "---|" * 11)
+    for name in VARIANTS:
+        rows = []
+        for seed in range(options.seeds):
+            folder = options.out / name.replace(", ", "-").replace(" ", "-") / str(seed)
+            if not (folder / "metrics.jsonl").exists():
+                continue
+            records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+            with np.load(folder / "arch.npz") as arrays:
+                moved = max(float(np.abs(a[-1] - a[0]).max()) for a in arrays.values())
+            last = records[-1]
+            rows.append([100 * last["accuracy"]["holdout"], records[0]["loss"]["valid"], last["loss"]["valid"],
+                         float(np.mean(list(last["entropy"].values()))), moved, 100 * last.get("gap", np.nan),
+                         last.get("sharpness", np.nan)])
+        step = cost.get(name)
+        cells = [_spread(column) for column in zip(*rows)] if rows else ["–"] * 7
+        cells += [f"{step['ratio']:.2f}", f"{step['memory_bytes'] / 1e6:.0f}", f"{step['compile_seconds']:.0f}"] \
+            if step else ["–"] * 3
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+def _spread(values):
+    mean = statistics.mean(values)
+    digits = 1 if abs(mean) >= 20 else 3
+    return f"{mean:.{digits}f}" + (f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else "")

@@ -1,0 +1,112 @@
+"""What tells whether a search is collapsing: skips, the discretisation gap, sharpness, curvature of the architecture.
+
+    gap        = accuracy of the mixture - accuracy of the one-hot network, the same weights, on the hold-out split
+    sharpness  = L(w + rho g / |g|) - L(w), g = dL/dw, on a training batch
+                 (Foret et al., arXiv 2010.01412)
+    eigenvalue = the largest of d2 L_valid / d arch2, on a validation batch
+                 (Zela et al., RobustDARTS, arXiv 1909.09656, where it announces collapse; without the weight decay that
+                 the authors' code adds to the diagonal)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+from scipy.sparse.linalg import LinearOperator, eigsh
+
+from dnas.bilevel import Loss
+from dnas.types import Array, Genotype, Tree
+
+WINDOW, DELTA, FACTOR, NOT_BEFORE = 5, 4, 1.3, 10
+"""DARTS-ES (arXiv 1909.09656): mean of WINDOW eigenvalues, compared DELTA measurements apart; epochs."""
+
+
+def sharpness(loss: Callable[[Tree], Array], weights: Tree, *, radius: float = 0.05) -> Array:
+    """L(w + radius g / |g|) - L(w) of a scalar `loss(weights)`, in the units of the loss; 0 where g is 0."""
+    value, grads = jax.value_and_grad(loss)(weights)
+    norm = optax.tree.norm(grads)
+    scale = radius / jnp.where(norm > 0, norm, 1)
+    return loss(jax.tree.map(lambda w, g: w + scale * g, weights, grads)) - value
+
+
+def largest_eigenvalue(product: Callable[[np.ndarray], np.ndarray], size: int, *, tolerance: float = 1e-3) -> float:
+    """The algebraically largest eigenvalue of the symmetric matrix whose products with vectors `[size]` are given.
+
+    By Lanczos iteration; exactly, column by column, where the matrix is small. tolerance: relative.
+    """
+    if size < 8:
+        matrix = np.stack([product(column) for column in np.eye(size)])
+        return float(np.linalg.eigvalsh((matrix + matrix.T) / 2)[-1])
+    operator = LinearOperator((size, size), matvec=product, dtype=np.float64)
+    start = np.random.default_rng(0).normal(size=size)
+    return float(eigsh(operator, k=1, which="LA", v0=start, tol=tolerance, return_eigenvectors=False)[0])
+
+
+def curvature(loss: Loss, gates: Callable) -> tuple[Callable, Callable]:
+    """Two functions to compile: `sharp(state, train) -> sharpness` and `product(state, valid, vector) -> H vector`.
+
+    gates(state): differentiable in `state.arch`, whose leaves in their order make up the vector. Batch statistics.
+    """
+    def value(state, batch):
+        return loss(jax.random.key(0), state.weights, state.stats, gates(state), batch)[0]
+
+    def sharp(state, train):
+        return sharpness(lambda weights: value(state._replace(weights=weights), train), state.weights)
+
+    def product(state, valid, vector):
+        flat, unflat = ravel_pytree(state.arch)
+        slope = jax.grad(lambda flat: value(state._replace(arch=unflat(flat)), valid))
+        return jax.jvp(slope, (flat,), (vector.astype(flat.dtype),))[1]
+
+    return sharp, product
+
+
+def skips(genotype: Genotype) -> int:
+    """Edges of the genotype that carry a skip connection or identity."""
+    return sum(any(word in choice.op for word in ("skip", "identity"))
+               for choices in genotype.choices.values() for choice in choices)
+
+
+def early_stop(epochs: Sequence[int], eigenvalues: Sequence[float]) -> tuple[int, int] | None:
+    """DARTS-ES: (epoch at which to stop, epoch whose genotype to take), or None while the curvature does not grow.
+
+    eigenvalues: measured at `epochs`, at equal distances. The mean of the last WINDOW, centred in it, has grown by
+    more than FACTOR over DELTA measurements, of which none lies before epoch NOT_BEFORE.
+    """
+    half = WINDOW // 2
+    means = {i - half: np.mean(eigenvalues[max(i - WINDOW + 1, 0):i + 1]) for i in range(half, len(eigenvalues))}
+    for i in range(len(eigenvalues)):
+        now, before = i - half, i - half - DELTA
+        if before in means and epochs[before] >= NOT_BEFORE and means[now] > FACTOR * means[before]:
+            return epochs[i], epochs[before]
+    return None
+
+
+class Collapse(NamedTuple):
+    """A sentence for a person, and the epoch whose genotype to take instead, if an earlier one."""
+
+    sentence: str
+    epoch: int
+
+
+def collapse(records: Sequence[Mapping]) -> Collapse | None:
+    """What the records of a search say of its collapse; None if nothing."""
+    measured = [r for r in records if "eigenvalue" in r]
+    if not measured:
+        return None
+    last = measured[-1]
+    if last["skips"] == last["edges"]:
+        return Collapse(f"the architecture has collapsed: at epoch {last['epoch']} every edge is a skip connection",
+                        last["epoch"])
+    found = early_stop([r["epoch"] for r in measured], [r["eigenvalue"] for r in measured])
+    if found:
+        return Collapse(
+            f"the architecture may be collapsing: by epoch {found[0]} the largest eigenvalue of its Hessian had grown "
+            f"by more than {FACTOR} times; the genotype of epoch {found[1]} is the one to take (DARTS-ES)", found[1])
+    return None

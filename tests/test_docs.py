@@ -1,0 +1,47 @@
+"""The Python of the README and the documents does what they say."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch.main import main
+
+ROOT = Path(__file__).parent.parent
+
+
+def blocks(path):
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / path).read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("block", blocks("README.md"), ids=lambda block: block.splitlines()[0])
+def test_readme(block, tmp_path):
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_your_own_method(tmp_path, monkeypatch, capsys):
+    (code,) = blocks("docs/your-own-method.md")
+    assert len(code.splitlines()) <= 40
+    (tmp_path / "cooled.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    toy = f"{ROOT}/tests/toy_space.py:toy"
+    arguments = ["--method", "cooled.py:cooled", "--method.coldest", "0.2", "--space", toy, "--limit", "200",
+                 "--epochs", "2", "--batch", "16", "--run", "run", "--cache", "off"]
+    assert main(["search", *arguments]) == 0
+    assert "hold-out" in capsys.readouterr().out
+    assert (tmp_path / "run" / "genotype.json").exists()
+    assert main(["search", *arguments[:3], "2"]) == 2
+    assert "coldest is 2.0" in capsys.readouterr().err
+
+
+def test_every_link_leads_somewhere():
+    for page in ROOT.glob("docs/*.md"), [ROOT / "README.md"]:
+        for path in page:
+            for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+                assert target.startswith("http") or (path.parent / target).exists(), f"{path.name}: {target}"
