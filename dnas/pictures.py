@@ -1,8 +1,8 @@
 """Pictures of a search: the cell found, the logits' trajectory, the learning curves. Equal input gives equal files.
 
-A cell is drawn as a metro map. Nodes stand on one line, in topological order. An edge to the next node is straight; one that
-skips nodes runs on a lane of its own above or below them, leaves and enters through a port of its own, and carries its name
-between two nodes, where no other edge rises or falls. So names never overlap, whatever the cell.
+A cell is drawn as a metro map. Nodes stand on one line, in topological order. An edge to the next node is straight; one
+that skips nodes runs on a lane of its own above or below them, leaves and enters through a port of its own, and carries
+its name between two nodes, where no other edge rises or falls. So names never overlap, whatever the cell.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import numpy as np
 from dnas.run import flatten, write_atomic
 from dnas.types import Choice, Genotype, Group
 
-FAMILIES = {"none": "#7a7a7a", "skip": "#0a7a4a", "pool": "#b04a00", "dil": "#7b3aa8", "sep": "#1c5fb0", "conv": "#1c5fb0"}
-"""Colour of an operation: that of the first word its name contains. All have a contrast above 4 on white."""
+FAMILIES = {"none": "#767676", "skip": "#0a7a4a", "pool": "#b04a00", "dil": "#7b3aa8", "sep": "#1c5fb0",
+            "conv": "#1c5fb0"}
+"""Colour of an operation: that of the first of these words its name contains. Contrast on white is at least 4.5."""
 OTHER = "#a3195b"
 SERIES = ("#1c5fb0", "#d1660a", "#0a7a4a", "#a3195b", "#7b3aa8", "#6b4f2a", "#2a9db0", "#3a3a3a")
 ROLES = {"input": "#dcefdc", "node": "#e3ecf7", "output": "#fbeec9"}
@@ -34,7 +35,8 @@ class Cell(NamedTuple):
     """Where the parts of one cell stand, in inches; the line of the nodes is y = 0.
 
     x, width: of each node; lanes: of each edge that skips nodes, positive above the line and negative below it;
-    ports: (x at the source, x at the target) of each of those; slots: where each edge's name is centred.
+    ports: (x at the source, x at the target) of each of those; slots: where each edge's name is centred;
+    exits: x at which a concatenated node leaves for the output.
     """
 
     x: dict[Any, float]
@@ -42,14 +44,14 @@ class Cell(NamedTuple):
     lanes: dict[Choice, int]
     ports: dict[Choice, tuple[float, float]]
     slots: dict[Choice, float]
+    exits: dict[Any, float]
 
 
-def draw_genotype(genotype: Genotype, groups: Mapping[str, Group], path: str | Path, *,
-                  concat: Mapping[str, Sequence[int]] | None = None) -> None:
+def draw_genotype(genotype: Genotype, groups: Mapping[str, Group], path: str | Path) -> None:
     """Writes the cells of `genotype` as SVG or PNG, after the suffix of `path`: one panel a group.
 
-    concat: per group the nodes whose concatenation is the cell's output. By default all but the inputs where a cell
-        has several inputs (the DARTS family), and none where it has one: its output is then its last node.
+    A cell of several inputs is drawn with an output that concatenates its other nodes, as in the DARTS family; the
+    output of a cell of one input is its last node.
     Raises ValueError for a genotype that does not fit `groups` and for any other suffix.
     """
     from matplotlib.figure import Figure
@@ -57,10 +59,10 @@ def draw_genotype(genotype: Genotype, groups: Mapping[str, Group], path: str | P
     genotype.decisions(groups)
     with _saving(path) as save:
         orders = {name: _order(group) for name, group in groups.items()}
-        joined = {name: (concat or {}).get(name, _joined(group, orders[name])) for name, group in groups.items()}
-        cells = {name: _cell(orders[name] + ["out"] * bool(joined[name]), genotype.choices[name]) for name in groups}
+        joined = {name: _joined(group, orders[name]) for name, group in groups.items()}
+        cells = {name: _cell(orders[name], genotype.choices[name], joined[name]) for name in groups}
         tops = {name: _height(cell.lanes.values()) + 0.3 for name, cell in cells.items()}
-        bottoms = {name: _height((-lane for lane in cell.lanes.values()), LANE * (len(joined[name]) > 1))
+        bottoms = {name: _height((-lane for lane in cell.lanes.values()), rail=LANE * bool(cell.exits))
                    for name, cell in cells.items()}
         width = max(max(cell.x.values()) + cell.width / 2 for cell in cells.values()) + MARGIN
         height = sum(tops.values()) + sum(bottoms.values()) + MARGIN * (len(groups) + 1)
@@ -97,7 +99,8 @@ def draw_logits(trajectory: Mapping[str, np.ndarray], groups: Mapping[str, Group
     columns = min(len(panels), 3 if len(panels) <= 9 else 7)
     lines = -(-len(panels) // columns)
     with _saving(path) as save:
-        figure = Figure(figsize=(max(1.75 * columns, 5) + 0.4, 1.45 * lines + 0.9), layout="constrained")
+        width = max(1.75 * columns, 5) + 0.4
+        figure = Figure(figsize=(width, 1.45 * lines + 0.9), layout="constrained")
         grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
         for axes, (title, names, row) in itertools.zip_longest(grid, panels, fillvalue=("", (), ())):
             axes.set_axis_on() if title else axes.set_axis_off()
@@ -110,8 +113,8 @@ def draw_logits(trajectory: Mapping[str, np.ndarray], groups: Mapping[str, Group
         figure.supxlabel("epoch", size=FONT - 1)
         figure.supylabel("softmax of the logits", size=FONT - 1)
         handles = {h.get_label(): h for axes in grid for h in axes.get_lines()}
-        figure.legend([handles[op] for op in ops], ops, loc="outside upper center", ncols=min(len(ops), columns + 1),
-                      frameon=False, fontsize=FONT - 1)
+        figure.legend([handles[op] for op in ops], ops, loc="outside upper center", frameon=False, fontsize=FONT - 1,
+                      ncols=max(1, int(width / (0.6 + max(map(_text_width, ops))))))
         save(figure)
 
 
@@ -181,22 +184,29 @@ def _joined(group: Group, order: Sequence[int]) -> list[int]:
     return [node for node in order if node in targets] if len(order) - len(targets) > 1 else []
 
 
-def _cell(order: Sequence[Any], choices: Sequence[Choice]) -> Cell:
-    """The layout of one cell."""
+def _cell(order: Sequence[Any], choices: Sequence[Choice], joined: Sequence[int]) -> Cell:
+    """The layout of one cell. From left to right a side has entering edges, inner first, then leaving, outer first."""
+    order = [*order, "out"] if joined else order
     place = {node: i for i, node in enumerate(order)}
     spans = {c: (place[c.source], place[c.target]) for c in choices}
     lanes = _lanes({c: span for c, span in spans.items() if span[1] - span[0] > 1})
-    legs = {(node, side): sorted([(False, lane, c) for c, lane in lanes.items() if c.target == node and lane * side > 0]
-                                 + [(True, -lane, c) for c, lane in lanes.items() if c.source == node and lane * side > 0],
-                                 key=lambda leg: (leg[0], leg[1] * side))
-            for node in order for side in (1, -1)}
-    width = max(0.42, PORT * (1 + max((len(row) for row in legs.values()), default=0)))
-    pitch = width + max((_text_width(c.op) for c in choices), default=0) + 0.3
+    legs = {(node, side): [] for node in order for side in (1, -1)}
+    for c, lane in lanes.items():
+        legs[c.target, np.sign(lane)].append(((False, abs(lane)), c))
+        legs[c.source, np.sign(lane)].append(((True, -abs(lane)), c))
+    rail = [node for node in joined if node != order[-2]]
+    for node in rail:
+        legs[node, -1].append(((True, -np.inf), node))
+    width = max(0.42, PORT * (1 + max(len(row) for row in legs.values())))
+    pitch = width + max((_text_width(c.op) for c in choices), default=0) + 0.5
     x = {node: MARGIN + width / 2 + pitch * i for node, i in place.items()}
-    ports = {(c, leaving): x[node] + PORT * (i - (len(row) - 1) / 2)
-             for (node, _), row in legs.items() for i, (leaving, _, c) in enumerate(row)}
+    ports = {}
+    for (node, _), row in legs.items():
+        for i, ((leaving, _), c) in enumerate(sorted(row, key=lambda leg: leg[0])):
+            ports[c, leaving] = x[node] + PORT * (i - (len(row) - 1) / 2)
     slots = {c: x[order[(start + end) // 2]] + pitch / 2 for c, (start, end) in spans.items()}
-    return Cell(x, width, lanes, {c: (ports[c, True], ports[c, False]) for c in lanes}, slots)
+    ends = {c: (ports[c, True], ports[c, False]) for c in lanes}
+    return Cell(x, width, lanes, ends, slots, {node: ports[node, True] for node in rail})
 
 
 def _lanes(spans: Mapping[Choice, tuple[int, int]]) -> dict[Choice, int]:
@@ -220,7 +230,7 @@ def _lanes(spans: Mapping[Choice, tuple[int, int]]) -> dict[Choice, int]:
 
 def _height(lanes: Iterable[int], rail: float = 0) -> float:
     """Inches between the line of the nodes and the border of the cell on one side."""
-    return max(0, *lanes, 0) * LANE + NODE / 2 + 0.12 + rail
+    return max([0, *lanes]) * LANE + NODE / 2 + 0.12 + rail
 
 
 def _draw_cell(axes, cell: Cell, choices, group: Group, joined, baseline: float, bottom: float) -> None:
@@ -228,32 +238,34 @@ def _draw_cell(axes, cell: Cell, choices, group: Group, joined, baseline: float,
     sources = {source for source, _ in group.edges}
     for choice in choices:
         colour, faint = _colour(choice.op), choice.op == "none"
-        half = cell.width / 2
         level = baseline + cell.lanes.get(choice, 0) * LANE + (NODE / 2) * np.sign(cell.lanes.get(choice, 0))
         if choice in cell.lanes:
-            start, end = cell.ports[choice]
-            route = _detour(start, end, baseline, level)
+            route = _detour(*cell.ports[choice], baseline, level)
         else:
-            route = [(cell.x[choice.source] + half, level), (cell.x[choice.target] - half, level)], [1, 2]
+            route = _straight(cell, choice.source, choice.target, level)
         _arrow(axes, *route, color=colour, linestyle=(0, (4, 3)) if faint else "-", alpha=0.55 if faint else 1)
         axes.text(cell.slots[choice], level, choice.op, color=colour, size=FONT, ha="center", va="center", zorder=4,
                   bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5})
     _draw_output(axes, cell, joined, baseline, bottom)
     for node, x in cell.x.items():
-        role = "output" if node == "out" or not joined and node not in sources else "node" if node in targets else "input"
+        last = node == "out" if joined else node not in sources
+        role = "output" if last else "node" if node in targets else "input"
         _node(axes, node, x, baseline, cell.width, ROLES[role])
 
 
 def _draw_output(axes, cell: Cell, joined, baseline: float, bottom: float) -> None:
     """The concatenation: a grey rail under the cell that collects the joined nodes."""
-    order = list(cell.x)
+    style = {"color": "#9a9a9a", "linewidth": 1, "zorder": 1}
     for node in joined:
-        style = {"color": "#9a9a9a", "linewidth": 1, "zorder": 1}
-        if order.index(node) == len(order) - 2:
-            _arrow(axes, [(cell.x[node] + cell.width / 2, baseline), (cell.x["out"] - cell.width / 2, baseline)], [1, 2],
-                   **style)
+        if node in cell.exits:
+            _arrow(axes, *_detour(cell.exits[node], cell.x["out"], baseline, bottom + 0.1), **style)
         else:
-            _arrow(axes, *_detour(cell.x[node], cell.x["out"], baseline, bottom + 0.1), **style)
+            _arrow(axes, *_straight(cell, node, "out", baseline), **style)
+
+
+def _straight(cell: Cell, source, target, level: float):
+    """Vertices and codes of the path from a node to the next."""
+    return [(cell.x[source] + cell.width / 2, level), (cell.x[target] - cell.width / 2, level)], [1, 2]
 
 
 def _detour(start: float, end: float, baseline: float, level: float):
@@ -265,11 +277,17 @@ def _detour(start: float, end: float, baseline: float, level: float):
 
 
 def _arrow(axes, vertices, codes, **style) -> None:
-    from matplotlib.patches import FancyArrowPatch
+    """A line along the path, with a head of its own: matplotlib's would take part in the dashes."""
+    from matplotlib.patches import PathPatch, Polygon
     from matplotlib.path import Path as Route
 
-    axes.add_patch(FancyArrowPatch(path=Route(vertices, codes), arrowstyle="-|>", mutation_scale=9, shrinkA=0, shrinkB=0,
-                                   **{"linewidth": 1.4, "zorder": 2, "capstyle": "butt", "joinstyle": "miter"} | style))
+    tip, before = np.array(vertices[-1]), np.array(vertices[-2])
+    along = 0.085 * (tip - before) / np.linalg.norm(tip - before)
+    across = 0.45 * np.array([-along[1], along[0]])
+    style = {"linewidth": 1.4, "zorder": 2} | style
+    axes.add_patch(PathPatch(Route([*vertices[:-1], tip - along], codes), fill=False, capstyle="butt", **style))
+    axes.add_patch(Polygon([tip, tip - along + across, tip - along - across], color=style["color"], linewidth=0,
+                           alpha=style.get("alpha"), zorder=style["zorder"]))
 
 
 def _node(axes, name, x: float, y: float, width: float, colour: str) -> None:

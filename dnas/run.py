@@ -1,8 +1,9 @@
-"""The run directory: configuration, metrics, logits' trajectory and genotype of a search, each file whole at all times."""
+"""The run directory: configuration, metrics, logits' trajectory and genotype, each file whole at every moment."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import io
 import json
@@ -305,7 +306,7 @@ def _append(path: Path, record: Mapping[str, Any]) -> None:
         size = os.fstat(file).st_size
         try:
             if os.write(file, data) < len(data):
-                raise OSError(28, "No space left on device")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(file)
         except OSError as error:
             with contextlib.suppress(OSError):

@@ -43,8 +43,8 @@ class Arguments:
     """How it is searched: a name (`dnas methods`), package.module:factory or file.py:factory."""
     data: Annotated[tuple[str, ...], _shown("{" + ",".join(DATASETS) + "}|PATH ...")] = ("digits",)
     """A name or other source of images (`dnas datasets`), or the several files of one set."""
-    epochs: int = 50
-    """Passes over the train split."""
+    epochs: int = 30
+    """Passes over the train split. Published for DARTS: 50."""
     batch: int = 64
     """Images in a mini-batch."""
     seed: int = 0
@@ -160,7 +160,7 @@ def _flags(default: Arguments) -> dict[str, str]:
         names = [f.name.replace("_", "-") for f in dataclasses.fields(getattr(default, f"{part}_options"))]
         flags |= {f"--{name}": f"--{part}.{name}" for name in names}
         flags |= {f"--{part}.{name}": f"--{part}.{name}" for name in names}
-    own = [f"--{f.name}" for f in dataclasses.fields(Arguments)] + ["--no-progress"]
+    own = [f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(Arguments)] + ["--no-progress"]
     return flags | dict(zip(own, own))
 
 
@@ -214,8 +214,8 @@ def _words(config: dict[str, Any]) -> list[str]:
 def _flag(flag: str, value: Any) -> list[str]:
     flag = flag.replace("_", "-")
     if isinstance(value, bool):
-        part, dot, name = flag.rpartition(".")
-        return [flag if value else f"{part}{dot}no-{name}"]
+        head, name = re.fullmatch(r"(--(?:\w+\.)?)(.*)", flag).groups()
+        return [flag if value else f"{head}no-{name}"]
     if isinstance(value, list):
         return [flag, *map(str, value)]
     if value is None or isinstance(value, (str, int, float)):

@@ -1,6 +1,7 @@
 """Search spaces by name. `from search_spaces.nasbench201 import nasbench201` gives one as a function."""
 
 SPACES = {
+    "darts": "search_spaces.darts:darts",
     "nasbench201": "search_spaces.nasbench201:nasbench201",
 }
 """Place of each factory `(image, classes, *, options) -> SearchSpace`; `dnas.registry.resolve` imports it."""

@@ -6,13 +6,17 @@ import math
 
 import jax
 
+from search_spaces.depthwise import depthwise_form
+
 
 def macs(function, *args) -> int:
     """Multiply-adds of the convolutions and matrix products in `function(*args)`; args may be ShapeDtypeStructs.
 
-    Additions, pooling, normalisation and activations are left out, as published counts do.
+    Additions, pooling, normalisation and activations are left out, as published counts do. Depthwise convolutions
+    count in whichever form they run.
     """
-    return _count(jax.make_jaxpr(function)(*args).jaxpr)
+    with depthwise_form("plain"):
+        return _count(jax.make_jaxpr(function)(*args).jaxpr)
 
 
 def _count(jaxpr) -> int:

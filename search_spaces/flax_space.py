@@ -28,7 +28,8 @@ def flax_space(name: str, module: nn.Module, groups: Mapping[str, Group], *, ima
         image: (height, width, channels) for which `cost` counts.
         options: whatever else is needed to build the space again, as JSON knows it.
         standalone: the module of the final network, where it differs from the supernet's.
-        rule: scores `{group: [E, K]}` -> operation indices `{group: [E]}`; the best of every edge unless given.
+        rule: groups, scores `{group: [E, K]}` -> operation indices `{group: [E]}`, REMOVED where an edge goes, or the
+            kept edges in the order of their rank, `{group: choices}`; the best of every edge unless given.
         format, parse: a notation of its own: genotype -> text, text -> `{group: choices}`.
     """
     groups = dict(groups)
@@ -60,7 +61,10 @@ def flax_space(name: str, module: nn.Module, groups: Mapping[str, Group], *, ima
         return logits, updated.get("batch_stats", stats)
 
     def genotype(scores):
-        return Genotype.from_decisions(space, (rule or argmax)(groups, scores))
+        found = (rule or argmax)(groups, scores)
+        if any(isinstance(row, tuple) for row in found.values()):
+            return Genotype(name, space.options, found)
+        return Genotype.from_decisions(space, found)
 
     def inherit(tree, genotype):
         paths = {path for collection in shapes(genotype, module).values() for path in _flat(collection)}

@@ -83,7 +83,7 @@ class MixedOp(nn.Module):
         if parts == 1:
             return mixed
         if self.stride > 1:
-            passed = nn.max_pool(passed, (self.stride, self.stride), (self.stride, self.stride))
+            passed = nn.max_pool(passed, (self.stride, self.stride), (self.stride, self.stride), "SAME")
         return channel_shuffle(jnp.concatenate([mixed, weight * passed], -1), parts)
 
 

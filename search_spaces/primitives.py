@@ -6,7 +6,9 @@ momentum 0.1), so that published numbers can be compared.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
@@ -14,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+
+from search_spaces.depthwise import depthwise
 
 
 def torch_uniform(key, shape, dtype=jnp.float32, fan_in=None):
@@ -154,16 +158,131 @@ class AvgPool(nn.Module):
     stride: int = 1
 
     def __call__(self, x, train):
-        return avg_pool(x)[:, ::self.stride, ::self.stride]
+        return avg_pool(x, self.stride)
 
 
-def avg_pool(x):
-    """3x3 mean at stride 1, padding left out of the mean; as two passes of three shifted slices, which is faster
-    than a window reduction and whose gradient is again slices."""
+class MaxPool(nn.Module):
+    """3x3 maximum over the real pixels."""
+
+    channels: int
+    stride: int = 1
+
+    def __call__(self, x, train):
+        return max_pool(x, self.stride)
+
+
+class PoolBN(nn.Module):
+    """A pooling operation, then batch norm without scale and shift: what supernets of the DARTS family pool with."""
+
+    channels: int
+    stride: int = 1
+    pool: Callable[..., nn.Module] = MaxPool
+
+    @nn.compact
+    def __call__(self, x, train):
+        return BatchNorm(name="bn")(self.pool(self.channels, self.stride, name="pool")(x, train), train)
+
+
+class FactorizedReduce(nn.Module):
+    """Halves the image: ReLU, two 1x1 convolutions at stride 2, the second of the image moved by a pixel, batch norm.
+
+    Where a side is odd the moved image is one pixel short, and is filled up with zeros.
+    """
+
+    channels: int
+    stride: int = 2
+    affine: bool = False
+
+    @nn.compact
+    def __call__(self, x, train):
+        half, x = self.channels // 2, nn.relu(x)
+        shifted = jnp.pad(x[:, 1:, 1:], ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
+        parts = (Conv(half, 1, 2, name="conv_a")(x), Conv(self.channels - half, 1, 2, name="conv_b")(shifted))
+        return BatchNorm(self.affine, name="bn")(jnp.concatenate(parts, -1), train)
+
+
+class DepthwiseConv(nn.Module):
+    """Bias-free convolution of every channel with a kernel of its own, with torch's padding."""
+
+    kernel: int = 3
+    stride: int = 1
+    dilation: int = 1
+
+    @nn.compact
+    def __call__(self, x):
+        weight = self.param("kernel", torch_uniform, (self.kernel, self.kernel, 1, x.shape[-1])).astype(x.dtype)
+        return depthwise(x, weight, self.stride, self.dilation)
+
+
+class DilConv(nn.Module):
+    """ReLU, depthwise convolution of dilation 2, 1x1 convolution, batch norm."""
+
+    channels: int
+    stride: int = 1
+    kernel: int = 3
+    dilation: int = 2
+    affine: bool = False
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = DepthwiseConv(self.kernel, self.stride, self.dilation, name="depthwise")(nn.relu(x))
+        return BatchNorm(self.affine, name="bn")(Conv(self.channels, 1, name="pointwise")(x), train)
+
+
+class SepConv(nn.Module):
+    """Twice ReLU, depthwise convolution, 1x1 convolution, batch norm; only the first one strides."""
+
+    channels: int
+    stride: int = 1
+    kernel: int = 3
+    affine: bool = False
+
+    @nn.compact
+    def __call__(self, x, train):
+        part = partial(DilConv, kernel=self.kernel, dilation=1, affine=self.affine)
+        return part(self.channels, name="second")(part(self.channels, self.stride, name="first")(x, train), train)
+
+
+class Noise(nn.Module):
+    """Independent N(0, 1) of the shape that the edge puts out, whatever the input (S4, arXiv 1909.09656).
+
+    Drawn from the stream `dropout`; the same noise at every call where that stream is not given.
+    """
+
+    channels: int
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x, train):
+        key = self.make_rng("dropout") if self.has_rng("dropout") else jax.random.key(0)
+        shape = jax.eval_shape(lambda x: x[:, ::self.stride, ::self.stride], x).shape
+        return jax.random.normal(key, (*shape[:-1], self.channels), x.dtype)
+
+
+def avg_pool(x, stride=1):
+    """3x3 mean, padding left out of the mean; as two passes of three shifted slices, which is faster than a window
+    reduction and whose gradient is again slices."""
     for axis in (1, 2):
         n = x.shape[axis]
-        padded = jnp.pad(x, [(1, 1) if a == axis else (0, 0) for a in range(4)])
-        total = sum(lax.slice_in_dim(padded, i, i + n, axis=axis) for i in range(3))
         count = jnp.full(n, 3, x.dtype).at[jnp.array([0, -1])].add(-1) if n > 1 else jnp.ones(1, x.dtype)
-        x = total / count.reshape([-1 if a == axis else 1 for a in range(4)])
+        x = sum(_neighbours(x, axis, stride, 0)) / count[::stride].reshape([-1 if a == axis else 1 for a in range(4)])
     return x
+
+
+@partial(jax.jit, static_argnums=1)
+def max_pool(x, stride=1):
+    """3x3 maximum, in two passes as `avg_pool`. Of equal pixels the first, row by row, receives the gradient."""
+    for axis in (2, 1):
+        x = functools.reduce(_first_largest, _neighbours(x, axis, stride, -jnp.inf))
+    return x
+
+
+def _first_largest(a, b):
+    return jnp.where((b > a) | jnp.isnan(b), b, a)
+
+
+def _neighbours(x, axis, stride, outside):
+    """The pixel before, at and after every `stride`-th one along `axis`, `outside` beyond the edges."""
+    n = x.shape[axis]
+    padded = jnp.pad(x, [(1, 1) if a == axis else (0, 0) for a in range(4)], constant_values=outside)
+    return [lax.slice_in_dim(padded, i, i + n, stride, axis) for i in range(3)]

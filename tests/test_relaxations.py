@@ -36,46 +36,43 @@ def numpy_softmax(logits):
     return powers / powers.sum(-1, keepdims=True)
 
 
-def logits(seed=0):
-    return edge_logits(jax.random.key(seed), GROUPS, scale=2.0)
+def logits():
+    draw = np.random.default_rng(0)
+    return {name: 2 * draw.normal(size=group.shape) for name, group in GROUPS.items()} | {
+        name + EDGES: 2 * draw.normal(size=len(group.edges)) for name, group in GROUPS.items()}
 
 
 def test_softmax_of_every_edge():
     arch = logits()
-    gates = softmax(GROUPS)(None, arch, 0)
+    gates = jax.device_get(softmax(GROUPS)(None, arch, 0))
     assert gates.keys() == GROUPS.keys()
     for name, group in GROUPS.items():
         for e in range(len(group.edges)):
             count = len(group.edge_ops(e))
-            np.testing.assert_allclose(gates[name][e, :count], numpy_softmax(np.asarray(arch[name][e, :count])))
+            np.testing.assert_allclose(gates[name][e, :count], numpy_softmax(arch[name][e, :count]))
             np.testing.assert_array_equal(gates[name][e, count:], 0)
 
 
 @pytest.mark.parametrize("relaxation", [softmax, edge_normalised])
 def test_padding_gets_no_gate_and_no_gradient(relaxation):
     """Whatever stands there: infinities and large numbers too."""
-    arch = logits()
-    arch["padded"] = jnp.where(GROUPS["padded"].allowed, arch["padded"], jnp.array([0.0, jnp.inf, 1e300]))
-    direction = {name: jnp.arange(float(np.prod(g.shape))).reshape(g.shape) + 1 for name, g in GROUPS.items()}
-
-    def total(arch):
-        gates = relaxation(GROUPS)(None, arch, 0)
-        return sum(jnp.sum(gates[name] ** 2 * direction[name]) for name in gates)
-
-    gates, grads = relaxation(GROUPS)(None, arch, 0), jax.grad(total)(arch)
-    allowed = GROUPS["padded"].allowed
-    np.testing.assert_array_equal(np.asarray(gates["padded"])[~allowed], 0)
-    np.testing.assert_array_equal(np.asarray(grads["padded"])[~allowed], 0)
+    group, arch = GROUPS["padded"], logits()
+    arch = {"padded": np.where(group.allowed, arch["padded"], [0.0, np.inf, 1e300]), "padded" + EDGES: arch["padded" + EDGES]}
+    relax, allowed = relaxation({"padded": group}), group.allowed
+    gates = np.asarray(relax(None, arch, 0)["padded"])
+    grads = jax.device_get(jax.grad(lambda arch: jnp.sum(relax(None, arch, 0)["padded"] ** 2))(arch))
+    np.testing.assert_array_equal(gates[~allowed], 0)
+    np.testing.assert_array_equal(grads["padded"][~allowed], 0)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((gates, grads)))
     assert np.abs(grads["padded"][0]).min() > 0
 
 
 def test_edge_shares_add_up_at_every_node():
     """By target node, also where a node's edges are not next to each other, and whatever the logits' size."""
-    arch = logits() | {"darts" + EDGES: jnp.linspace(-500.0, 500.0, 14)}
-    plain, gates = softmax(GROUPS)(None, arch, 0), edge_normalised(GROUPS)(None, arch, 0)
+    arch = logits() | {"darts" + EDGES: np.linspace(-500.0, 500.0, 14)}
+    plain, gates = jax.device_get((softmax(GROUPS)(None, arch, 0), edge_normalised(GROUPS)(None, arch, 0)))
     for name, group in GROUPS.items():
-        shares, edges = np.asarray(gates[name]).sum(-1), np.asarray(arch[name + EDGES])
+        shares, edges = gates[name].sum(-1), arch[name + EDGES]
         np.testing.assert_allclose(gates[name], shares[:, None] * plain[name], rtol=1e-12)
         targets = np.array([target for _, target in group.edges])
         for target in set(targets):
@@ -87,21 +84,23 @@ def test_edge_shares_add_up_at_every_node():
 
 def test_equal_edges_share_alike():
     """PC-DARTS without channels to pass by and with edge logits 0 is DARTS divided by the number of edges into a node."""
-    arch = logits() | {name + EDGES: jnp.zeros(len(group.edges)) for name, group in GROUPS.items()}
+    arch = logits() | {name + EDGES: np.zeros(len(group.edges)) for name, group in GROUPS.items()}
     plain, gates = softmax(GROUPS)(None, arch, 0), edge_normalised(GROUPS)(None, arch, 0)
     for name in GROUPS:
         np.testing.assert_allclose(gates[name], plain[name] / np.array(INTO[name])[:, None], rtol=1e-14)
 
 
 def test_initial_logits():
-    arch, edges = initial_logits(jax.random.key(0), GROUPS), edge_logits(jax.random.key(0), GROUPS)
-    assert {name: leaf.shape for name, leaf in arch.items()} == {name: g.shape for name, g in GROUPS.items()}
-    assert edges.keys() == {*GROUPS, *(name + EDGES for name in GROUPS)} and edges["darts" + EDGES].shape == (14,)
-    values = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(initial_logits(jax.random.key(1), {
-        "large": Group(tuple((0, t) for t in range(100)), tuple(map(str, range(100))))}))])
-    np.testing.assert_allclose([values.mean(), values.std()], [0, 1e-3], atol=5e-5)
-    assert len(np.unique(np.concatenate([leaf.ravel() for leaf in edges.values()]))) == sum(
-        leaf.size for leaf in edges.values())
+    groups = {name: Group(tuple((0, t) for t in range(50)), tuple(map(str, range(100)))) for name in ("one", "two")}
+    arch = jax.device_get(edge_logits(jax.random.key(0), groups))
+    assert {name: leaf.shape for name, leaf in arch.items()} == {
+        "one": (50, 100), "two": (50, 100), "one" + EDGES: (50,), "two" + EDGES: (50,)}
+    assert initial_logits(jax.random.key(0), groups).keys() == groups.keys()
+    for name in groups:
+        np.testing.assert_allclose([arch[name].mean(), arch[name].std()], [0, 1e-3], atol=1e-4)
+        np.testing.assert_allclose(arch[name + EDGES].std(), 1e-3, rtol=0.4)
+    values = np.concatenate([leaf.ravel() for leaf in arch.values()])
+    assert len(np.unique(values)) == len(values)
 
 
 def test_decided_edges():
@@ -111,15 +110,16 @@ def test_decided_edges():
     arch = {"darts": logits()["darts"]}
     gates = softmax(groups)(None, arch, 0)
     np.testing.assert_array_equal(decided(gates, decisions)["darts"], gates["darts"])
-    decisions = {"darts": decisions["darts"].at[jnp.array([0, 3, 13])].set(jnp.array([7, REMOVED, 0]))}
-    found = decided(gates, decisions)["darts"]
-    np.testing.assert_array_equal(found[jnp.array([0, 3, 13])], [np.eye(8)[7], np.zeros(8), np.eye(8)[0]])
-    left = np.setdiff1d(np.arange(14), [0, 3, 13])
-    np.testing.assert_array_equal(found[left], gates["darts"][left])
+    choices = np.array(decisions["darts"])
+    choices[[0, 3, 13]] = 7, REMOVED, 0
+    found = decided(gates, {"darts": choices})["darts"]
     assert found.dtype == gates["darts"].dtype
-    grads = jax.grad(lambda arch: jnp.sum(decided(softmax(groups)(None, arch, 0), decisions)["darts"]
-                                          * jnp.arange(8.0)))(arch)["darts"]
-    np.testing.assert_array_equal(grads[jnp.array([0, 3, 13])], 0)
+    found, left = np.asarray(found), np.setdiff1d(np.arange(14), [0, 3, 13])
+    np.testing.assert_array_equal(found[[0, 3, 13]], [np.eye(8)[7], np.zeros(8), np.eye(8)[0]])
+    np.testing.assert_array_equal(found[left], np.asarray(gates["darts"])[left])
+    grads = np.asarray(jax.grad(lambda arch: jnp.sum(decided(softmax(groups)(None, arch, 0), {"darts": choices})["darts"]
+                                                     * np.arange(8.0)))(arch)["darts"])
+    np.testing.assert_array_equal(grads[[0, 3, 13]], 0)
     assert np.abs(grads[left]).min() > 0
 
 
@@ -173,11 +173,10 @@ def by_hand(x, gate, parts, stride):
                 else:
                     window = x[:, h * stride:(h + 1) * stride, w * stride:(w + 1) * stride, c]
                     out[:, h, w, c] = (gate[0] + gate[1]) * window.max((1, 2))
-    order = [j * seen + i for i in range(seen) for j in range(parts)]
-    return out[..., order]
+    return out[..., [j * seen + i for i in range(seen) for j in range(parts)]]
 
 
-@pytest.mark.parametrize("gate", [(0.3, 0.7), (0.1, 0.15), (0.0, 1.0), (0.0, 0.0)], ids=str)
+@pytest.mark.parametrize("gate", [(0.1, 0.15), (0.0, 1.0)], ids=str)
 @pytest.mark.parametrize("stride, size", [(1, 4), (2, 4), (2, 5)])
 @pytest.mark.parametrize("parts", [1, 2, 4])
 def test_partial_channels_by_hand(parts, stride, size, gate):

@@ -1,0 +1,107 @@
+"""Diagnostics against matrices, slopes and series whose answers are known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dnas.diagnostics import collapse, curvature, early_stop, largest_eigenvalue, sharpness, skips
+from dnas.loop import search
+from dnas.types import Choice, Genotype
+from tests.test_loop import BATCH, EPOCHS, parts, tiny
+
+
+@pytest.mark.parametrize("size", [3, 30])
+def test_largest_eigenvalue_is_the_algebraic_one(size):
+    matrix = np.random.default_rng(0).normal(size=(size, size))
+    matrix = matrix + matrix.T - 5 * np.eye(size)
+    values = np.linalg.eigvalsh(matrix)
+    assert abs(values[0]) > abs(values[-1])
+    assert largest_eigenvalue(lambda v: matrix @ v, size, tolerance=1e-9) == pytest.approx(values[-1], rel=1e-6)
+
+
+def test_sharpness_of_a_quadratic():
+    # L = a |w|^2 / 2: along g the rise is rho |g| + a rho^2 / 2
+    weights = {"a": jnp.array([3.0]), "b": jnp.array([[4.0]])}
+    loss = lambda w: sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(w))
+    assert float(sharpness(loss, weights, radius=0.05)) == pytest.approx(0.05 * 10 + 0.05**2, rel=1e-4)
+    assert float(sharpness(loss, {"a": jnp.zeros(2)})) == 0
+
+
+def test_products_with_the_hessian_of_the_architecture():
+    hessian = np.random.default_rng(0).normal(size=(4, 4))
+    hessian = hessian + hessian.T
+
+    class State:
+        weights, stats, arch = (), (), {"g": jnp.asarray(np.arange(4.0).reshape(2, 2), jnp.float32)}
+
+        def _replace(self, arch):
+            new = State()
+            new.arch = arch
+            return new
+
+    def loss(key, weights, stats, gates, batch):
+        flat = gates["g"].ravel()
+        return flat @ hessian @ flat / 2, None
+
+    _, product = curvature(loss, lambda state: state.arch)
+    for vector in np.eye(4):
+        np.testing.assert_allclose(product(State(), None, jnp.asarray(vector)), hessian @ vector, rtol=1e-4)
+
+
+@pytest.mark.parametrize("jump, expected", [(20, (22, 10)), (22, (24, 12))])
+def test_early_stop_of_a_jump(jump, expected):
+    epochs = list(range(0, 50, 2))
+    values = [0.1 if epoch < jump else 0.2 for epoch in epochs]
+    found = [early_stop(epochs[:n], values[:n]) for n in range(1, len(epochs) + 1)]
+    assert next(f for f in found if f) == expected
+    assert found.index(expected) == epochs.index(expected[0])
+
+
+@pytest.mark.parametrize("growth, expected", [(1.03, None), (1.07, 22)])
+def test_early_stop_of_steady_growth(growth, expected):
+    epochs = list(range(0, 50, 2))
+    found = early_stop(epochs, [growth**i for i in range(len(epochs))])
+    assert found == expected or found[0] == expected
+
+
+def test_what_the_records_say():
+    calm = {"eigenvalue": 0.1, "skips": 1, "edges": 6}
+    assert collapse([]) is None and collapse([{"epoch": 1}]) is None
+    assert collapse([{"epoch": 2} | calm]) is None
+    found = collapse([{"epoch": 2} | calm, {"epoch": 4} | calm | {"skips": 6}])
+    assert found.epoch == 4 and "every edge is a skip connection" in found.sentence
+    grown = [{"epoch": e} | calm | {"eigenvalue": 0.1 if e < 20 else 0.2} for e in range(0, 24, 2)]
+    assert collapse(grown).epoch == 10 and "epoch 22" in collapse(grown).sentence
+
+
+def test_skips_are_counted_by_name():
+    ops = ("skip_connect", "nor_conv_1x1", "none", "identity")
+    assert skips(Genotype("s", {}, {"g": tuple(Choice(0, i, op) for i, op in enumerate(ops, 1))})) == 2
+
+
+def test_a_diagnosed_search_records_all_and_changes_nothing():
+    data = tiny()
+    space, method = parts(data)
+    options = dict(epochs=EPOCHS, batch=BATCH, progress=False)
+    plain = search(space, method, data, **options)
+    seen = search(space, method, data, diagnose=2, **options)
+    assert {"gap", "sharpness", "eigenvalue", "skips", "edges"} <= seen.records[1].keys()
+    assert seen.records[0] == plain.records[0] and "gap" not in seen.records[2]
+    assert np.array_equal(seen.state.arch["chain"], plain.state.arch["chain"])
+    assert np.isfinite([seen.records[1][name] for name in ("gap", "sharpness", "eigenvalue")]).all()
+
+
+def test_a_collapsing_search_stops_and_stays_stopped(tmp_path, capsys):
+    from dnas.run import load_genotype, open_run
+
+    data = tiny()
+    space, method = parts(data)
+    skip = np.array([[-9, 9, -9, -9]] * 2, np.float32)
+    begin = method._replace(init=lambda *args: (s := method.init(*args))._replace(arch={"chain": jnp.asarray(skip)}))
+    for _ in range(2):
+        with open_run(tmp_path / "run", {"name": "toy"}) as run:
+            result = search(space, begin, data, epochs=EPOCHS, batch=BATCH, run=run, diagnose=2, stop_on_collapse=True)
+        assert len(result.records) == 2 and load_genotype(run.folder) == result.genotype
+        assert [choice.op for choice in result.genotype.choices["chain"]] == ["skip", "skip"]
+    assert "every edge is a skip connection" in capsys.readouterr().out
