@@ -2,8 +2,8 @@
 
     python -m benchmarks methods --data DIR --limit 4000 --epochs 10 --seeds 3 --out runs/methods
 
-Searches go through the command, in processes of their own, and are taken up again if interrupted. Times are medians over
-rounds in which every method takes one step, so that they are compared in the same minutes.
+Searches go through the command, in processes of their own, and are taken up again if interrupted. Times are medians
+over rounds in which every method takes one step, so that they are compared in the same minutes.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def steps(common, rounds):
     import jax.numpy as jnp
     import numpy as np
 
-    from dnas.loop import Images, _compile_steps
+    from dnas.programs import Images, compile_steps
     from launch.arguments import parse
     from launch.prepare import prepare
 
@@ -71,7 +71,7 @@ def steps(common, rounds):
         # past any warm-up, where the architecture moves
         state = state._replace(step=jnp.asarray(ready.steps * (arguments.epochs - 1), jnp.int32))
         begun = time.perf_counter()
-        compiled, infos = _compile_steps(ready.method, ready.data, images, state, 1, arguments.batch)
+        compiled, infos = compile_steps(ready.method, ready.data, images, state, 1, arguments.batch)
         seconds = time.perf_counter() - begun
         rows = jnp.asarray(np.arange(arguments.batch)[None], jnp.int32)
         infos = {key: jnp.zeros(info.shape, info.dtype) for key, info in infos.items()}

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -79,6 +80,8 @@ def cross_entropy(space: SearchSpace) -> Loss:
 
     def loss(key, weights, stats, gates, batch):
         logits, stats = space.apply(weights, stats, gates, batch.images, train=True, key=key)
+        chex.assert_rank(logits, 2)
+        chex.assert_equal_shape_prefix((logits, batch.labels), 1)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
         accuracy = jnp.mean(logits.argmax(-1) == batch.labels, dtype=losses.dtype)
         return losses.mean(), Forward(stats, accuracy, logits)

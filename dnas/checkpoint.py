@@ -103,10 +103,10 @@ def restore(path: str | Path, template: Tree) -> tuple[Tree, dict[str, str]]:
     return jax.tree.unflatten(jax.tree.structure(template), leaves), metadata
 
 
-def latest(folder: str | Path, template: Tree) -> Latest | None:
+def latest(folder: str | Path, template: Tree, *, set_aside: bool = True) -> Latest | None:
     """The newest whole checkpoint NNNNN.safetensors of `folder`, None if there is none at all.
 
-    Corrupt ones are skipped, and renamed so that `keep` does not count them. Raises CorruptCheckpoint if none is whole,
+    Corrupt ones are skipped, and with `set_aside` renamed so that `keep` does not count them. Raises CorruptCheckpoint if none is whole,
     and ValueError as `restore` does.
     """
     files = _files(Path(folder))
@@ -120,7 +120,7 @@ def latest(folder: str | Path, template: Tree) -> Latest | None:
                                                 f"{error.why}); remove it to start from the beginning") from None
             skipped.append((path, f"checkpoint {path} is corrupt ({error.why}); falling back to {older.name}"))
             continue
-        for corrupt, _ in skipped:
+        for corrupt, _ in skipped if set_aside else ():
             os.replace(corrupt, corrupt.with_suffix(".corrupt"))
         return Latest(int(path.stem), tree, [message for _, message in skipped])
     return None

@@ -77,7 +77,7 @@ def distillation(space: SearchSpace, *, teachers: int, weight: float, temperatur
 
 
 def voting(votes: Array, known: Array, vote: str = "soft") -> Array:
-    """The teachers' common prediction `[B, classes]` of their probabilities `[K, B, classes]`; those `known` `[K]` count.
+    """What the teachers predict together `[B, classes]`, of probabilities `[K, B, classes]`; those `known` `[K]` count.
 
     soft: the mean; hard: the share of teachers whose first choice a class is.
     """

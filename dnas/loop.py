@@ -1,28 +1,25 @@
-"""The search loop: the only place that compiles steps, runs them, and saves and restores their state."""
+"""The search loop: runs the compiled steps, logs them, and saves and restores their state."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from dnas import checkpoint
-from dnas.bilevel import Method, cross_entropy
-from dnas.data import Dataset, augment, epoch_indices, evaluation_indices, normalise, steps_per_epoch
-from dnas.diagnostics import collapse, curvature, largest_eigenvalue, skips
+from dnas.bilevel import Method
+from dnas.data import Dataset, epoch_indices, steps_per_epoch
+from dnas.diagnostics import collapse, skips
 from dnas.journal import journal
+from dnas.programs import Images, compile_steps, diagnosis, epoch_of, evaluation
 from dnas.progress import SILENT, display
 from dnas.run import Run
-from dnas.types import Array, Batch, Gates, Genotype, SearchSpace, Tree
-
-LOOK_EVERY = 0.25
-"""Seconds between looks at the losses; each waits for the device."""
+from dnas.types import Array, Genotype, SearchSpace, Tree
 
 
 class NonFiniteLoss(RuntimeError):
@@ -42,13 +39,6 @@ class Result(NamedTuple):
     holdout: Mapping[str, float]
     records: list[dict[str, Any]]
     seconds: float
-
-
-class Images(NamedTuple):
-    """A data set on the device: pixels `[N, H, W, C]` as stored, labels `[N]`."""
-
-    pixels: Array
-    labels: Array
 
 
 def search(space: SearchSpace, method: Method, data: Dataset, *, epochs: int, batch: int, seed: int = 0,
@@ -85,9 +75,9 @@ def search(space: SearchSpace, method: Method, data: Dataset, *, epochs: int, ba
             begun = time.monotonic()
             shown.say("compiling the search step and the evaluation ...")
             images = Images(jnp.asarray(data.images), jnp.asarray(data.labels))
-            advance = _epoch(method, data, images, state, steps, batch)
-            evaluate = _evaluation(space, data, images, state, method.gates(state), batch)
-            inspect = _diagnosis(space, method, data, images, state, batch) if diagnose else None
+            advance = epoch_of(method, data, images, state, steps, batch)
+            evaluate = evaluation(space, data, images, state, method.gates(state), batch)
+            inspect = diagnosis(space, method, data, images, state, batch) if diagnose else None
             shown.say(f"compiled in {time.monotonic() - begun:.1f} s")
 
         for epoch in range(first + 1, epochs + 1):
@@ -138,7 +128,7 @@ def estimate(space: SearchSpace, method: Method, data: Dataset, *, batch: int) -
     state = jax.eval_shape(method.init, jax.random.key(0), jax.ShapeDtypeStruct((batch, *data.image), jnp.float32))
     images = Images(*(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (data.images, data.labels)))
     started = time.monotonic()
-    compiled, _ = _compile_steps(method, data, images, state, 1, batch)
+    compiled, _ = compile_steps(method, data, images, state, 1, batch)
     seconds = time.monotonic() - started
     plan, cost = compiled.memory_analysis(), space.cost(None)
     memory = plan and (plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes
@@ -163,110 +153,6 @@ def entropy(gates: Mapping[str, Array]) -> dict[str, float]:
         return float(-(share * np.log(np.where(share > 0, share, 1))).sum(-1).mean())
 
     return {name: mean(rows) for name, rows in gates.items()}
-
-
-def _epoch(method: Method, data: Dataset, images: Images, state: Tree, steps: int, batch: int) -> Callable:
-    """Compiles an epoch `(state, key, train, valid, look) -> state, what look returned last`.
-
-    train, valid: rows of indices `[steps, batch]`. look(infos, done) is called with the values of the first `done`
-    steps, about every LOOK_EVERY seconds and after the last.
-    """
-    compiled, infos = _compile_steps(method, data, images, state, steps, batch)
-    one_by_one = jax.default_backend() == "cpu"
-
-    def advance(state, key, train, valid, look):
-        train, valid = jnp.asarray(train), jnp.asarray(valid)
-        values = {name: jnp.zeros(info.shape, info.dtype) for name, info in infos.items()}
-        done, stride, seen = 0, 1, time.monotonic()
-        while done < steps:
-            stop = min(done + stride, steps)
-            state, values = compiled(state, values, key, images, train, valid, np.int32(done), np.int32(stop))
-            done = stop
-            waited = time.monotonic() - seen
-            if done == steps or waited > LOOK_EVERY or not one_by_one:
-                shown = look({name: np.asarray(value[:done]) for name, value in jax.device_get(values).items()}, done)
-                if not one_by_one and time.monotonic() - seen < LOOK_EVERY:
-                    stride *= 2
-                seen = time.monotonic()
-        return state, shown
-
-    return advance
-
-
-def _compile_steps(method: Method, data: Dataset, images: Images, state: Tree, steps: int, batch: int):
-    """Compiles `(state, infos, key, images, train, valid, start, stop) -> state, infos`: rows start..stop of an epoch.
-
-    Ahead of time, so that nothing can trace it again. On a CPU a call is one step, for the gradient of a convolution
-    is slow in its loops; elsewhere it is a loop on the device, and one program serves any number of rows.
-    """
-    def step(state, key, images, train, valid):
-        step_key, train_key, valid_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
-
-        def load(key, rows):
-            pixels = augment(key, images.pixels[rows], pad=data.pad, flip=data.flip)
-            return Batch(normalise(pixels, data.mean, data.std), images.labels[rows])
-
-        state, info = method.step(step_key, state, load(train_key, train), load(valid_key, valid))
-        return state, info._asdict()
-
-    def steps_of(state, infos, key, images, train, valid, start, stop):
-        def body(row, carry):
-            state, info = step(carry[0], key, images, train[row], valid[row])
-            return state, {name: values.at[row].set(info[name]) for name, values in carry[1].items()}
-
-        if jax.default_backend() == "cpu":
-            return body(start, (state, infos))
-        return jax.lax.fori_loop(start, stop, body, (state, infos))
-
-    key = jax.eval_shape(jax.random.key, 0)
-    row, rows = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((batch,), (steps, batch)))
-    _, info = jax.eval_shape(step, state, key, images, row, row)
-    infos = {name: jax.ShapeDtypeStruct((steps,), value.dtype) for name, value in info.items()}
-    number = jax.ShapeDtypeStruct((), jnp.int32)
-    lowered = jax.jit(steps_of, donate_argnums=(0, 1)).lower(state, infos, key, images, rows, rows, number, number)
-    return lowered.compile(), infos
-
-
-def _evaluation(space: SearchSpace, data: Dataset, images: Images, state: Tree, gates: Gates, batch: int) -> Callable:
-    """Compiles `(state, gates) -> {"holdout_loss", "holdout_accuracy"}`: each image once, batch statistics."""
-    rows, shares = (jnp.asarray(a) for a in evaluation_indices(data.splits["holdout"], batch))
-
-    def evaluate(weights, stats, gates, images, rows, shares):
-        def one(row_and_share):
-            row, share = row_and_share
-            pixels, labels = normalise(images.pixels[row], data.mean, data.std), images.labels[row]
-            logits, _ = space.apply(weights, stats, gates, pixels, train=True, key=jax.random.key(0))
-            loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            return jnp.stack([jnp.sum(share * loss), jnp.sum(share * (logits.argmax(-1) == labels))])
-
-        return jax.lax.map(one, (rows, shares)).sum(0) / shares.sum()
-
-    compiled = jax.jit(evaluate).lower(state.weights, state.stats, gates, images, rows, shares).compile()
-
-    def of(state, gates):
-        loss, accuracy = compiled(state.weights, state.stats, gates, images, rows, shares)
-        return {"holdout_loss": float(loss), "holdout_accuracy": float(accuracy)}
-
-    return of
-
-
-def _diagnosis(space: SearchSpace, method: Method, data: Dataset, images: Images, state: Tree, batch: int) -> Callable:
-    """Compiles `state -> {"sharpness", "eigenvalue"}` on the first images of the train and valid splits."""
-    def first(split):
-        rows = jnp.asarray(data.splits[split][:batch])
-        return Batch(normalise(images.pixels[rows], data.mean, data.std), images.labels[rows])
-
-    train, valid = first("train"), first("valid")
-    sharp, product = curvature(cross_entropy(space), method.gates)
-    size = sum(leaf.size for leaf in jax.tree.leaves(state.arch))
-    sharp = jax.jit(sharp).lower(state, train).compile()
-    product = jax.jit(product).lower(state, valid, jax.ShapeDtypeStruct((size,), jnp.float32)).compile()
-
-    def of(state):
-        times = lambda vector: np.asarray(product(state, valid, np.asarray(vector, np.float32)), np.float64)
-        return {"sharpness": float(sharp(state, train)), "eigenvalue": largest_eigenvalue(times, size)}
-
-    return of
 
 
 def _refuse_non_finite(infos: Mapping[str, np.ndarray], before: int, last: str) -> None:

@@ -1,7 +1,7 @@
 """From a name to the function that it stands for: registered names, entry points, modules and files.
 
 A registry is a dict literal of places, `name: "package.module:factory"`, so that it can be listed without importing
-what it names. Other distributions add names by entry points of the groups `dnas.search_spaces` and `dnas.methods`.
+what it names. Other distributions add names by entry points of the groups of GROUPS.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
-GROUPS = {"space": "dnas.search_spaces", "method": "dnas.methods"}
+GROUPS = {"space": "dnas.search_spaces", "method": "dnas.methods", "selection": "dnas.selections"}
 """Group of entry points of each kind."""
 
 
 def names(registry: Mapping[str, str], kind: str) -> dict[str, str]:
-    """Place of every name: those of `registry`, and of the entry points of `kind` ("space" or "method")."""
+    """Place of every name: those of `registry`, and of the entry points of `kind` ("space", "method", "selection")."""
     points = {point.name: f"{point.module}:{point.attr}" for point in metadata.entry_points(group=GROUPS[kind])}
     return {**points, **registry}
 

@@ -71,22 +71,22 @@ def parse(command: str, description: str, argv: Sequence[str]) -> Arguments:
     Raises ValueError, in one line, for an unknown option or name, or a value that an option cannot have.
     """
     argv = [re.sub(r"^--distill(?==|$)", "--method.distill", word) for word in argv]
-    path, config = _given(argv, "--config"), {}
+    path, config = given(argv, "--config"), {}
     if path is not None:
         config = _read_config(path)
     names = {}
     for part in PARTS:
-        given, there = _given(argv, f"--{part}"), config.get(part, {}).get("name")
-        names[part] = given or there or getattr(Arguments, part)
-        if given and there and _absolute(given) != there:
+        asked, there = given(argv, f"--{part}"), config.get(part, {}).get("name")
+        names[part] = asked or there or getattr(Arguments, part)
+        if asked and there and _absolute(asked) != there:
             config[part] = {}
     default, program = _form(names), f"dnas {command}"
     if config:
         try:
-            default = _parsed(default, program, description, _words(config))
+            default = parsed(default, program, description, _words(config))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-    return _checked(_parsed(default, program, description, list(argv)))
+    return _checked(parsed(default, program, description, list(argv)))
 
 
 def resolved(arguments: Arguments) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def resolved(arguments: Arguments) -> dict[str, Any]:
     return config
 
 
-def _given(argv: Sequence[str], flag: str) -> str | None:
+def given(argv: Sequence[str], flag: str) -> str | None:
     """The value of the last `flag VALUE` or `flag=VALUE`, before anything else of the command line is known."""
     value = None
     for word, following in zip(argv, [*argv[1:], "--"]):
@@ -119,9 +119,14 @@ def _form(names: dict[str, str]) -> Arguments:
             own = [option.name for option in found]
             found += [option._replace(default=suits.get(option.name, option.default))
                       for option in options.read(SHARED) if option.name not in own]
-        made = dataclasses.make_dataclass(part, [_field(option) for option in found], frozen=True)
-        parts.append((f"{part}_options", Annotated[made, tyro.conf.arg(name=part)], field(default=made())))
+        parts.append(part_of(part, found))
     return dataclasses.make_dataclass("Arguments", parts, bases=(Arguments,), frozen=True)(**names)
+
+
+def part_of(part: str, found: Sequence[options.Option]) -> tuple:
+    """A field of a dataclass that holds the options of a space, a method or a selection, named `part.option`."""
+    made = dataclasses.make_dataclass(part, [_field(option) for option in found], frozen=True)
+    return f"{part}_options", Annotated[made, tyro.conf.arg(name=part)], field(default=made())
 
 
 def _field(option: options.Option) -> tuple:
@@ -129,7 +134,7 @@ def _field(option: options.Option) -> tuple:
     return option.name, Annotated[option.annotation, tyro.conf.arg(help=option.help or " ")], field(default=default)
 
 
-def _parsed(default: Arguments, program: str, description: str, argv: list[str]) -> Arguments:
+def parsed(default: Any, program: str, description: str, argv: list[str]) -> Arguments:
     """`default` with what `argv` says; tyro's boxes become one line."""
     box = io.StringIO()
     try:
@@ -153,14 +158,16 @@ def _first_paragraph(box: str) -> str:
     return (blocks or ["the command line cannot be read"])[0].removeprefix("Error parsing ").rstrip(".")
 
 
-def _flags(default: Arguments) -> dict[str, str]:
+def _flags(default: Any) -> dict[str, str]:
     """Every flag by what a person may write for it: itself, or without `space.` or `method.` before its name."""
     flags = {}
-    for part in PARTS:
+    parts = [f.name.removesuffix("_options") for f in dataclasses.fields(default) if f.name.endswith("_options")]
+    for part in parts:
         names = [f.name.replace("_", "-") for f in dataclasses.fields(getattr(default, f"{part}_options"))]
         flags |= {f"--{name}": f"--{part}.{name}" for name in names}
         flags |= {f"--{part}.{name}": f"--{part}.{name}" for name in names}
-    own = [f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(Arguments)] + ["--no-progress"]
+    own = [f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(default)
+           if not f.name.endswith("_options")] + ["--no-progress"]
     return flags | dict(zip(own, own))
 
 

@@ -11,7 +11,7 @@ from dnas.data import Dataset, load, steps_per_epoch
 from launch.arguments import PARTS, Arguments, resolved
 
 if TYPE_CHECKING:
-    from dnas import Method, SearchSpace
+    from dnas import SearchSpace
 
 
 class Prepared(NamedTuple):
@@ -29,7 +29,7 @@ def prepare(arguments: Arguments) -> Prepared:
     config = resolved(arguments)
     data = load(config["data"], limit=arguments.limit)
     steps = steps_per_epoch(data, arguments.batch)
-    from dnas import Method, SearchSpace
+    from dnas import SearchSpace
     from search_spaces.mixed import MixedOptions, mixed_options
 
     shared = {name: config["space"][name] for name in MixedOptions._fields}
@@ -38,8 +38,15 @@ def prepare(arguments: Arguments) -> Prepared:
     for name, value in shared.items():
         if space.options.get(name, MixedOptions._field_defaults[name]) != value:
             raise ValueError(f"space {config['space']['name']} takes no {name}: it is not built by flax_space")
-    method = _built("method", config, Method, space, arguments.epochs, steps)
+    method = built_method(config, space, arguments.epochs, steps)
     return Prepared(data, space, method, config, steps)
+
+
+def built_method(config: Mapping[str, Any], space: SearchSpace, epochs: int, steps: int) -> Method:
+    """The method of a config."""
+    from dnas import Method
+
+    return _built("method", config, Method, space, epochs, steps)
 
 
 def named(config: Mapping[str, Any], part: str) -> str:

@@ -144,8 +144,8 @@ class Cell(nn.Module):
         sources, targets = np.array(EDGES)[list(edges)].T
         which = np.array(edges)
         nodes, updated = lax.scan(body, nodes, (sources, targets - first, stacked, gates[which], keys[which]))
-        for edge, updated in zip(modules, unstacked(updated, len(modules))):
-            self.keep(edge, updated)
+        for edge, part in zip(modules, unstacked(updated, len(modules))):
+            self.keep(edge, part)
         return nodes
 
     def variables_of(self, edge):
@@ -202,11 +202,14 @@ def darts(image=(32, 32, 3), classes=10, *, channels: int = 16, cells: int = 8,
 
     Raises ValueError where a value is out of range.
     """
-    return cell_space("darts", GROUPS, image, classes, channels, cells, scan)
+    return cell_space("darts", GROUPS, image, classes, channels=channels, cells=cells, scan=scan)
 
 
-def cell_space(name, groups, image, classes, channels, cells, scan) -> SearchSpace:
-    """The space of DARTS's network with these operations on the edges of its two groups."""
+def cell_space(name, groups, image, classes, *, channels, cells, scan=None) -> SearchSpace:
+    """The space of DARTS's network with the operations that `groups` (normal, reduce) leave to its edges.
+
+    scan: None where the operations differ between edges, which no loop can run.
+    """
     if min(image[:2]) < 4:
         raise ValueError(f"images of {image[0]}x{image[1]} are too small for {name}, which halves them twice: "
                          "4x4 is the least")
@@ -216,12 +219,12 @@ def cell_space(name, groups, image, classes, channels, cells, scan) -> SearchSpa
     if current_options().partial_channels > 1 and (image[0] % 4 or image[1] % 4):
         raise ValueError(f"{name} with partial channels needs images whose sides are multiples of 4, "
                          f"got {image[0]}x{image[1]}")
-    alike = all(len({group.edge_ops(e) for e in range(len(EDGES))}) == 1 for group in groups.values())
-    network = partial(Network, groups, channels, cells, classes, use_scan(scan, len(EDGES)) and alike)
-    return flax_space(
-        name, network(), groups, image=image,
-        options={"image": list(image), "classes": classes, "channels": channels, "cells": cells, "scan": scan},
-        standalone=network(standalone=True), rule=top_two, format=to_string, parse=partial(from_string, groups))
+    loop = scan is not None and use_scan(scan, len(EDGES))
+    network = partial(Network, groups, channels, cells, classes, loop)
+    options = {"image": list(image), "classes": classes, "channels": channels, "cells": cells}
+    return flax_space(name, network(), groups, image=image, standalone=network(standalone=True), rule=top_two,
+                      options=options if scan is None else {**options, "scan": scan},
+                      format=to_string, parse=partial(from_string, groups))
 
 
 def top_two(groups: Mapping[str, Group], scores: Mapping) -> dict[str, tuple[Choice, ...]]:

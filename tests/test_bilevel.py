@@ -268,11 +268,11 @@ def test_second_order_is_brute_force_through_the_real_update(fourth, hypergradie
     chex.assert_trees_all_close((info.train_accuracy, after.stats), (trained.accuracy, trained.stats), rtol=1e-10)
 
 
-@pytest.mark.parametrize("hypergradient", [first_order(), finite_difference(), unrolled()])
-def test_decided_edges_do_not_move_and_train_what_is_decided(hypergradient):
+@pytest.mark.parametrize("name", HYPERGRADIENTS)
+def test_decided_edges_do_not_move_and_train_what_is_decided(name):
     """An edge decided for `skip`, which has no weights, or removed leaves the weights of its other operation alone."""
     space, (train, valid) = plain(), batches(1)
-    optimizer = bilevel(cross_entropy(space), softmax(space.groups), hypergradient, optax.sgd(0.1), optax.sgd(1.0))
+    optimizer = bilevel(cross_entropy(space), softmax(space.groups), HYPERGRADIENTS[name](), optax.sgd(0.1), optax.sgd(1.0))
     state = begun(optimizer, space)._replace(decisions={"cell": jnp.array([1, OPEN, REMOVED])})
     after, _ = optimizer.step(KEY, state, at(train, 0), at(valid, 0))
     moved = np.abs(np.asarray(after.arch["cell"] - state.arch["cell"]))

@@ -1,0 +1,183 @@
+"""Compiled programs: the only place that compiles what a search, a diagnosis or a selection runs.
+
+All are compiled ahead of time, so that nothing can trace them again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dnas.bilevel import Method, cross_entropy
+from dnas.data import Dataset, augment, evaluation_indices, normalise
+from dnas.diagnostics import curvature, largest_eigenvalue
+from dnas.types import Array, Batch, Gates, SearchSpace, Tree
+
+LOOK_EVERY = 0.25
+"""Seconds between looks at the losses; each waits for the device."""
+
+
+class Images(NamedTuple):
+    """A data set on the device: pixels `[N, H, W, C]` as stored, labels `[N]`."""
+
+    pixels: Array
+    labels: Array
+
+
+def epoch_of(method: Method, data: Dataset, images: Images, state: Tree, steps: int, batch: int) -> Callable:
+    """Compiles an epoch `(state, key, train, valid, look) -> state, what look returned last`.
+
+    train, valid: rows of indices `[steps, batch]`. look(infos, done) is called with the values of the first `done`
+    steps, about every LOOK_EVERY seconds and after the last.
+    """
+    compiled, infos = compile_steps(method, data, images, state, steps, batch)
+    one_by_one = jax.default_backend() == "cpu"
+
+    def advance(state, key, train, valid, look):
+        train, valid = jnp.asarray(train), jnp.asarray(valid)
+        values = {name: jnp.zeros(info.shape, info.dtype) for name, info in infos.items()}
+        done, stride, seen = 0, 1, time.monotonic()
+        while done < steps:
+            stop = min(done + stride, steps)
+            state, values = compiled(state, values, key, images, train, valid, np.int32(done), np.int32(stop))
+            done = stop
+            waited = time.monotonic() - seen
+            if done == steps or waited > LOOK_EVERY or not one_by_one:
+                shown = look({name: np.asarray(value[:done]) for name, value in jax.device_get(values).items()}, done)
+                if not one_by_one and time.monotonic() - seen < LOOK_EVERY:
+                    stride *= 2
+                seen = time.monotonic()
+        return state, shown
+
+    return advance
+
+
+def compile_steps(method: Method, data: Dataset, images: Images, state: Tree, steps: int, batch: int):
+    """Compiles `(state, infos, key, images, train, valid, start, stop) -> state, infos`: rows start..stop of an epoch.
+
+    Ahead of time, so that nothing can trace it again. On a CPU a call is one step, for the gradient of a convolution
+    is slow in its loops; elsewhere it is a loop on the device, and one program serves any number of rows.
+    """
+    def step(state, key, images, train, valid):
+        step_key, train_key, valid_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
+
+        def load(key, rows):
+            pixels = augment(key, images.pixels[rows], pad=data.pad, flip=data.flip)
+            return Batch(normalise(pixels, data.mean, data.std), images.labels[rows])
+
+        state, info = method.step(step_key, state, load(train_key, train), load(valid_key, valid))
+        return state, info._asdict()
+
+    def steps_of(state, infos, key, images, train, valid, start, stop):
+        def body(row, carry):
+            state, info = step(carry[0], key, images, train[row], valid[row])
+            return state, {name: values.at[row].set(info[name]) for name, values in carry[1].items()}
+
+        if jax.default_backend() == "cpu":
+            return body(start, (state, infos))
+        return jax.lax.fori_loop(start, stop, body, (state, infos))
+
+    key = jax.eval_shape(jax.random.key, 0)
+    row, rows = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((batch,), (steps, batch)))
+    _, info = jax.eval_shape(step, state, key, images, row, row)
+    infos = {name: jax.ShapeDtypeStruct((steps,), value.dtype) for name, value in info.items()}
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    lowered = jax.jit(steps_of, donate_argnums=(0, 1)).lower(state, infos, key, images, rows, rows, number, number)
+    return lowered.compile(), infos
+
+
+def evaluation(space: SearchSpace, data: Dataset, images: Images, state: Tree, gates: Gates, batch: int) -> Callable:
+    """Compiles `(state, gates) -> {"holdout_loss", "holdout_accuracy"}`: each image once, batch statistics."""
+    rows, shares = (jnp.asarray(a) for a in evaluation_indices(data.splits["holdout"], batch))
+
+    def evaluate(weights, stats, gates, images, rows, shares):
+        def one(row_and_share):
+            row, share = row_and_share
+            pixels, labels = normalise(images.pixels[row], data.mean, data.std), images.labels[row]
+            logits, _ = space.apply(weights, stats, gates, pixels, train=True, key=jax.random.key(0))
+            loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            return jnp.stack([jnp.sum(share * loss), jnp.sum(share * (logits.argmax(-1) == labels))])
+
+        return jax.lax.map(one, (rows, shares)).sum(0) / shares.sum()
+
+    compiled = jax.jit(evaluate).lower(state.weights, state.stats, gates, images, rows, shares).compile()
+
+    def of(state, gates):
+        loss, accuracy = compiled(state.weights, state.stats, gates, images, rows, shares)
+        return {"holdout_loss": float(loss), "holdout_accuracy": float(accuracy)}
+
+    return of
+
+
+def scorer(space: SearchSpace, data: Dataset, images: Images, state: Tree, gates: Gates, batch: int,
+           width: int) -> Callable:
+    """Compiles `(state, masks, first, last) -> losses, hits`: the supernet under several gates, on validation images.
+
+    masks: at most `width` mappings {group: [E, K]}; first, last: positions in the valid split. Returns arrays
+    `[len(masks), last - first]`: cross-entropies in nats, and 1 where the prediction is right. Batch statistics, of
+    batches that are the same whatever first and last are, so these fall on multiples of `batch`, or at the split's end.
+
+    One program for any number of masks: on a CPU, where a batch fills the cores, mask after mask; elsewhere at once.
+    """
+    rows, _ = (jnp.asarray(a) for a in evaluation_indices(data.splits["valid"], batch))
+    total = len(data.splits["valid"])
+
+    def score(weights, stats, stacked, count, images, rows, start, stop):
+        def one(gates, row):
+            pixels, labels = normalise(images.pixels[row], data.mean, data.std), images.labels[row]
+            logits, _ = space.apply(weights, stats, gates, pixels, train=True, key=jax.random.key(0))
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            return jnp.stack([losses, (logits.argmax(-1) == labels).astype(losses.dtype)])
+
+        def each(row):
+            if jax.default_backend() != "cpu":
+                return jax.vmap(one, (0, None))(stacked, row)
+            put = lambda m, found: found.at[m].set(one({g: a[m] for g, a in stacked.items()}, row))
+            return jax.lax.fori_loop(0, count, put, jnp.zeros((width, 2, len(row))))
+
+        put = lambda b, found: found.at[b].set(each(rows[b]))
+        return jax.lax.fori_loop(start, stop, put, jnp.zeros((rows.shape[0], width, 2, rows.shape[1])))
+
+    stack = lambda masks: {g: jnp.stack([jnp.asarray(m[g], jnp.float32) for m in masks]) for g in gates}
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    compiled = jax.jit(score).lower(state.weights, state.stats, stack([gates] * width), number, images, rows, number,
+                                    number).compile()
+    size = rows.shape[1]
+
+    def of(state, masks, first=0, last=total):
+        if not 0 < len(masks) <= width:
+            raise ValueError(f"{len(masks)} masks, the program takes 1 to {width}")
+        start, stop = first // size, -(-last // size)
+        found = compiled(state.weights, state.stats, stack([*masks, *[masks[0]] * (width - len(masks))]),
+                         np.int32(len(masks)), images, rows, np.int32(start), np.int32(stop))
+        found = np.asarray(found)[start:stop, :len(masks)]
+        flat = np.moveaxis(found, (1, 2), (0, 1)).reshape(len(masks), 2, -1)
+        flat = flat[:, :, first - start * size:last - start * size]
+        return flat[:, 0], flat[:, 1]
+
+    return of
+
+
+def diagnosis(space: SearchSpace, method: Method, data: Dataset, images: Images, state: Tree, batch: int) -> Callable:
+    """Compiles `state -> {"sharpness", "eigenvalue"}` on the first images of the train and valid splits."""
+    def first(split):
+        rows = jnp.asarray(data.splits[split][:batch])
+        return Batch(normalise(images.pixels[rows], data.mean, data.std), images.labels[rows])
+
+    train, valid = first("train"), first("valid")
+    sharp, product = curvature(cross_entropy(space), method.gates)
+    size = sum(leaf.size for leaf in jax.tree.leaves(state.arch))
+    sharp = jax.jit(sharp).lower(state, train).compile()
+    product = jax.jit(product).lower(state, valid, jax.ShapeDtypeStruct((size,), jnp.float32)).compile()
+
+    def of(state):
+        times = lambda vector: np.asarray(product(state, valid, np.asarray(vector, np.float32)), np.float64)
+        return {"sharpness": float(sharp(state, train)), "eigenvalue": largest_eigenvalue(times, size)}
+
+    return of

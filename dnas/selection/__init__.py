@@ -1,0 +1,9 @@
+"""Selections by name: from a trained supernet to a genotype. Each is a factory `(*, options) -> Selection`."""
+
+SELECTIONS = {
+    "magnitude": "dnas.selection.magnitude:magnitude",
+    "perturbation": "dnas.selection.perturbation:perturbation",
+    "random": "dnas.selection.sampling:random",
+    "sampled": "dnas.selection.sampling:sampled",
+}
+"""Place of each factory; `dnas.registry.resolve` imports it."""

@@ -1,0 +1,109 @@
+"""Runs a selection on a trained supernet, a step at a time, and keeps what it finds."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dnas import checkpoint
+from dnas.bilevel import Method
+from dnas.data import Dataset, epoch_indices, steps_per_epoch
+from dnas.programs import Images, epoch_of, scorer
+from dnas.run import write_atomic
+from dnas.selection.types import Bench, Selection
+from dnas.types import Genotype, SearchSpace, Tree
+
+WIDTH = 8
+"""Least number of masks that the scoring program takes."""
+
+
+class Selected(NamedTuple):
+    """What a selection ends with. scores: {name: [E, K]}; cost: evaluations (images forward through the supernet),
+    epochs of fine-tuning, seconds of this process."""
+
+    genotype: Genotype
+    scores: Mapping[str, np.ndarray]
+    cost: Mapping[str, float]
+
+
+def bench(space: SearchSpace, method: Method, tuner: Method, data: Dataset, state: Tree, *, batch: int,
+          seed: int = 0) -> Bench:
+    """What selections work with, of a trained `state`. Compiles its two programs when they are first needed.
+
+    tuner: the method with a tenth of its learning rate, constant; its step is what fine-tuning runs. The weights'
+    optimiser starts afresh, the architecture's goes on.
+    """
+    images = Images(jnp.asarray(data.images), jnp.asarray(data.labels))
+    steps = steps_per_epoch(data, batch)
+    width = max(WIDTH, *(max(group.shape[1], _most_into(group)) for group in space.groups.values()))
+    fresh = tuner.init(jax.random.key(0), jax.ShapeDtypeStruct((batch, *data.image), jnp.float32))
+    state = jax.tree.map(jnp.asarray, state._replace(weights_opt=fresh.weights_opt))
+    programs: dict[str, Callable] = {}
+
+    def score(state, *args):
+        if "score" not in programs:
+            programs["score"] = scorer(space, data, images, state, method.gates(state), batch, width)
+        return programs["score"](state, *args)
+
+    def tune(state, epoch):
+        if "tune" not in programs:
+            programs["tune"] = epoch_of(tuner, data, images, state, steps, batch)
+        rows = epoch_indices(seed, 1_000_000 + epoch, data.splits["train"], data.splits["valid"], batch)
+        given = jax.tree.map(jnp.array, state)  # a copy, for the step takes what it is given
+        return programs["tune"](given, jax.random.fold_in(jax.random.key(seed), 2), *rows, lambda infos, done: None)[0]
+
+    return Bench(space, method, state, score, tune, len(data.splits["valid"]), width)
+
+
+def select(selection: Selection, on: Bench, *, folder: Path | None = None, key: jax.Array | None = None,
+           say: Callable[[str], None] = lambda text: None) -> Selected:
+    """Takes all steps of `selection`. With `folder` it saves each, goes on from the last, and writes the result there:
+    genotype.json, scores.npz and cost.json.
+
+    Raises what `dnas.checkpoint` raises for damaged files.
+    """
+    started = time.monotonic()
+    key = jax.random.key(0) if key is None else key
+    progress, total = selection.begin(on), selection.steps(on)
+    if folder is not None:
+        found = checkpoint.latest(folder / "checkpoints", progress)
+        if found:
+            for message in found.skipped:
+                say(message)
+            progress = found.tree
+            say(f"continuing after step {int(progress.step)} of {total}")
+    while int(progress.step) < total:
+        progress = selection.step(jax.random.fold_in(key, int(progress.step)), on, progress)
+        if folder is not None:
+            checkpoint.save(folder / "checkpoints" / f"{int(progress.step):05d}.safetensors", jax.device_get(progress))
+            checkpoint.keep(folder / "checkpoints", 2)
+        say(f"step {int(progress.step)} of {total}")
+    cost = {**selection.plan(on), "evaluations": int(progress.evaluations), "seconds": time.monotonic() - started}
+    chosen = Selected(selection.genotype(on, progress), jax.tree.map(np.asarray, dict(progress.scores)), cost)
+    if folder is not None:
+        _write(folder, chosen)
+    return chosen
+
+
+def _write(folder: Path, chosen: Selected) -> None:
+    import io
+
+    buffer = io.BytesIO()
+    np.savez(buffer, **chosen.scores)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / "scores.npz", buffer.getvalue())
+    write_atomic(folder / "cost.json", json.dumps(dict(chosen.cost), indent=1) + "\n")
+    write_atomic(folder / "genotype.json", chosen.genotype.to_json() + "\n")
+
+
+def _most_into(group) -> int:
+    targets = [target for _, target in group.edges]
+    return max(map(targets.count, targets))
+

@@ -1,0 +1,410 @@
+"""One battery over all of METHODS and their combinations, what they cost, and the identities between them."""
+
+import functools
+import inspect
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.interpreters.partial_eval import dce_jaxpr
+
+from dnas import checkpoint
+from dnas.bilevel import cross_entropy
+from dnas.hypergradients import HYPERGRADIENTS
+from dnas.methods import METHODS
+from dnas.methods.darts import darts
+from dnas.methods.darts_2nd import darts_2nd
+from dnas.methods.pc_darts import SPACE, pc_darts
+from dnas.methods.rarts import rarts
+from dnas.methods.sd_darts import sd_darts
+from dnas.registry import load, resolve, variant
+from dnas.types import REMOVED, Batch, Genotype
+from launch import options
+from launch.arguments import SHARED
+from search_spaces.mixed import MixedOptions, mixed_options
+from tests.test_bilevel import KEY, plain
+from tests.test_bilevel import at as one_of
+from tests.test_bilevel import batches as plain_batches
+from tests.toy_space import toy
+
+EPOCHS, STEPS, TAKEN = 4, 2, 5
+"""Of the schedule, in an epoch, and as many as are taken."""
+IMAGE, CLASSES, BATCH = (4, 4, 1), 3, 4
+
+CASES = {name: (resolve(name, METHODS, "method"), {}) for name in METHODS} | {
+    "pc-darts": (pc_darts, {"arch_warmup": 1}),
+    "pc-darts, distilled": (variant(pc_darts, distill=3), {"arch_warmup": 1, "distill_vote": "hard"}),
+    "frozen": (darts, {"arch_frozen": True, "edge_normalisation": True}),
+    "rarts, exact": (rarts, {"merged": False}),
+}
+MOVES = {"pc-darts": [2, 3, 4], "pc-darts, distilled": [2, 3, 4], "frozen": []}
+"""Steps at which the architecture moves, if not at all of them."""
+FORMS = {
+    "neumann": variant(darts, hypergradient="neumann", terms=3),
+    "conjugate-gradient": variant(darts, hypergradient="conjugate-gradient", edge_normalisation=True),
+    "second order, distilled": variant(darts_2nd, distill=2, distill_every="step", distill_arch=True, arch_every=3),
+    "finite-difference, distilled": variant(sd_darts, hypergradient="finite-difference", edge_normalisation=True),
+}
+"""More of them, which are traced and not compiled."""
+
+
+class Case:
+    """A method on the toy space, compiled once, and the runs made with it."""
+
+    def __init__(self, name):
+        factory, settings = CASES[name]
+        with mixed_options(MixedOptions(**(SPACE if "pc" in name else {}))):
+            self.space = toy(IMAGE, CLASSES)
+        self.method = factory(self.space, EPOCHS, STEPS, **settings)
+        self.traces = 0
+        self.step = jax.jit(self.counted)
+        self.init = functools.cache(lambda seed: self.method.init(jax.random.key(seed), images()))
+        self.run = functools.cache(self.fresh)
+
+    def counted(self, *args):
+        self.traces += 1
+        return self.method.step(*args)
+
+    def fresh(self, seed=0, state=None, begin=0):
+        """States before and after each step, and infos."""
+        states, infos = [self.init(seed) if state is None else state], []
+        for i in range(begin, TAKEN):
+            state, info = self.step(*arguments(seed, i, states[-1]))
+            states.append(state)
+            infos.append(info)
+        return states, infos
+
+
+def images():
+    return jax.ShapeDtypeStruct((1, *IMAGE), jnp.float32)
+
+
+def batch(*seed):
+    draw = np.random.default_rng(seed)
+    return Batch(draw.normal(size=(BATCH, *IMAGE)).astype(np.float32), draw.integers(0, CLASSES, BATCH).astype(np.int32))
+
+
+def arguments(seed, i, state):
+    return jax.random.fold_in(jax.random.key(seed), i), state, batch(seed, i, 0), batch(seed, i, 1)
+
+
+of = functools.cache(Case)
+
+
+@pytest.fixture(params=CASES)
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def case(name):
+    return of(name)
+
+
+def assert_form(before, after, info):
+    """One structure, shapes and types; none is weak, so that a state read back from a file has the same."""
+    def specs(tree):
+        return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type), tree)
+
+    assert specs(after) == specs(before) and jax.tree.structure(after) == jax.tree.structure(before)
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(before))
+    assert all((leaf.shape, leaf.dtype) == ((), jnp.float32) for leaf in info) and len(info) >= 4
+    assert {"step", "weights", "stats", "arch", "decisions"} <= set(before._fields)
+
+
+def test_the_state_keeps_its_form(case):
+    states, infos = case.run()
+    for after, info in zip(states[1:], infos):
+        assert_form(states[0], after, info)
+
+
+@pytest.mark.parametrize("which", FORMS)
+def test_the_state_of_other_combinations_keeps_its_form(which):
+    method = FORMS[which](plain(), EPOCHS, STEPS)
+    state = jax.eval_shape(method.init, KEY, None)
+    assert_form(state, *jax.eval_shape(method.step, KEY, state, *some(0, np.float32)))
+
+
+def test_the_same_key_gives_the_same_bits_and_nothing_retraces(case):
+    states, infos = case.run()
+    again = case.fresh(state=case.method.init(jax.random.key(0), images()))
+    chex.assert_trees_all_equal((states, infos), again)
+    case.run(1)
+    assert case.traces == 1
+    assert int(states[-1].step) == TAKEN
+    chex.assert_tree_all_finite((states[-1].weights, infos))
+    assert all(0 <= info.train_accuracy <= 1 and info.train_loss > 0 for info in infos)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_seeds_can_be_mapped_over(name, case):
+    """Two seeds in one program, initialisation included, end where each does alone."""
+    seeds = jnp.arange(2)
+    states = jax.vmap(lambda seed: case.method.init(jax.random.key(seed), images()))(seeds)
+    for seed in 0, 1:
+        chex.assert_trees_all_equal(jax.tree.map(lambda leaf: leaf[seed], states), case.init(seed))
+    step = jax.jit(jax.vmap(case.method.step))
+    for i in range(3):
+        rows = [arguments(seed, i, ()) for seed in (0, 1)]
+        keys, train, valid = (jax.tree.map(lambda *leaves: jnp.stack(leaves), *[row[k] for row in rows]) for k in (0, 2, 3))
+        states, infos = step(keys, states, train, valid)
+    for seed in 0, 1:
+        alone, info = case.run(seed)[0][3], case.run(seed)[1][2]
+        found = jax.tree.map(lambda leaf: leaf[seed], (states, infos))
+        chex.assert_trees_all_close(found, (alone, info), rtol=1e-3, atol=2e-5)
+    assert np.abs(states.weights["stem"]["conv"]["kernel"][0] - states.weights["stem"]["conv"]["kernel"][1]).max() > 0.1
+
+
+def test_the_architecture_moves_when_it_should(name, case):
+    states, _ = case.run()
+    due = MOVES.get(name, range(TAKEN))
+    for i in range(TAKEN):
+        for group, logits in states[i].arch.items():
+            moved = np.abs(np.asarray(states[i + 1].arch[group] - logits))
+            assert moved.max() > 0 if i in due else moved.max() == 0
+        if i not in due:
+            chex.assert_trees_all_equal(states[i].arch_opt, states[i + 1].arch_opt)
+
+
+def test_the_genotype_belongs_to_the_space(case):
+    """And the method's gates are a distribution over the operations of every edge that is not decided."""
+    space, state = case.space, case.run()[0][-1]
+    genotype, gates = case.method.select(state), case.method.gates(state)
+    assert genotype.space == space.name and genotype.options == space.options
+    assert all((row >= 0).all() for row in genotype.decisions(space.groups).values())
+    assert Genotype.from_json(genotype.to_json()) == genotype
+    assert genotype == space.genotype(gates)
+    assert gates.keys() == space.groups.keys() and gates["chain"].shape == (2, 4)
+    np.testing.assert_allclose(gates["chain"].sum(-1), 1, rtol=1e-5)
+    assert (np.asarray(gates["chain"]) > 0).all()
+    decided = state._replace(decisions={"chain": jnp.array([3, REMOVED])})
+    np.testing.assert_array_equal(case.method.gates(decided)["chain"], [[0, 0, 0, 1], [0, 0, 0, 0]])
+
+
+def test_the_state_can_be_saved_and_restored(case, tmp_path):
+    """And the search goes on from it to the same bits, by the same program."""
+    states, _ = case.run()
+    checkpoint.save(tmp_path / "state.safetensors", states[2])
+    template = jax.eval_shape(case.method.init, KEY, images())
+    restored, _ = checkpoint.restore(tmp_path / "state.safetensors", template)
+    chex.assert_trees_all_equal(restored, jax.device_get(states[2]))
+    again, _ = case.fresh(state=jax.tree.map(jnp.asarray, restored), begin=2)
+    chex.assert_trees_all_equal(again[-1], states[-1])
+    assert case.traces == 1
+
+
+# How much a step costs, on a space without Flax.
+
+
+def some(i, dtype=np.float64):
+    """The batches of step i for the space `plain`."""
+    return [one_of(pair, i) for pair in plain_batches(3, dtype=dtype)]
+
+
+@jax.custom_vjp
+def marked(x):
+    """x. Its passes can be counted: every forward one holds an arcsinh, every backward one an arctanh."""
+    return x + 0 * jnp.arcsinh(x)
+
+
+marked.defvjp(lambda x: (x + 0 * jnp.arcsinh(x), x), lambda x, g: (g + 0 * jnp.arctanh(0 * x),))
+
+
+def count(jaxpr, primitive):
+    """How often a primitive runs; of branches, in the most costly one."""
+    total = 0
+    for eqn in jaxpr.eqns:
+        inner = [count(getattr(sub, "jaxpr", sub), primitive) for value in eqn.params.values()
+                 for sub in (value if isinstance(value, (tuple, list)) else [value])
+                 if hasattr(getattr(sub, "jaxpr", sub), "eqns")]
+        inner = max(inner, default=0) if eqn.primitive.name == "cond" else sum(inner)
+        total += inner * eqn.params.get("length", 1) + (eqn.primitive.name == primitive)
+    return total
+
+
+def passes(method, space):
+    """(forward passes, backward passes) of the supernet in one step, of what is needed for its results."""
+    method = method(space._replace(apply=lambda *args, **rest: (
+        lambda logits, stats: (marked(logits), stats))(*space.apply(*args, **rest))), EPOCHS, STEPS)
+    state = jax.eval_shape(method.init, KEY, None)
+    jaxpr = jax.make_jaxpr(method.step)(KEY, state, *some(0, np.float32)).jaxpr
+    jaxpr, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
+    return count(jaxpr, "asinh"), count(jaxpr, "atanh")
+
+
+PASSES = {
+    "darts": (darts, 2, 2),
+    "darts-2nd": (darts_2nd, 3, 3),  # and one tangent of a gradient, about two more
+    "darts-2nd as published": (variant(darts_2nd, hypergradient="finite-difference"), 5, 5),
+    "neumann": (variant(darts, hypergradient="neumann"), 3, 3),
+    "pc-darts": (variant(pc_darts, arch_warmup=1), 2, 2),
+    "rarts": (rarts, 2, 2),
+    "rarts, exact": (variant(rarts, merged=False), 4, 4),
+    "sd-darts": (sd_darts, 2 + 3, 2),
+    "sd-darts, seven teachers": (variant(sd_darts, distill=7, distill_every="step"), 2 + 7, 2),
+    "sd-darts, both steps": (variant(sd_darts, distill_arch=True), 2 + 2 * 3, 2),
+    "frozen": (variant(darts, arch_frozen=True), 2, 1),
+    "rare": (variant(darts, arch_every=5), 2, 2),
+}
+
+
+@pytest.mark.parametrize("which", PASSES)
+def test_gradient_evaluations_of_a_step(which):
+    factory, forward, backward = PASSES[which]
+    assert passes(factory, plain()) == (forward, backward)
+
+
+def test_every_method_and_hypergradient_is_tried():
+    assert set(METHODS) <= set(PASSES) and set(METHODS) <= set(CASES)
+    tried = {inspect.signature(factory).parameters["hypergradient"].default for factory in [
+        darts, darts_2nd, *FORMS.values()]}
+    assert tried == set(HYPERGRADIENTS)
+
+
+# Identities, on the same, in float64.
+
+
+@pytest.fixture
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def built(factory, **settings):
+    method = factory(plain(), 20, STEPS, **settings)
+    return method, method.init(KEY, None)
+
+
+def one_step(factory, **settings):
+    """States before and after the first step, and its info; not compiled, as the operations are those of other tests."""
+    method, state = built(factory, **settings)
+    state = state._replace(stats=jax.tree.map(jnp.ones_like, state.stats))
+    return method, state, *method.step(KEY, state, *some(0))
+
+
+def arch_gradient(after):
+    """Of Adam's first step: its first moment is half the gradient."""
+    return 2 * after.arch_opt[1].mu["cell"]
+
+
+def program(factory, **settings):
+    method, state = built(factory, **settings)
+    return jax.jit(method.step).lower(KEY, state, *some(0)).as_text()
+
+
+def test_equal_settings_are_the_same_program(float64):
+    """PC-DARTS without its edges' weights, its warm-up and its rates is DARTS, and so on; not by accident."""
+    as_darts = {"lr": 0.025, "lr_min": 0.001, "arch_lr": 3e-4, "arch_warmup": 0}
+    expected = program(darts)
+    for factory, settings in [(darts_2nd, {"hypergradient": "first-order"}), (sd_darts, {"distill": 0}),
+                              (pc_darts, {"edge_normalisation": False, **as_darts})]:
+        assert program(factory, **settings) == expected
+        assert program(factory) != expected
+    assert program(pc_darts, **as_darts) == program(darts, edge_normalisation=True) != expected
+
+
+def test_without_a_learning_rate_the_second_order_is_the_first(float64):
+    def gradient(factory, lr, **settings):
+        _, _, after, info = one_step(factory, lr=lr, lr_min=0.0, **settings)
+        return arch_gradient(after), info
+
+    for hypergradient in "unrolled", "finite-difference":
+        found = gradient(darts_2nd, 0.0, hypergradient=hypergradient)
+        chex.assert_trees_all_close(found, gradient(darts, 0.0), rtol=1e-11)
+        away, info = jax.tree.map(jnp.subtract, gradient(darts_2nd, 0.1, hypergradient=hypergradient), gradient(darts, 0.1))
+        assert np.abs(away).max() > 1e-4 < np.abs(info.valid_loss)
+
+
+def test_only_the_published_second_order_looks_ahead_without_clipping(float64):
+    """A smaller clip shows in the exact look-ahead and not in the other."""
+    def gradient(hypergradient, clip):
+        return arch_gradient(one_step(darts, hypergradient=hypergradient, clip=clip, lr=0.5)[2])
+
+    np.testing.assert_array_equal(gradient("finite-difference", 0.01), gradient("finite-difference", 1.0))
+    assert np.abs(gradient("unrolled", 0.01) - gradient("unrolled", 1.0)).max() > 1e-4
+
+
+@pytest.mark.parametrize("factory", [darts, darts_2nd, pc_darts, rarts, sd_darts])
+def test_running_averages_are_those_of_the_weights_step(factory, float64):
+    """Of the training batch, under the new architecture (RARTS: the old); the validation pass leaves no trace."""
+    method, before, after, info = one_step(factory)
+    train, valid = some(0)
+    gates = method.gates(before if factory is rarts else before._replace(arch=after.arch))
+    loss, forward = cross_entropy(plain())(KEY, before.weights, before.stats, gates, train)
+    chex.assert_trees_all_close((after.stats, info.train_loss), (forward.stats, loss), rtol=1e-11)
+    if factory is rarts:
+        _, forward = cross_entropy(plain())(KEY, before.weights, before.extra.stats, gates, valid)
+        chex.assert_trees_all_close(after.extra.stats, forward.stats, rtol=1e-11)
+    else:
+        trace = one_step(factory, arch_lr=0.0)[2].stats["mean"] - before.stats["mean"]
+        np.testing.assert_allclose(trace, 0.1 * ((train.images @ before.weights["stem"]).mean(0) - 1), rtol=1e-11)
+
+
+def test_edge_weights_are_logits_of_their_own(float64):
+    """They move, they are in the gates, and the gates of a node's edges add up to 1."""
+    method, state, after, _ = one_step(darts, edge_normalisation=True)
+    moved = np.abs(np.asarray(after.arch["cell/edges"] - state.arch["cell/edges"]))
+    assert moved[1:].min() > 0
+    gates = np.asarray(method.gates(after)["cell"])
+    np.testing.assert_allclose([gates[0].sum(), gates[1:].sum()], 1)
+    more = method.gates(after._replace(arch=after.arch | {"cell/edges": jnp.array([0.0, 5.0, 0.0])}))["cell"]
+    assert more[1].sum() > 0.99
+
+
+@pytest.mark.parametrize("settings, message", [
+    ({"lr": -0.1}, "lr is -0.1"), ({"momentum": float("nan")}, "momentum is nan"), ({"arch_warmup": -1}, "arch_warmup"),
+    ({"clip": 0.0}, "clip must be positive"), ({"arch_every": 0}, "arch_every at least 1"), ({"distill": -1}, "distill is"),
+    ({"hypergradient": "third-order"}, "'third-order' is none of first-order, unrolled"),
+    ({"arch_warmup": 20}, "arch_warmup 20 leaves none of 20 epochs"),
+])
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        darts(plain(), 20, STEPS, **settings)
+
+
+# Variants, and what the command line knows of methods.
+
+
+def test_variant():
+    def base(space, epochs, *, one: int = 1, two: float = 2.0):
+        """A base."""
+        return space, epochs, one, two
+
+    other = variant(base, two=3.0)
+    assert other(0, 0) == (0, 0, 1, 3.0) and other(0, epochs=5, one=7) == (0, 5, 7, 3.0)
+    assert other(0, 0, two=4.0) == (0, 0, 1, 4.0) and base(0, 0) == (0, 0, 1, 2.0)
+    assert other.__doc__ == "A base."
+    defaults = {name: p.default for name, p in inspect.signature(other).parameters.items()}
+    assert defaults == {"space": inspect.Parameter.empty, "epochs": inspect.Parameter.empty, "one": 1, "two": 3.0}
+    again = variant(other, one=9)
+    assert again(0, 0) == (0, 0, 9, 3.0)
+    assert str(inspect.signature(again)).startswith("(space, epochs, *, one: ")
+    for unknown in "three", "space":
+        with pytest.raises(TypeError, match=f"base has no option {unknown}"):
+            variant(base, **{unknown: 1})
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_command_line_reads_the_options_from_the_source(method, monkeypatch):
+    """Without importing it: names, defaults, types and helps are those of the signature that Python has."""
+    factory = load(METHODS[method])
+    expected = options.from_signature(factory, METHODS[method])
+    monkeypatch.setattr("dnas.registry.load", None)
+    found = options.read(METHODS[method])
+    assert found == expected
+    signature = inspect.signature(factory).parameters.values()
+    assert {o.name: o.default for o in found} == {p.name: p.default for p in signature if p.kind is p.KEYWORD_ONLY}
+    assert all(option.help for option in found)
+
+
+def test_the_command_line_reads_the_options_that_all_spaces_share(monkeypatch):
+    monkeypatch.setattr("dnas.registry.load", None)
+    found = options.read(SHARED)
+    assert {option.name: option.default for option in found} == MixedOptions()._asdict()
+    assert {option.name: option.annotation for option in found} == {"partial_channels": int}
+    assert all(option.help for option in found)
+    assert options.constant(METHODS["pc-darts"], "SPACE") == SPACE == {"partial_channels": 4}
+    assert set(SPACE) <= set(MixedOptions._fields)
+    assert options.constant(METHODS["darts"], "SPACE") is None

@@ -1,0 +1,56 @@
+"""`dnas select` on a real run of the toy space."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from launch.main import main
+
+TOY = f"{Path(__file__).parent}/toy_space.py:toy"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assert main(["search", "--space", TOY, "--limit", "200", "--epochs", "2", "--batch", "16", "--run", str(folder),
+                 "--cache", "off", "--no-progress"]) == 0
+    return folder
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and "selections" not in path.parts}
+
+
+def test_it_writes_a_choice_and_leaves_the_run_alone(run, capsys):
+    before = contents(run)
+    (run / "checkpoints" / "00003.safetensors").write_bytes(b"rubbish")
+    assert main(["select", str(run), "--cache", "off", "--selection.interval", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "00003.safetensors is corrupt" in out and "1 epochs of fine-tuning" in out and "step 3 of 3" in out
+    (run / "checkpoints" / "00003.safetensors").unlink()
+    assert contents(run) == before
+    written = run / "selections" / "perturbation"
+    assert {"genotype.json", "scores.npz", "cost.json", "cells.svg", "cells.png"} <= {p.name for p in written.iterdir()}
+    assert json.loads((written / "genotype.json").read_text())["space"] == "toy"
+    assert json.loads((written / "cost.json").read_text())["evaluations"] == 2 * 4 * 90
+
+
+@pytest.mark.parametrize("argv, message", [
+    (["--selection", "magnitud"], "did you mean 'magnitude'"),
+    (["--selection.interval", "9"], "selection.interval is 1 there, 9 here"),
+    (["--selection.criterion", "luck"], "luck"),
+    (["--selection.intervall", "9"], "did you mean --selection.interval"),
+    (["--selection", "sampled", "--selection.draws", "0"], "draws is 0, it must be at least 1")])
+def test_bad_input_is_one_line(run, capsys, argv, message):
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert main(["select", str(run), *argv]) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_that_is_no_run(tmp_path, capsys):
+    assert main(["select", str(tmp_path / "absent")]) == 2
+    assert "absent" in capsys.readouterr().err and not list(tmp_path.iterdir())

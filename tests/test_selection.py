@@ -1,0 +1,185 @@
+"""Selections: the one-edge problem where magnitude is wrong, masks, ties, races, and a real run killed on its way."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dnas.bilevel import Method, SearchState
+from dnas.loop import search
+from dnas.relaxations import decided, undecided
+from dnas.selection import SELECTIONS
+from dnas.selection.magnitude import magnitude
+from dnas.selection.perturbation import perturbation, race, schedule
+from dnas.selection.sampling import random, sampled
+from dnas.selection.select import bench, select
+from dnas.selection.types import Bench
+from dnas.types import Genotype, Group, SearchSpace
+from search_spaces.nasbench201 import nasbench201
+from tests.test_loop import BATCH, EPOCHS, parts, tiny
+
+
+def one_edge():
+    """f = p1 * 1 + p2 * 4x with p = (0.6, 0.4), x = -1 or 1, target sign(x): magnitude keeps the constant."""
+    space = SearchSpace("one", {}, {"g": Group(((0, 1),), ("constant", "linear"))}, None, None,
+                        lambda scores: Genotype.from_decisions(space, {"g": np.argmax(scores["g"], -1)}),
+                        None, None, None, None)
+    state = SearchState(jnp.int32(0), {}, {}, {"g": jnp.log(jnp.array([[0.6, 0.4]]))}, undecided(space.groups), (), ())
+    gates = lambda state: decided({"g": jax.nn.softmax(state.arch["g"])}, state.decisions)
+    method = Method(None, None, gates, lambda state: space.genotype(gates(state)))
+    x = np.array([-1.0, 1.0])
+    masks = []
+
+    def score(state, tried, first=0, last=2):
+        masks.extend(np.asarray(mask["g"]) for mask in tried)
+        logits = np.array([np.asarray(mask["g"])[0, 0] + np.asarray(mask["g"])[0, 1] * 4 * x for mask in tried])
+        return np.log1p(np.exp(-x * logits))[:, first:last], ((logits > 0) == (x > 0)).astype(float)[:, first:last]
+
+    return Bench(space, method, state, score, lambda state, epoch: state, 2, 8), masks
+
+
+def test_magnitude_and_perturbation_disagree_where_they_must():
+    on, masks = one_edge()
+    assert select(magnitude(), on).genotype.choices["g"][0].op == "constant"
+    for criterion, scores in ("accuracy", [-1.0, -0.5]), ("loss", [0.183901, 0.737488]):
+        found = select(perturbation(criterion=criterion), on)
+        assert found.genotype.choices["g"][0].op == "linear"
+        np.testing.assert_allclose(found.scores["g"], [scores], atol=1e-6)  # 0.018150 if the row were renormalised
+    np.testing.assert_allclose(masks[:2], [[[0, 0.4]], [[0.6, 0]]], rtol=1e-6)
+
+
+def test_the_first_of_equal_operations_is_taken():
+    on, _ = one_edge()
+    flat = on._replace(score=lambda state, masks, first=0, last=2: (np.ones((len(masks), 2)), np.ones((len(masks), 2))))
+    assert select(perturbation(), flat).genotype.choices["g"][0].op == "constant"
+
+
+def test_edges_of_a_node_go_by_how_little_they_are_missed():
+    """Two of four edges into node 4 are kept; removals are scored one by one, with the siblings in place."""
+    group = Group(tuple((s, 4) for s in range(4)), ("a", "b"))
+    importance = np.array([0.1, 0.4, 0.4, 0.2])
+
+    def rule(scores):
+        rows = np.full(4, -2)
+        rows[:2] = 0
+        return Genotype.from_decisions(space, {"g": rows})
+
+    space = SearchSpace("node", {}, {"g": group}, None, None, rule, None, None, None, None)
+    state = SearchState(jnp.int32(0), {}, {}, {"g": jnp.zeros((4, 2))}, undecided(space.groups), (), ())
+    gates = lambda state: decided({"g": jax.nn.softmax(state.arch["g"])}, state.decisions)
+    seen = []
+
+    def score(state, masks, first=0, last=4):
+        present = np.array([np.asarray(mask["g"]).sum(-1) for mask in masks])
+        seen.append(present)
+        return np.zeros((len(masks), 4)), np.repeat((present @ importance)[:, None], 4, 1)
+
+    on = Bench(space, Method(None, None, gates, None), state, score, lambda state, epoch: state, 4, 8)
+    found = select(perturbation(interval=0), on)
+    assert [(c.source, c.target) for c in found.genotype.choices["g"]] == [(1, 4), (2, 4)]
+    np.testing.assert_allclose(seen[-1], 1 - np.eye(4))
+    # equal edges: the later one goes first
+    importance[:] = 0.3
+    assert [c.source for c in select(perturbation(interval=0), on).genotype.choices["g"]] == [0, 1]
+
+
+def test_schedule_and_plan():
+    space = nasbench201()
+    events = schedule(space, 3)
+    assert [e.kind for e in events] == ["edge"] * 6 and {e.chosen["cell"] for e in events} == set(range(6))
+    assert [e.chosen for e in events] != [e.chosen for e in schedule(space, 4)]
+    on = one_edge()[0]._replace(space=space, images=1000)
+    assert perturbation().plan(on) == {"evaluations": 30 * 1000, "epochs": 25}
+    assert perturbation(interval=0, images=100).plan(on) == {"evaluations": 3000, "epochs": 0}
+    assert perturbation().steps(on) == 31
+
+
+def test_races_keep_what_may_win_and_drop_what_cannot():
+    rng = np.random.default_rng(0)
+    truth = np.array([0.5, 0.52, 0.9])
+    values = (rng.random((3, 400)) < truth[:, None]).astype(float)
+    assert list(race(values, 1000, 0.999, comparisons=20)) == [False, False, True]
+    assert list(race(values[:2], 1000, 0.999, comparisons=20)) == [True, True]
+    assert race(values[:, :400], 400, 0.999, comparisons=20).sum() == 1  # all seen: nothing is uncertain
+
+
+@pytest.fixture(scope="module")
+def trained():
+    data = tiny()
+    space, method = parts(data)
+    return data, space, method, search(space, method, data, epochs=EPOCHS, batch=BATCH, progress=False).state
+
+
+def opened(trained):
+    data, space, method, state = trained
+    tuner = parts(data, lr=0.01, lr_min=0.01)[1]
+    return bench(space, method, tuner, data, state, batch=BATCH)
+
+
+def test_masks_together_score_as_one_by_one(trained):
+    on = opened(trained)
+    gates = {"chain": np.asarray(on.method.gates(on.state)["chain"])}
+    masks = [{"chain": gates["chain"] * (1 - np.eye(4)[k])} for k in range(4)]
+    losses, hits = on.score(on.state, masks)
+    assert losses.shape == hits.shape == (4, on.images) and set(np.unique(hits)) <= {0, 1}
+    for k, mask in enumerate(masks):
+        alone = on.score(on.state, [mask])
+        assert np.array_equal(alone[0][0], losses[k]) and np.array_equal(alone[1][0], hits[k])
+    part = on.score(on.state, masks, 20, 45)
+    assert np.array_equal(part[0], losses[:, 20:45]) and np.array_equal(part[1], hits[:, 20:45])
+    data, space = trained[0], trained[1]
+    rows = data.splits["valid"][:BATCH]
+    assert len(np.unique(losses)) > 10 and rows.size == BATCH
+
+
+@pytest.mark.parametrize("make", [magnitude, random, lambda: sampled(draws=11), lambda: perturbation(interval=1),
+                                  lambda: perturbation(interval=0, racing=True, criterion="loss", images=50)])
+def test_every_selection_ends_in_a_genotype_of_the_space_and_leaves_the_supernet_alone(trained, tmp_path, make):
+    on = opened(trained)
+    before = jax.tree.map(np.array, on.state)
+    found = select(make(), on, folder=tmp_path / "s")
+    assert Genotype.from_json((tmp_path / "s" / "genotype.json").read_text()) == found.genotype
+    assert set(found.genotype.decisions(on.space.groups)) == {"chain"} and found.cost["seconds"] > 0
+    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(on.state)))
+    assert select(make(), opened(trained), folder=tmp_path / "s").genotype == found.genotype
+
+
+def test_killed_and_started_again_it_chooses_the_same(trained, tmp_path):
+    whole = select(perturbation(interval=1), opened(trained), folder=tmp_path / "a")
+
+    def stop(text):
+        if text.startswith("step 2"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        select(perturbation(interval=1), opened(trained), folder=tmp_path / "b", say=stop)
+    again = select(perturbation(interval=1), opened(trained), folder=tmp_path / "b")
+    assert again.genotype == whole.genotype and np.array_equal(again.scores["chain"], whole.scores["chain"])
+    assert (tmp_path / "a" / "scores.npz").read_bytes() == (tmp_path / "b" / "scores.npz").read_bytes()
+
+
+def test_tuning_compiles_once_and_decided_edges_do_not_move(trained):
+    data, space, method, state = trained
+    tuner, traces = parts(data, lr=0.01, lr_min=0.01)[1], []
+
+    def step(*args):
+        traces.append(1)
+        return tuner.step(*args)
+
+    on = bench(space, method, tuner._replace(step=step), data, state, batch=BATCH)
+    fixed = on.state._replace(decisions={"chain": np.array([2, -1], np.int32)})
+    grads = jax.grad(lambda arch: method.gates(fixed._replace(arch=arch))["chain"][:, 1].sum())(fixed.arch)
+    assert not np.abs(grads["chain"][0]).any() and np.abs(grads["chain"][1]).any()
+    select(perturbation(interval=1), on)
+    assert len(traces) == 2  # once for shapes, once to compile, for any number of edges
+
+
+def test_registry_and_refusals():
+    from dnas import registry
+
+    for name in SELECTIONS:
+        assert callable(registry.load(SELECTIONS[name]))
+    for bad in (lambda: perturbation(interval=-1), lambda: perturbation(criterion="luck"),
+                lambda: perturbation(confidence=2), lambda: sampled(draws=0)):
+        with pytest.raises(ValueError):
+            bad()
