@@ -106,7 +106,8 @@ def restore(path: str | Path, template: Tree) -> tuple[Tree, dict[str, str]]:
 def latest(folder: str | Path, template: Tree, *, set_aside: bool = True) -> Latest | None:
     """The newest whole checkpoint NNNNN.safetensors of `folder`, None if there is none at all.
 
-    Corrupt ones are skipped, and with `set_aside` renamed so that `keep` does not count them. Raises CorruptCheckpoint if none is whole,
+    Corrupt ones are skipped, and with `set_aside` renamed so that `keep` does not count them.
+    Raises CorruptCheckpoint if none is whole,
     and ValueError as `restore` does.
     """
     files = _files(Path(folder))

@@ -32,11 +32,15 @@ def display(epochs: int, steps: int, first: int = 0) -> Iterator[Display]:
     with Progress(*columns, console=console, transient=True, disable=not live) as bar:
         task = bar.add_task("", total=epochs * steps, completed=first * steps, shown="")
 
+        held = {}
+
         def step(done, record, rate):
-            bar.update(task, completed=done, shown=_shown(record, rate),
+            shown = "  ".join([_shown(record, rate), *held.values()])
+            bar.update(task, completed=done, shown=shown,
                        description=f"epoch {min(done // steps + 1, epochs)}/{epochs}")
 
         def epoch(record, rate):
+            held["holdout"] = f"holdout {100 * record['accuracy']['holdout']:.1f}%"
             if not live:
                 console.print(f"epoch {record['epoch']}/{epochs}  {_shown(record, rate)}")
 

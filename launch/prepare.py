@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dnas import registry
 from dnas.data import Dataset, load, steps_per_epoch
-from launch.arguments import PARTS, Arguments, resolved
+from launch.arguments import PARTS, SHARED, Arguments, resolved
+from launch.options import read
 
 if TYPE_CHECKING:
-    from dnas import SearchSpace
+    from dnas import Method, SearchSpace
+
+
+MIXED = {option.name: option.default for option in read(SHARED)}
 
 
 class Prepared(NamedTuple):
@@ -50,8 +54,10 @@ def built_method(config: Mapping[str, Any], space: SearchSpace, epochs: int, ste
 
 
 def named(config: Mapping[str, Any], part: str) -> str:
-    """The space or method of a config with its options, on one line."""
-    options = ", ".join(f"{name} {value}" for name, value in config[part].items() if name != "name")
+    """The space or method of a config on one line, with those options that differ from their defaults."""
+    usual = {option.name: option.default for option in read(registry.locate(config[part]["name"], PARTS[part], part))}
+    options = ", ".join(f"{name} {value}" for name, value in config[part].items()
+                        if name != "name" and usual.get(name, MIXED.get(name)) != value)
     return f"{config[part]['name']} ({options})" if options else config[part]["name"]
 
 

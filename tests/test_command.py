@@ -1,8 +1,8 @@
 """The command line, in this process: helps, lists, one line and exit code 2 for whatever is wrong, and a whole run."""
 
 import json
-import re
 import os
+import re
 
 import numpy as np
 import pytest

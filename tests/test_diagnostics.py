@@ -98,7 +98,7 @@ def test_a_collapsing_search_stops_and_stays_stopped(tmp_path, capsys):
     data = tiny()
     space, method = parts(data)
     skip = np.array([[-9, 9, -9, -9]] * 2, np.float32)
-    begin = method._replace(init=lambda *args: (s := method.init(*args))._replace(arch={"chain": jnp.asarray(skip)}))
+    begin = method._replace(init=lambda *args: method.init(*args)._replace(arch={"chain": jnp.asarray(skip)}))
     for _ in range(2):
         with open_run(tmp_path / "run", {"name": "toy"}) as run:
             result = search(space, begin, data, epochs=EPOCHS, batch=BATCH, run=run, diagnose=2, stop_on_collapse=True)

@@ -51,12 +51,14 @@ FORMS = {
 
 
 class Case:
-    """A method on the toy space, compiled once, and the runs made with it."""
+    """A method compiled once, and the runs made with it: on the toy space; combinations on the smaller `plain`."""
 
     def __init__(self, name):
         factory, settings = CASES[name]
+        self.on_toy = name in METHODS
         with mixed_options(MixedOptions(**(SPACE if "pc" in name else {}))):
-            self.space = toy(IMAGE, CLASSES)
+            self.space = toy(IMAGE, CLASSES) if self.on_toy else plain()
+        (self.group,) = self.space.groups
         self.method = factory(self.space, EPOCHS, STEPS, **settings)
         self.traces = 0
         self.step = jax.jit(self.counted)
@@ -71,23 +73,21 @@ class Case:
         """States before and after each step, and infos."""
         states, infos = [self.init(seed) if state is None else state], []
         for i in range(begin, TAKEN):
-            state, info = self.step(*arguments(seed, i, states[-1]))
+            state, info = self.step(*self.arguments(seed, i, states[-1]))
             states.append(state)
             infos.append(info)
         return states, infos
 
 
+    def arguments(self, seed, i, state):
+        """Of step i of a seed: key, state, train and valid batch."""
+        draw, shape = np.random.default_rng((seed, i)), (BATCH, *(IMAGE if self.on_toy else (6,)))
+        return jax.random.fold_in(jax.random.key(seed), i), state, *(
+            Batch(draw.normal(size=shape).astype(np.float32), draw.integers(0, CLASSES, BATCH)) for _ in range(2))
+
+
 def images():
     return jax.ShapeDtypeStruct((1, *IMAGE), jnp.float32)
-
-
-def batch(*seed):
-    draw = np.random.default_rng(seed)
-    return Batch(draw.normal(size=(BATCH, *IMAGE)).astype(np.float32), draw.integers(0, CLASSES, BATCH).astype(np.int32))
-
-
-def arguments(seed, i, state):
-    return jax.random.fold_in(jax.random.key(seed), i), state, batch(seed, i, 0), batch(seed, i, 1)
 
 
 of = functools.cache(Case)
@@ -138,23 +138,26 @@ def test_the_same_key_gives_the_same_bits_and_nothing_retraces(case):
     assert all(0 <= info.train_accuracy <= 1 and info.train_loss > 0 for info in infos)
 
 
+def row(tree, k):
+    return jax.tree.map(lambda leaf: leaf[k], tree)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_seeds_can_be_mapped_over(name, case):
     """Two seeds in one program, initialisation included, end where each does alone."""
     seeds = jnp.arange(2)
     states = jax.vmap(lambda seed: case.method.init(jax.random.key(seed), images()))(seeds)
     for seed in 0, 1:
-        chex.assert_trees_all_equal(jax.tree.map(lambda leaf: leaf[seed], states), case.init(seed))
+        chex.assert_trees_all_equal(row(states, seed), case.init(seed))
     step = jax.jit(jax.vmap(case.method.step))
     for i in range(3):
-        rows = [arguments(seed, i, ()) for seed in (0, 1)]
-        keys, train, valid = (jax.tree.map(lambda *leaves: jnp.stack(leaves), *[row[k] for row in rows]) for k in (0, 2, 3))
-        states, infos = step(keys, states, train, valid)
+        both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(case.arguments(seed, i, ()) for seed in (0, 1)))
+        states, infos = step(both[0], states, *both[2:])
     for seed in 0, 1:
         alone, info = case.run(seed)[0][3], case.run(seed)[1][2]
-        found = jax.tree.map(lambda leaf: leaf[seed], (states, infos))
-        chex.assert_trees_all_close(found, (alone, info), rtol=1e-3, atol=2e-5)
-    assert np.abs(states.weights["stem"]["conv"]["kernel"][0] - states.weights["stem"]["conv"]["kernel"][1]).max() > 0.1
+        chex.assert_trees_all_close(row((states, infos), seed), (alone, info), rtol=1e-3, atol=2e-5)
+    stem = states.weights["stem"]["conv"]["kernel"]
+    assert np.abs(stem[0] - stem[1]).max() > 0.1
 
 
 def test_the_architecture_moves_when_it_should(name, case):
@@ -176,11 +179,16 @@ def test_the_genotype_belongs_to_the_space(case):
     assert all((row >= 0).all() for row in genotype.decisions(space.groups).values())
     assert Genotype.from_json(genotype.to_json()) == genotype
     assert genotype == space.genotype(gates)
-    assert gates.keys() == space.groups.keys() and gates["chain"].shape == (2, 4)
-    np.testing.assert_allclose(gates["chain"].sum(-1), 1, rtol=1e-5)
-    assert (np.asarray(gates["chain"]) > 0).all()
-    decided = state._replace(decisions={"chain": jnp.array([3, REMOVED])})
-    np.testing.assert_array_equal(case.method.gates(decided)["chain"], [[0, 0, 0, 1], [0, 0, 0, 0]])
+    assert gates.keys() == space.groups.keys()
+    rows, group = np.asarray(gates[case.group]), space.groups[case.group]
+    np.testing.assert_array_equal(rows > 0, group.allowed)
+    into = [sum(target == other for _, other in group.edges) for _, target in group.edges]
+    shared = any("/" in name for name in state.arch)
+    np.testing.assert_allclose(sum(rows.sum(-1) / (1 if shared else into)), len(set(t for _, t in group.edges)), rtol=1e-5)
+    decisions = np.full(len(group.edges), REMOVED)
+    decisions[0] = 1
+    decided = case.method.gates(state._replace(decisions={case.group: jnp.array(decisions)}))
+    np.testing.assert_array_equal(decided[case.group], (decisions[:, None] == np.arange(group.shape[1])))
 
 
 def test_the_state_can_be_saved_and_restored(case, tmp_path):
@@ -278,7 +286,7 @@ def built(factory, **settings):
 
 
 def one_step(factory, **settings):
-    """States before and after the first step, and its info; not compiled, as the operations are those of other tests."""
+    """Method, states before and after the first step, and its info. Not compiled: other tests have done all of it."""
     method, state = built(factory, **settings)
     state = state._replace(stats=jax.tree.map(jnp.ones_like, state.stats))
     return method, state, *method.step(KEY, state, *some(0))
@@ -311,9 +319,9 @@ def test_without_a_learning_rate_the_second_order_is_the_first(float64):
         return arch_gradient(after), info
 
     for hypergradient in "unrolled", "finite-difference":
-        found = gradient(darts_2nd, 0.0, hypergradient=hypergradient)
-        chex.assert_trees_all_close(found, gradient(darts, 0.0), rtol=1e-11)
-        away, info = jax.tree.map(jnp.subtract, gradient(darts_2nd, 0.1, hypergradient=hypergradient), gradient(darts, 0.1))
+        second = functools.partial(gradient, darts_2nd, hypergradient=hypergradient)
+        chex.assert_trees_all_close(second(0.0), gradient(darts, 0.0), rtol=1e-11)
+        away, info = jax.tree.map(jnp.subtract, second(0.1), gradient(darts, 0.1))
         assert np.abs(away).max() > 1e-4 < np.abs(info.valid_loss)
 
 
@@ -354,8 +362,9 @@ def test_edge_weights_are_logits_of_their_own(float64):
 
 
 @pytest.mark.parametrize("settings, message", [
-    ({"lr": -0.1}, "lr is -0.1"), ({"momentum": float("nan")}, "momentum is nan"), ({"arch_warmup": -1}, "arch_warmup"),
-    ({"clip": 0.0}, "clip must be positive"), ({"arch_every": 0}, "arch_every at least 1"), ({"distill": -1}, "distill is"),
+    ({"lr": -0.1}, "lr is -0.1"), ({"momentum": float("nan")}, "momentum is nan"),
+    ({"arch_warmup": -1}, "arch_warmup is -1"), ({"clip": 0.0}, "clip must be positive"),
+    ({"arch_every": 0}, "arch_every at least 1"), ({"distill": -1}, "distill is -1"),
     ({"hypergradient": "third-order"}, "'third-order' is none of first-order, unrolled"),
     ({"arch_warmup": 20}, "arch_warmup 20 leaves none of 20 epochs"),
 ])

@@ -7,7 +7,25 @@ import numpy as np
 import pytest
 from scipy.signal import correlate2d
 
-from search_spaces.primitives import BatchNorm, Conv, Linear, avg_pool, conv, conv_loop_safe, torch_uniform
+from search_spaces.cost import macs
+from search_spaces.depthwise import depthwise, depthwise_form, plain, taps
+from search_spaces.primitives import (
+    AvgPool,
+    BatchNorm,
+    Conv,
+    DilConv,
+    FactorizedReduce,
+    Linear,
+    MaxPool,
+    Noise,
+    PoolBN,
+    SepConv,
+    avg_pool,
+    conv,
+    conv_loop_safe,
+    max_pool,
+    torch_uniform,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -31,8 +49,8 @@ def test_convolution_is_scipys_with_torch_padding(stride, size):
 def test_loop_safe_gradients_are_those_of_the_convolution():
     rng = np.random.default_rng(0)
     x, weight, g = rng.normal(size=(2, 6, 5, 3)), rng.normal(size=(3, 3, 3, 4)), rng.normal(size=(2, 6, 5, 4))
-    for plain, safe in zip(jax.vjp(conv, x, weight)[1](g), jax.vjp(conv_loop_safe, x, weight)[1](g)):
-        np.testing.assert_allclose(safe, plain, atol=1e-12)
+    for exact, safe in zip(jax.vjp(conv, x, weight)[1](g), jax.vjp(conv_loop_safe, x, weight)[1](g)):
+        np.testing.assert_allclose(safe, exact, atol=1e-12)
 
     def twice(convolution):
         return jax.grad(lambda w: jnp.sum(jax.grad(lambda x: jnp.sum(convolution(x, w) ** 3))(x) ** 2))(weight)
@@ -76,3 +94,177 @@ def test_modules_name_their_weights():
     shapes = jax.eval_shape(lambda key: Conv(5, 3).init(key, jnp.ones((1, 4, 4, 2))), jax.random.key(0))
     assert shapes["params"]["kernel"].shape == (3, 3, 2, 5)
     assert isinstance(Conv(5), nn.Module)
+
+
+def drawn(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def normalised(x):
+    return (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-5)
+
+
+# Depthwise convolution
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_depthwise_convolution_is_scipys_with_torch_padding(stride, dilation):
+    x, weight = drawn(2, 7, 6, 3), drawn(3, 3, 1, 3, seed=1)
+    kernel = np.zeros((1 + 2 * dilation, 1 + 2 * dilation, 3))
+    kernel[::dilation, ::dilation] = weight[:, :, 0]
+    expected = np.stack([[correlate2d(np.pad(image[..., c], dilation), kernel[..., c], "valid") for c in range(3)]
+                         for image in x]).transpose(0, 2, 3, 1)[:, ::stride, ::stride]
+    for form in plain, taps:
+        np.testing.assert_allclose(form(x, weight, stride, dilation), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(6, 8), (5, 7), (1, 2)])
+@pytest.mark.parametrize("kernel, stride, dilation", [(3, 1, 1), (3, 2, 1), (3, 1, 2), (3, 2, 2), (5, 1, 1), (5, 2, 2)])
+def test_depthwise_gradients_are_those_of_the_convolution(size, kernel, stride, dilation):
+    x, weight = drawn(2, *size, 3), drawn(kernel, kernel, 1, 3, seed=1)
+    g = drawn(*jax.eval_shape(lambda: plain(x, weight, stride, dilation)).shape, seed=2)
+
+    def pulled(form):
+        return jax.jit(lambda x, weight, g: jax.vjp(lambda *args: form(*args, stride, dilation), x, weight)[1](g))
+
+    for expected, found in zip(pulled(plain)(x, weight, g), pulled(taps)(x, weight, g)):
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_depthwise_second_derivatives_in_both_orders():
+    x, weight = drawn(2, 5, 4, 2), drawn(3, 3, 1, 2, seed=1)
+    direction = drawn(3, 3, 1, 2, seed=2)
+
+    def slope(form):
+        return jax.grad(lambda weight, x: jnp.sum(form(x, weight, 2, 1) ** 3), argnums=(0, 1))
+
+    def forward(form):
+        return jax.jvp(lambda weight: slope(form)(weight, x), (weight,), (direction,))[1]
+
+    def reverse(form):
+        return jax.grad(lambda weight, x: jnp.vdot(slope(form)(weight, x)[0], direction), argnums=(0, 1))(weight, x)
+
+    for order in forward, reverse:
+        for found, expected in zip(order(taps), order(plain)):
+            np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_depthwise_under_vmap_is_one_convolution_for_each_weight():
+    x, weights = drawn(2, 4, 4, 2), drawn(3, 3, 3, 1, 2, seed=1)
+    grad = jax.grad(lambda weight: jnp.sum(taps(x, weight, 1, 2) ** 2))
+    np.testing.assert_allclose(jax.vmap(grad)(weights), np.stack([grad(weight) for weight in weights]), atol=1e-12)
+
+
+def test_depthwise_form_is_chosen_by_the_context():
+    x, weight = drawn(1, 4, 4, 2), drawn(3, 3, 1, 2)
+
+    def convolves():
+        return "conv_general_dilated" in str(jax.make_jaxpr(lambda x, weight: depthwise(x, weight))(x, weight))
+
+    for form in "plain", "taps":
+        with depthwise_form(form):
+            assert convolves() == (form == "plain")
+    assert convolves() == (jax.default_backend() != "cpu")
+    with pytest.raises(ValueError, match="forms plain, taps, not 'winograd'"), depthwise_form("winograd"):
+        pass
+
+
+def test_depthwise_multiply_adds_count_in_every_form():
+    for form in "plain", "taps":
+        with depthwise_form(form):
+            assert macs(lambda x, weight: depthwise(x, weight, 2), drawn(1, 7, 8, 3), drawn(5, 5, 1, 3)) == 4 * 4 * 3 * 25
+
+
+# Pooling
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(6, 7), (5, 4), (1, 2)])
+def test_max_pool_is_flaxs_with_gradients_to_the_first_of_equals(stride, size):
+    x = np.random.default_rng(0).integers(-3, 3, (2, *size, 3)).astype(float)
+
+    def flaxs(x):
+        return nn.max_pool(x, (3, 3), (stride, stride), ((1, 1), (1, 1)))
+
+    found, pull = jax.vjp(lambda x: max_pool(x, stride), x)
+    expected, expected_pull = jax.vjp(flaxs, x)
+    np.testing.assert_array_equal(found, expected)
+    g = drawn(*found.shape)
+    np.testing.assert_allclose(pull(g)[0], expected_pull(g)[0], atol=1e-12)
+    by_hand = np.max([np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
+                      [:, i:i + size[0], j:j + size[1]] for i in range(3) for j in range(3)], 0)
+    np.testing.assert_array_equal(found, by_hand[:, ::stride, ::stride])
+
+
+def test_max_pool_does_not_hide_what_is_not_a_number():
+    x = np.zeros((1, 5, 5, 1))
+    x[0, 2, 2, 0] = np.nan
+    assert np.isnan(max_pool(x)[0, 1:4, 1:4]).all() and np.isnan(max_pool(x)).sum() == 9
+
+
+@pytest.mark.parametrize("size", [(6, 7), (5, 4), (1, 2)])
+def test_strided_average_is_every_second_one(size):
+    x = drawn(2, *size, 3)
+    np.testing.assert_allclose(avg_pool(x, 2), avg_pool(x)[:, ::2, ::2], atol=1e-15)
+
+
+@pytest.mark.parametrize("pool", [MaxPool, AvgPool])
+def test_pooling_of_a_supernet_is_normalised(pool):
+    x = drawn(4, 5, 6, 2)
+    module = PoolBN(2, 2, pool)
+    variables = module.init(jax.random.key(0), x, True)
+    assert set(variables) == {"batch_stats"}
+    y, _ = module.apply(variables, x, True, mutable=["batch_stats"])
+    np.testing.assert_allclose(y, normalised(np.asarray(pool(2, 2)(x, True))), atol=1e-9)
+
+
+# The operations of the DARTS family
+
+
+@pytest.mark.parametrize("size", [(6, 4), (5, 7), (6, 7)])
+def test_factorized_reduce_takes_two_of_four_pixels(size):
+    x = drawn(2, *size, 3)
+    module = FactorizedReduce(5)
+    variables = module.init(jax.random.key(0), x, True)
+    a, b = (np.asarray(variables["params"][name]["kernel"])[0, 0] for name in ("conv_a", "conv_b"))
+    assert a.shape == (3, 2) and b.shape == (3, 3)
+    rows, columns = -(-size[0] // 2), -(-size[1] // 2)
+    whole = np.zeros((2, 2 * rows, 2 * columns, 3))
+    whole[:, :size[0], :size[1]] = np.maximum(x, 0)
+    expected = np.concatenate([whole[:, ::2, ::2] @ a, whole[:, 1::2, 1::2] @ b], -1)
+    y, _ = module.apply(variables, x, True, mutable=["batch_stats"])
+    np.testing.assert_allclose(y, normalised(expected), atol=1e-9)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_dilated_and_separable_convolution(stride):
+    x = drawn(3, 6, 7, 2)
+
+    def block(x, weights, stride, dilation):
+        y = plain(jnp.maximum(x, 0), jnp.float64(weights["depthwise"]["kernel"]), stride, dilation)
+        return normalised(np.asarray(y @ weights["pointwise"]["kernel"][0, 0]))
+
+    def run(module):
+        variables = module.init(jax.random.key(0), x, True)
+        return variables["params"], module.apply(variables, x, True, mutable=["batch_stats"])[0]
+
+    weights, y = run(DilConv(4, stride, 5))
+    assert weights["depthwise"]["kernel"].shape == (5, 5, 1, 2) and weights["pointwise"]["kernel"].shape == (1, 1, 2, 4)
+    np.testing.assert_allclose(y, block(x, weights, stride, 2), atol=1e-9)
+    weights, y = run(SepConv(2, stride, 3))
+    first = block(x, weights["first"], stride, 1)
+    np.testing.assert_allclose(y, block(first, weights["second"], 1, 1), atol=1e-9)
+
+
+def test_noise_ignores_its_input_and_needs_no_key():
+    x, y = drawn(4, 33, 32, 3), drawn(4, 33, 32, 3, seed=1)
+    noise = Noise(5, 2)
+    fixed = noise.apply({}, x, True)
+    assert fixed.shape == (4, 17, 16, 5) and fixed.dtype == np.float64
+    assert abs(fixed.mean()) < 0.05 and abs(fixed.std() - 1) < 0.05
+    for other in noise.apply({}, y, True), noise.apply({}, x, False):
+        np.testing.assert_array_equal(other, fixed)
+    drawn_by = [noise.apply({}, x, True, rngs={"dropout": jax.random.key(i)}) for i in (1, 1, 2)]
+    np.testing.assert_array_equal(drawn_by[0], drawn_by[1])
+    assert not np.array_equal(drawn_by[0], drawn_by[2]) and not np.array_equal(drawn_by[0], fixed)

@@ -124,7 +124,7 @@ def test_exact_and_merged_agree_as_the_steps_shrink():
 
 @MERGED
 def test_a_strong_coupling_makes_it_one_network(merged):
-    """y = w, which descends on a w - 2 a + 1 + weight (w - a)^2; with rate * coupling = 1 a sweep adds both gradients."""
+    """y = w, descending on a w - 2 a + 1 + (w - a)^2: with rate * coupling = 1 a sweep adds both gradients."""
     coupling, rate = 1e5, 1e-5
     found = iterate(scalar(1, coupling, rate, merged=merged), 100_000, look=seen)[::1000]
 
@@ -159,7 +159,7 @@ def test_each_copy_has_its_own_data_statistics_and_optimiser():
     space = plain()
     optimizer = rarts(cross_entropy(space), softmax(space.groups), optax.sgd(0.1, momentum=0.9), optax.sgd(1.0),
                       coupling=2.0, weight=0.5)
-    (train, _), (valid, _) = ((at(batch, 0), None) for batch in batches(1))
+    train, valid = (at(batch, 0) for batch in batches(1))
     state = begun(optimizer, space)
     chex.assert_trees_all_equal(state.extra.weights, state.weights)
     after, info = optimizer.step(KEY, state, train, valid)
@@ -169,7 +169,8 @@ def test_each_copy_has_its_own_data_statistics_and_optimiser():
             (valid, 1.0, after.extra.weights, after.extra.stats, info.valid_loss, after.weights)]:
         (expected, forward), grads = jax.value_and_grad(cross_entropy(space), 1, has_aux=True)(
             KEY, state.weights, state.stats, gates, batch)
-        moved = jax.tree.map(lambda w, g, o: w - 0.1 * (weight * g + 2.0 * (w - o)), state.weights, grads, other)
+        grads = jax.tree.map(lambda g, scale=weight: scale * g, grads)
+        moved = jax.tree.map(lambda w, g, o: w - 0.1 * (g + 2.0 * (w - o)), state.weights, grads, other)
         chex.assert_trees_all_close((found, stats, loss), (moved, forward.stats, expected), rtol=1e-12, atol=1e-14)
     again, _ = optimizer.step(KEY, state, train, Batch(valid.images + 1, valid.labels))
     chex.assert_trees_all_equal((again.weights, again.stats, again.weights_opt),
@@ -185,7 +186,8 @@ def test_couplings_and_weights_that_are_not_positive_are_refused(coupling, weigh
         method(toy(), 1, 1, coupling=coupling, weight=weight)
 
 
-@pytest.mark.parametrize("lr, coupling, bound", [(0.025, 80, "80"), (0.025, 81.0, "80"), (0.1, 20, "20"), (4, 1, "0.5")])
+@pytest.mark.parametrize("lr, coupling, bound", [
+    (0.025, 80, "80"), (0.025, 81.0, "80"), (0.1, 20, "20"), (4, 1, "0.5")])
 def test_a_coupling_beyond_the_bound_is_refused_with_the_bound(lr, coupling, bound):
     with pytest.raises(ValueError, match=re.escape(f"lr * coupling < 2; take coupling < {bound}")):
         method(toy(), 1, 1, lr=lr, coupling=coupling)

@@ -127,9 +127,7 @@ def test_masks_together_score_as_one_by_one(trained):
         assert np.array_equal(alone[0][0], losses[k]) and np.array_equal(alone[1][0], hits[k])
     part = on.score(on.state, masks, 20, 45)
     assert np.array_equal(part[0], losses[:, 20:45]) and np.array_equal(part[1], hits[:, 20:45])
-    data, space = trained[0], trained[1]
-    rows = data.splits["valid"][:BATCH]
-    assert len(np.unique(losses)) > 10 and rows.size == BATCH
+    assert len(np.unique(losses)) > 10
 
 
 @pytest.mark.parametrize("make", [magnitude, random, lambda: sampled(draws=11), lambda: perturbation(interval=1),

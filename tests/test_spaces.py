@@ -185,7 +185,7 @@ def test_every_published_string_round_trips():
     space = nasbench201()
     seen = set()
     for ops in itertools.product(OPS, repeat=6):
-        text = "|%s~0|+|%s~0|%s~1|+|%s~0|%s~1|%s~2|" % ops
+        text = "|{}~0|+|{}~0|{}~1|+|{}~0|{}~1|{}~2|".format(*ops)
         genotype = space.parse(text)
         assert [c.op for c in genotype.choices["cell"]] == list(ops)
         assert [(c.source, c.target) for c in genotype.choices["cell"]] == list(EDGES)
