@@ -93,7 +93,7 @@ class Penalty(NamedTuple):
     """A term of the weight step's loss with a memory, kept in `state.extra`: see `dnas.distill`.
 
     init(weights, gates) -> memory; value(memory, key, step, stats, batch, logits) -> scalar added to the training loss;
-    observe(memory, step, weights, gates) -> memory, with the weights and gates before this step.
+    observe(memory, step, weights, gates) -> memory, with the weights before this step and the gates it trained them by.
     """
 
     init: Callable[..., Tree]

@@ -49,10 +49,13 @@ def journal(run: Run | None, space: SearchSpace, first: int, arch: Mapping[str, 
         yield Journal(records, trajectory, lambda: "there is no run directory and so no checkpoint",
                       lambda record, timing, state, genotype: keep(record, state), lambda genotype: None)
         return
-    run.truncate(first)
-    records += run.metrics()
     if first:
         trajectory |= {name: rows[:first + 1] for name, rows in run.load_arch().items()}
+        if min(map(len, trajectory.values())) <= first:
+            raise ValueError(f"{run.folder / 'arch.npz'} ends before epoch {first}, of which there is a checkpoint; "
+                             "restore the file, or search again in another --run")
+    run.truncate(first)
+    records += run.metrics()
     board = events(run.folder, space.groups, purge_step=first + 1 if run.resumed else None)
     board.config(json.loads((run.folder / "config.json").read_text()))
 

@@ -160,4 +160,4 @@ def _refuse_non_finite(infos: Mapping[str, np.ndarray], before: int, last: str) 
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
             raise NonFiniteLoss(f"{name} became {values[bad[0]]} at step {before + int(bad[0]) + 1}; {last}; "
-                                "a smaller learning rate may help")
+                                "a smaller learning rate may help, in another run directory")

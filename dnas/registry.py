@@ -40,6 +40,8 @@ def locate(name: str, registry: Mapping[str, str], kind: str) -> str:
     known = names(registry, kind)
     if name in known:
         return known[name]
+    if name.endswith(".py"):
+        raise ValueError(f"{kind} {name!r} is a file without the name of its function; write {name}:FUNCTION")
     near = difflib.get_close_matches(name.lower(), known, 1, 0.4)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise ValueError(f"no {kind} {name!r}; {hint}there are {', '.join(known)}, and others as "

@@ -30,7 +30,7 @@ class RunWriteError(OSError):
 
     def __init__(self, path: Path, error: OSError):
         super().__init__(f"could not write {path}: {error.strerror or error}; "
-                         "what was there before is untouched and the last checkpoint is whole")
+                         "what was there before is untouched, and the last checkpoint, if there is one, is whole")
         self.errno = error.errno
 
 
@@ -110,11 +110,19 @@ class Run:
         return _records(self.folder / "timing.jsonl")
 
     def truncate(self, epoch: int) -> None:
-        """Keeps the metrics and timings with record["epoch"] <= epoch: those of the checkpoint that is resumed."""
-        for path in self.folder / "metrics.jsonl", self.folder / "timing.jsonl":
+        """Keeps the metrics and timings with record["epoch"] <= epoch: those of the checkpoint that is resumed.
+
+        Raises ValueError, before anything is written, where a file is damaged or metrics up to `epoch` are missing.
+        """
+        paths = [self.folder / "metrics.jsonl", self.folder / "timing.jsonl"]
+        kept = [[record for record in _records(path) if record.get("epoch", 0) <= epoch] for path in paths]
+        missing = set(range(1, epoch + 1)) - {record.get("epoch") for record in kept[0]}
+        if missing:
+            raise ValueError(f"{paths[0]} lacks epoch {min(missing)}, though there is a checkpoint of epoch {epoch}; "
+                             "restore the file, or search again in another --run")
+        for path, records in zip(paths, kept):
             if path.exists():
-                kept = [record for record in _records(path) if record["epoch"] <= epoch]
-                write_atomic(path, "".join(_line(record) for record in kept))
+                write_atomic(path, "".join(_line(record) for record in records))
 
     def save_arch(self, trajectory: Mapping[str, np.ndarray]) -> None:
         """Writes arch.npz: the logits `[epochs + 1, E, K]` of each group, the first before any step."""
@@ -129,7 +137,8 @@ class Run:
             with np.load(path, allow_pickle=False) as arrays:
                 return dict(arrays)
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(f"{path} is missing or corrupt ({error})") from None
+            raise ValueError(f"{path} is missing or corrupt ({error}); restore the file, or search again in "
+                             "another --run") from None
 
     def save_genotype(self, genotype: Genotype) -> None:
         """Writes genotype.json."""
@@ -245,6 +254,10 @@ def _holds_run(folder: Path, config: Mapping[str, Any]) -> bool:
             raise ValueError("no JSON object")
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read ({error}); choose another --run") from None
+    for part in old.keys() & config.keys():
+        names = [side[part].get("name") if isinstance(side[part], dict) else None for side in (old, config)]
+        if names[0] != names[1]:  # of another space or method the options would only be noise
+            old, config = old | {part: {"name": names[0]}}, {**config, part: {"name": names[1]}}
     old, new = flatten(old, "."), flatten(config, ".")
     differing = [f"{key} is {_shown(old, key)} there, {_shown(new, key)} here"
                  for key in {**old, **new} if _shown(old, key) != _shown(new, key)]

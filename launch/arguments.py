@@ -155,7 +155,9 @@ def _first_paragraph(box: str) -> str:
     lines = [line.strip(" │╰╯") for line in re.sub(r"\x1b\[[\d;]*m", "", box).splitlines()[1:]]
     split = itertools.groupby(lines, lambda line: not line.strip("─-"))
     blocks = [" ".join(block) for rule, block in split if not rule]
-    return (blocks or ["the command line cannot be read"])[0].removeprefix("Error parsing ").rstrip(".")
+    line = (blocks or ["the command line cannot be read"])[0].removeprefix("Error parsing ").rstrip(".")
+    line = re.sub(r"invalid literal for int\(\) with base 10: ('.*?')", r"\1 is no whole number", line)
+    return re.sub(r"could not convert string to float: ('.*?')", r"\1 is no number", line)
 
 
 def _flags(default: Any) -> dict[str, str]:
@@ -232,7 +234,7 @@ def _flag(flag: str, value: Any) -> list[str]:
 
 def _checked(arguments: Arguments) -> Arguments:
     """The arguments, if their values are in range."""
-    for name, least, most in (("epochs", 1, None), ("batch", 1, None), ("seed", 0, 2**32 - 1), ("limit", 1, None),
+    for name, least, most in (("epochs", 1, 10**6), ("batch", 1, None), ("seed", 0, 2**32 - 1), ("limit", 1, None),
                               ("diagnose", 0, None)):
         value = getattr(arguments, name)
         if value is not None and (value < least or most is not None and value > most):

@@ -43,7 +43,21 @@ def prepare(arguments: Arguments) -> Prepared:
         if space.options.get(name, MixedOptions._field_defaults[name]) != value:
             raise ValueError(f"space {config['space']['name']} takes no {name}: it is not built by flax_space")
     method = built_method(config, space, arguments.epochs, steps)
+    _try(method, data, arguments.batch, named(config, "space"))
     return Prepared(data, space, method, config, steps)
+
+
+def _try(method: Method, data: Dataset, batch: int, space: str) -> None:
+    """Traces the first state, so that options which no network can have are refused before anything is written."""
+    import jax
+
+    images = jax.ShapeDtypeStruct((batch, *data.image), "float32")
+    try:
+        jax.eval_shape(method.init, jax.random.key(0), images)
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(f"space {space} cannot be built for these images: {type(error).__name__}: {error}") from error
 
 
 def built_method(config: Mapping[str, Any], space: SearchSpace, epochs: int, steps: int) -> Method:

@@ -33,7 +33,8 @@ def main(argv: Sequence[str]) -> int:
         print(f"method  {named(prepared.config, 'method')}, {arguments.epochs} epochs of {prepared.steps} steps "
               f"of {arguments.batch} images, seed {arguments.seed}")
         complete = len(run.metrics()) >= arguments.epochs
-        state = ", complete: this is its result" if complete else ", continued" if run.resumed else ""
+        begun = any(run.checkpoints.glob("*.safetensors"))
+        state = ", complete: this is its result" if complete else ", continued" if begun else ""
         print(f"run     {folder}{state}", flush=True)
         try:
             result = search(prepared.space, prepared.method, prepared.data, epochs=arguments.epochs,
@@ -71,6 +72,8 @@ def report(prepared: Prepared, result: Result, run: Run) -> str:
     snippet = f"import dnas; print(dnas.load_genotype({str(run.folder)!r}))"
     lines = [
         "", terminal_cell(genotype, space.groups), space.format(genotype), "",
+        f"margin    the gate of an edge's first operation leads its second by {100 * margin(prepared, result):.1f} points "
+        "(median)",
         f"size      {cost['params']:,} parameters, {cost['macs']:,} multiply-adds per image as a network of its own",
         f"hold-out  {100 * result.holdout['accuracy']:.2f} % accuracy of the supernet, "
         f"loss {result.holdout['loss']:.3f}",
@@ -82,6 +85,18 @@ def report(prepared: Prepared, result: Result, run: Run) -> str:
         f"  python -c \"{snippet}\"" if folder == str(run.folder) else f"  python -c {shlex.quote(snippet)}",
     ]
     return "\n".join(lines)
+
+
+def margin(prepared: Prepared, result: Result) -> float:
+    """Median over all edges of the difference between the largest gate and the next, as shares of their edge's sum."""
+    import numpy as np
+
+    leads = []
+    for rows in prepared.method.gates(result.state).values():
+        ranked = np.sort(np.asarray(rows, np.float64), -1)[:, ::-1]
+        leads += list((ranked[:, 0] - ranked[:, 1]) / np.maximum(ranked.sum(-1), 1e-12) if ranked.shape[1] > 1
+                      else np.ones(len(ranked)))
+    return float(np.median(leads))
 
 
 def _stem(name: str) -> str:

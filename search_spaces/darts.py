@@ -65,6 +65,7 @@ class Cell(nn.Module):
 
     The variables of an edge lie under `edge_SOURCE_TARGET` either way. A loop cannot hold modules of different names,
     so the edges are called as functions of their variables, and of a key each, which in evaluation is always the same.
+    Initialising traces every kind of edge once and puts out zeros.
     """
 
     group: Group
@@ -84,6 +85,8 @@ class Cell(nn.Module):
         keys = jax.random.split(key, len(EDGES))
         if self.is_initializing():
             self.create(inputs[0], gates)
+            x = inputs[0][:, ::2, ::2] if self.reduction else inputs[0]
+            return jnp.zeros((*x.shape[:-1], 4 * self.channels), x.dtype)
         run = self.looped if self.scan and not isinstance(gates, tuple) else self.unrolled
         return jnp.concatenate(run(inputs, gates, keys, train), -1)
 
@@ -113,7 +116,7 @@ class Cell(nn.Module):
         for e, (source, target) in enumerate(EDGES):
             edge = self.edge(e)
             y, updated = edge.apply(self.variables_of(edge), nodes[source], gates[e], train, rngs={"dropout": keys[e]},
-                                 mutable=["batch_stats"])
+                                    mutable=["batch_stats"])
             self.keep(edge, updated)
             nodes[target] += y
         return nodes[2:]
@@ -131,14 +134,21 @@ class Cell(nn.Module):
         return list(run(inner, nodes, lambda nodes, source: nodes[source - 2], 2))
 
     def loop(self, edges, nodes, read, first, *, gates, keys, train):
-        """Adds `edges` up into `nodes [N, B, H, W, C]`, the first of which is node number `first`."""
+        """Adds `edges` up into `nodes [N, B, H, W, C]`, the first of which is node number `first`.
+
+        An edge is computed again for its gradient: on a CPU a quarter faster than to keep what every turn of the loop
+        leaves behind, in a ninth of the memory.
+        """
         modules = [self.edge(e) for e in edges]
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(self.variables_of, modules))
 
+        @partial(jax.checkpoint, prevent_cse=False)
+        def call(variables, x, gate, key):
+            return modules[0].apply(variables, x, gate, train, rngs={"dropout": key}, mutable=["batch_stats"])
+
         def body(nodes, now):
             source, target, variables, gate, key = now
-            y, updated = modules[0].apply(variables, read(nodes, source), gate, train, rngs={"dropout": key},
-                                          mutable=["batch_stats"])
+            y, updated = call(variables, read(nodes, source), gate, key)
             return nodes.at[target].add(y), updated
 
         sources, targets = np.array(EDGES)[list(edges)].T
@@ -153,7 +163,7 @@ class Cell(nn.Module):
 
     def keep(self, edge, updated):
         """Takes over the running averages that a call of the edge has moved."""
-        if updated.get("batch_stats") and self.is_mutable_collection("batch_stats") and not self.is_initializing():
+        if updated.get("batch_stats") and self.is_mutable_collection("batch_stats"):
             self.put_variable("batch_stats", edge.name, updated["batch_stats"])
 
 

@@ -193,7 +193,7 @@ def test_partial_channels_refuse_what_they_cannot_halve():
             darts((8, 10, 1))
 
 
-@pytest.mark.parametrize("image", [(4, 4, 1), (5, 6, 3), (7, 9, 1)])
+@pytest.mark.parametrize("image", [(4, 4, 1), (5, 7, 3)])
 def test_sides_of_any_length_are_rounded_up(image):
     space = darts(image, 3, channels=2, cells=3)
     images = jax.ShapeDtypeStruct((2, *image), jnp.float32)
@@ -214,7 +214,7 @@ def test_sides_of_any_length_are_rounded_up(image):
 @pytest.mark.parametrize("reduction", [False, True])
 def test_looped_and_unrolled_edges_are_the_same_function(reduction):
     rng = np.random.default_rng(0)
-    ops = ("none", "avg_pool_3x3", "skip_connect", "dil_conv_3x3", "noise")
+    ops = ("none", "skip_connect", "dil_conv_3x3", "noise")
     s0, s1 = rng.normal(size=(2, 4, 4, 2)), rng.normal(size=(2, 4, 4, 4))
     if not reduction:
         s1 = s1[:, ::2, ::2]
@@ -223,21 +223,21 @@ def test_looped_and_unrolled_edges_are_the_same_function(reduction):
     def cell(scan):
         return Cell(Group(EDGES, ops), 2, reduction, not reduction, scan, False, name="cell_1")
 
-    variables = cell(False).init(jax.random.key(0), s0, s1, gates, True)
-    again = jax.eval_shape(lambda key: cell(True).init(key, s0, s1, gates, True), jax.random.key(0))
-    assert jax.tree.structure(variables) == jax.tree.structure(again)
+    shapes = [jax.eval_shape(lambda key, scan=scan: cell(scan).init(key, s0, s1, gates, True), jax.random.key(0))
+              for scan in (False, True)]
+    assert shapes[0] == shapes[1]
+    weights, stats = (jax.tree.map(lambda leaf: rng.uniform(0.5, 1, leaf.shape), shapes[0][kind])
+                      for kind in ("params", "batch_stats"))
 
     def run(scan):
-        def loss(weights, gates, inputs, stats):
+        def loss(weights, gates, inputs):
             y, after = cell(scan).apply({"params": weights, "batch_stats": stats}, *inputs, gates, True,
                                         mutable=["batch_stats"], rngs={"dropout": jax.random.key(1)})
             return jnp.sum(jnp.sin(y)), after
         grad = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
-        return (jax.jit(grad) if scan else grad)(weights, gates, (s0, s1), stats)
+        return (jax.jit(grad) if scan else grad)(weights, gates, (s0, s1))
 
     with jax.enable_x64(True):
-        weights, stats = (jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables[kind])
-                          for kind in ("params", "batch_stats"))
         on, off = run(True), run(False)
     assert jax.tree.structure(on) == jax.tree.structure(off)
     for leaf, other in zip(jax.tree.leaves(on), jax.tree.leaves(off)):

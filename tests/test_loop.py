@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -215,3 +216,20 @@ def test_estimate_counts_without_a_step(data):
 def test_entropy_of_known_gates():
     assert entropy({"a": np.full((2, 4), 0.25), "b": np.eye(3)}) == {"a": pytest.approx(np.log(4)), "b": 0}
     assert entropy({"a": np.array([[0.0, 0.0], [0.5, 0.5]])})["a"] == pytest.approx(np.log(2) / 2)
+
+
+@pytest.mark.parametrize("name, damage, message", [
+    ("metrics.jsonl", lambda path: path.unlink(), "lacks epoch 1"),
+    ("metrics.jsonl", lambda path: path.write_bytes(path.read_bytes().split(b"\n", 1)[1]), "lacks epoch 1"),
+    ("timing.jsonl", lambda path: path.write_text("xx\nyy\n"), "no JSON record"),
+    ("arch.npz", lambda path: path.unlink(), "missing or corrupt"),
+    ("arch.npz", lambda path: path.write_bytes(path.read_bytes()[:99]), "missing or corrupt")])
+def test_a_damaged_run_is_refused_before_anything_is_written(data, finished, tmp_path, name, damage, message):
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    (folder / "checkpoints" / "00003.safetensors").unlink()
+    damage(folder / name)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "run.lock"}
+    with open_run(folder, {"name": "toy"}) as run, pytest.raises(ValueError, match=message):
+        go(data, run)
+    assert {path: path.read_bytes() for path in before} == before

@@ -161,14 +161,15 @@ def test_each_copy_has_its_own_data_statistics_and_optimiser():
                       coupling=2.0, weight=0.5)
     train, valid = (at(batch, 0) for batch in batches(1))
     state = begun(optimizer, space)
-    chex.assert_trees_all_equal(state.extra.weights, state.weights)
+    chex.assert_trees_all_equal((state.extra.weights, state.extra.stats), (state.weights, state.stats))
+    state = state._replace(extra=state.extra._replace(stats={"mean": jnp.ones(6)}))
     after, info = optimizer.step(KEY, state, train, valid)
     gates = softmax(space.groups)(None, state.arch, 0)
-    for batch, weight, found, stats, loss, other in [
-            (train, 0.5, after.weights, after.stats, info.train_loss, state.weights),
-            (valid, 1.0, after.extra.weights, after.extra.stats, info.valid_loss, after.weights)]:
+    for batch, weight, before, found, stats, loss, other in [
+            (train, 0.5, state.stats, after.weights, after.stats, info.train_loss, state.weights),
+            (valid, 1.0, state.extra.stats, after.extra.weights, after.extra.stats, info.valid_loss, after.weights)]:
         (expected, forward), grads = jax.value_and_grad(cross_entropy(space), 1, has_aux=True)(
-            KEY, state.weights, state.stats, gates, batch)
+            KEY, state.weights, before, gates, batch)
         grads = jax.tree.map(lambda g, scale=weight: scale * g, grads)
         moved = jax.tree.map(lambda w, g, o: w - 0.1 * (g + 2.0 * (w - o)), state.weights, grads, other)
         chex.assert_trees_all_close((found, stats, loss), (moved, forward.stats, expected), rtol=1e-12, atol=1e-14)

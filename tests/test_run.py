@@ -152,7 +152,10 @@ def test_a_torn_last_line_is_ignored_wherever_it_is_cut(run):
     for end in range(len(first), len(whole) - 1):
         path.write_bytes(whole[:end])
         assert [record["epoch"] for record in run.metrics()] == [1]
-        run.truncate(2)
+        with pytest.raises(ValueError, match="lacks epoch 2"):
+            run.truncate(2)
+        assert path.read_bytes() == whole[:end]
+        run.truncate(1)
         assert path.read_bytes() == first
     path.write_bytes(whole[:-1])
     assert len(run.metrics()) == 2
@@ -218,7 +221,7 @@ def test_a_full_disk_leaves_what_was_there(run):
     run.save_arch({"cell": np.ones((2, 6, 5))})
     run.save_genotype(GENOTYPE)
     before = {name: (run.folder / name).read_bytes() for name in names(run.folder)}
-    message = "could not write .*; what was there before is untouched and the last checkpoint is whole"
+    message = "could not write .*; what was there before is untouched, and the last checkpoint"
     for write in (lambda: run.append({"epoch": 2, "text": "x" * 3000}),
                   lambda: run.save_arch({"cell": np.ones((99, 6, 5))}),
                   lambda: write_atomic(run.folder / "config.json", "x" * 3000)):

@@ -13,7 +13,7 @@ from dnas.types import REMOVED, Choice, Genotype, Group
 from search_spaces.darts import darts
 from search_spaces.nasbench201 import EDGES, OPS, Cell, nasbench201
 from search_spaces.repeated import Repeated, stack_cells, unstack_cells
-from search_spaces.robust_darts import s4
+from search_spaces.robust_darts import s1, s4
 from tests.toy_space import toy
 
 PUBLISHED = "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_3x3~1|skip_connect~2|"
@@ -22,6 +22,7 @@ MAKERS = {
     "nasbench201": lambda: nasbench201(IMAGE, 3, channels=2, cells=1),
     "nasbench201, scanned": lambda: nasbench201(IMAGE, 3, channels=2, cells=2, scan="on"),
     "darts": lambda: darts(IMAGE, 3, channels=2, cells=3, scan="off"),
+    "s1": lambda: s1(IMAGE, 3, channels=2, cells=3),
     "s4": lambda: s4(IMAGE, 3, channels=2, cells=3, scan="off"),
     "toy": lambda: toy(IMAGE, 3),
 }

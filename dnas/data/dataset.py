@@ -11,6 +11,7 @@ import numpy as np
 SPLITS = ("train", "valid", "holdout", "test")
 TEST, HOLDOUT = 0.2, 0.1
 MIN_STD = 1e-5
+MOST = 1e6
 
 
 class Dataset(NamedTuple):
@@ -44,8 +45,10 @@ def describe(dataset: Dataset) -> str:
     mean, std = (" ".join(f"{value:.3g}" for value in values) for values in (dataset.mean, dataset.std))
     shape = "x".join(str(size) for size in dataset.image)
     sizes = ", ".join(f"{name} {len(dataset.splits[name])}" for name in SPLITS)
+    empty = dataset.classes - len(np.unique(dataset.labels))
+    absent = f" ({empty} of them without an image)" if empty else ""
     return (f"{dataset.name}: {len(dataset.labels)} images {shape} {dataset.images.dtype}, "
-            f"{dataset.classes} classes, mean {mean}, std {std}\n"
+            f"{dataset.classes} classes{absent}, mean {mean}, std {std}\n"
             f"{sizes}; random crops with pad {dataset.pad}, {'flips' if dataset.flip else 'no flips'}")
 
 
@@ -116,6 +119,10 @@ def checked_images(where: str, x) -> np.ndarray:
         if bad.any():
             raise ValueError(f"{where}: {bad.sum()} NaN or infinite pixels, the first in image "
                              f"{np.argmax(bad.any((1, 2, 3)))}; pixels are finite numbers")
+        large = np.abs(x).max((1, 2, 3))
+        if large.max() > MOST:
+            raise ValueError(f"{where}: image {large.argmax()} has a pixel of size {large.max():g}; "
+                             f"float pixels beyond {MOST:g} are refused")
         return x
     if x.dtype != np.uint8 and (x.min() < 0 or x.max() > 255):
         raise ValueError(f"{where}: x holds integers {x.min()}..{x.max()}; integer pixels are 0..255, "

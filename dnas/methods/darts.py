@@ -14,7 +14,7 @@ from typing import Literal
 from dnas.bilevel import Method, as_method, bilevel, cross_entropy
 from dnas.distill import distillation
 from dnas.hypergradients import HYPERGRADIENTS
-from dnas.optimizers import adam, cosine_by_epoch, sgd
+from dnas.optimizers import adam, cosine_by_epoch, refuse_negative, sgd
 from dnas.relaxations import edge_logits, edge_normalised, initial_logits, softmax
 from dnas.types import SearchSpace
 
@@ -54,14 +54,14 @@ def darts(space: SearchSpace, epochs: int, steps: int, *, lr: float = 0.025, lr_
 
     Raises ValueError where one is out of range.
     """
-    _refuse_negative(lr=lr, lr_min=lr_min, momentum=momentum, decay=decay, arch_lr=arch_lr, arch_decay=arch_decay,
-                     arch_warmup=arch_warmup, distill=distill)
-    if not clip > 0 or arch_every < 1:
-        raise ValueError(f"clip must be positive and arch_every at least 1, got {clip} and {arch_every}")
+    refuse_negative(arch_lr=arch_lr, arch_decay=arch_decay, arch_warmup=arch_warmup, distill=distill)
+    if arch_every < 1:
+        raise ValueError(f"arch_every is {arch_every}, it must be at least 1")
     if hypergradient not in HYPERGRADIENTS:
         raise ValueError(f"hypergradient {hypergradient!r} is none of {', '.join(HYPERGRADIENTS)}")
     if arch_warmup >= epochs and arch_warmup:
-        raise ValueError(f"arch_warmup {arch_warmup} leaves none of {epochs} epochs to the architecture")
+        raise ValueError(f"arch_warmup {arch_warmup} leaves none of {epochs} epochs to the architecture; "
+                         "give more epochs or a smaller arch_warmup")
     schedule = cosine_by_epoch(lr, lr_min, epochs, steps)
     settings = {"neumann": {"terms": terms, "lr": lr}, "conjugate-gradient": {"iterations": terms}}
     estimator = None if arch_frozen else HYPERGRADIENTS[hypergradient](**settings.get(hypergradient, {}))
@@ -78,8 +78,3 @@ def darts(space: SearchSpace, epochs: int, steps: int, *, lr: float = 0.025, lr_
         arch_every=arch_every, penalty=penalty, penalise_arch=distill_arch)
     return as_method(space, optimizer, relaxation, logits)
 
-
-def _refuse_negative(**values):
-    for name, value in values.items():
-        if not value >= 0:
-            raise ValueError(f"{name} is {value}, it must be 0 or more")

@@ -7,7 +7,7 @@ are those of DARTS (arXiv 1806.09055), coupling and weight are ours.
 from __future__ import annotations
 
 from dnas.bilevel import Method, as_method, cross_entropy
-from dnas.optimizers import adam, cosine_by_epoch, sgd
+from dnas.optimizers import adam, cosine_by_epoch, refuse_negative, sgd
 from dnas.rarts import rarts as optimizer
 from dnas.relaxations import initial_logits, softmax
 from dnas.types import SearchSpace
@@ -32,6 +32,7 @@ def rarts(space: SearchSpace, epochs: int, steps: int, *, coupling: float = 1.0,
 
     Raises ValueError where lr and coupling break the bound below which a descent step on the coupling can converge.
     """
+    refuse_negative(arch_lr=arch_lr, arch_decay=arch_decay)
     if lr * coupling >= 2:
         raise ValueError(f"lr {lr} times coupling {coupling} is {lr * coupling:g}: rarts diverges unless "
                          f"lr * coupling < 2; take coupling < {2 / lr:g}")
