@@ -179,7 +179,8 @@ def test_truncated_files(said, folder):
 
 @pytest.mark.parametrize("text, message", [
     ("{", "no valid JSON"), ("[]", "no JSON object"), ('{"epoch": 3}', "unknown key 'epoch'; did you mean 'epochs'?"),
-    ('{"run": "x"}', "unknown key 'run'; its keys are space, method"), ('{"epochs": "x"}', "c.json: --epochs: 'x' is no whole number"),
+    ('{"run": "x"}', "unknown key 'run'; its keys are space, method"),
+    ('{"epochs": "x"}', "c.json: --epochs: 'x' is no whole number"),
     ('{"epochs": {}}', "epochs is {}; it is a number"), ('{"epochs": -3}', "--epochs -3: it must be 1 to 1000000"),
     ('{"space": "nasbench201"}', 'space is "nasbench201"; it is {"name": ..., and its options}'),
     ('{"space": {"name": "nasbench201", "cell": 3}}', "unknown option --space.cell; did you mean --space.cells?"),
