@@ -37,6 +37,7 @@ def main(argv):
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--only", choices=["search", "step"])
+    parser.add_argument("--names", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="NAME")
     parser.add_argument("--out", type=Path, default=Path("runs/methods"))
     options = parser.parse_args(argv)
     common = ["--data", *options.data, "--limit", str(options.limit), "--epochs", str(options.epochs),
@@ -50,22 +51,25 @@ def main(argv):
                 subprocess.run([sys.executable, "-m", "launch.main", "search", *common, *words, "--seed", str(seed),
                                 "--diagnose", str(options.epochs), "--run", str(folder)], check=True)
     if options.only != "search":
-        (options.out / "step.json").write_text(json.dumps(steps(common, options.rounds), indent=1))
+        (options.out / "step.json").write_text(json.dumps(steps(common, options.rounds, options.names), indent=1))
     table(options)
 
 
-def steps(common, rounds):
-    """Seconds, planned activation memory and compile seconds of a step of every method."""
+def steps(common, rounds, names):
+    """Seconds and planned activation memory of a step of every method: the program that its searches run."""
     import jax
     import jax.numpy as jnp
     import numpy as np
 
     from dnas.programs import Images, compile_steps
+    from launch import cache
     from launch.arguments import parse
     from launch.prepare import prepare
 
     found = {}
-    for name, words in VARIANTS.items():
+    cache.enable(None)
+    for name in names:
+        words = VARIANTS[name]
         arguments = parse("search", "", [*common, *words])
         ready = prepare(arguments)
         images = Images(jnp.asarray(ready.data.images), jnp.asarray(ready.data.labels))
@@ -73,12 +77,12 @@ def steps(common, rounds):
         # past any warm-up, where the architecture moves
         state = state._replace(step=jnp.asarray(ready.steps * (arguments.epochs - 1), jnp.int32))
         begun = time.perf_counter()
-        compiled, infos = compile_steps(ready.method, ready.data, images, state, 1, arguments.batch)
+        compiled, infos = compile_steps(ready.method, ready.data, images, state, ready.steps, arguments.batch)
         seconds = time.perf_counter() - begun
-        rows = jnp.asarray(np.arange(arguments.batch)[None], jnp.int32)
+        rows = jnp.asarray(np.tile(np.arange(arguments.batch), (ready.steps, 1)), jnp.int32)
         infos = {key: jnp.zeros(info.shape, info.dtype) for key, info in infos.items()}
         found[name] = dict(step=compiled, carry=(state, infos), rest=(jax.random.key(1), images, rows, rows, 0, 1),
-                           seconds=[], compile_seconds=seconds, memory=compiled.memory_analysis().temp_size_in_bytes)
+                           seconds=[], memory=compiled.memory_analysis().temp_size_in_bytes)
         print(f"{name}: compiled in {seconds:.1f} s", flush=True)
     for _ in range(rounds + 1):
         for each in found.values():
@@ -88,7 +92,7 @@ def steps(common, rounds):
     first = found["darts"]["seconds"][1:]
     return {name: {"seconds": statistics.median(each["seconds"][1:]),
                    "ratio": statistics.median(a / b for a, b in zip(each["seconds"][1:], first)),
-                   "memory_bytes": each["memory"], "compile_seconds": each["compile_seconds"]}
+                   "memory_bytes": each["memory"]}
             for name, each in found.items()}
 
 
@@ -99,7 +103,7 @@ def table(options):
     path = options.out / "step.json"
     cost = json.loads(path.read_text()) if path.exists() else {}
     print("| method | hold-out accuracy % | valid loss, first epoch | last | gate entropy | logits moved | gap % | "
-          "sharpness | step / first order | activations MB | compile s |\n|" + "---|" * 11)
+          "sharpness | step / first order | activations MB |\n|" + "---|" * 10)
     for name in VARIANTS:
         rows = []
         for seed in range(options.seeds):
@@ -115,8 +119,7 @@ def table(options):
                          last.get("sharpness", np.nan)])
         step = cost.get(name)
         cells = [_spread(column) for column in zip(*rows)] if rows else ["–"] * 7
-        cells += [f"{step['ratio']:.2f}", f"{step['memory_bytes'] / 1e6:.0f}", f"{step['compile_seconds']:.0f}"] \
-            if step else ["–"] * 3
+        cells += [f"{step['ratio']:.2f}", f"{step['memory_bytes'] / 1e6:.0f}"] if step else ["–"] * 2
         print(f"| {name} | " + " | ".join(cells) + " |")
 
 
