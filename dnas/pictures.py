@@ -146,6 +146,36 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: str | Path) -> None:
         save(figure)
 
 
+def draw_dots(panels: Mapping[str, Mapping[str, Sequence[float]]], path: str | Path) -> None:
+    """Writes a panel a title, with a row a label: its values as dots, their mean as a bar, one deviation as a line.
+
+    All panels have the labels of the first, those that they lack stay empty; the first label stands on top.
+    Raises ValueError for a suffix other than .svg and .png.
+    """
+    from matplotlib.figure import Figure
+
+    labels = list(next(iter(panels.values())))
+    with _saving(path) as save:
+        left = max(map(_text_width, labels))
+        figure = Figure(figsize=(left + 2.6 * len(panels) + 0.4, 0.34 * len(labels) + 0.9), layout="constrained")
+        for axes, (title, rows) in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items()):
+            for y, label in enumerate(labels):
+                values = np.array(rows.get(label, ()), float)
+                if not len(values):
+                    continue
+                mean, style = values.mean(), {"color": SERIES[0], "zorder": 3}
+                if len(values) > 1:
+                    spread = values.std(ddof=1)
+                    axes.plot([mean - spread, mean + spread], [y, y], linewidth=1.2, **style)
+                axes.plot([mean, mean], [y - 0.22, y + 0.22], linewidth=2, **style)
+                axes.plot(values, np.full(len(values), y), "o", color=SERIES[1], markersize=4, alpha=0.75, zorder=2)
+            axes.set_title(title, size=FONT)
+            axes.set_yticks(range(len(labels)), labels, size=FONT)
+            axes.set_ylim(len(labels) - 0.4, -0.6)
+            _quiet(axes)
+        save(figure)
+
+
 def terminal_cell(genotype: Genotype, groups: Mapping[str, Group]) -> str:
     """The cells as text: a line per node, "3 <- 0 skip_connect  1 nor_conv_3x3", in columns.
 

@@ -31,15 +31,15 @@ class Images(NamedTuple):
 
 
 def epoch_of(method: Method, data: Dataset, images: Images, state: Tree, steps: int, batch: int) -> Callable:
-    """Compiles an epoch `(state, key, train, valid, look) -> state, what look returned last`.
+    """Compiles an epoch `(state, key, train, valid, look, steps) -> state, what look returned last`.
 
     train, valid: rows of indices `[steps, batch]`. look(infos, done) is called with the values of the first `done`
-    steps, about every LOOK_EVERY seconds and after the last.
+    steps, about every LOOK_EVERY seconds and after the last. A smaller `steps` takes those of the first rows only.
     """
     compiled, infos = compile_steps(method, data, images, state, steps, batch)
     one_by_one = jax.default_backend() == "cpu"
 
-    def advance(state, key, train, valid, look):
+    def advance(state, key, train, valid, look, steps=steps):
         train, valid = jnp.asarray(train), jnp.asarray(valid)
         values = {name: jnp.zeros(info.shape, info.dtype) for name, info in infos.items()}
         done, stride, seen = 0, 1, time.monotonic()
@@ -94,39 +94,27 @@ def compile_steps(method: Method, data: Dataset, images: Images, state: Tree, st
 
 def evaluation(space: SearchSpace, data: Dataset, images: Images, state: Tree, gates: Gates, batch: int) -> Callable:
     """Compiles `(state, gates) -> {"holdout_loss", "holdout_accuracy"}`: each image once, batch statistics."""
-    rows, shares = (jnp.asarray(a) for a in evaluation_indices(data.splits["holdout"], batch))
-
-    def evaluate(weights, stats, gates, images, rows, shares):
-        def one(row_and_share):
-            row, share = row_and_share
-            pixels, labels = normalise(images.pixels[row], data.mean, data.std), images.labels[row]
-            logits, _ = space.apply(weights, stats, gates, pixels, train=True, key=jax.random.key(0))
-            loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            return jnp.stack([jnp.sum(share * loss), jnp.sum(share * (logits.argmax(-1) == labels))])
-
-        return jax.lax.map(one, (rows, shares)).sum(0) / shares.sum()
-
-    compiled = jax.jit(evaluate).lower(state.weights, state.stats, gates, images, rows, shares).compile()
+    score = scorer(space, data, images, state, gates, batch, 1, split="holdout")
 
     def of(state, gates):
-        loss, accuracy = compiled(state.weights, state.stats, gates, images, rows, shares)
-        return {"holdout_loss": float(loss), "holdout_accuracy": float(accuracy)}
+        loss, accuracy = (float(values.mean(dtype=np.float64)) for values in score(state, [gates]))
+        return {"holdout_loss": loss, "holdout_accuracy": accuracy}
 
     return of
 
 
 def scorer(space: SearchSpace, data: Dataset, images: Images, state: Tree, gates: Gates, batch: int,
-           width: int) -> Callable:
-    """Compiles `(state, masks, first, last) -> losses, hits`: the supernet under several gates, on validation images.
+           width: int, *, split: str = "valid") -> Callable:
+    """Compiles `(state, masks, first, last) -> losses, hits`: the supernet under several gates, on images of a split.
 
-    masks: at most `width` mappings {group: [E, K]}; first, last: positions in the valid split. Returns arrays
+    masks: at most `width` mappings {group: [E, K]}; first, last: positions in the split. Returns arrays
     `[len(masks), last - first]`: cross-entropies in nats, and 1 where the prediction is right. Batch statistics, of
     batches that are the same whatever first and last are, so these fall on multiples of `batch`, or at the split's end.
 
     One program for any number of masks: on a CPU, where a batch fills the cores, mask after mask; elsewhere at once.
     """
-    rows, _ = (jnp.asarray(a) for a in evaluation_indices(data.splits["valid"], batch))
-    total = len(data.splits["valid"])
+    rows, _ = (jnp.asarray(a) for a in evaluation_indices(data.splits[split], batch))
+    total = len(data.splits[split])
 
     def score(weights, stats, stacked, count, images, rows, start, stop):
         def one(gates, row):

@@ -60,6 +60,22 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
             os.close(folder)
 
 
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes an .npz as `write_atomic` does."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_atomic(path, buffer.getvalue())
+
+
+def read_arrays(path: Path, remedy: str) -> dict[str, np.ndarray]:
+    """The arrays of an .npz. Raises ValueError, ending in `remedy`, where it is missing or corrupt."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} is missing or corrupt ({error}); {remedy}") from None
+
+
 def clean(folder: Path) -> None:
     """Removes the temporary files that a killed `write_atomic` left. Only for the process that writes the run."""
     for leftover in folder.glob(".*.tmp"):
@@ -126,19 +142,11 @@ class Run:
 
     def save_arch(self, trajectory: Mapping[str, np.ndarray]) -> None:
         """Writes arch.npz: the logits `[epochs + 1, E, K]` of each group, the first before any step."""
-        buffer = io.BytesIO()
-        np.savez(buffer, **trajectory)
-        write_atomic(self.folder / "arch.npz", buffer.getvalue())
+        write_arrays(self.folder / "arch.npz", trajectory)
 
     def load_arch(self) -> dict[str, np.ndarray]:
         """Reads arch.npz. Raises ValueError where it is missing or corrupt."""
-        path = self.folder / "arch.npz"
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return dict(arrays)
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(f"{path} is missing or corrupt ({error}); restore the file, or search again in "
-                             "another --run") from None
+        return read_arrays(self.folder / "arch.npz", "restore the file, or search again in another --run")
 
     def save_genotype(self, genotype: Genotype) -> None:
         """Writes genotype.json."""

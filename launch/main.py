@@ -12,6 +12,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "search": ("launch.search:main", "search a space on real images and write what is found into a run directory"),
     "select": ("launch.select:main", "choose the architecture of a trained supernet in another way"),
+    "compare": ("launch.compare:main", "compare selections on runs of several methods and seeds, in one report"),
     "estimate": ("launch.estimate:main", "weights, multiply-adds, memory and compile time of a search, without it"),
     "spaces": ("launch.lists:spaces", "list the search spaces"),
     "methods": ("launch.lists:methods", "list the search methods"),

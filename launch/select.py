@@ -11,8 +11,8 @@ import tyro
 from dnas import registry
 from dnas.selection import SELECTIONS
 from launch import cache, options
-from launch.arguments import given, parse, parsed, part_of
-from launch.prepare import prepare
+from launch.arguments import given, parsed, part_of
+from launch.trained import choose, place, supernet
 
 
 @dataclass(frozen=True)
@@ -36,59 +36,19 @@ def main(argv: Sequence[str]) -> int:
     part = part_of("selection", options.read(registry.locate(name, SELECTIONS, "selection")))
     form = dataclasses.make_dataclass("Arguments", [part], bases=(Arguments,), frozen=True)
     arguments = parsed(form(folder=tyro.MISSING, selection=name), "dnas select", __doc__, list(argv))
-    folder = Path(arguments.folder).expanduser()
-    searched = parse("search", "", ["--config", str(folder)])
-    ready = prepare(searched)
     chosen = dataclasses.asdict(arguments.selection_options)
     selection = registry.resolve(name, SELECTIONS, "selection")(**chosen)
+    from dnas.pictures import terminal_cell
 
-    import jax
-    import jax.numpy as jnp
-
-    from dnas import checkpoint, open_run
-    from dnas.pictures import draw_genotype, terminal_cell
-    from dnas.selection.select import bench, select
-
-    images = jax.ShapeDtypeStruct((searched.batch, *ready.data.image), jnp.float32)
-    template = jax.eval_shape(ready.method.init, jax.random.key(0), images)
-    found = checkpoint.latest(folder / "checkpoints", template, set_aside=False)
-    if found is None:
-        raise ValueError(f"{folder} has no checkpoint; search there first: dnas search --run {folder}")
-    out = Path(arguments.out).expanduser() if arguments.out else folder / "selections" / name.rpartition(":")[2]
-    config = {"run": str(folder.absolute()), "epoch": found.epoch, "selection": {"name": name, **chosen}}
-    try:
-        opened = open_run(out, config)
-    except ValueError as error:
-        raise ValueError(str(error).replace("--run", "--out")) from None
-    with opened:
-        cache.enable(arguments.cache)
-        for message in found.skipped:
-            print(message)
-        on = bench(ready.space, ready.method, _tuner(searched, ready), ready.data, found.tree, batch=searched.batch,
-                   seed=searched.seed)
-        plan = selection.plan(on)
-        print(f"run        {folder}, epoch {found.epoch} of {searched.epochs}")
-        print(f"selection  {name}: {plan['evaluations']:,} images forward through the supernet, "
-              f"{plan['epochs']} epochs of fine-tuning", flush=True)
-        result = select(selection, on, folder=out, say=lambda text: print(text, flush=True))
-        for suffix in ("svg", "png"):
-            draw_genotype(result.genotype, ready.space.groups, out / f"cells.{suffix}")
-    cost = ready.space.cost(result.genotype)
-    print("", terminal_cell(result.genotype, ready.space.groups), ready.space.format(result.genotype), "", sep="\n")
+    trained = supernet(Path(arguments.folder).expanduser())
+    out = Path(arguments.out).expanduser() if arguments.out else place(trained.folder, name)
+    cache.enable(arguments.cache)
+    result = choose(trained, name, chosen, selection, out)
+    space = trained.ready.space
+    cost = space.cost(result.genotype)
+    print("", terminal_cell(result.genotype, space.groups), space.format(result.genotype), "", sep="\n")
     print(f"size       {cost['params']:,} parameters, {cost['macs']:,} multiply-adds per image as a network of its own")
     print(f"cost       {result.cost['evaluations']:,} images forward, {result.cost['epochs']} epochs, "
           f"{result.cost['seconds']:.1f} s")
     print(f"written    {out}")
     return 0
-
-
-def _tuner(searched, ready):
-    """The method of the run at a tenth of its first learning rate, constant, if it has one."""
-    from launch.prepare import built_method
-
-    config = {**ready.config, "method": dict(ready.config["method"])}
-    if {"lr", "lr_min"} <= config["method"].keys():
-        config["method"]["lr"] = config["method"]["lr_min"] = config["method"]["lr"] / 10
-    if "arch_warmup" in config["method"]:
-        config["method"]["arch_warmup"] = 0
-    return built_method(config, ready.space, searched.epochs, ready.steps)

@@ -2,6 +2,7 @@
 
 SELECTIONS = {
     "magnitude": "dnas.selection.magnitude:magnitude",
+    "magnitude-edge": "dnas.selection.magnitude:magnitude_edge",
     "perturbation": "dnas.selection.perturbation:perturbation",
     "random": "dnas.selection.sampling:random",
     "sampled": "dnas.selection.sampling:sampled",

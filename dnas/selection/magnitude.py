@@ -4,16 +4,42 @@ from __future__ import annotations
 
 import numpy as np
 
-from dnas.selection.types import Progress, Selection
+from dnas.selection.types import Progress, Selection, Unsuitable
 
 
 def magnitude() -> Selection:
-    """The operations with the largest gates; with edge normalisation the gates include the edges' weights."""
+    """The operations with the largest shares of their edge: an edge's own weight, if it has one, does not count."""
+    return _largest(shares)
 
+
+def magnitude_edge() -> Selection:
+    """The operations with the largest gates, which hold the edges' weights too (PC-DARTS, arXiv 1907.05737, eq. 2).
+
+    Raises Unsuitable, once it begins, on a run without edge normalisation: there it is what `magnitude` is.
+    """
+    return _largest(weighted)
+
+
+def shares(bench):
+    """The gates `[E, K]` of each group, each edge's scaled to sum to one."""
+    gates = {name: np.asarray(rows, np.float64) for name, rows in bench.method.gates(bench.state).items()}
+    return {name: rows / np.maximum(rows.sum(-1, keepdims=True), 1e-30) for name, rows in gates.items()}
+
+
+def weighted(bench):
+    """The gates `[E, K]` of each group as they are. Raises Unsuitable where every edge weighs one."""
+    gates = {name: np.asarray(rows, np.float64) for name, rows in bench.method.gates(bench.state).items()}
+    if all(np.allclose(rows.sum(-1), 1, atol=1e-4) for rows in gates.values()):
+        raise Unsuitable("magnitude-edge needs a run with edge normalisation (--method pc-darts, or "
+                         "--method.edge-normalisation); for this one choose magnitude")
+    return gates
+
+
+def _largest(scores) -> Selection:
     def begin(bench):
-        scores = {name: np.asarray(rows, np.float32) for name, rows in bench.method.gates(bench.state).items()}
-        return Progress(bench.state, np.int32(0), scores, np.int64(0))
+        found = {name: rows.astype(np.float32) for name, rows in scores(bench).items()}
+        return Progress(bench.state, np.int32(0), found, np.int64(0))
 
     return Selection(lambda bench: 0, begin, lambda key, bench, progress: progress,
-                     lambda bench, progress: bench.method.select(progress.state),
+                     lambda bench, progress: bench.space.genotype(progress.scores),
                      lambda bench: {"evaluations": 0, "epochs": 0})

@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from dnas.optimizers import refuse_negative
 from dnas.selection.types import Progress, Selection
 from dnas.types import REMOVED, Genotype
 
@@ -30,7 +31,7 @@ class Event(NamedTuple):
 
 
 def perturbation(*, interval: int = 5, criterion: Literal["accuracy", "loss"] = "accuracy", images: int = 0,
-                 racing: bool = False, confidence: float = 0.999, seed: int = 0) -> Selection:
+                 racing: bool = False, confidence: float = 0.999, seed: int | None = None) -> Selection:
     """Perturbation-based selection.
 
     Args:
@@ -39,12 +40,11 @@ def perturbation(*, interval: int = 5, criterion: Literal["accuracy", "loss"] = 
         images: Validation images to score on; 0 for all.
         racing: Stop scoring an operation once it can no longer be the one, at `confidence`. Not in the paper.
         confidence: Of a race, over all its comparisons.
-        seed: Of the order of the edges.
+        seed: Of the order of the edges; that of the search unless given.
 
     Raises ValueError where one is out of range.
     """
-    if interval < 0 or images < 0:
-        raise ValueError(f"interval and images must be 0 or more, got {interval} and {images}")
+    refuse_negative(interval=interval, images=images, seed=seed or 0)
     if criterion not in ("accuracy", "loss"):
         raise ValueError(f"criterion is accuracy or loss, not {criterion!r}")
     if not 0.5 < confidence < 1:
@@ -53,13 +53,16 @@ def perturbation(*, interval: int = 5, criterion: Literal["accuracy", "loss"] = 
     def used(bench):
         return min(images or bench.images, bench.images)
 
+    def order(bench):
+        return schedule(bench.space, bench.seed if seed is None else seed)
+
     def plan(bench):
-        found = schedule(bench.space, seed)
+        found = order(bench)
         masks = sum(len(_candidates(bench.space, event, name)) for event in found for name in bench.space.groups)
         return {"evaluations": masks * used(bench), "epochs": interval * (len(found) - 1)}
 
     def steps(bench):
-        events = len(schedule(bench.space, seed))
+        events = len(order(bench))
         return events + interval * (events - 1)
 
     def begin(bench):
@@ -74,9 +77,9 @@ def perturbation(*, interval: int = 5, criterion: Literal["accuracy", "loss"] = 
             return progress._replace(state=state, step=np.int32(number + 1))
         state, scores, seen = progress.state, dict(progress.scores), progress.evaluations
         for name in bench.space.groups:
-            state, scores[name], more = decide(bench, state, scores[name], schedule(bench.space, seed)[event], name)
+            state, scores[name], more = decide(bench, state, scores[name], order(bench)[event], name)
             seen += more
-        return Progress(state, np.int32(number + 1), scores, seen)
+        return progress._replace(state=state, step=np.int32(number + 1), scores=scores, evaluations=seen)
 
     def decide(bench, state, scores, event, name):
         candidates = _candidates(bench.space, event, name)

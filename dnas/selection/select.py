@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from dnas import checkpoint
 from dnas.bilevel import Method
 from dnas.data import Dataset, epoch_indices, steps_per_epoch
 from dnas.programs import Images, epoch_of, scorer
-from dnas.run import write_atomic
+from dnas.run import load_genotype, read_arrays, write_arrays, write_atomic
 from dnas.selection.types import Bench, Selection
 from dnas.types import Genotype, SearchSpace, Tree
 
@@ -26,7 +27,7 @@ WIDTH = 8
 
 class Selected(NamedTuple):
     """What a selection ends with. scores: {name: [E, K]}; cost: evaluations (images forward through the supernet),
-    epochs of fine-tuning, seconds of this process."""
+    epochs of fine-tuning, seconds of its steps, those before an interruption included."""
 
     genotype: Genotype
     scores: Mapping[str, np.ndarray]
@@ -45,21 +46,37 @@ def bench(space: SearchSpace, method: Method, tuner: Method, data: Dataset, stat
     width = max(WIDTH, *(max(group.shape[1], _most_into(group)) for group in space.groups.values()))
     fresh = tuner.init(jax.random.key(0), jax.ShapeDtypeStruct((batch, *data.image), jnp.float32))
     state = jax.tree.map(jnp.asarray, state._replace(weights_opt=fresh.weights_opt))
-    programs: dict[str, Callable] = {}
+
+    @functools.cache
+    def program(name):
+        if name == "score":
+            return scorer(space, data, images, state, method.gates(state), batch, width)
+        return epoch_of(tuner, data, images, state, steps, batch)
 
     def score(state, *args):
-        if "score" not in programs:
-            programs["score"] = scorer(space, data, images, state, method.gates(state), batch, width)
-        return programs["score"](state, *args)
+        return program("score")(state, *args)
 
-    def tune(state, epoch):
-        if "tune" not in programs:
-            programs["tune"] = epoch_of(tuner, data, images, state, steps, batch)
+    def tune(state, epoch, steps=steps):
         rows = epoch_indices(seed, 1_000_000 + epoch, data.splits["train"], data.splits["valid"], batch)
         given = jax.tree.map(jnp.array, state)  # a copy, for the step takes what it is given
-        return programs["tune"](given, jax.random.fold_in(jax.random.key(seed), 2), *rows, lambda infos, done: None)[0]
+        key = jax.random.fold_in(jax.random.key(seed), 2)
+        return program("tune")(given, key, *rows, lambda infos, done: None, steps)[0]
 
-    return Bench(space, method, state, score, tune, len(data.splits["valid"]), width)
+    def seconds(plan):
+        one = min(batch, len(data.splits["valid"]))
+        score_one = _timed(lambda: score(state, [method.gates(state)], 0, one)) if plan["evaluations"] else 0
+        tune_one = _timed(lambda: jax.block_until_ready(tune(state, 0, 1))) if plan["epochs"] else 0
+        return plan["evaluations"] * score_one / one + plan["epochs"] * steps * tune_one
+
+    return Bench(space, method, state, score, tune, len(data.splits["valid"]), width, seed, seconds)
+
+
+def _timed(function: Callable) -> float:
+    """Seconds of the second call; the first compiles."""
+    function()
+    started = time.monotonic()
+    function()
+    return time.monotonic() - started
 
 
 def select(selection: Selection, on: Bench, *, folder: Path | None = None, key: jax.Array | None = None,
@@ -69,8 +86,7 @@ def select(selection: Selection, on: Bench, *, folder: Path | None = None, key: 
 
     Raises what `dnas.checkpoint` raises for damaged files.
     """
-    started = time.monotonic()
-    key = jax.random.key(0) if key is None else key
+    key = jax.random.key(on.seed) if key is None else key
     progress, total = selection.begin(on), selection.steps(on)
     if folder is not None:
         found = checkpoint.latest(folder / "checkpoints", progress)
@@ -80,12 +96,14 @@ def select(selection: Selection, on: Bench, *, folder: Path | None = None, key: 
             progress = found.tree
             say(f"continuing after step {int(progress.step)} of {total}")
     while int(progress.step) < total:
-        progress = selection.step(jax.random.fold_in(key, int(progress.step)), on, progress)
+        started = time.monotonic()
+        after = selection.step(jax.random.fold_in(key, int(progress.step)), on, progress)
+        progress = after._replace(seconds=np.float64(progress.seconds + time.monotonic() - started))
         if folder is not None:
             checkpoint.save(folder / "checkpoints" / f"{int(progress.step):05d}.safetensors", jax.device_get(progress))
             checkpoint.keep(folder / "checkpoints", 2)
         say(f"step {int(progress.step)} of {total}")
-    cost = {**selection.plan(on), "evaluations": int(progress.evaluations), "seconds": time.monotonic() - started}
+    cost = {**selection.plan(on), "evaluations": int(progress.evaluations), "seconds": float(progress.seconds)}
     chosen = Selected(selection.genotype(on, progress), jax.tree.map(np.asarray, dict(progress.scores)), cost)
     if folder is not None:
         _write(folder, chosen)
@@ -93,14 +111,25 @@ def select(selection: Selection, on: Bench, *, folder: Path | None = None, key: 
 
 
 def _write(folder: Path, chosen: Selected) -> None:
-    import io
-
-    buffer = io.BytesIO()
-    np.savez(buffer, **chosen.scores)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / "scores.npz", buffer.getvalue())
+    write_arrays(folder / "scores.npz", chosen.scores)
     write_atomic(folder / "cost.json", json.dumps(dict(chosen.cost), indent=1) + "\n")
     write_atomic(folder / "genotype.json", chosen.genotype.to_json() + "\n")
+
+
+def load_selected(folder: Path) -> Selected | None:
+    """What a finished selection wrote in `folder`; None if it has not finished.
+
+    Raises ValueError, in one line, for damaged files.
+    """
+    if not (folder / "genotype.json").exists():
+        return None
+    try:
+        cost = dict(json.loads((folder / "cost.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{folder / 'cost.json'} is missing or corrupt ({error}); remove {folder} to select again") \
+            from None
+    return Selected(load_genotype(folder), read_arrays(folder / "scores.npz", f"remove {folder} to select again"), cost)
 
 
 def _most_into(group) -> int:

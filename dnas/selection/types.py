@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from dnas.bilevel import Method
 from dnas.types import Array, Genotype, SearchSpace, Tree
+
+
+class Unsuitable(ValueError):
+    """A selection cannot work on this run: raised by `begin`."""
 
 
 class Bench(NamedTuple):
@@ -16,7 +22,8 @@ class Bench(NamedTuple):
         list of at most `width` mappings {group: [E, K]}, on validation images number first..last: float arrays
         `[M, images]` of cross-entropies in nats and of 1 where the prediction is right. Batch statistics.
     tune(state, epoch) -> state: one epoch of the search step at a tenth of the learning rate; decided edges stay.
-    images: of the validation split.
+    images: of the validation split. seed: of the search, for selections that draw.
+    seconds(plan) -> how long a plan takes here, measured on a batch of each program that it needs; compiles them.
     """
 
     space: SearchSpace
@@ -26,19 +33,28 @@ class Bench(NamedTuple):
     tune: Callable[[Tree, int], Tree]
     images: int
     width: int
+    seed: int = 0
+    seconds: Callable[[Mapping[str, Any]], float] = lambda plan: 0.0
 
 
 class Progress(NamedTuple):
     """How far a selection has come, as arrays only: it is saved after every step.
 
     state: the supernet, with the decisions taken. step: steps taken. scores: {group: [E, K]}, what the selection found
-    out about each operation, NaN where nothing. evaluations: images that went forward through the supernet.
+    out about each operation, more is better, NaN where nothing; other names may hold arrays of its own, of which
+    TRIED `[N]` and TRIED/group `[N, E]` are accuracies of whole genotypes and their operations' indices.
+    evaluations: images that went forward through the supernet. seconds: spent so far, kept by `dnas.selection.select`.
     """
 
     state: Tree
     step: Array
     scores: Mapping[str, Array]
     evaluations: Array
+    seconds: Array = np.float64(0)
+
+
+TRIED = "tried"
+"""Begins the names of scores that belong to whole genotypes."""
 
 
 class Selection(NamedTuple):

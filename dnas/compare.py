@@ -1,0 +1,219 @@
+"""Statistics of a comparison: several runs, several selections on each, and how sure one can be of a difference."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dnas.selection.types import TRIED
+from dnas.types import Genotype, Group
+
+
+class Metric(NamedTuple):
+    """A column of the comparison. digits: shown after the point; better: +1 if more is better, -1 if less, 0 neither."""
+
+    title: str
+    meaning: str
+    digits: int
+    better: int
+
+
+METRICS = {
+    "discrete": Metric("discretised %", "hold-out accuracy of the genotype in the supernet, as the search left it", 2, 1),
+    "gap": Metric("gap", "points that the supernet's hold-out accuracy loses by discretising", 2, -1),
+    "tuned": Metric("tuned %", "hold-out accuracy of the genotype in the supernet that the selection fine-tuned", 2, 1),
+    "trained": Metric("trained %", "hold-out accuracy after a short training from scratch", 2, 1),
+    "table": Metric("table %", "accuracy in the table of a benchmark", 2, 1),
+    "params": Metric("parameters", "of the network of its own, as wide and deep as searched", 0, 0),
+    "macs": Metric("multiply-adds", "per image, of that network", 0, 0),
+    "seconds": Metric("seconds", "that the selection took", 1, -1),
+    "kendall": Metric("Kendall", "rank correlation (tau-b) of what the selection scored with the truth", 3, 1),
+    "spearman": Metric("Spearman", "the same as Spearman's rho", 3, 1),
+}
+"""What is told of each selection on each run, in the order of the columns."""
+
+
+class Entry(NamedTuple):
+    """One selection on one run. method: the label of runs that differ in nothing but their seed; values: by METRICS,
+    those that are known; notation: the genotype in the space's own."""
+
+    run: str
+    method: str
+    seed: int
+    selection: str
+    genotype: Genotype
+    notation: str
+    values: Mapping[str, float]
+
+
+class Summary(NamedTuple):
+    """A method and selection over its runs. values: {metric: (mean, standard deviation or None for one run, runs)}."""
+
+    method: str
+    selection: str
+    runs: int
+    values: Mapping[str, tuple[float, float | None, int]]
+
+
+class Difference(NamedTuple):
+    """Mean of `first` minus `second` over pairs that share all else, with a 95 % interval of Student's t.
+
+    within: the method (of two selections on the same runs) or the selection (of two methods with the same seeds).
+    low, high: None for a single pair.
+    """
+
+    metric: str
+    within: str
+    first: str
+    second: str
+    mean: float
+    low: float | None
+    high: float | None
+    pairs: int
+
+
+def summarise(entries: Sequence[Entry]) -> list[Summary]:
+    """A row for each method and selection, in the order of their first entries. Deviations have n - 1 below."""
+    rows = []
+    for method, selection in dict.fromkeys((e.method, e.selection) for e in entries):
+        members = [e for e in entries if (e.method, e.selection) == (method, selection)]
+        values = {}
+        for metric in METRICS:
+            found = [e.values[metric] for e in members if metric in e.values]
+            if found:
+                values[metric] = float(np.mean(found)), float(np.std(found, ddof=1)) if len(found) > 1 else None, len(found)
+        rows.append(Summary(method, selection, len(members), values))
+    return rows
+
+
+def differences(entries: Sequence[Entry], metrics: Iterable[str]) -> list[Difference]:
+    """Every pair of selections within a method, and every pair of methods within a selection (by seed)."""
+    found = []
+    for metric in metrics:
+        known = [e for e in entries if metric in e.values]
+        for within, across, pair in (("method", "selection", "run"), ("selection", "method", "seed")):
+            for kept in dict.fromkeys(getattr(e, within) for e in known):
+                table: dict[str, dict] = {}
+                for e in known:
+                    if getattr(e, within) == kept:
+                        table.setdefault(getattr(e, across), {})[getattr(e, pair)] = e.values[metric]
+                for first, second in itertools.combinations(table, 2):
+                    both = [key for key in table[first] if key in table[second]]
+                    if both:
+                        gaps = np.array([table[first][key] - table[second][key] for key in both])
+                        found.append(Difference(metric, kept, first, second, *_interval(gaps), len(both)))
+    return found
+
+
+def _interval(values: np.ndarray) -> tuple[float, float | None, float | None]:
+    from scipy.stats import t
+
+    mean = float(values.mean())
+    if len(values) < 2:
+        return mean, None, None
+    half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return mean, mean - half, mean + half
+
+
+def agreement(first: Genotype, second: Genotype) -> float:
+    """Share of the kept edges, with their operations, that two genotypes of a space have in common, in [0, 1].
+
+    Where they keep different numbers of edges, of the larger number.
+    """
+    one, other = ({(group, *choice) for group, choices in g.choices.items() for choice in choices} for g in (first, second))
+    return len(one & other) / max(len(one), len(other), 1)
+
+
+def agreements(entries: Sequence[Entry]) -> dict[str, dict[tuple[str, str], float]]:
+    """For each method the mean agreement over its runs of every two selections."""
+    found: dict[str, dict[tuple[str, str], list[float]]] = {}
+    for a, b in itertools.combinations(entries, 2):
+        if a.run == b.run:
+            found.setdefault(a.method, {}).setdefault((a.selection, b.selection), []).append(
+                agreement(a.genotype, b.genotype))
+    return {method: {pair: float(np.mean(values)) for pair, values in pairs.items()} for method, pairs in found.items()}
+
+
+def scored(scores: Mapping[str, np.ndarray], decisions: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """What `scores` say of architectures with operation indices `decisions` `[N, E]` by group: the sum `[N]` of the
+    scores of their operations (a removed edge adds nothing); None unless every such score is finite."""
+    total = np.zeros(len(next(iter(decisions.values()))))
+    for name, rows in decisions.items():
+        if np.ndim(scores.get(name)) != 2:
+            return None
+        values = np.where(rows >= 0, np.asarray(scores[name], np.float64)[np.arange(rows.shape[1]), rows], 0)
+        total += values.sum(1)
+    return total if np.isfinite(total).all() else None
+
+
+def tried(scores: Mapping[str, np.ndarray], groups: Mapping[str, Group]):
+    """The architectures that a selection tried as wholes: decisions `[N, E]` by group and accuracies `[N]`, or None."""
+    if TRIED not in scores:
+        return None
+    return {name: np.asarray(scores[f"{TRIED}/{name}"]) for name in groups}, np.asarray(scores[TRIED])
+
+
+def correlation(scores: np.ndarray | None, truth: np.ndarray) -> dict[str, float]:
+    """{"kendall", "spearman"} of two arrays `[N]`; {} where fewer than three are finite or one is constant."""
+    from scipy.stats import kendalltau, spearmanr
+
+    if scores is None:
+        return {}
+    known = np.isfinite(scores) & np.isfinite(truth)
+    scores, truth = scores[known], truth[known]
+    if len(scores) < 3 or np.ptp(scores) == 0 or np.ptp(truth) == 0:
+        return {}
+    return {"kendall": float(kendalltau(scores, truth).statistic), "spearman": float(spearmanr(scores, truth).statistic)}
+
+
+def shown(metrics: Iterable[Summary]) -> list[str]:
+    """The metrics that any row knows, in the order of the columns."""
+    known = {metric for row in metrics for metric in row.values}
+    return [metric for metric in METRICS if metric in known]
+
+
+def spell(metric: str, value: tuple[float, float | None, int] | None) -> str:
+    """A mean with its deviation, "93.12 ± 0.40", or alone for one run; a dash where nothing is known."""
+    if value is None:
+        return "\N{EN DASH}"
+    mean, deviation, _ = value
+    digits = METRICS[metric].digits
+    return f"{mean:z,.{digits}f}" + ("" if deviation is None else f" ± {deviation:,.{digits}f}")
+
+
+def to_csv(entries: Sequence[Entry]) -> str:
+    """A line for each selection on each run."""
+    text = io.StringIO()
+    columns = [metric for metric in METRICS if any(metric in e.values for e in entries)]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["run", "method", "seed", "selection", *columns, "genotype"])
+    for e in entries:
+        values = [e.values.get(metric, "") for metric in columns]
+        writer.writerow([e.run, e.method, e.seed, e.selection, *values, e.notation])
+    return text.getvalue()
+
+
+def to_json(entries: Sequence[Entry]) -> dict[str, Any]:
+    """All of a comparison as JSON knows it."""
+    rows = summarise(entries)
+    plain = lambda e: {**e._asdict(), "genotype": json.loads(e.genotype.to_json()), "values": dict(e.values)}
+    spread = lambda row: {m: {"mean": mean, "std": std, "runs": runs} for m, (mean, std, runs) in row.values.items()}
+    return {
+        "metrics": {metric: METRICS[metric]._asdict() for metric in shown(rows)},
+        "entries": [plain(e) for e in entries],
+        "summary": [{"method": row.method, "selection": row.selection, "runs": row.runs, **spread(row)} for row in rows],
+        "differences": [d._asdict() for d in differences(entries, compared(rows))],
+        "agreement": [{"method": method, "first": a, "second": b, "share": share}
+                      for method, pairs in agreements(entries).items() for (a, b), share in pairs.items()],
+    }
+
+
+def compared(rows: Iterable[Summary]) -> list[str]:
+    """The metrics whose differences are worth telling: accuracies."""
+    return [metric for metric in shown(rows) if metric in ("discrete", "trained", "table")]

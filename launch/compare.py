@@ -1,0 +1,327 @@
+"""Compare selections on trained supernets: one table over runs of several methods and seeds, and a report to show."""
+
+import dataclasses
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from dnas import registry
+from dnas.selection import SELECTIONS
+from launch import cache, options
+from launch.arguments import CONFIG, parsed, part_of
+from launch.prepare import named
+from launch.trained import Supernet, choose, place, supernet
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What the command line says; the options of each selection are added to it."""
+
+    folders: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN ...")]
+    """Run directories of searches: several methods, several seeds."""
+    selection: Annotated[tuple[str, ...], tyro.conf.arg(metavar="{" + ",".join(SELECTIONS) + "}|FACTORY ...")] = (
+        "magnitude", "perturbation", "sampled", "random")
+    """Which selections, the one that others are compared with first."""
+    train_epochs: int = 0
+    """Epochs of training each genotype from scratch, on the train and valid splits; 0 for none."""
+    table: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
+    """Table of NAS-Bench-201 (`dnas table`) in which each genotype is looked up, for the report only."""
+    column: str = "cifar10_test_200"
+    """Column of the table that counts as the truth."""
+    out: Annotated[str | None, tyro.conf.arg(metavar="DIR",
+                                             help_behavior_hint="(default: comparison, beside the first run)")] = None
+    """Where the report is written. Selections lie in RUN/selections, and are taken from there if they are done."""
+    cache: Annotated[str | None, tyro.conf.arg(metavar="DIR|off", help_behavior_hint="(default: as for search)")] = None
+    """Where compiled programs are kept for the next time."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs `dnas compare`. Raises ValueError, in one line, for what it cannot read or use."""
+    names = _listed(argv, "--selection") or list(Arguments.selection)
+    short = [name.rpartition(":")[2] for name in names]
+    for name in short:
+        if short.count(name) > 1:
+            raise ValueError(f"two selections are called {name}; each needs a name of its own")
+    parts = [part_of(name.replace("-", "_"), options.read(registry.locate(full, SELECTIONS, "selection")))
+             for name, full in zip(short, names)]
+    form = dataclasses.make_dataclass("Arguments", parts, bases=(Arguments,), frozen=True)
+    arguments = parsed(form(folders=tyro.MISSING, selection=tuple(names)), "dnas compare", __doc__, list(argv))
+    folders = [Path(folder).expanduser() for folder in arguments.folders]
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise ValueError("a run is named twice; give each once")
+    if arguments.train_epochs < 0:
+        raise ValueError(f"train-epochs is {arguments.train_epochs}, it must be 0 or more")
+    chosen = {name: dataclasses.asdict(getattr(arguments, f"{key.replace('-', '_')}_options"))
+              for key, name in zip(short, names)}
+    selections = {name: registry.resolve(name, SELECTIONS, "selection")(**chosen[name]) for name in names}
+    truth = _truth(arguments.table, arguments.column)
+    supernets = [supernet(folder) for folder in folders]
+
+    from dnas import compare, open_run
+    from dnas.run import write_atomic
+
+    out = Path(arguments.out).expanduser() if arguments.out else folders[0].absolute().parent / "comparison"
+    config = {"runs": [str(folder.absolute()) for folder in folders],
+              "selections": [{"name": name, **chosen[name]} for name in names], "train_epochs": arguments.train_epochs, 
+              "table": arguments.table and str(Path(arguments.table).absolute()),
+              "column": arguments.column if arguments.table else None}
+    try:
+        opened = open_run(out, config)
+    except ValueError as error:
+        raise ValueError(str(error).replace("--run", "--out")) from None
+    with opened:
+        cache.enable(arguments.cache)
+        labels, entries, notes = _labels(supernets), [], []
+        for trained, label in zip(supernets, labels):
+            entries += _entries(trained, label, names, chosen, selections, truth, arguments.train_epochs, out, notes)
+        if not entries:
+            raise ValueError(f"no selection suits any of the runs: {'; '.join(notes)}")
+        write_atomic(out / "comparison.csv", compare.to_csv(entries))
+        write_atomic(out / "comparison.json", json.dumps(compare.to_json(entries), indent=1) + "\n")
+        _report(out, supernets, labels, entries, notes, argv, arguments)
+    print("\n" + _text(entries, notes))
+    print(f"written    {out} (report.html, comparison.csv, comparison.json, comparison.svg)")
+    return 0
+
+
+def _listed(argv: Sequence[str], flag: str) -> list[str]:
+    """The values that follow the last `flag`, up to the next one."""
+    values: list[str] = []
+    for i, word in enumerate(argv):
+        if word == flag or word.startswith(f"{flag}="):
+            values = [word.partition("=")[2]] if "=" in word else []
+            for following in argv[i + 1:]:
+                if following.startswith("--"):
+                    break
+                values.append(following)
+    return values
+
+
+def _labels(supernets: Sequence[Supernet]) -> list[str]:
+    """A name for each run that those share which differ in nothing but their seed."""
+    configs = [trained.ready.config for trained in supernets]
+    varying = [key for key in CONFIG if key not in ("seed", "method", "diagnose", "stop_on_collapse")
+               and any(config[key] != configs[0][key] for config in configs)]
+    spell = lambda config, key: named(config, key) if key == "space" else f"{key} {config[key]}"
+    return [", ".join([named(config, "method"), *(spell(config, key) for key in varying)]) for config in configs]
+
+
+def _truth(path: str | None, column: str):
+    """(table, column's values), None without a table."""
+    if path is None:
+        return None
+    from dnas.benchmarks import nasbench201
+
+    table = nasbench201.load(path)
+    if column not in table.columns:
+        raise ValueError(f"{path} has no column {column!r}; its columns are {', '.join(table.columns)}")
+    return table, table.columns[column]
+
+
+def _entries(trained: Supernet, label: str, names, chosen, selections, truth, train_epochs: int, out: Path,
+             notes: list[str]):
+    """All selections on one run; what does not suit it goes to `notes`."""
+    import jax
+    import numpy as np
+
+    from dnas import checkpoint, compare
+    from dnas.programs import Images, evaluation
+    from dnas.selection.types import Unsuitable
+
+    space, data, on = trained.ready.space, trained.ready.data, trained.on
+    images = Images(*(jax.numpy.asarray(a) for a in (data.images, data.labels)))
+    gates = on.method.gates(on.state)
+    evaluate = evaluation(space, data, images, on.state, gates, trained.searched.batch)
+    accuracy = lambda state, gates: 100 * evaluate(state, gates)["holdout_accuracy"]
+    mixture = accuracy(on.state, gates)
+    found = []
+    for name in names:
+        folder = place(trained.folder, name)
+        try:
+            selected = choose(trained, name, chosen[name], selections[name], folder)
+        except Unsuitable as error:
+            notes.append(f"{trained.folder}: {error}")
+            continue
+        genotype = selected.genotype
+        values = {"discrete": accuracy(on.state, genotype.gates(space.groups))}
+        values["gap"] = mixture - values["discrete"]
+        if selected.cost["epochs"]:
+            last = checkpoint.latest(folder / "checkpoints", selections[name].begin(on), set_aside=False)
+            if last:
+                values["tuned"] = accuracy(jax.tree.map(jax.numpy.asarray, last.tree.state), genotype.gates(space.groups))
+        values |= {**space.cost(genotype), "seconds": selected.cost["seconds"]}
+        if truth:
+            table, column = truth
+            values["table"] = float(column[table.index(genotype)])
+        if train_epochs:
+            values["trained"] = _trained(trained, genotype, train_epochs, out)
+        found.append((name, selected, values))
+    for _, selected, values in found:
+        whole = compare.tried(selected.scores, space.groups)
+        if truth and whole:
+            decisions, scores = whole
+            rows = [table.index(_genotype(space, decisions, n)) for n in range(len(scores))]
+            values |= compare.correlation(scores, column[rows])
+        elif truth:
+            values |= compare.correlation(compare.scored(selected.scores, {"cell": table.ops}), column)
+        elif train_epochs:
+            distinct = {s.genotype: v["trained"] for _, s, v in found}
+            decisions = {g: np.stack([one.decisions(space.groups)[g] for one in distinct]) for g in space.groups}
+            values |= compare.correlation(compare.scored(selected.scores, decisions), np.array(list(distinct.values())))
+    return [compare.Entry(str(trained.folder), label, trained.searched.seed, name.rpartition(":")[2], selected.genotype,
+                          space.format(selected.genotype), values) for name, selected, values in found]
+
+
+def _genotype(space, decisions: Mapping[str, Any], n: int):
+    from dnas import Genotype
+
+    return Genotype.from_decisions(space, {name: rows[n] for name, rows in decisions.items()})
+
+
+def _trained(trained: Supernet, genotype, epochs: int, out: Path) -> float:
+    """Hold-out accuracy in % after a short training, from the file of an earlier one if there is one."""
+    from dnas.train import train
+
+    from dnas.run import write_atomic
+
+    what = f"{trained.folder.resolve()} {trained.epoch} {epochs} {genotype.to_json()}"
+    file = out / "trained" / f"{hashlib.sha256(what.encode()).hexdigest()[:16]}.json"
+    if file.exists():
+        return float(json.loads(file.read_text())["accuracy"])
+    print(f"training   {trained.ready.space.format(genotype)} for {epochs} epochs", flush=True)
+    done = train(trained.ready.space.network(genotype), trained.ready.data, epochs=epochs, batch=trained.searched.batch,
+                 seed=trained.searched.seed, progress=False)
+    file.parent.mkdir(exist_ok=True)
+    write_atomic(file, json.dumps({"accuracy": 100 * done.accuracy, "seconds": done.seconds}) + "\n")
+    return 100 * done.accuracy
+
+
+def _text(entries, notes: Sequence[str]) -> str:
+    """The comparison for a terminal."""
+    from dnas import compare
+
+    rows = compare.summarise(entries)
+    metrics = compare.shown(rows)
+    text = []
+    for method in dict.fromkeys(row.method for row in rows):
+        members = [row for row in rows if row.method == method]
+        text += ["", f"{method}, {max(row.runs for row in members)} runs"]
+        for kind in ("discrete", "gap", "tuned", "trained", "table"), ("params", "macs", "seconds", "kendall", "spearman"):
+            chosen = [m for m in metrics if m in kind]
+            text.append(columns([["", *(compare.METRICS[m].title for m in chosen)], *(
+                [row.selection, *(compare.spell(m, row.values.get(m)) for m in chosen)] for row in members)], left=1))
+    pairs = [d for d in compare.differences(entries, compare.compared(rows)) if d.low is not None]
+    if pairs:
+        text += ["", "differences in points, with 95 % intervals over pairs of runs",
+                 columns([[_pair(d), compare.METRICS[d.metric].title, _difference(d)] for d in pairs], left=2)]
+    agreed = compare.agreements(entries)
+    if agreed:
+        text += ["", "edges that two selections have in common", columns(
+            [[method, f"{a}, {b}", f"{100 * share:.0f} %"] for method, found in agreed.items()
+             for (a, b), share in found.items()], left=2)]
+    return "\n".join([*text, "", *(f"left out: {note}" for note in notes)])
+
+
+def _pair(difference) -> str:
+    return f"{difference.within}: {difference.first} \N{MINUS SIGN} {difference.second}"
+
+
+def _difference(difference) -> str:
+    interval = "" if difference.low is None else f" [{difference.low:+z.2f}, {difference.high:+z.2f}]"
+    return f"{difference.mean:+z.2f}{interval} ({difference.pairs})"
+
+
+def columns(rows: Sequence[Sequence[str]], *, left: int) -> str:
+    """Rows of texts in columns; the first `left` are aligned left."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join("  ".join(cell.ljust(width) if i < left else cell.rjust(width)
+                               for i, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in rows)
+
+
+def _report(out: Path, supernets, labels, entries, notes, argv, arguments) -> None:
+    """Writes comparison.svg and report.html."""
+    from dnas import compare, report
+    from dnas.pictures import draw_dots
+    from dnas.run import write_atomic
+
+    rows = compare.summarise(entries)
+    metrics = compare.shown(rows)
+    label = lambda e: f"{e.method}: {e.selection}" if len(set(labels)) > 1 else e.selection
+    drawn = [m for m in ("table", "trained", "discrete", "gap") if m in metrics][:3]
+    panels = {compare.METRICS[m].title: {label(row): [e.values[m] for e in entries if (e.method, e.selection) ==
+                                                     (row.method, row.selection) and m in e.values] for row in rows}
+              for m in drawn}
+    draw_dots(panels, out / "comparison.svg")
+    best = []
+    for column, m in enumerate(metrics, 3):
+        means = [round(row.values[m][0] * compare.METRICS[m].better, compare.METRICS[m].digits) if m in row.values
+                 else float("-inf") for row in rows]
+        if compare.METRICS[m].better and m != "seconds" and len(set(means)) > 1:
+            best += [(r, column) for r, mean in enumerate(means) if mean == max(means)]
+    intro = (f"{len(supernets)} trained supernets, {len({e.selection for e in entries})} ways of choosing an architecture "
+             "from each. A figure is the mean over the runs of a row ± their standard deviation; one run shows none.")
+    parts = [
+        report.paragraph(intro),
+        report.table(["method", "selection", "runs", *(compare.METRICS[m].title for m in metrics)],
+                     [[row.method, row.selection, str(row.runs), *(compare.spell(m, row.values.get(m)) for m in metrics)]
+                      for row in rows], text=2, best=best),
+        *(report.paragraph(f"Left out: {note}", quiet=True) for note in notes),
+        report.picture(out / "comparison.svg", "Dots are runs, a bar is their mean, a line one standard deviation."),
+    ]
+    pairs = compare.differences(entries, compare.compared(rows))
+    if pairs:
+        parts += [report.heading("Differences"), report.paragraph(
+            "Two selections on the same runs, or two methods with the same seeds: the mean difference in points, and "
+            "where there is more than one pair a 95 % interval (Student's t). An interval that holds 0 shows none."),
+            report.table(["between", "of", "mean difference, 95 % interval (pairs)"],
+                         [[_pair(d), compare.METRICS[d.metric].title, _difference(d)] for d in pairs], text=2)]
+    agreed = compare.agreements(entries)
+    for method, found in agreed.items():
+        names = list(dict.fromkeys(name for pair in found for name in pair))
+        share = lambda a, b, found=found: 1.0 if a == b else found.get((a, b), found.get((b, a)))
+        parts += [report.heading(f"Edges in common: {method}"), report.table(
+            ["", *names], [[a, *(f"{100 * share(a, b):.0f} %" if share(a, b) is not None else "\N{EN DASH}" for b in names)]
+                           for a in names])]
+    parts.append(report.heading("The cells"))
+    for trained, method in zip(supernets, labels):
+        here = [e for e in entries if e.run == str(trained.folder)]
+        parts.append(report.paragraph(f"{method}, seed {trained.searched.seed}: {trained.folder}"))
+        parts.append(report.grid(report.picture(place(trained.folder, name) / "cells.svg",
+                                                f"{e.selection}: {_told(e, metrics)}")
+                                 for e in here for name in arguments.selection if name.rpartition(":")[2] == e.selection))
+        parts.append(report.table(["selection", "genotype"], [[e.selection, e.notation] for e in here], text=2))
+    parts += [report.heading("What the columns mean"), report.table(
+        ["column", "meaning"], [[compare.METRICS[m].title, _meaning(m, arguments)] for m in metrics], text=2)]
+    environment = json.loads((out / "environment.json").read_text())
+    parts += [report.heading("How it was made"), report.code(shlex.join(["dnas", "compare", *argv])),
+              report.table(["", ""], [[key, value] for key, value in environment.items()], text=2)]
+    for trained in supernets:
+        parts.append(report.code(f"{trained.folder}/config.json\n{json.dumps(trained.ready.config)}"))
+    write_atomic(out / "report.html", report.page("Selections compared", parts))
+
+
+def _told(entry, metrics: Sequence[str]) -> str:
+    from dnas import compare
+
+    return ", ".join(f"{compare.METRICS[m].title.removesuffix(' %')} {entry.values[m]:.2f}" for m in metrics
+                     if m in ("discrete", "trained", "table") and m in entry.values)
+
+
+def _meaning(metric: str, arguments: Arguments) -> str:
+    from dnas import compare
+
+    meaning = compare.METRICS[metric].meaning
+    if metric == "table":
+        return f"{meaning}: column {arguments.column} of {Path(arguments.table).name}"
+    if metric == "trained":
+        return f"{meaning}: {arguments.train_epochs} epochs"
+    if metric in ("kendall", "spearman"):
+        over = "all architectures of the table, or those it tried" if arguments.table else "the genotypes compared on a run"
+        return f"{meaning}; over {over}"
+    return meaning
