@@ -37,7 +37,7 @@ def linear(image, classes, *, width: int = SIZE, act: Literal["relu", "tanh"] = 
     def genotype(scores):
         return Genotype.from_decisions(space, {"edge": scores["edge"].argmax(-1)})
     space = SearchSpace("linear", {"width": width}, groups, init, apply, genotype, lambda weights, genotype: weights,
-                        lambda genotype=None: {"params": 640, "macs": 1234567},
+                        lambda genotype=None: {"params": 640, "macs": 1234567}, None,
                         lambda genotype: "best " + genotype.choices["edge"][0].op, None)
     return space
 

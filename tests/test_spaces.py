@@ -93,6 +93,23 @@ def test_inherited_paths_are_those_that_the_discrete_network_initialises(space, 
             assert all(inherited[path] is leaves(whole)[path] for path in inherited)
 
 
+@pytest.mark.parametrize("name", ["nasbench201, scanned", "darts", "toy"])
+def test_the_stand_alone_network_is_what_is_counted(name):
+    space, images = MAKERS[name](), jax.ShapeDtypeStruct((4, *IMAGE), jnp.float32)
+    genotype = next(genotypes(space))
+    network = space.network(genotype)
+    weights, stats = jax.eval_shape(lambda key: network.init(key, images), jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(weights)) == space.cost(genotype)["params"]
+    for train in True, False:
+        logits, after = jax.eval_shape(partial(network.apply, train=train), weights, stats, images)
+        assert logits.shape == (4, 3) and leaves(after) == leaves(stats)
+
+
+def test_no_network_of_a_genotype_of_another_space():
+    with pytest.raises(ValueError, match="groups"):
+        toy().network(darts().genotype({"normal": np.zeros((14, 8)), "reduce": np.zeros((14, 8))}))
+
+
 def test_gradient_reaches_every_gate(space, started):
     """Of a sum that batch norm does not make constant, and by more than rounding errors."""
     weights, stats, images = started
