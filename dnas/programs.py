@@ -16,6 +16,7 @@ import optax
 
 from dnas.bilevel import Method, cross_entropy
 from dnas.data import Dataset, augment, evaluation_indices, normalise
+from dnas.data.augmentation import cutout as cut_out
 from dnas.diagnostics import curvature, largest_eigenvalue
 from dnas.trainer import Trainer
 from dnas.types import Array, Batch, Gates, Network, SearchSpace, Tree
@@ -40,14 +41,18 @@ def epoch_of(method: Method, data: Dataset, images: Images, state: Tree, steps: 
     return _advance(*compile_steps(method, data, images, state, steps, batch), images, steps)
 
 
-def training_of(trainer: Trainer, data: Dataset, images: Images, state: Tree, steps: int, batch: int) -> Callable:
+def training_of(trainer: Trainer, data: Dataset, images: Images, state: Tree, steps: int, batch: int, *,
+                cutout: int = 0) -> Callable:
     """Compiles an epoch `(state, key, rows, look) -> state, what look returned last` of a network's training.
 
-    rows: indices `[steps, batch]`; look as in `epoch_of`.
+    rows: indices `[steps, batch]`; look as in `epoch_of`; cutout: side in pixels of a square that is left out, 0: none.
     """
     def step(state, key, images, rows):
         step_key, load_key = jax.random.split(jax.random.fold_in(key, state.step))
-        state, info = trainer.step(step_key, state, _loaded(load_key, data, images, rows))
+        loaded = _loaded(load_key, data, images, rows)
+        if cutout:
+            loaded = loaded._replace(images=cut_out(jax.random.fold_in(load_key, 1), loaded.images, cutout))
+        state, info = trainer.step(step_key, state, loaded)
         return state, info._asdict()
 
     return _advance(*_compile_rows(step, images, state, steps, batch, 1), images, steps)

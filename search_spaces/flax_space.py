@@ -14,11 +14,13 @@ from jax.interpreters.partial_eval import dce_jaxpr
 from dnas.types import Genotype, Group, Network, SearchSpace
 from search_spaces.cost import macs
 from search_spaces.mixed import MixedOptions, current_options, mixed_options
+from search_spaces.mixed import drop_path as dropping
 
 
 def flax_space(name: str, module: nn.Module, groups: Mapping[str, Group], *, image: tuple[int, int, int],
-               options: Mapping | None = None, standalone: nn.Module | None = None, rule: Callable | None = None,
-               format: Callable | None = None, parse: Callable | None = None) -> SearchSpace:
+               options: Mapping | None = None, standalone: nn.Module | None = None,
+               auxiliary: nn.Module | None = None, rule: Callable | None = None, format: Callable | None = None,
+               parse: Callable | None = None) -> SearchSpace:
     """Makes a SearchSpace of a Linen module called `(images, gates, train)` that returns logits `[B, classes]`.
 
     `gates` holds for each group an array `[E, K]`, or a tuple of E operation indices (REMOVED for an edge that is
@@ -28,6 +30,7 @@ def flax_space(name: str, module: nn.Module, groups: Mapping[str, Group], *, ima
         image: (height, width, channels) for which `cost` counts.
         options: whatever else is needed to build the space again, as JSON knows it.
         standalone: the module of the final network, where it differs from the supernet's.
+        auxiliary: that module with a second head, whose logits it returns beside its own while training.
         rule: groups, scores `{group: [E, K]}` -> operation indices `{group: [E]}`, REMOVED where an edge goes, or the
             kept edges in the order of their rank, `{group: choices}`; the best of every edge unless given.
         format, parse: a notation of its own: genotype -> text, text -> `{group: choices}`.
@@ -50,10 +53,12 @@ def flax_space(name: str, module: nn.Module, groups: Mapping[str, Group], *, ima
             variables = without_forward_pass(lambda key, images: create(key, images, genotype), key, images)
             return variables["params"], variables.get("batch_stats", {})
 
-        def apply(weights, stats, gates, images, *, train, key=None):
+        def apply(weights, stats, gates, images, *, train, key=None, drop_path=None):
             gates = static(gates, groups) if isinstance(gates, Genotype) else gates
             variables, rngs = {"params": weights, "batch_stats": stats}, None if key is None else {"dropout": key}
-            with mixed_options(mixed):
+            if train and drop_path is not None and key is None:
+                raise ValueError("drop_path is random, it needs a key")
+            with mixed_options(mixed), dropping(drop_path):
                 if not train:
                     return module.apply(variables, images, gates, False, rngs=rngs), stats
                 logits, updated = module.apply(variables, images, gates, True, rngs=rngs, mutable=["batch_stats"])
@@ -62,17 +67,20 @@ def flax_space(name: str, module: nn.Module, groups: Mapping[str, Group], *, ima
         return create, init, apply
 
     supernet, own = functions(module, shared), functions(standalone or module, plain)
+    headed = auxiliary and functions(auxiliary, plain)
     create, init, apply = supernet
 
     def shapes(create, genotype):
         return jax.eval_shape(lambda key: create(key, example, genotype), jax.random.key(0))
 
-    def network(genotype):
+    def network(genotype, auxiliary=False):
         genotype.decisions(groups)
-        _, init, apply = own
+        if auxiliary and not headed:
+            raise ValueError(f"the networks of space {name!r} have no auxiliary head")
+        _, init, apply = headed if auxiliary else own
         return Network(lambda key, images: init(key, images, genotype),
-                       lambda weights, stats, images, *, train, key=None:
-                       apply(weights, stats, genotype, images, train=train, key=key))
+                       lambda weights, stats, images, *, train, key=None, drop_path=None:
+                       apply(weights, stats, genotype, images, train=train, key=key, drop_path=drop_path))
 
     def genotype(scores):
         found = (rule or argmax)(groups, scores)

@@ -6,12 +6,14 @@ import numpy as np
 import optax
 import pytest
 
+from dnas.checkpoint import restore
+from dnas.confusion import accuracy
 from dnas.data import steps_per_epoch, train_indices
 from dnas.loop import NonFiniteLoss
 from dnas.optimizers import cosine_by_epoch, sgd
 from dnas.run import open_run
-from dnas.train import train
-from dnas.trainer import trainer
+from dnas.train import best, train
+from dnas.trainer import linear_ramp, trainer
 from dnas.types import Batch, Network
 from tests.test_loop import contents, same, tiny
 
@@ -143,7 +145,9 @@ def test_a_loss_that_is_not_finite_stops_it(data, tmp_path):
 @pytest.mark.parametrize("options, message", [
     ({"splits": ("train", "tset")}, "no split 'tset'"), ({"splits": ()}, "none"),
     ({"splits": ("holdout",)}, "holdout split is trained on"), ({"epochs": 0}, "epochs is 0"),
-    ({"lr": -1}, "lr is -1"), ({"momentum": 1}, "momentum is 1"), ({"clip": 0.0}, "clip is 0.0")])
+    ({"lr": -1}, "lr is -1"), ({"final": "train"}, "train split is trained on"), ({"cutout": -1}, "cutout is -1"),
+    ({"drop_path": 1.0}, "drop_path is 1.0"), ({"ema": 1.0}, "ema is 1.0"),
+    ({"momentum": 1}, "momentum is 1"), ({"clip": 0.0}, "clip is 0.0")])
 def test_settings_out_of_range_are_refused(data, options, message):
     with pytest.raises(ValueError, match=message):
         go(data, **options)
@@ -155,3 +159,77 @@ def test_train_rows_are_those_of_a_search():
     rows = np.arange(50)
     assert np.array_equal(train_indices(3, 5, rows, 8), epoch_indices(3, 5, rows, rows, 8)[0])
     assert steps_per_epoch({"train": 50}, 8) == 6
+
+
+def test_smoothed_labels_and_the_auxiliary_head_are_what_their_formulas_say():
+    """(1 - s) CE + s mean over classes of -log p, and as much again of the head, times its weight."""
+    with jax.enable_x64(True):
+        net, rng = network(3), np.random.default_rng(0)
+        batch = Batch(rng.normal(size=(5, 2, 2, 1)), rng.integers(0, 3, 5))
+
+        def apply(weights, stats, images, *, train, key):
+            logits, stats = net.apply(weights, stats, images, train=train, key=key)
+            return (logits, 2 * logits + images.sum((1, 2))) if train else logits, stats
+
+        how = trainer(net._replace(apply=apply), optax.sgd(0.1), label_smoothing=0.1, auxiliary=0.4)
+        state = how.init(jax.random.key(0), batch.images)
+        _, info = how.step(jax.random.key(1), state, batch)
+        expected = 0
+        for weight, logits in zip((1, 0.4), apply(state.weights, state.stats, batch.images, train=True, key=None)[0]):
+            logs = jax.nn.log_softmax(logits)
+            expected -= weight * (0.9 * logs[jnp.arange(5), batch.labels] + 0.1 * logs.mean(-1)).mean()
+        np.testing.assert_allclose(info.train_loss, expected, rtol=1e-12)
+
+
+def test_the_running_average_is_the_result():
+    how = trainer(network(), optax.sgd(0.5), ema=0.15)
+    batch = Batch(np.random.default_rng(0).normal(size=(6, 2, 2, 1)), np.arange(6) % 2)
+    state = how.init(jax.random.key(0), batch.images)
+    average = jax.device_get((state.weights, state.stats))
+    for decay in (0.1, 0.15, 0.15):  # 1/10, then 2/11 and 3/12 at most
+        state, _ = how.step(jax.random.key(1), state, batch)
+        average = jax.tree.map(lambda a, b, d=decay: d * a + (1 - d) * b, average, (state.weights, state.stats))
+    for mine, theirs in zip(jax.tree.leaves(average), jax.tree.leaves(how.result(state))):
+        np.testing.assert_allclose(theirs, mine, rtol=1e-5, atol=1e-7)
+
+
+def test_drop_path_is_ramped_up_by_epochs_without_another_trace(data):
+    net, seen = network(), []
+
+    def apply(*args, drop_path=None, **given):
+        seen.append(drop_path)
+        return net.apply(*args, **given)
+
+    go(data, net._replace(apply=apply), drop_path=0.3)
+    assert len(seen) == 3 and seen[2] is None
+    ramp = linear_ramp(0.3, 3, 7)
+    assert [float(ramp(step)) for step in (0, 6, 7, 20)] == pytest.approx([0, 0, 0.1, 0.2])
+    assert linear_ramp(0, 3, 7) is None
+
+
+def test_all_that_regularises_is_repeatable_and_changes_the_result(data, finished):
+    options = {"cutout": 4, "ema": 0.9, "label_smoothing": 0.1, "nesterov": True}
+    once, again = go(data, **options), go(data, **options)
+    assert same(once[:2], again[:2]) and not same(once[:2], finished[1][:2])
+
+
+def test_the_final_split_is_judged_by_the_last_weights(data, finished, tmp_path):
+    with open_run(tmp_path / "run", {"name": "toy"}) as run:
+        result = go(data, run=run, final="test", report=None)
+    with open_run(tmp_path / "run", {"name": "toy"}) as run:
+        again = go(data, run=run, final="test", report=None, say=[].append)
+    assert result.accuracy is None and not (tmp_path / "run" / "best.safetensors").exists()
+    assert np.array_equal(result.confusion, again.confusion) and result.loss == again.loss
+    assert result.confusion.sum(1).tolist() == np.bincount(data.labels[data.splits["test"]]).tolist()
+    pixels = (data.images[data.splits["test"]] / 255 - data.mean) / data.std
+    logits, _ = network().apply(*finished[1][:2], pixels.astype(np.float32), train=False, key=None)
+    assert accuracy(result.confusion) == pytest.approx((logits.argmax(-1) == data.labels[data.splits["test"]]).mean())
+
+
+def test_best_and_last_weights_are_kept(finished):
+    folder, result = finished
+    template = {"weights": result.weights, "stats": result.stats}
+    last, best_there = (restore(folder / f"{name}.safetensors", template)[0] for name in ("last", "best"))
+    assert same(last, template)
+    assert same(best_there, template) == (best(result.records, "holdout") == EPOCHS)
+    assert best([{"epoch": e, "accuracy": {"test": a}} for e, a in ((1, 0.5), (2, 0.7), (3, 0.7))], "test") == 2
