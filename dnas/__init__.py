@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from dnas.checkpoint import CorruptCheckpoint
     from dnas.loop import NonFiniteLoss, Result, estimate, search
     from dnas.run import Run, RunWriteError, load_genotype, open_run
-    from dnas.types import Batch, Choice, Evaluator, Genotype, Group, SearchSpace
+    from dnas.types import Batch, Choice, Evaluator, Genotype, Group, Network, SearchSpace
 
     __version__: str
 
@@ -20,12 +20,12 @@ _PLACES = {
     "NonFiniteLoss": "loop", "Result": "loop", "estimate": "loop", "search": "loop",
     "Run": "run", "RunWriteError": "run", "load_genotype": "run", "open_run": "run",
     "Batch": "types", "Choice": "types", "Evaluator": "types", "Genotype": "types", "Group": "types",
-    "SearchSpace": "types",
+    "Network": "types", "SearchSpace": "types",
 }
 
 __all__ = [
     "Batch", "BilevelOptimizer", "Choice", "CorruptCheckpoint", "Evaluator", "Genotype", "Group", "Method",
-    "NonFiniteLoss", "Result", "Run", "RunWriteError", "SearchInfo", "SearchSpace", "SearchState", "estimate",
+    "Network", "NonFiniteLoss", "Result", "Run", "RunWriteError", "SearchInfo", "SearchSpace", "SearchState", "estimate",
     "load_genotype", "open_run", "search",
 ]
 

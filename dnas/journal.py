@@ -1,4 +1,4 @@
-"""What a search leaves in its run directory after each epoch and at its end."""
+"""What a search or a training leaves in its run directory after each epoch and at its end."""
 
 from __future__ import annotations
 
@@ -12,19 +12,31 @@ import numpy as np
 
 from dnas import checkpoint, pictures
 from dnas.run import Run
-from dnas.tensorboard import events
-from dnas.types import Array, SearchSpace
+from dnas.tensorboard import Events, events
+from dnas.types import Array, Group, SearchSpace
 
 KEPT = 3
 """Checkpoints kept, newest first."""
 
 
-class Journal(NamedTuple):
-    """records: one mapping an epoch so far; trajectory: the logits `[epochs + 1, E, K]` so far, by name.
-    last() says in words which checkpoint is the last.
+class Notes(NamedTuple):
+    """records: one mapping an epoch so far. last() says in words which checkpoint is the last.
 
-    epoch(record, timing, state, genotype): writes all of an epoch; the checkpoint last, so that whatever a killed
+    epoch(record, timing, state, logits={}): writes all of an epoch; the checkpoint last, so that whatever a killed
     process has written beyond its last checkpoint is written again, the same, when it goes on.
+    board: the TensorBoard events, None without a run.
+    """
+
+    records: list[dict[str, Any]]
+    last: Callable[[], str]
+    epoch: Callable[..., None]
+    board: Events | None
+
+
+class Journal(NamedTuple):
+    """records and last as in Notes; trajectory: the logits `[epochs + 1, E, K]` so far, by name.
+
+    epoch(record, timing, state, genotype): writes all of an epoch, the checkpoint last.
     end(genotype): writes the genotype that is the result, and draws the pictures.
     """
 
@@ -36,27 +48,19 @@ class Journal(NamedTuple):
 
 
 @contextlib.contextmanager
-def journal(run: Run | None, space: SearchSpace, first: int, arch: Mapping[str, Array]) -> Iterator[Journal]:
-    """Opens the journal of `run` after epoch `first`, whose logits are `arch`; without a run it keeps records only."""
-    records, trajectory = [], {name: np.asarray(rows)[None] for name, rows in arch.items()}
+def notes(run: Run | None, first: int, groups: Mapping[str, Group] | None = None) -> Iterator[Notes]:
+    """Opens the metrics of `run` after epoch `first`; without a run they are kept in memory only.
 
-    def keep(record, state):
-        records.append(record)
-        for name, rows in state.arch.items():
-            trajectory[name] = np.concatenate([trajectory[name], np.asarray(rows)[None]])
-
+    groups: of the logits that `epoch` is given.
+    """
+    records = []
     if run is None:
-        yield Journal(records, trajectory, lambda: "there is no run directory and so no checkpoint",
-                      lambda record, timing, state, genotype: keep(record, state), lambda genotype: None)
+        yield Notes(records, lambda: "there is no run directory and so no checkpoint",
+                    lambda record, timing, state, logits=None: records.append(record), None)
         return
-    if first:
-        trajectory |= {name: rows[:first + 1] for name, rows in run.load_arch().items()}
-        if min(map(len, trajectory.values())) <= first:
-            raise ValueError(f"{run.folder / 'arch.npz'} ends before epoch {first}, of which there is a checkpoint; "
-                             "restore the file, or search again in another --run")
     run.truncate(first)
     records += run.metrics()
-    board = events(run.folder, space.groups, purge_step=first + 1 if run.resumed else None)
+    board = events(run.folder, groups or {}, purge_step=first + 1 if run.resumed else None)
     board.config(json.loads((run.folder / "config.json").read_text()))
 
     def last():
@@ -64,25 +68,46 @@ def journal(run: Run | None, space: SearchSpace, first: int, arch: Mapping[str, 
         return f"the last good checkpoint is {run.checkpoints}/{newest:05d}.safetensors" if newest \
             else "there is no checkpoint yet"
 
-    def epoch(record, timing, state, genotype):
+    def epoch(record, timing, state, logits=None):
         run.append(record)
         run.append_timing(timing)
-        keep(record, state)
-        run.save_arch(trajectory)
-        run.save_genotype(genotype)
+        records.append(record)
         checkpoint.save(run.checkpoints / f"{record['epoch']:05d}.safetensors", jax.device_get(state))
         checkpoint.keep(run.checkpoints, KEPT)
-        board.epoch(record | timing, state.arch)
-
-    def end(genotype):
-        run.save_genotype(genotype)
-        for suffix in ("svg", "png"):
-            pictures.draw_genotype(genotype, space.groups, run.folder / f"cells.{suffix}")
-        pictures.draw_logits(trajectory, space.groups, run.folder / "logits.svg")
-        pictures.draw_curves(records, run.folder / "curves.svg")
-        board.picture(run.folder / "cells.png", len(records))
+        board.epoch(record | timing, logits or {})
 
     try:
-        yield Journal(records, trajectory, last, epoch, end)
+        yield Notes(records, last, epoch, board)
     finally:
         board.close()
+
+
+@contextlib.contextmanager
+def journal(run: Run | None, space: SearchSpace, first: int, arch: Mapping[str, Array]) -> Iterator[Journal]:
+    """Opens the journal of a search after epoch `first`, whose logits are `arch`; without a run it keeps records only."""
+    trajectory = {name: np.asarray(rows)[None] for name, rows in arch.items()}
+    if run and first:
+        trajectory |= {name: rows[:first + 1] for name, rows in run.load_arch().items()}
+        if min(map(len, trajectory.values())) <= first:
+            raise ValueError(f"{run.folder / 'arch.npz'} ends before epoch {first}, of which there is a checkpoint; "
+                             "restore the file, or search again in another --run")
+    with notes(run, first, space.groups) as noted:
+        def epoch(record, timing, state, genotype):
+            for name, rows in state.arch.items():
+                trajectory[name] = np.concatenate([trajectory[name], np.asarray(rows)[None]])
+            if run:
+                run.save_arch(trajectory)
+                run.save_genotype(genotype)
+            noted.epoch(record, timing, state, state.arch)
+
+        def end(genotype):
+            if not run:
+                return
+            run.save_genotype(genotype)
+            for suffix in ("svg", "png"):
+                pictures.draw_genotype(genotype, space.groups, run.folder / f"cells.{suffix}")
+            pictures.draw_logits(trajectory, space.groups, run.folder / "logits.svg")
+            pictures.draw_curves(noted.records, run.folder / "curves.svg")
+            noted.board.picture(run.folder / "cells.png", len(noted.records))
+
+        yield Journal(noted.records, trajectory, noted.last, epoch, end)

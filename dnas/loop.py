@@ -87,13 +87,13 @@ def search(space: SearchSpace, method: Method, data: Dataset, *, epochs: int, ba
             train, valid = epoch_indices(seed, epoch - 1, data.splits["train"], data.splits["valid"], batch)
 
             def look(infos, done, epoch=epoch, begun=begun):
-                _refuse_non_finite(infos, (epoch - 1) * steps, notes.last())
+                refuse_non_finite(infos, (epoch - 1) * steps, notes.last())
                 means = {name: float(np.mean(values, dtype=np.float64)) for name, values in infos.items()}
                 rate = 2 * batch * done / (time.monotonic() - begun)
                 shown.step((epoch - 1) * steps + done, tagged(means), rate)
                 return means, rate
 
-            state, (means, rate) = advance(state, jax.random.fold_in(key, 1), train, valid, look)
+            state, (means, rate) = advance(state, jax.random.fold_in(key, 1), train, valid, look=look)
             gates, genotype = method.gates(state), method.select(state)
             mixture = evaluate(state, gates)
             record = {"epoch": epoch, "step": epoch * steps, **tagged(means | mixture), "entropy": entropy(gates)}
@@ -155,7 +155,8 @@ def entropy(gates: Mapping[str, Array]) -> dict[str, float]:
     return {name: mean(rows) for name, rows in gates.items()}
 
 
-def _refuse_non_finite(infos: Mapping[str, np.ndarray], before: int, last: str) -> None:
+def refuse_non_finite(infos: Mapping[str, np.ndarray], before: int, last: str) -> None:
+    """Raises NonFiniteLoss for the first value that is not finite, of a step after the first `before`."""
     for name, values in infos.items():
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):

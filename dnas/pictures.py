@@ -57,7 +57,7 @@ def draw_genotype(genotype: Genotype, groups: Mapping[str, Group], path: str | P
     from matplotlib.figure import Figure
 
     genotype.decisions(groups)
-    with _saving(path) as save:
+    with saving(path) as save:
         orders = {name: _order(group) for name, group in groups.items()}
         joined = {name: _joined(group, orders[name]) for name, group in groups.items()}
         cells = {name: _cell(orders[name], genotype.choices[name], joined[name]) for name in groups}
@@ -98,7 +98,7 @@ def draw_logits(trajectory: Mapping[str, np.ndarray], groups: Mapping[str, Group
     ops = list(dict.fromkeys(op for _, names, _ in panels for op in names))
     columns = min(len(panels), 3 if len(panels) <= 9 else 7)
     lines = -(-len(panels) // columns)
-    with _saving(path) as save:
+    with saving(path) as save:
         width = max(1.75 * columns, 5) + 0.4
         figure = Figure(figsize=(width, 1.45 * lines + 0.9), layout="constrained")
         grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
@@ -130,7 +130,7 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     kinds = {kind: found for kind in ("loss", "accuracy") if (found := [t for t in tags if kind in t.split("/")])}
     if not kinds:
         raise ValueError("no record names a loss or an accuracy; curves need names such as loss/train")
-    with _saving(path) as save:
+    with saving(path) as save:
         figure = Figure(figsize=(4 * len(kinds), 3), layout="constrained")
         for axes, (kind, found) in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds.items()):
             for tag in found:
@@ -155,7 +155,7 @@ def draw_dots(panels: Mapping[str, Mapping[str, Sequence[float]]], path: str | P
     from matplotlib.figure import Figure
 
     labels = list(next(iter(panels.values())))
-    with _saving(path) as save:
+    with saving(path) as save:
         left = max(map(_text_width, labels))
         figure = Figure(figsize=(left + 2.6 * len(panels) + 0.4, 0.34 * len(labels) + 0.9), layout="constrained")
         for axes, (title, rows) in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items()):
@@ -354,7 +354,7 @@ def _text_width(text: str) -> float:
 
 
 @contextlib.contextmanager
-def _saving(path: str | Path):
+def saving(path: str | Path):
     """Yields save(figure); figures must be built inside, where the user's matplotlib settings do not reach."""
     from matplotlib import style
 

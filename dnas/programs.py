@@ -1,4 +1,4 @@
-"""Compiled programs: the only place that compiles what a search, a diagnosis or a selection runs.
+"""Compiled programs: the only place that compiles what a search, a diagnosis, a selection or a training runs.
 
 All are compiled ahead of time, so that nothing can trace them again.
 """
@@ -16,8 +16,10 @@ import optax
 
 from dnas.bilevel import Method, cross_entropy
 from dnas.data import Dataset, augment, evaluation_indices, normalise
+from dnas.data.augmentation import cutout as cut_out
 from dnas.diagnostics import curvature, largest_eigenvalue
-from dnas.types import Array, Batch, Gates, SearchSpace, Tree
+from dnas.trainer import Trainer
+from dnas.types import Array, Batch, Gates, Network, SearchSpace, Tree
 
 LOOK_EVERY = 0.25
 """Seconds between looks at the losses; each waits for the device."""
@@ -31,21 +33,42 @@ class Images(NamedTuple):
 
 
 def epoch_of(method: Method, data: Dataset, images: Images, state: Tree, steps: int, batch: int) -> Callable:
-    """Compiles an epoch `(state, key, train, valid, look, steps) -> state, what look returned last`.
+    """Compiles an epoch `(state, key, train, valid, *, look, steps) -> state, what look returned last`.
 
     train, valid: rows of indices `[steps, batch]`. look(infos, done) is called with the values of the first `done`
     steps, about every LOOK_EVERY seconds and after the last. A smaller `steps` takes those of the first rows only.
     """
-    compiled, infos = compile_steps(method, data, images, state, steps, batch)
+    return _advance(*compile_steps(method, data, images, state, steps, batch), images, steps)
+
+
+def training_of(trainer: Trainer, data: Dataset, images: Images, state: Tree, steps: int, batch: int, *,
+                cutout: int = 0) -> Callable:
+    """Compiles an epoch `(state, key, rows, *, look) -> state, what look returned last` of a network's training.
+
+    rows: indices `[steps, batch]`; look as in `epoch_of`; cutout: side in pixels of a square that is left out, 0: none.
+    """
+    def step(state, key, images, rows):
+        step_key, load_key = jax.random.split(jax.random.fold_in(key, state.step))
+        loaded = _loaded(load_key, data, images, rows)
+        if cutout:
+            loaded = loaded._replace(images=cut_out(jax.random.fold_in(load_key, 1), loaded.images, cutout))
+        state, info = trainer.step(step_key, state, loaded)
+        return state, info._asdict()
+
+    return _advance(*_compile_rows(step, images, state, steps, batch, 1), images, steps)
+
+
+def _advance(compiled: Callable, infos: Tree, images: Images, steps: int) -> Callable:
+    """An epoch `(state, key, *rows, look, steps) -> state, what look returned last` of what `_compile_rows` returned."""
     one_by_one = jax.default_backend() == "cpu"
 
-    def advance(state, key, train, valid, look, steps=steps):
-        train, valid = jnp.asarray(train), jnp.asarray(valid)
+    def advance(state, key, *rows, look, steps=steps):
+        rows = [jnp.asarray(row) for row in rows]
         values = {name: jnp.zeros(info.shape, info.dtype) for name, info in infos.items()}
         done, stride, seen = 0, 1, time.monotonic()
         while done < steps:
             stop = min(done + stride, steps)
-            state, values = compiled(state, values, key, images, train, valid, np.int32(done), np.int32(stop))
+            state, values = compiled(state, values, key, images, *rows, np.int32(done), np.int32(stop))
             done = stop
             waited = time.monotonic() - seen
             if done == steps or waited > LOOK_EVERY or not one_by_one:
@@ -66,17 +89,27 @@ def compile_steps(method: Method, data: Dataset, images: Images, state: Tree, st
     """
     def step(state, key, images, train, valid):
         step_key, train_key, valid_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
-
-        def load(key, rows):
-            pixels = augment(key, images.pixels[rows], pad=data.pad, flip=data.flip)
-            return Batch(normalise(pixels, data.mean, data.std), images.labels[rows])
-
-        state, info = method.step(step_key, state, load(train_key, train), load(valid_key, valid))
+        state, info = method.step(step_key, state, _loaded(train_key, data, images, train),
+                                  _loaded(valid_key, data, images, valid))
         return state, info._asdict()
 
-    def steps_of(state, infos, key, images, train, valid, start, stop):
+    return _compile_rows(step, images, state, steps, batch, 2)
+
+
+def _loaded(key: Array, data: Dataset, images: Images, rows: Array) -> Batch:
+    """The augmented mini-batch of images `rows`."""
+    pixels = augment(key, images.pixels[rows], pad=data.pad, flip=data.flip)
+    return Batch(normalise(pixels, data.mean, data.std), images.labels[rows])
+
+
+def _compile_rows(step: Callable, images: Images, state: Tree, steps: int, batch: int, sets: int):
+    """Compiles `step(state, key, images, *row) -> state, {name: scalar}` as `compile_steps` says, for `sets` arrays of
+    rows."""
+    def steps_of(state, infos, key, images, *rows_start_stop):
+        *rows, start, stop = rows_start_stop
+
         def body(row, carry):
-            state, info = step(carry[0], key, images, train[row], valid[row])
+            state, info = step(carry[0], key, images, *(indices[row] for indices in rows))
             return state, {name: values.at[row].set(info[name]) for name, values in carry[1].items()}
 
         if jax.default_backend() == "cpu":
@@ -85,10 +118,10 @@ def compile_steps(method: Method, data: Dataset, images: Images, state: Tree, st
 
     key = jax.eval_shape(jax.random.key, 0)
     row, rows = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((batch,), (steps, batch)))
-    _, info = jax.eval_shape(step, state, key, images, row, row)
+    _, info = jax.eval_shape(step, state, key, images, *[row] * sets)
     infos = {name: jax.ShapeDtypeStruct((steps,), value.dtype) for name, value in info.items()}
     number = jax.ShapeDtypeStruct((), jnp.int32)
-    lowered = jax.jit(steps_of, donate_argnums=(0, 1)).lower(state, infos, key, images, rows, rows, number, number)
+    lowered = jax.jit(steps_of, donate_argnums=(0, 1)).lower(state, infos, key, images, *[rows] * sets, number, number)
     return lowered.compile(), infos
 
 
@@ -99,6 +132,25 @@ def evaluation(space: SearchSpace, data: Dataset, images: Images, state: Tree, g
     def of(state, gates):
         loss, accuracy = (float(values.mean(dtype=np.float64)) for values in score(state, [gates]))
         return {"holdout_loss": loss, "holdout_accuracy": accuracy}
+
+    return of
+
+
+def predictor(network: Network, data: Dataset, images: Images, weights: Tree, stats: Tree, batch: int) -> Callable:
+    """Compiles `(weights, stats, rows [n]) -> losses [n], classes [n]`: of each image the cross-entropy in nats and the
+    class that the trained network gives it, by its running averages. One program for any number of rows."""
+    def predict(weights, stats, images, row):
+        pixels, labels = normalise(images.pixels[row], data.mean, data.std), images.labels[row]
+        logits, _ = network.apply(weights, stats, pixels, train=False, key=None)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels), logits.argmax(-1)
+
+    row = jax.ShapeDtypeStruct((batch,), jnp.int32)
+    compiled = jax.jit(predict).lower(weights, stats, images, row).compile()
+
+    def of(weights, stats, rows):
+        padded = np.resize(np.asarray(rows, np.int32), (-(-len(rows) // batch), batch))
+        found = jax.device_get([compiled(weights, stats, images, row) for row in padded])
+        return tuple(np.concatenate(parts)[:len(rows)] for parts in zip(*found))
 
     return of
 

@@ -40,7 +40,8 @@ def display(epochs: int, steps: int, first: int = 0) -> Iterator[Display]:
                        description=f"epoch {min(done // steps + 1, epochs)}/{epochs}")
 
         def epoch(record, rate):
-            held["holdout"] = f"holdout {100 * record['accuracy']['holdout']:.1f}%"
+            if "holdout" in record["accuracy"]:
+                held["holdout"] = f"holdout {100 * record['accuracy']['holdout']:.1f}%"
             if not live:
                 console.print(f"epoch {record['epoch']}/{epochs}  {_shown(record, rate)}")
 

@@ -82,7 +82,8 @@ def events(folder: str | Path, groups: Mapping[str, Group], *, purge_step: int |
         write(purge_step, session_log=SessionLog(status=SessionLog.START))
     charts = {name: {f"{s}-{t}": ["Multiline", [f"gates/{name}/{s}-{t}/.*"]] for s, t in group.edges}
               for name, group in groups.items()}
-    write(0, summary.custom_scalars(charts))
+    if charts:
+        write(0, summary.custom_scalars(charts))
     return Events(epoch, config, picture, close)
 
 

@@ -181,6 +181,20 @@ def _name(value) -> str:
     return value
 
 
+class Network(NamedTuple):
+    """A network with nothing left to search, to be trained from scratch.
+
+    init(key, images) -> weights, stats
+    apply(weights, stats, images, *, train, key, drop_path=None) -> logits `[B, classes]`, stats. `train` uses batch
+        statistics and returns updated averages; otherwise the averages are used, and the key may be None. One with an
+        auxiliary head returns, while training, a pair of logits: its own and the head's.
+        drop_path: probability with which each operation's output is dropped while training, a scalar, traced or not.
+    """
+
+    init: Callable[..., tuple[Weights, Stats]]
+    apply: Callable[..., tuple[Array, Stats]]
+
+
 class SearchSpace(NamedTuple):
     """What is searched, as pure functions. `search_spaces.flax_space` makes one of a Flax module.
 
@@ -193,6 +207,9 @@ class SearchSpace(NamedTuple):
     inherit(weights, genotype) -> the sub-tree of supernet weights (or stats) that the discrete network uses.
     cost(genotype | None) -> {"params", "macs"} of the stand-alone network, or of the supernet for None; macs are
         multiply-adds per image.
+    network(genotype, auxiliary=False) -> the stand-alone network, as it is trained after the search, of the size that
+        the space was built with; a larger one is that of a space built with other options. Its weights are not the
+        supernet's. auxiliary: with a second head that helps its training; ValueError where the space has none.
     format(genotype) -> the published notation, on one line; parse(text) -> Genotype, raising ValueError.
     """
 
@@ -204,6 +221,7 @@ class SearchSpace(NamedTuple):
     genotype: Callable[[Mapping[str, Any]], Genotype]
     inherit: Callable[[Tree, Genotype], Tree]
     cost: Callable[[Genotype | None], dict[str, int]]
+    network: Callable[..., Network]
     format: Callable[[Genotype], str]
     parse: Callable[[str], Genotype]
 

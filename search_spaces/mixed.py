@@ -25,6 +25,7 @@ class MixedOptions(NamedTuple):
 
 
 _current = contextvars.ContextVar("mixed_options")
+_dropping = contextvars.ContextVar("drop_path", default=None)
 
 
 @contextlib.contextmanager
@@ -42,6 +43,20 @@ def mixed_options(options: MixedOptions) -> Iterator[None]:
 def current_options() -> MixedOptions:
     """The options in force."""
     return _current.get(MixedOptions())
+
+
+@contextlib.contextmanager
+def drop_path(probability) -> Iterator[None]:
+    """Discrete networks called with `train` inside the block drop what an operation puts out, image by image, with this
+    probability, and scale up what is left (DARTS; FractalNet, arXiv 1605.07648). An identity is never dropped.
+
+    probability: a scalar in [0, 1), traced or not; None for no dropping. Needs the stream `dropout`.
+    """
+    token = _dropping.set(probability)
+    try:
+        yield
+    finally:
+        _dropping.reset(token)
 
 
 class MixedOp(nn.Module):
@@ -75,6 +90,8 @@ class MixedOp(nn.Module):
                 shape = jax.eval_shape(lambda x: x[:, ::self.stride, ::self.stride], x).shape
                 return jnp.zeros((*shape[:-1], channels), x.dtype)
             mixed, weight = build(gate)(seen, train), 1
+            if train and _dropping.get() is not None and mixed is not seen:
+                mixed = dropped(self.make_rng("dropout"), mixed, _dropping.get())
         else:
             if gate.shape != (len(names),):
                 raise ValueError(f"edge {self.name!r} mixes {len(names)} operations, its gate has shape {gate.shape}")
@@ -85,6 +102,12 @@ class MixedOp(nn.Module):
         if self.stride > 1:
             passed = nn.max_pool(passed, (self.stride, self.stride), (self.stride, self.stride), "SAME")
         return channel_shuffle(jnp.concatenate([mixed, weight * passed], -1), parts)
+
+
+def dropped(key, x, probability):
+    """`x [B, ...]` with whole images set to zero with this probability, the others scaled so that the mean is kept."""
+    kept = jax.random.bernoulli(key, 1 - probability, (len(x), *[1] * (x.ndim - 1)))
+    return jnp.where(kept, x / jnp.asarray(1 - probability, x.dtype), 0)
 
 
 def channel_shuffle(x, groups: int):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dnas.data import augment, epoch_indices, evaluation_indices, load, normalise, steps_per_epoch
+from dnas.data import augment, cutout, epoch_indices, evaluation_indices, load, normalise, steps_per_epoch
 
 
 def numbered(batch, height, width, channels=1, dtype=np.float32):
@@ -97,6 +97,19 @@ def test_normalise():
     np.testing.assert_allclose(result, (images / 255 - mean) / std, atol=1e-5)
     floats = jnp.asarray(images / 255, jnp.float32)
     np.testing.assert_allclose(normalise(floats, mean, std), result, atol=1e-5)
+
+
+def test_cutout_is_a_square_about_a_random_pixel():
+    images = np.ones((2000, 6, 7, 2), np.float32)
+    found = np.asarray(cutout(jax.random.key(0), images, 4)) == 0
+    assert (found[..., 0] == found[..., 1]).all()
+    rows, columns = found[..., 0].any(2), found[..., 0].any(1)
+    assert (found[..., 0] == rows[:, :, None] & columns[:, None, :]).all()
+    for seen, length in (rows, 6), (columns, 7):
+        shapes, counts = np.unique(seen, axis=0, return_counts=True)
+        expected = {tuple(-2 <= i - centre < 2 for i in range(length)) for centre in range(length)}
+        assert set(map(tuple, shapes.tolist())) == expected and counts.min() > 0.7 * 2000 / length
+    assert not np.array_equal(found, np.asarray(cutout(jax.random.key(1), images, 4)) == 0)
 
 
 def test_epoch_indices():

@@ -192,7 +192,7 @@ def plain(width=6, classes=3):
         return Genotype.from_decisions(space, {"cell": np.where(groups["cell"].allowed, scores["cell"], -1).argmax(-1)})
 
     space = SearchSpace("plain", {}, groups, init, apply, genotype, lambda weights, genotype: weights,
-                        lambda genotype=None: {"params": 0, "macs": 0}, str, None)
+                        lambda genotype=None: {"params": 0, "macs": 0}, None, str, None)
     return space
 
 

@@ -37,7 +37,7 @@ def linear(image, classes, *, width: int = SIZE, act: Literal["relu", "tanh"] = 
     def genotype(scores):
         return Genotype.from_decisions(space, {"edge": scores["edge"].argmax(-1)})
     space = SearchSpace("linear", {"width": width}, groups, init, apply, genotype, lambda weights, genotype: weights,
-                        lambda genotype=None: {"params": 640, "macs": 1234567},
+                        lambda genotype=None: {"params": 640, "macs": 1234567}, None,
                         lambda genotype: "best " + genotype.choices["edge"][0].op, None)
     return space
 
@@ -116,7 +116,8 @@ def test_help_shows_the_chosen_options_only(said):
 
 @pytest.mark.parametrize("argv, message", [
     (["serch"], "no command 'serch'; did you mean 'search'?"),
-    (["zzz"], "no command 'zzz'; the commands are search, select, compare, evaluate, table, estimate, spaces, methods, datasets"),
+    (["zzz"], "no command 'zzz'; the commands are search, select, compare, evaluate, table, estimate, "
+              "spaces, methods, datasets"),
     (["spaces", "x"], "unexpected argument 'x'; `dnas spaces` takes none"),
     (["search", "--space.chanels", "3"], "unknown option --space.chanels; did you mean --space.channels?"),
     (["search", "--channels", "3"], "unknown option --channels; did you mean --space.channels?"),

@@ -1,5 +1,7 @@
 """The DARTS space and its relatives: published counts, the rule, the notation, loops over edges, what is refused."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from search_spaces import robust_darts
 from search_spaces.darts import EDGES, GROUPS, OPS, Cell, darts, top_two
 from search_spaces.genotypes import GENOTYPES, genotype
 from search_spaces.mixed import MixedOptions, mixed_options
+from search_spaces.nasbench201 import nasbench201
 from search_spaces.robust_darts import s1, s2, s3, s4
 
 SPACES = {"darts": darts, "s1": s1, "s2": s2, "s3": s3, "s4": s4}
@@ -34,6 +37,24 @@ def test_supernet_counts():
     ("pc-darts-image", 10, 3_721_510), ("darts-v1", 100, 3_221_344), ("darts-v2", 100, 3_401_272)])
 def test_evaluation_network_counts(name, classes, count):
     assert params(darts(classes=classes, channels=36, cells=20), genotype(name)) == count
+
+
+def test_the_auxiliary_head_is_counted_apart_and_speaks_while_training():
+    images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    space, found = darts(channels=36, cells=3, scan="off"), genotype("darts-v2")
+    network = space.network(found, auxiliary=True)
+    weights, stats = jax.eval_shape(lambda key: network.init(key, images), jax.random.key(0))
+    count = sum(leaf.size for leaf in jax.tree.leaves(weights))
+    assert count - params(space, found) == 476_426
+    pair, after = jax.eval_shape(partial(network.apply, train=True), weights, stats, images)
+    assert [logits.shape for logits in pair] == [(2, 10), (2, 10)]
+    assert jax.tree.structure(after) == jax.tree.structure(stats)
+    assert jax.eval_shape(partial(network.apply, train=False), weights, stats, images)[0].shape == (2, 10)
+    small = darts((28, 28, 1), channels=4, cells=3).network(found, auxiliary=True)
+    with pytest.raises(ValueError, match="7x7 pixels, it needs 8x8"):
+        jax.eval_shape(lambda key: small.init(key, jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32)), jax.random.key(0))
+    with pytest.raises(ValueError, match="no auxiliary head"):
+        nasbench201().network(nasbench201().genotype({"cell": np.zeros((6, 5))}), auxiliary=True)
 
 
 def test_partial_channels_are_the_supernets_only():

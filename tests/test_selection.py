@@ -23,7 +23,7 @@ def one_edge():
     """f = p1 * 1 + p2 * 4x with p = (0.6, 0.4), x = -1 or 1, target sign(x): magnitude keeps the constant."""
     space = SearchSpace("one", {}, {"g": Group(((0, 1),), ("constant", "linear"))}, None, None,
                         lambda scores: Genotype.from_decisions(space, {"g": np.argmax(scores["g"], -1)}),
-                        None, None, None, None)
+                        None, None, None, None, None)
     state = SearchState(jnp.int32(0), {}, {}, {"g": jnp.log(jnp.array([[0.6, 0.4]]))}, undecided(space.groups), (), ())
     gates = lambda state: decided({"g": jax.nn.softmax(state.arch["g"])}, state.decisions)
     method = Method(None, None, gates, lambda state: space.genotype(gates(state)))
@@ -64,7 +64,7 @@ def test_edges_of_a_node_go_by_how_little_they_are_missed():
         rows[:2] = 0
         return Genotype.from_decisions(space, {"g": rows})
 
-    space = SearchSpace("node", {}, {"g": group}, None, None, rule, None, None, None, None)
+    space = SearchSpace("node", {}, {"g": group}, None, None, rule, None, None, None, None, None)
     state = SearchState(jnp.int32(0), {}, {}, {"g": jnp.zeros((4, 2))}, undecided(space.groups), (), ())
     gates = lambda state: decided({"g": jax.nn.softmax(state.arch["g"])}, state.decisions)
     seen = []

@@ -11,7 +11,9 @@ import pytest
 
 from dnas.types import REMOVED, Choice, Genotype, Group
 from search_spaces.darts import darts
+from search_spaces.mixed import MixedOp, drop_path
 from search_spaces.nasbench201 import EDGES, OPS, Cell, nasbench201
+from search_spaces.primitives import Identity, ReLUConvBN
 from search_spaces.repeated import Repeated, stack_cells, unstack_cells
 from search_spaces.robust_darts import s1, s4
 from tests.toy_space import toy
@@ -91,6 +93,78 @@ def test_inherited_paths_are_those_that_the_discrete_network_initialises(space, 
             inherited = leaves(space.inherit(whole, genotype))
             assert inherited.keys() == leaves(part).keys() < leaves(whole).keys()
             assert all(inherited[path] is leaves(whole)[path] for path in inherited)
+
+
+@pytest.mark.parametrize("name", ["nasbench201, scanned", "darts", "toy"])
+def test_the_stand_alone_network_is_what_is_counted(name):
+    space, images = MAKERS[name](), jax.ShapeDtypeStruct((4, *IMAGE), jnp.float32)
+    genotype = next(genotypes(space))
+    network = space.network(genotype)
+    weights, stats = jax.eval_shape(lambda key: network.init(key, images), jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(weights)) == space.cost(genotype)["params"]
+    for train in True, False:
+        logits, after = jax.eval_shape(partial(network.apply, train=train), weights, stats, images)
+        assert logits.shape == (4, 3) and leaves(after) == leaves(stats)
+
+
+def test_dropped_outputs_keep_their_mean_and_identities_are_not_dropped():
+    x = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
+    edge = MixedOp({"skip": Identity, "conv": partial(ReLUConvBN, affine=True)})
+    variables = edge.init(jax.random.key(1), x, 1, True)
+
+    @partial(jax.jit, static_argnums=0)
+    def many(op, probability):
+        def one(key):
+            with drop_path(probability):
+                return edge.apply(variables, x, op, True, rngs={"dropout": key}, mutable=["batch_stats"])[0]
+
+        return jax.vmap(one)(jax.random.split(jax.random.key(2), 4096))
+
+    whole = edge.apply(variables, x, 1, True, mutable=["batch_stats"])[0]
+    found = many(1, 0.3)
+    np.testing.assert_allclose(found.mean(0), whole, atol=0.05)
+    zeros = (found == 0).all((2, 3, 4))
+    assert zeros.mean(0) == pytest.approx([0.3, 0.3], abs=0.03) and abs(np.corrcoef(zeros.T)[0, 1]) < 0.05
+    np.testing.assert_allclose(found[~zeros], np.broadcast_to(whole / 0.7, found.shape)[~zeros], rtol=1e-5, atol=1e-6)
+    assert (many(0, 0.3) == x).all()
+
+
+def test_paths_are_dropped_by_a_probability_that_is_data():
+    """In a loop over cells, with one trace for all probabilities."""
+    space, traces = MAKERS["nasbench201, scanned"](), []
+    network, images = space.network(space.parse(PUBLISHED)), jax.random.normal(jax.random.key(0), (4, *IMAGE))
+    weights, stats = network.init(jax.random.key(1), images)
+
+    @jax.jit
+    def logits(key, probability):
+        traces.append(1)
+        return network.apply(weights, stats, images, train=True, key=key, drop_path=probability)[0]
+
+    keys = jax.random.key(2), jax.random.key(3)
+    assert np.array_equal(logits(keys[0], 0.0), logits(keys[1], 0.0))
+    assert np.abs(logits(keys[0], 0.5) - logits(keys[1], 0.5)).max() > 1e-3 and len(traces) == 1
+    with pytest.raises(ValueError, match="needs a key"):
+        network.apply(weights, stats, images, train=True, drop_path=0.5)
+
+
+def test_every_edge_but_identities_is_dropped_while_training():
+    space, images = MAKERS["darts"](), jnp.zeros((4, *IMAGE))
+    found = space.parse("normal skip_connect:0, sep_conv_3x3:1 | - | - | skip_connect:2, max_pool_3x3:1; "
+                        "reduce skip_connect:0, max_pool_3x3:1 | skip_connect:2, skip_connect:1 | - | -")
+    network = space.network(found)
+    weights, stats = jax.eval_shape(lambda key: network.init(key, images), jax.random.key(0))
+
+    def draws(**given):
+        return str(jax.make_jaxpr(partial(network.apply, key=jax.random.key(0), **given))(weights, stats, images)).count(
+            "name=_bernoulli")
+
+    assert draws(train=True, drop_path=0.5) - draws(train=True) == 1 * 2 + 2 * 3  # of a normal and two reduction cells
+    assert draws(train=False, drop_path=0.5) == draws(train=False)
+
+
+def test_no_network_of_a_genotype_of_another_space():
+    with pytest.raises(ValueError, match="groups"):
+        toy().network(darts().genotype({"normal": np.zeros((14, 8)), "reduce": np.zeros((14, 8))}))
 
 
 def test_gradient_reaches_every_gate(space, started):

@@ -3,16 +3,16 @@
 `import dnas.data` does not import jax; `augment` and `normalise` do when they are first used.
 """
 
-from dnas.data.batches import epoch_indices, evaluation_indices, steps_per_epoch
+from dnas.data.batches import epoch_indices, evaluation_indices, steps_per_epoch, train_indices
 from dnas.data.dataset import SPLITS, Dataset, describe, from_arrays, split
 from dnas.data.sources import DATASETS, load
 
-__all__ = ["DATASETS", "SPLITS", "Dataset", "augment", "describe", "epoch_indices", "evaluation_indices",
-           "from_arrays", "load", "normalise", "split", "steps_per_epoch"]
+__all__ = ["DATASETS", "SPLITS", "Dataset", "augment", "cutout", "describe", "epoch_indices", "evaluation_indices",
+           "from_arrays", "load", "normalise", "split", "steps_per_epoch", "train_indices"]
 
 
 def __getattr__(name: str):
-    if name in ("augment", "normalise"):
+    if name in ("augment", "cutout", "normalise"):
         from dnas.data import augmentation
 
         return getattr(augmentation, name)

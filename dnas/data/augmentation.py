@@ -32,6 +32,23 @@ def augment(key: Array, images: Array, *, pad: int, flip: bool) -> Array:
     return images
 
 
+def cutout(key: Array, images: Array, size: int) -> Array:
+    """Sets a square of each image `[B, H, W, C]` to zero (arXiv 1708.04552), the mean once images are normalised.
+
+    Its centre is a uniformly random pixel and what reaches beyond the image is cut off, as DARTS does it; the side is
+    2 (size // 2) pixels.
+    """
+    batch, height, width, _ = images.shape
+    y_key, x_key = jax.random.split(key)
+
+    def inside(key, length):
+        from_centre = jnp.arange(length) - jax.random.randint(key, (batch, 1), 0, length)
+        return (-(size // 2) <= from_centre) & (from_centre < size // 2)
+
+    square = inside(y_key, height)[:, :, None, None] & inside(x_key, width)[:, None, :, None]
+    return jnp.where(square, jnp.zeros((), images.dtype), images)
+
+
 def normalise(images: Array, mean: Array, std: Array) -> Array:
     """(images - mean) / std as float32, `[B, H, W, C]`; uint8 images are divided by 255 first.
 

@@ -12,7 +12,7 @@ from dnas.data.dataset import Dataset
 def steps_per_epoch(data: Dataset | Mapping[str, int], batch: int) -> int:
     """Full training batches in an epoch.
 
-    data: a Dataset, or the sizes {"train": ..., "valid": ...}.
+    data: a Dataset, or the sizes {"train": ..., "valid": ...}, of which "valid" may be absent.
     Raises ValueError where `batch` is below 1 or larger than the train or the valid split.
     """
     if isinstance(data, Dataset):
@@ -35,14 +35,23 @@ def epoch_indices(seed: int, epoch: int, train: np.ndarray, valid: np.ndarray,
     Raises ValueError where `batch` is below 1 or larger than a split, or `seed` or `epoch` is negative.
     """
     steps = steps_per_epoch({"train": len(train), "valid": len(valid)}, batch)
+    rows = train_indices(seed, epoch, train, batch)
+    draw = np.random.default_rng([seed, epoch, 1])
+    draws = np.stack([draw.choice(len(valid), batch, replace=False) for _ in range(steps)])
+    return rows, np.asarray(valid)[draws].astype(np.int32)
+
+
+def train_indices(seed: int, epoch: int, train: np.ndarray, batch: int) -> np.ndarray:
+    """The train rows of `epoch_indices` alone, int32 [S, B]: a permutation of `train` cut into full batches.
+
+    Raises ValueError where `batch` is below 1 or larger than `train`, or `seed` or `epoch` is negative.
+    """
+    steps = steps_per_epoch({"train": len(train)}, batch)
     for name, value in (("seed", seed), ("epoch", epoch)):
         if value < 0:
             raise ValueError(f"{name} {value}: it must be 0 or more")
     order = np.random.default_rng([seed, epoch, 0]).permutation(len(train))[:steps * batch]
-    draw = np.random.default_rng([seed, epoch, 1])
-    rows = np.stack([draw.choice(len(valid), batch, replace=False) for _ in range(steps)])
-    return (np.asarray(train)[order].reshape(steps, batch).astype(np.int32),
-            np.asarray(valid)[rows].astype(np.int32))
+    return np.asarray(train)[order].reshape(steps, batch).astype(np.int32)
 
 
 def evaluation_indices(split: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:

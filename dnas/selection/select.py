@@ -60,7 +60,7 @@ def bench(space: SearchSpace, method: Method, tuner: Method, data: Dataset, stat
         rows = epoch_indices(seed, 1_000_000 + epoch, data.splits["train"], data.splits["valid"], batch)
         given = jax.tree.map(jnp.array, state)  # a copy, for the step takes what it is given
         key = jax.random.fold_in(jax.random.key(seed), 2)
-        return program("tune")(given, key, *rows, lambda infos, done: None, steps)[0]
+        return program("tune")(given, key, *rows, look=lambda infos, done: None, steps=steps)[0]
 
     def seconds(plan):
         one = min(batch, len(data.splits["valid"]))

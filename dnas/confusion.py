@@ -1,0 +1,82 @@
+"""What a classifier takes for what: counts, a table of classes, a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from dnas.pictures import FONT, saving
+
+NUMBERS = 20
+"""Most classes that are told apart by a number in each field of the picture, and shown in the table."""
+
+
+def confusion(labels: np.ndarray, given: np.ndarray, classes: int) -> np.ndarray:
+    """Images `[true class, given class]` of labels `[N]` and what was given for them `[N]`."""
+    return np.bincount(np.asarray(labels, np.int64) * classes + given, minlength=classes**2).reshape(classes, classes)
+
+
+def accuracy(counts: np.ndarray) -> float:
+    """The share of all images on the diagonal, in [0, 1]."""
+    return float(np.trace(counts) / counts.sum())
+
+
+def shares(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(recall, precision) of each class `[K]` in [0, 1]: of the images that belong to it, and of those given to it.
+
+    NaN for a class without such images.
+    """
+    with np.errstate(invalid="ignore"):
+        return tuple(np.diag(counts) / counts.sum(axis) for axis in (1, 0))
+
+
+def table(counts: np.ndarray) -> str:
+    """A line for each class, of more than NUMBERS for those with the lowest recall: images, recall and precision in %,
+    and the class it is most often taken for."""
+    recall, precision = shares(counts)
+    wrong = counts - np.diag(np.diag(counts))
+    order = np.argsort(np.where(np.isnan(recall), np.inf, recall), kind="stable")[:NUMBERS]
+    lines = ["class  images  recall %  precision %  taken for"]
+    for k in sorted(order) if len(counts) <= NUMBERS else order:
+        other = f"{wrong[k].argmax()} ({wrong[k].max()} times)" if wrong[k].any() else "-"
+        percents = [f"{100 * value:.1f}" if np.isfinite(value) else "-" for value in (recall[k], precision[k])]
+        lines.append(f"{k:>5}  {counts[k].sum():>6}  {percents[0]:>8}  {percents[1]:>11}  {other}")
+    if len(counts) > NUMBERS:
+        lines.append(f"the {NUMBERS} of {len(counts)} classes with the lowest recall")
+    return "\n".join(lines)
+
+
+def draw_confusion(counts: np.ndarray, path: str | Path) -> None:
+    """Writes the confusion matrix as SVG or PNG, after the suffix of `path`: a field is darker the larger the share of
+    the images of its true class, and holds their number where there are at most NUMBERS classes.
+
+    Raises ValueError for any other suffix.
+    """
+    from matplotlib.figure import Figure
+
+    classes = len(counts)
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    numbered = classes <= NUMBERS
+    side = 0.36 * classes + 1.3 if numbered else 6.5
+    with saving(path) as save:
+        figure = Figure(figsize=(side + 0.6, side), layout="constrained")
+        axes = figure.subplots()
+        picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        if numbered:
+            axes.set_xticks(range(classes))
+            axes.set_yticks(range(classes))
+            for (i, j), count in np.ndenumerate(counts):
+                if count:
+                    axes.text(j, i, str(count), ha="center", va="center_baseline", size=FONT - (2 if count < 1000 else 4),
+                              color="white" if share[i, j] > 0.5 else "black")
+        axes.tick_params(labelsize=FONT - 1, length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_xlabel("class given", size=FONT)
+        axes.set_ylabel("true class", size=FONT)
+        axes.set_title(f"accuracy {100 * accuracy(counts):.2f} % of {counts.sum():,} images", size=FONT + 1)
+        bar = figure.colorbar(picture, shrink=0.7, label="share of the true class")
+        bar.outline.set_visible(False)
+        bar.ax.tick_params(labelsize=FONT - 2)
+        bar.ax.yaxis.label.set_size(FONT - 1)
+        save(figure)

@@ -1,0 +1,103 @@
+"""The step that trains a network from scratch: cross-entropy, what regularises it, and an optimiser's update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dnas.optimizers import refuse_negative
+from dnas.types import Array, Network, Stats, Tree, Weights
+
+
+class TrainState(NamedTuple):
+    """All that the next step needs. `step` counts steps taken; `average`: of weights and stats, () without one."""
+
+    step: Array
+    weights: Weights
+    stats: Stats
+    opt: Tree
+    average: Tree = ()
+
+
+class TrainInfo(NamedTuple):
+    """Of one mini-batch, before the step: mean loss in nats, accuracy in [0, 1]."""
+
+    train_loss: Array
+    train_accuracy: Array
+
+
+class Trainer(NamedTuple):
+    """init(key, images) -> state; step(key, state, batch) -> state, info, pure and traceable; result(state) ->
+    weights, stats, by which the network is judged."""
+
+    init: Callable[..., TrainState]
+    step: Callable[..., tuple[TrainState, TrainInfo]]
+    result: Callable[[TrainState], tuple[Weights, Stats]]
+
+
+def trainer(network: Network, tx: optax.GradientTransformation, *, label_smoothing: float = 0.0,
+            drop_path: Callable[[Array], Array] | None = None, ema: float = 0.0, auxiliary: float = 0.0) -> Trainer:
+    """Trains `network` by `tx`, such as `dnas.optimizers.sgd`, on batches that are augmented already.
+
+    Args:
+        label_smoothing: share of the target that is spread over all classes.
+        drop_path: steps taken -> probability with which the output of an operation is dropped; see `linear_ramp`.
+        ema: decay of a running average of weights and stats, which is the result; 0 for none. In the first steps it is
+            (1 + steps) / (10 + steps) at most, as TensorFlow's, so that the average forgets the initial weights.
+        auxiliary: weight of the loss of the auxiliary head, which the network must have; 0 for none.
+
+    Raises ValueError where a value is out of range.
+    """
+    refuse_negative(auxiliary=auxiliary)
+    for name, value in (("label_smoothing", label_smoothing), ("ema", ema)):
+        if not 0 <= value < 1:
+            raise ValueError(f"{name} is {value}, it must be at least 0 and below 1")
+
+    def cross_entropy(logits, labels):
+        if not label_smoothing:
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), label_smoothing)
+        return optax.softmax_cross_entropy(logits, targets).mean()
+
+    def init(key, images):
+        weights, stats = jax.tree.map(jnp.asarray, network.init(key, images))
+        average = jax.tree.map(jnp.array, (weights, stats)) if ema else ()
+        return TrainState(jnp.zeros((), jnp.int32), weights, stats, tx.init(weights), average)
+
+    def step(key, state, batch):
+        dropping = {} if drop_path is None else {"drop_path": drop_path(state.step)}
+
+        def loss(weights):
+            logits, stats = network.apply(weights, state.stats, batch.images, train=True, key=key, **dropping)
+            logits, *others = logits if auxiliary else (logits,)
+            value = cross_entropy(logits, batch.labels)
+            for other in others:
+                value += auxiliary * cross_entropy(other, batch.labels)
+            return value, (stats, jnp.mean(logits.argmax(-1) == batch.labels, dtype=value.dtype))
+
+        (value, (stats, accuracy)), grads = jax.value_and_grad(loss, has_aux=True)(state.weights)
+        updates, opt = tx.update(grads, state.opt, state.weights)
+        weights = optax.apply_updates(state.weights, updates)
+        average = averaged(state, weights, stats) if ema else ()
+        return TrainState(state.step + 1, weights, stats, opt, average), TrainInfo(value, accuracy)
+
+    def averaged(state, weights, stats):
+        decay = jnp.minimum(ema, (1 + state.step) / (10 + state.step))
+        return jax.tree.map(lambda old, new: (decay * old + (1 - decay) * new).astype(new.dtype), state.average,
+                            (weights, stats))
+
+    return Trainer(init, step, lambda state: state.average if ema else (state.weights, state.stats))
+
+
+def linear_ramp(highest: float, epochs: int, steps: int) -> Callable[[Array], Array] | None:
+    """highest * e / epochs in epoch e, counted from 0, of `steps` steps; None where `highest` is 0.
+
+    DARTS's drop-path probability (quark0/darts, cnn/train.py). Raises ValueError for one that is not in [0, 1).
+    """
+    if not 0 <= highest < 1:
+        raise ValueError(f"drop_path is {highest}, it must be at least 0 and below 1")
+    return (lambda step: highest * (step // steps) / epochs) if highest else None
