@@ -9,11 +9,11 @@ from dnas.bilevel import Method, SearchState
 from dnas.loop import search
 from dnas.relaxations import decided, undecided
 from dnas.selection import SELECTIONS
-from dnas.selection.magnitude import magnitude
+from dnas.selection.magnitude import magnitude, magnitude_edge
 from dnas.selection.perturbation import perturbation, race, schedule
 from dnas.selection.sampling import random, sampled
-from dnas.selection.select import bench, select
-from dnas.selection.types import Bench
+from dnas.selection.select import bench, load_selected, select
+from dnas.selection.types import Bench, Unsuitable
 from dnas.types import Genotype, Group, SearchSpace
 from search_spaces.nasbench201 import nasbench201
 from tests.test_loop import BATCH, EPOCHS, parts, tiny
@@ -137,7 +137,9 @@ def test_every_selection_ends_in_a_genotype_of_the_space_and_leaves_the_supernet
     before = jax.tree.map(np.array, on.state)
     found = select(make(), on, folder=tmp_path / "s")
     assert Genotype.from_json((tmp_path / "s" / "genotype.json").read_text()) == found.genotype
-    assert set(found.genotype.decisions(on.space.groups)) == {"chain"} and found.cost["seconds"] > 0
+    assert set(found.genotype.decisions(on.space.groups)) == {"chain"}
+    assert (found.cost["seconds"] > 0) == (found.cost["evaluations"] > 0)
+    assert load_selected(tmp_path / "s").genotype == found.genotype
     assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(on.state)))
     assert select(make(), opened(trained), folder=tmp_path / "s").genotype == found.genotype
 
@@ -172,12 +174,45 @@ def test_tuning_compiles_once_and_decided_edges_do_not_move(trained):
     assert len(traces) == 2  # once for shapes, once to compile, for any number of edges
 
 
+def test_magnitude_leaves_the_edges_weights_out_and_magnitude_edge_takes_them(trained):
+    on = opened(trained)
+    gates = {"chain": np.array([[0.1, 0.2, 0.1, 0.1], [0.1, 0.15, 0.05, 0.2]])}
+    kept = []
+    space = on.space._replace(genotype=lambda scores: kept.append(scores["chain"]) or on.space.genotype(scores))
+    weighted = on._replace(space=space, method=on.method._replace(gates=lambda state: gates))
+    select(magnitude(), weighted)
+    select(magnitude_edge(), weighted)
+    np.testing.assert_allclose(kept[0], gates["chain"] / 0.5, rtol=1e-6)
+    np.testing.assert_allclose(kept[1], gates["chain"], rtol=1e-6)
+    with pytest.raises(Unsuitable, match="edge normalisation"):
+        select(magnitude_edge(), on)
+
+
+def test_a_plan_is_timed_by_the_programs_that_it_needs(trained):
+    on = opened(trained)
+    assert on.seconds({"evaluations": 0, "epochs": 0}) == 0
+    one = on.seconds({"evaluations": 1000, "epochs": 0})
+    assert one > 0 and on.seconds({"evaluations": 1000, "epochs": 3}) > one
+
+
+def test_draws_follow_the_seed_of_the_search_unless_given_one(trained):
+    on = opened(trained)
+    seeded = on._replace(seed=1)
+    scores = [select(random(), bench).scores["chain"] for bench in (on, seeded)]
+    assert not np.array_equal(*scores)
+    assert np.array_equal(scores[1], select(random(seed=1), on).scores["chain"])
+    found = select(sampled(draws=11), on)
+    best = found.scores["tried"].argmax()
+    assert len(found.scores["tried"]) == 11 and np.isfinite(found.scores["tried"]).all()
+    assert np.array_equal(found.genotype.decisions(on.space.groups)["chain"], found.scores["tried/chain"][best])
+
+
 def test_registry_and_refusals():
     from dnas import registry
 
     for name in SELECTIONS:
         assert callable(registry.load(SELECTIONS[name]))
     for bad in (lambda: perturbation(interval=-1), lambda: perturbation(criterion="luck"),
-                lambda: perturbation(confidence=2), lambda: sampled(draws=0)):
+                lambda: perturbation(confidence=2), lambda: sampled(draws=0), lambda: random(seed=-1)):
         with pytest.raises(ValueError):
             bad()
