@@ -12,6 +12,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "search": ("launch.search:main", "search a space on real images and write what is found into a run directory"),
     "select": ("launch.select:main", "choose the architecture of a trained supernet in another way"),
+    "train": ("launch.train:main", "train the network that was found, or a published one, from scratch, and test it"),
     "estimate": ("launch.estimate:main", "weights, multiply-adds, memory and compile time of a search, without it"),
     "spaces": ("launch.lists:spaces", "list the search spaces"),
     "methods": ("launch.lists:methods", "list the search methods"),
