@@ -25,7 +25,7 @@ class Events(NamedTuple):
     epoch(record, logits): the numbers of a metrics record as scalars (nested names joined by "/"), and the softmaxed
         logits `[E, K]` of each group as gates/<group>/<source>-<target>/<op>, at step record["epoch"].
     config(config): the configuration as text.
-    picture(path, epoch): a PNG file as the image "cell".
+    picture(path, epoch, tag): a PNG file as the image `tag`, "cell" unless given.
     close()
     All raise RunWriteError.
     """
@@ -63,10 +63,10 @@ def events(folder: str | Path, groups: Mapping[str, Group], *, purge_step: int |
         text = "\n".join("    " + line for line in json.dumps(values, indent=1, default=str).splitlines())
         write(0, summary.text("config", text))
 
-    def picture(path, epoch=0):
+    def picture(path, epoch=0, tag="cell"):
         from matplotlib.image import imread
 
-        write(epoch, summary.image("cell", imread(path), dataformats="HWC"))
+        write(epoch, summary.image(tag, imread(path), dataformats="HWC"))
 
     def close():
         try:

@@ -24,6 +24,8 @@ from search_spaces import SPACES
 
 CONFIG = ("space", "method", "data", "limit", "epochs", "batch", "seed", "diagnose", "stop_on_collapse")
 """Keys of a run's config.json: all that its result depends on."""
+BOUNDS = {"epochs": (1, 10**6), "batch": (1, None), "seed": (0, 2**32 - 1), "limit": (1, None), "diagnose": (0, None)}
+"""Least and greatest values of common options."""
 SHARED = "search_spaces.mixed:MixedOptions"
 """Options that every space has."""
 PARTS = {"space": SPACES, "method": METHODS}
@@ -73,17 +75,17 @@ def parse(command: str, description: str, argv: Sequence[str]) -> Arguments:
     argv = [re.sub(r"^--distill(?==|$)", "--method.distill", word) for word in argv]
     path, config = given(argv, "--config"), {}
     if path is not None:
-        config = _read_config(path)
+        config = read_config(path)
     names = {}
     for part in PARTS:
         asked, there = given(argv, f"--{part}"), config.get(part, {}).get("name")
         names[part] = asked or there or getattr(Arguments, part)
-        if asked and there and _absolute(asked) != there:
+        if asked and there and absolute(asked) != there:
             config[part] = {}
     default, program = _form(names), f"dnas {command}"
     if config:
         try:
-            default = parsed(default, program, description, _words(config))
+            default = parsed(default, program, description, words(config))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
     return _checked(parsed(default, program, description, list(argv)))
@@ -93,8 +95,8 @@ def resolved(arguments: Arguments) -> dict[str, Any]:
     """The config that config.json holds. Paths in it are absolute, so that it can be repeated from any folder."""
     config = {key: getattr(arguments, key) for key in CONFIG}
     for part in PARTS:
-        config[part] = {"name": _absolute(config[part]), **dataclasses.asdict(getattr(arguments, f"{part}_options"))}
-    config["data"] = [_absolute(name, files=name not in DATASETS) for name in arguments.data]
+        config[part] = {"name": absolute(config[part]), **dataclasses.asdict(getattr(arguments, f"{part}_options"))}
+    config["data"] = [absolute(name, files=name not in DATASETS) for name in arguments.data]
     return config
 
 
@@ -184,7 +186,7 @@ def _unknown(word: str, rest: list[str], flags: dict[str, str], program: str) ->
     return f"unknown option {word.partition('=')[0]}; {hint}"
 
 
-def _read_config(path: str) -> dict[str, Any]:
+def read_config(path: str) -> dict[str, Any]:
     """A run's config.json, or that of a run directory; its values are checked as those of flags are."""
     file = Path(path).expanduser()
     file = file / "config.json" if file.is_dir() else file
@@ -208,16 +210,16 @@ def _read_config(path: str) -> dict[str, Any]:
     return config
 
 
-def _words(config: dict[str, Any]) -> list[str]:
+def words(config: dict[str, Any]) -> list[str]:
     """The flags that say the same as a config."""
-    words = []
+    found = []
     for key, value in config.items():
         if key in PARTS:
             for name, item in value.items():
-                words += _flag(f"--{key}.{name}", item) if name != "name" else [f"--{key}={item}"]
+                found += _flag(f"--{key}.{name}", item) if name != "name" else [f"--{key}={item}"]
         else:
-            words += _flag(f"--{key}", value)
-    return words
+            found += _flag(f"--{key}", value)
+    return found
 
 
 def _flag(flag: str, value: Any) -> list[str]:
@@ -234,12 +236,7 @@ def _flag(flag: str, value: Any) -> list[str]:
 
 def _checked(arguments: Arguments) -> Arguments:
     """The arguments, if their values are in range."""
-    for name, least, most in (("epochs", 1, 10**6), ("batch", 1, None), ("seed", 0, 2**32 - 1), ("limit", 1, None),
-                              ("diagnose", 0, None)):
-        value = getattr(arguments, name)
-        if value is not None and (value < least or most is not None and value > most):
-            bounds = f"at least {least}" if most is None else f"{least} to {most}"
-            raise ValueError(f"--{name} {value}: it must be {bounds}")
+    check_bounds(arguments)
     if arguments.stop_on_collapse and not arguments.diagnose:
         raise ValueError("--stop-on-collapse needs --diagnose N, the epochs between diagnoses")
     if not arguments.data:
@@ -251,7 +248,16 @@ def _checked(arguments: Arguments) -> Arguments:
     return arguments
 
 
-def _absolute(name: str, files: bool = False) -> str:
+def check_bounds(arguments: Any) -> None:
+    """Raises ValueError for the first common option of `arguments` that is out of its BOUNDS."""
+    for name, (least, most) in BOUNDS.items():
+        value = getattr(arguments, name, None)
+        if value is not None and (value < least or most is not None and value > most):
+            bounds = f"at least {least}" if most is None else f"{least} to {most}"
+            raise ValueError(f"--{name} {value}: it must be {bounds}")
+
+
+def absolute(name: str, files: bool = False) -> str:
     """`name`, with a path in it made absolute: that of file.py:factory or, if `files`, of an existing file."""
     path, colon, factory = name.rpartition(":")
     if colon and path.endswith(".py"):

@@ -16,6 +16,7 @@ from dnas.selection import SELECTIONS
 from launch import cache, options
 from launch.arguments import CONFIG, parsed, part_of
 from launch.prepare import named
+from launch.train import Arguments as Recipe
 from launch.trained import Supernet, choose, place, supernet
 
 
@@ -29,7 +30,7 @@ class Arguments:
         "magnitude", "perturbation", "sampled", "random")
     """Which selections, the one that others are compared with first."""
     train_epochs: int = 0
-    """Epochs of training each genotype from scratch, on the train and valid splits; 0 for none."""
+    """Epochs of training each genotype from scratch, as `dnas train` does by default; 0 for none."""
     table: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
     """Table of NAS-Bench-201 (`dnas table`) in which each genotype is looked up, for the report only."""
     column: str = "cifar10_test_200"
@@ -186,17 +187,17 @@ def _genotype(space, decisions: Mapping[str, Any], n: int):
 
 def _trained(trained: Supernet, genotype, epochs: int, out: Path) -> float:
     """Hold-out accuracy in % after a short training, from the file of an earlier one if there is one."""
-    from dnas.train import train
-
     from dnas.run import write_atomic
+    from dnas.train import train
 
     what = f"{trained.folder.resolve()} {trained.epoch} {epochs} {genotype.to_json()}"
     file = out / "trained" / f"{hashlib.sha256(what.encode()).hexdigest()[:16]}.json"
     if file.exists():
         return float(json.loads(file.read_text())["accuracy"])
     print(f"training   {trained.ready.space.format(genotype)} for {epochs} epochs", flush=True)
+    recipe = {name: getattr(Recipe, name) for name in ("lr", "momentum", "nesterov", "weight_decay", "clip")}
     done = train(trained.ready.space.network(genotype), trained.ready.data, epochs=epochs, batch=trained.searched.batch,
-                 seed=trained.searched.seed, progress=False)
+                 seed=trained.searched.seed, progress=False, **recipe)
     file.parent.mkdir(exist_ok=True)
     write_atomic(file, json.dumps({"accuracy": 100 * done.accuracy, "seconds": done.seconds}) + "\n")
     return 100 * done.accuracy

@@ -13,6 +13,7 @@ COMMANDS = {
     "search": ("launch.search:main", "search a space on real images and write what is found into a run directory"),
     "select": ("launch.select:main", "choose the architecture of a trained supernet in another way"),
     "compare": ("launch.compare:main", "compare selections on runs of several methods and seeds, in one report"),
+    "train": ("launch.train:main", "train the network that was found, or a published one, from scratch, and test it"),
     "evaluate": ("launch.evaluate:main", "size of the cell that was found, and what a table of NAS-Bench-201 knows of it"),
     "table": ("launch.table:main", "make that table from the official NATS-Bench files"),
     "estimate": ("launch.estimate:main", "weights, multiply-adds, memory and compile time of a search, without it"),

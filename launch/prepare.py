@@ -38,7 +38,7 @@ def prepare(arguments: Arguments) -> Prepared:
 
     shared = {name: config["space"][name] for name in MixedOptions._fields}
     with mixed_options(MixedOptions(**shared)):
-        space = _built("space", config, SearchSpace, image=data.image, classes=data.classes, **shared)
+        space = built("space", config, SearchSpace, image=data.image, classes=data.classes, **shared)
     for name, value in shared.items():
         if space.options.get(name, MixedOptions._field_defaults[name]) != value:
             raise ValueError(f"space {config['space']['name']} takes no {name}: it is not built by flax_space")
@@ -64,7 +64,7 @@ def built_method(config: Mapping[str, Any], space: SearchSpace, epochs: int, ste
     """The method of a config."""
     from dnas import Method
 
-    return _built("method", config, Method, space, epochs, steps)
+    return built("method", config, Method, space, epochs, steps)
 
 
 def named(config: Mapping[str, Any], part: str) -> str:
@@ -75,7 +75,7 @@ def named(config: Mapping[str, Any], part: str) -> str:
     return f"{config[part]['name']} ({options})" if options else config[part]["name"]
 
 
-def _built(part: str, config: Mapping[str, Any], kind: type, *given, **offered):
+def built(part: str, config: Mapping[str, Any], kind: type, *given, **offered):
     """What the factory makes of its options, what it is given, and those parameters offered that it has."""
     options = {name: value for name, value in config[part].items() if name not in offered}
     name = options.pop("name")

@@ -49,9 +49,13 @@ def main(argv: Sequence[str]) -> int:
 
 
 def default_folder(config: Mapping[str, Any]) -> Path:
-    """The first of runs/NAME, runs/NAME-2, ... that does not exist, is empty, or holds a run of this very config."""
+    """The folder under runs of a search that was not told where to write."""
     names = [config["space"]["name"], config["method"]["name"], config["data"][0]]
-    name = "-".join([*map(_stem, names), str(config["seed"])])
+    return free_folder("-".join([*map(stem, names), str(config["seed"])]), config)
+
+
+def free_folder(name: str, config: Mapping[str, Any]) -> Path:
+    """The first of runs/`name`, runs/`name`-2, ... that does not exist, is empty, or holds a run of this very config."""
     number, config = 1, json.loads(json.dumps(config))
     while True:
         folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
@@ -99,7 +103,7 @@ def margin(prepared: Prepared, result: Result) -> float:
     return float(np.median(leads))
 
 
-def _stem(name: str) -> str:
+def stem(name: str) -> str:
     """A short form of a name or path that can be part of a file's name."""
     place, _, factory = name.rpartition(":")
     return re.sub(r"[^\w.-]+", "_", factory if place else Path(name).name.removesuffix(".npz")) or "data"

@@ -1,0 +1,237 @@
+"""Train the network that was found, or a published one, from scratch, and test it once."""
+
+import dataclasses
+import json
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from dnas.data import DATASETS
+from launch import cache
+from launch.arguments import absolute, check_bounds, given, parsed, words
+from launch.search import free_folder, stem
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "quick": {},
+    "cifar": {"epochs": 600, "batch": 96, "lr": 0.025, "nesterov": False, "weight_decay": 3e-4, "clip": 5.0, "cutout": 16,
+              "drop_path": 0.2, "auxiliary": 0.4, "cells": 20, "channels": 36, "splits": ("train", "valid", "holdout")},
+    "nasbench201": {"epochs": 200, "batch": 256, "lr": 0.1, "nesterov": True, "weight_decay": 5e-4, "clip": 0.0,
+                    "cells": 5, "channels": 16, "splits": ("train", "valid", "holdout")},
+}
+"""Values that differ from the defaults: cifar as DARTS trains its final networks (arXiv 1806.09055), nasbench201 as the
+networks of that table were (arXiv 2001.00326)."""
+Split = Literal["train", "valid", "holdout"]
+
+
+def _shown(metavar: str, unset: str):
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {unset})")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What the command line says. Published values are those of DARTS on CIFAR-10 and of NAS-Bench-201."""
+
+    subject: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|GENOTYPE")]
+    """A run directory, a folder of its selections, a genotype.json, or a published name such as darts-v2. The folder of
+    an earlier training repeats it, with its options."""
+    preset: Literal["quick", "cifar", "nasbench201"] = "quick"
+    """Defaults of the options below; quick is for small data, the others are as published."""
+    data: Annotated[tuple[str, ...], _shown("{" + ",".join(DATASETS) + "}|PATH ...", "that of the search, else digits")] = ()
+    """A name or other source of images (`dnas datasets`), or the several files of one set."""
+    limit: Annotated[int | None, _shown("N", "as for the search, else all")] = None
+    """Images to keep outside the test set, evenly of each class."""
+    splits: tuple[Split, ...] = ("train", "valid")
+    """What is trained on. Published: everything but the test set, so that no hold-out accuracy is reported."""
+    space: Annotated[str | None, _shown("FACTORY", "that of the run or genotype")] = None
+    """Where the genotype's space is: a name, package.module:factory or file.py:factory."""
+    cells: Annotated[int | None, _shown("INT", "as searched")] = None
+    """Cells of the network (of a stage, in NAS-Bench-201). Published: 20, and 5."""
+    channels: Annotated[int | None, _shown("INT", "as searched")] = None
+    """Channels of the first cells. Published: 36, and 16."""
+    epochs: int = 30
+    """Passes over the images. Published: 600, and 200."""
+    batch: int = 64
+    """Images in a mini-batch. Published: 96, and 256."""
+    seed: int = 0
+    """Seed of everything random, 0 to 4294967295."""
+    lr: float = 0.1
+    """First learning rate, which falls to 0 along a cosine. Published: 0.025, and 0.1."""
+    momentum: float = 0.9
+    """Momentum of the weights."""
+    nesterov: bool = True
+    """Look ahead by the momentum. Published: no, and yes."""
+    weight_decay: float = 5e-4
+    """Times the weights is added to the gradient. Published: 0.0003, and 0.0005."""
+    clip: float = 5.0
+    """Largest norm of the gradient, 0 for no limit. Published: 5, and 0."""
+    label_smoothing: float = 0.0
+    """Share of the target that is spread over all classes. Published: 0; 0.1 on ImageNet."""
+    cutout: int = 0
+    """Side in pixels of a square that is left out of each image, 0 for none. Published: 16, and 0."""
+    drop_path: float = 0.0
+    """Probability with which an operation is left out, reached linearly over the epochs. Published: 0.2, and 0."""
+    auxiliary: float = 0.0
+    """Weight of an auxiliary head's loss, for the DARTS space and images of more than 28 pixels. Published: 0.4, and 0."""
+    ema: float = 0.0
+    """Decay of a running average of the weights, by which the network is judged; 0 for none. Published: 0."""
+    run: Annotated[str | None, _shown("DIR", "runs/train-NAME-DATA-SEED")] = None
+    """Where the training is written, and continued if it was interrupted."""
+    cache: Annotated[str | None, _shown("DIR|off", "as for search")] = None
+    """Where compiled programs are kept for the next time."""
+    progress: bool = True
+    """Show how the training goes on."""
+
+
+SHOWN = ("subject", "preset", "space", "cells", "channels", "run", "cache", "progress")
+"""Options that are not part of config.json as they stand."""
+RECIPE = tuple(field.name for field in dataclasses.fields(Arguments) if field.name not in SHOWN)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs `dnas train`. Raises what is wrong as ValueError, RunWriteError or NonFiniteLoss."""
+    arguments, subject = _arguments(list(argv))
+    from dnas import open_run
+    from dnas.data import describe, load, steps_per_epoch
+    from dnas.pictures import draw_genotype
+
+    data = load([absolute(name, files=name not in DATASETS) for name in arguments.data], limit=arguments.limit)
+    from launch.subject import build
+
+    space, built = build(subject, data, arguments.space, cells=arguments.cells, channels=arguments.channels)
+    genotype = subject.genotype
+    network = space.network(genotype, auxiliary=arguments.auxiliary > 0)
+    steps = steps_per_epoch({"train": sum(len(data.splits[name]) for name in arguments.splits)}, arguments.batch)
+    _try(network, data.image, built["name"])
+    config = {"genotype": {"name": space.format(genotype), **json.loads(genotype.to_json())}, "space": built,
+              **{name: getattr(arguments, name) for name in RECIPE},
+              "data": [absolute(name, files=name not in DATASETS) for name in arguments.data]}
+    folder = _folder(arguments, subject, config)
+    with open_run(folder, config) as run:
+        cache.enable(arguments.cache)
+        cost = space.cost(genotype)
+        size = ", ".join(f"{built[name]} {name}" for name in ("cells", "channels") if name in built)
+        print(describe(data))
+        print(f"genotype  {space.format(genotype)}")
+        print(f"network   {cost['params']:,} parameters, {cost['macs']:,} multiply-adds per image" + (size and f"; {size}"))
+        print(f"training  {arguments.epochs} epochs of {steps} steps of {arguments.batch} images of "
+              f"{', '.join(arguments.splits)}, seed {arguments.seed}")
+        print(f"run       {folder}", flush=True)
+        run.save_genotype(genotype)
+        for suffix in ("svg", "png"):
+            draw_genotype(genotype, space.groups, folder / f"cells.{suffix}")
+        try:
+            result = _trained(network, data, arguments, run)
+        except KeyboardInterrupt:
+            where = shlex.quote(str(folder))
+            raise KeyboardInterrupt(f"interrupted; `dnas train {where} --run {where}` goes on from its last "
+                                    "checkpoint") from None
+        print(_report(_written(run, data, arguments, cost, result), result, folder))
+    return 0
+
+
+def _arguments(argv: list[str]):
+    """The arguments, and the subject that they name. What the subject's own config says are their defaults."""
+    program = "dnas train"
+    preset = given(argv, "--preset")
+    default = Arguments(subject=tyro.MISSING, **PRESETS.get(preset, {}))
+    arguments = parsed(default, program, __doc__, argv)
+    from launch.subject import find
+
+    subject = find(arguments.subject)
+    names = ("data",) if given(argv, "--data") is None else ()
+    names += ("limit",) if names and given(argv, "--limit") is None else ()
+    if subject.folder and preset is None:
+        names += tuple(name for name in RECIPE if name not in ("data", "limit"))
+    known = {name: subject.config[name] for name in names if name in subject.config}
+    if known:
+        try:
+            default = parsed(default, program, __doc__, [arguments.subject, *words(known)])
+        except ValueError as error:
+            raise ValueError(f"config.json of {arguments.subject}: {error}") from None
+        arguments = parsed(default, program, __doc__, argv)
+    arguments = dataclasses.replace(arguments, data=arguments.data or ("digits",))
+    check_bounds(arguments)
+    for name in RECIPE:
+        value = getattr(arguments, name)
+        if isinstance(value, float) and not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"--{name.replace('_', '-')} {value}: it must be a finite number, at least 0")
+    return arguments, subject
+
+
+def _folder(arguments: Arguments, subject, config: dict[str, Any]) -> Path:
+    if arguments.run:
+        return Path(arguments.run).expanduser()
+    if subject.folder and subject.config == json.loads(json.dumps(config)):
+        return subject.folder
+    name = subject.name.removeprefix("train-") if subject.folder else subject.name
+    return free_folder("-".join(["train", stem(name), stem(config["data"][0]), str(config["seed"])]), config)
+
+
+def _try(network, image: tuple[int, int, int], space: str) -> None:
+    """Traces the first weights, so that a network that cannot be is refused before anything is written."""
+    import jax
+
+    try:
+        jax.eval_shape(lambda key: network.init(key, jax.ShapeDtypeStruct((1, *image), "float32")), jax.random.key(0))
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(f"space {space} has no network for these images: {type(error).__name__}: {error}") from error
+
+
+def _trained(network, data, arguments: Arguments, run):
+    from dnas.train import train
+
+    recipe = {name: getattr(arguments, name) for name in RECIPE if name not in ("data", "limit", "clip")}
+    return train(network, data, **recipe, clip=arguments.clip or None, final="test", run=run,
+                 report=None if "holdout" in arguments.splits else "holdout", progress=arguments.progress)
+
+
+def _written(run, data, arguments: Arguments, cost, result) -> dict[str, Any]:
+    """Writes results.json and the pictures; returns what results.json holds."""
+    from dnas.confusion import accuracy, draw_confusion, shares
+    from dnas.pictures import draw_curves
+    from dnas.run import write_atomic
+    from dnas.tensorboard import events
+    from dnas.train import best
+
+    share, images = accuracy(result.confusion), int(result.confusion.sum())
+    results = {"test": {"accuracy": share, "loss": result.loss, "images": images,
+                        "standard_error": math.sqrt(share * (1 - share) / images)}}
+    if result.accuracy is not None:
+        epoch = best(result.records, "holdout")
+        results["holdout"] = {"accuracy": result.accuracy, "loss": result.records[-1]["loss"]["holdout"],
+                              "best": {"epoch": epoch, "accuracy": result.records[epoch - 1]["accuracy"]["holdout"]}}
+    recall, precision = ([float(x) if math.isfinite(x) else None for x in values] for values in shares(result.confusion))
+    results |= {"train_images": sum(len(data.splits[name]) for name in arguments.splits), **cost, "recall": recall,
+                "precision": precision, "confusion": result.confusion.tolist()}
+    write_atomic(run.folder / "results.json", json.dumps(results, indent=1) + "\n")
+    for suffix in ("svg", "png"):
+        draw_confusion(result.confusion, run.folder / f"confusion.{suffix}")
+    draw_curves(result.records, run.folder / "curves.svg")
+    board = events(run.folder, {})
+    board.epoch({"epoch": arguments.epochs, "accuracy": {"test": share}, "loss": {"test": result.loss}}, {})
+    board.picture(run.folder / "confusion.png", arguments.epochs, "confusion")
+    board.close()
+    return results
+
+
+def _report(results: dict[str, Any], result, folder: Path) -> str:
+    """What a training ends with, for a person: every class, the accuracies, where everything lies."""
+    from dnas.confusion import table
+
+    test, holdout = results["test"], results.get("holdout")
+    lines = ["", table(result.confusion), "",
+             f"test      {100 * test['accuracy']:.2f} % accuracy, ± {100 * test['standard_error']:.2f} by the number of "
+             f"its images ({test['images']:,}); loss {test['loss']:.3f}"]
+    if holdout:
+        lines.append(f"hold-out  {100 * holdout['accuracy']:.2f} % accuracy; the best was "
+                     f"{100 * holdout['best']['accuracy']:.2f} % after epoch {holdout['best']['epoch']}")
+    lines += [f"time      {result.seconds:.1f} s", f"run       {folder} (results.json, confusion.svg, curves.svg, "
+              "last.safetensors" + (", best.safetensors)" if holdout else ")")]
+    return "\n".join(lines)
