@@ -45,3 +45,17 @@ def test_every_link_leads_somewhere():
         for path in page:
             for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
                 assert target.startswith("http") or (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_a_selection_of_your_own(tmp_path, monkeypatch, capsys):
+    (code,) = blocks("docs/selection.md")
+    (tmp_path / "mine.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    toy = f"{ROOT}/tests/toy_space.py:toy"
+    assert main(["search", "--space", toy, "--limit", "200", "--epochs", "1", "--batch", "16", "--run", "run",
+                 "--cache", "off"]) == 0
+    assert main(["select", "run", "--selection", "mine.py:least_missed", "--selection.images", "40", "--cache", "off"]) == 0
+    assert "320 images forward" in capsys.readouterr().out
+    assert main(["compare", "run", "--selection", "magnitude", "mine.py:least_missed", "--least-missed.images", "40",
+                 "--cache", "off"]) == 0
+    assert "finished before" in capsys.readouterr().out
