@@ -21,7 +21,7 @@ def main(argv):
     parser.add_argument("--decisions", type=int, default=40, help="decisions on each run")
     parser.add_argument("--rounds", type=int, default=5, help="of the timing, on the first run")
     parser.add_argument("--criterion", choices=["accuracy", "loss"], default="accuracy")
-    parser.add_argument("--confidence", type=float, default=0.999)
+    parser.add_argument("--confidence", type=float, default=0.99)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(argv)
 

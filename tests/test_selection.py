@@ -10,7 +10,7 @@ from dnas.loop import search
 from dnas.relaxations import decided, undecided
 from dnas.selection import SELECTIONS
 from dnas.selection.magnitude import magnitude, magnitude_edge
-from dnas.selection.perturbation import perturbation, race, schedule
+from dnas.selection.perturbation import _missed, perturbation, race, rounds, schedule
 from dnas.selection.sampling import random, sampled
 from dnas.selection.select import bench, load_selected, select
 from dnas.selection.types import Bench, Unsuitable
@@ -101,6 +101,24 @@ def test_races_keep_what_may_win_and_drop_what_cannot():
     assert list(race(values, 1000, 0.999, comparisons=20)) == [False, False, True]
     assert list(race(values[:2], 1000, 0.999, comparisons=20)) == [True, True]
     assert race(values[:, :400], 400, 0.999, comparisons=20).sum() == 1  # all seen: nothing is uncertain
+
+
+def test_a_race_ends_where_masks_are_the_same_network_and_the_first_of_them_wins():
+    on, _ = one_edge()
+    rng = np.random.default_rng(0)
+    losses = np.repeat(rng.random((1, 400)), 3, 0)
+    losses[2] -= 0.5 * rng.random(400)
+    seen = []
+
+    def score(state, masks, first, last):
+        numbers = [int(mask["g"]) for mask in masks]
+        seen.append((numbers, first, last))
+        return losses[numbers, first:last], (losses[numbers, first:last] < 0.5).astype(float)
+
+    missed, evaluated = _missed(on._replace(score=score, rows=10), None, [{"g": n} for n in range(3)], "loss", 400, 0.99)
+    assert missed.argmax() == 0 and list(np.isinf(missed)) == [False, True, True]
+    assert seen[0] == ([0, 1, 2], 0, 10) and evaluated == sum(len(n) * (b - a) for n, a, b in seen) < 200
+    assert rounds(400, 64)[0] == 64 and rounds(400, 64)[-1] == 400 and rounds(5, 64) == [5]
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import numpy as np
 
 from dnas import checkpoint
 from dnas.bilevel import Method
-from dnas.data import Dataset, epoch_indices, steps_per_epoch
+from dnas.data import Dataset, epoch_indices, evaluation_indices, steps_per_epoch
 from dnas.programs import Images, epoch_of, scorer
 from dnas.run import load_genotype, read_arrays, write_arrays, write_atomic
 from dnas.selection.types import Bench, Selection
@@ -43,6 +43,7 @@ def bench(space: SearchSpace, method: Method, tuner: Method, data: Dataset, stat
     """
     images = Images(jnp.asarray(data.images), jnp.asarray(data.labels))
     steps = steps_per_epoch(data, batch)
+    rows = evaluation_indices(data.splits["valid"], batch)[0].shape[1]
     width = max(WIDTH, *(max(group.shape[1], _most_into(group)) for group in space.groups.values()))
     fresh = tuner.init(jax.random.key(0), jax.ShapeDtypeStruct((batch, *data.image), jnp.float32))
     state = jax.tree.map(jnp.asarray, state._replace(weights_opt=fresh.weights_opt))
@@ -57,18 +58,17 @@ def bench(space: SearchSpace, method: Method, tuner: Method, data: Dataset, stat
         return program("score")(state, *args)
 
     def tune(state, epoch, steps=steps):
-        rows = epoch_indices(seed, 1_000_000 + epoch, data.splits["train"], data.splits["valid"], batch)
+        indices = epoch_indices(seed, 1_000_000 + epoch, data.splits["train"], data.splits["valid"], batch)
         given = jax.tree.map(jnp.array, state)  # a copy, for the step takes what it is given
         key = jax.random.fold_in(jax.random.key(seed), 2)
-        return program("tune")(given, key, *rows, look=lambda infos, done: None, steps=steps)[0]
+        return program("tune")(given, key, *indices, look=lambda infos, done: None, steps=steps)[0]
 
     def seconds(plan):
-        one = min(batch, len(data.splits["valid"]))
-        score_one = _timed(lambda: score(state, [method.gates(state)], 0, one)) if plan["evaluations"] else 0
+        score_one = _timed(lambda: score(state, [method.gates(state)], 0, rows)) if plan["evaluations"] else 0
         tune_one = _timed(lambda: jax.block_until_ready(tune(state, 0, 1))) if plan["epochs"] else 0
-        return plan["evaluations"] * score_one / one + plan["epochs"] * steps * tune_one
+        return plan["evaluations"] * score_one / rows + plan["epochs"] * steps * tune_one
 
-    return Bench(space, method, state, score, tune, len(data.splits["valid"]), width, seed, seconds)
+    return Bench(space, method, state, score, tune, len(data.splits["valid"]), width, rows, seed, seconds)
 
 
 def _timed(function: Callable) -> float:

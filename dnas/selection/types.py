@@ -22,7 +22,8 @@ class Bench(NamedTuple):
         list of at most `width` mappings {group: [E, K]}, on validation images number first..last: float arrays
         `[M, images]` of cross-entropies in nats and of 1 where the prediction is right. Batch statistics.
     tune(state, epoch) -> state: one epoch of the search step at a tenth of the learning rate; decided edges stay.
-    images: of the validation split. seed: of the search, for selections that draw.
+    images: of the validation split. rows: images in a batch of `score`, which computes whole batches.
+    seed: of the search, for selections that draw.
     seconds(plan) -> how long a plan takes here, measured on a batch of each program that it needs; compiles them.
     """
 
@@ -33,6 +34,7 @@ class Bench(NamedTuple):
     tune: Callable[[Tree, int], Tree]
     images: int
     width: int
+    rows: int = 1
     seed: int = 0
     seconds: Callable[[Mapping[str, Any]], float] = lambda plan: 0.0
 
