@@ -49,7 +49,7 @@ def train(network: Network, data: Dataset, *, epochs: int, batch: int, seed: int
           progress: bool = True, say: Callable[[str], None] | None = None) -> Trained:
     """Trains `network` on `splits`, augmented as in a search, and looks at `report` after each epoch.
 
-    The defaults are those of DARTS's final networks (arXiv 1806.09055, appendix A.1.2) without their regularisers.
+    The defaults are those of DARTS's final networks (arXiv 1806.09055; quark0/darts, cnn/train.py), not regularised.
     The same arguments give the same bits. With `run` everything of note is written into its directory, and a training
     that was interrupted there goes on from its last whole checkpoint; best.safetensors has the weights and stats of
     the epoch with the highest reported accuracy, last.safetensors those of the last epoch.

@@ -24,7 +24,8 @@ class TrainState(NamedTuple):
 
 
 class TrainInfo(NamedTuple):
-    """Of one mini-batch, before the step: mean loss in nats, accuracy in [0, 1]."""
+    """Of one mini-batch, before the step: the loss that is trained on, with smoothed labels and the auxiliary head's
+    part if there are such, in nats, and the accuracy in [0, 1]."""
 
     train_loss: Array
     train_accuracy: Array

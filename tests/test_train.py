@@ -105,6 +105,15 @@ def test_the_step_is_traced_once_and_uses_running_averages_to_judge(data):
     assert calls == [True, True, False]  # the shapes of the infos, the step, the evaluation
 
 
+def test_the_loop_on_the_device_takes_the_same_steps(data, finished, monkeypatch):
+    """That of other platforms than CPUs, run on this one."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    looped = go(data)
+    for mine, theirs in zip(jax.tree.leaves(looped[:2]), jax.tree.leaves(finished[1][:2])):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)
+    assert looped.accuracy == finished[1].accuracy
+
+
 @pytest.mark.parametrize("stop", [1, 2])
 def test_going_on_ends_bit_identical(data, finished, tmp_path, stop, monkeypatch):
     real = train_indices
