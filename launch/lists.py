@@ -16,8 +16,35 @@ FILES = {
 
 
 def spaces(argv: Sequence[str]) -> int:
-    """Runs `dnas spaces`."""
+    """Runs `dnas spaces` and `dnas spaces check`."""
+    if argv and argv[0] == "check":
+        return _check(argv[1:])
     return _print("spaces", argv, _described(SPACES, "space"), "SearchSpace")
+
+
+def _check(argv: Sequence[str]) -> int:
+    """Tries all that a space must do; 2 if it falls short."""
+    if not argv or argv[0].startswith("-"):
+        raise ValueError("usage: dnas spaces check SPACE [--space.OPTION VALUE] [--data SOURCE]; SPACE is a name, "
+                         "package.module:factory or file.py:factory")
+    from launch.arguments import parse
+    from launch.prepare import named, prepare
+
+    arguments = parse("spaces check", "", ["--space", *argv])
+    ready = prepare(arguments)
+    from dnas.data import describe
+    from search_spaces.check import check
+
+    print(f"{describe(ready.data).splitlines()[0]}\nspace {named(ready.config, 'space')}\n", flush=True)
+    wrong = 0
+    for finding in check(ready.space, ready.data.image, ready.data.classes):
+        wrong += finding.wrong is not None
+        print(f"{'no ' if finding.wrong else 'yes'}  {finding.tried}" + (f"\n     {finding.wrong}" if finding.wrong else ""),
+              flush=True)
+    if wrong:
+        raise ValueError(f"space {arguments.space} falls short in {wrong} point{'s' if wrong > 1 else ''}, said above")
+    print("\nIt does what a space must do.")
+    return 0
 
 
 def methods(argv: Sequence[str]) -> int:

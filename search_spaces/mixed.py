@@ -95,8 +95,12 @@ class MixedOp(nn.Module):
         else:
             if gate.shape != (len(names),):
                 raise ValueError(f"edge {self.name!r} mixes {len(names)} operations, its gate has shape {gate.shape}")
-            gate = gate.astype(x.dtype)
-            mixed, weight = sum(gate[k] * build(k)(seen, train) for k in range(len(names))), gate.sum()
+            gate, made = gate.astype(x.dtype), [build(k)(seen, train) for k in range(len(names))]
+            for name, output in zip(names, made):
+                if output.shape != made[0].shape:
+                    raise ValueError(f"edge {self.name!r}: {name} puts out {output.shape}, {names[0]} {made[0].shape}; the "
+                                     "operations of an edge need one shape")
+            mixed, weight = sum(gate[k] * output for k, output in enumerate(made)), gate.sum()
         if parts == 1:
             return mixed
         if self.stride > 1:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from launch.main import main
@@ -59,3 +60,23 @@ def test_a_selection_of_your_own(tmp_path, monkeypatch, capsys):
     assert main(["compare", "run", "--selection", "magnitude", "mine.py:least_missed", "--least-missed.images", "40",
                  "--cache", "off"]) == 0
     assert "finished before" in capsys.readouterr().out
+
+
+def test_your_own_space(tmp_path, monkeypatch, capsys):
+    (code,) = blocks("docs/your-own-space.md")
+    (tmp_path / "my_space.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    y = np.arange(240) % 3
+    x = (rng.integers(0, 90, (240, 8, 8, 1)) + 80 * (y % 3)[:, None, None, None]).astype(np.uint8)
+    np.savez("my_images.npz", x=x, y=y)
+    own = ["--space", "my_space.py:layers", "--data", "my_images.npz", "--epochs", "2", "--batch", "16", "--cache", "off"]
+    assert main(["spaces", "check", *own[1:2], "--space.channels", "4", *own[2:4]]) == 0
+    assert capsys.readouterr().out.count("\nyes") == 8
+    assert main(["search", *own, "--space.channels", "4", "--run", "runs/mine"]) == 0
+    assert main(["search", *own, "--method", "pc-darts", "--space.partial-channels", "4", "--method.arch-warmup", "1",
+                 "--run", "runs/pc"]) == 0
+    assert main(["compare", "runs/mine", "runs/pc", "--selection", "magnitude", "perturbation", "--perturbation.interval",
+                 "0", "--cache", "off"]) == 0
+    assert main(["train", "runs/mine/selections/perturbation", "--epochs", "2", "--cache", "off"]) == 0
+    assert "test" in capsys.readouterr().out
