@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.interpreters.partial_eval import dce_jaxpr
 
-from dnas.types import Genotype, Group, SearchSpace
-from search_spaces.cost import macs
+from dnas.types import Group, SearchSpace
 from search_spaces.mixed import MixedOptions, current_options, mixed_options
+from search_spaces.seam import Functions, search_space
 
 
 def flax_space(name: str, module: nn.Module, groups: Mapping[str, Group], *, image: tuple[int, int, int],
@@ -25,105 +20,29 @@ def flax_space(name: str, module: nn.Module, groups: Mapping[str, Group], *, ima
     left out); the module hands `gates[group][edge]` to the `MixedOp` of that edge.
 
     Args:
-        image: (height, width, channels) for which `cost` counts.
-        options: whatever else is needed to build the space again, as JSON knows it.
         standalone: the module of the final network, where it differs from the supernet's.
-        rule: groups, scores `{group: [E, K]}` -> operation indices `{group: [E]}`, REMOVED where an edge goes, or the
-            kept edges in the order of their rank, `{group: choices}`; the best of every edge unless given.
-        format, parse: a notation of its own: genotype -> text, text -> `{group: choices}`.
+        image, options, rule, format, parse: as for `search_spaces.seam.search_space`.
     """
-    groups = dict(groups)
     shared, plain = current_options(), MixedOptions()
     changed = {name: value for name, value in shared._asdict().items() if value != getattr(plain, name)}
+    return search_space(name, functions(module, shared), groups, image=image, options={**(options or {}), **changed},
+                        standalone=functions(standalone or module, plain), rule=rule, format=format, parse=parse)
 
-    def create(key, images, gates, module):
-        if isinstance(gates, Genotype):
-            return module.init(key, images, static(gates, groups), True)
-        return module.init(key, images, {g: jnp.zeros(group.shape) for g, group in groups.items()}, True)
 
-    def shapes(genotype, module, mixed=shared):
+def functions(module: nn.Module, mixed: MixedOptions) -> Functions:
+    """A Linen module whose `MixedOp`s have the options `mixed`."""
+
+    def init(key, images, gates):
         with mixed_options(mixed):
-            return jax.eval_shape(lambda key: create(key, example, genotype, module), jax.random.key(0))
+            variables = module.init(key, images, gates, True)
+        return variables.get("params", {}), variables.get("batch_stats", {})
 
-    def init(key, images, genotype=None):
-        images = jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32)
-        with mixed_options(shared):
-            variables = without_forward_pass(lambda key, images: create(key, images, genotype, module), key, images)
-        return variables["params"], variables.get("batch_stats", {})
-
-    def apply(weights, stats, gates, images, *, train, key=None):
-        gates = static(gates, groups) if isinstance(gates, Genotype) else gates
+    def apply(weights, stats, gates, images, train, key):
         variables, rngs = {"params": weights, "batch_stats": stats}, None if key is None else {"dropout": key}
-        with mixed_options(shared):
+        with mixed_options(mixed):
             if not train:
                 return module.apply(variables, images, gates, False, rngs=rngs), stats
             logits, updated = module.apply(variables, images, gates, True, rngs=rngs, mutable=["batch_stats"])
         return logits, updated.get("batch_stats", stats)
 
-    def genotype(scores):
-        found = (rule or argmax)(groups, scores)
-        if any(isinstance(row, tuple) for row in found.values()):
-            return Genotype(name, space.options, found)
-        return Genotype.from_decisions(space, found)
-
-    def inherit(tree, genotype):
-        paths = {path for collection in shapes(genotype, module).values() for path in _flat(collection)}
-        return _nested({path: leaf for path, leaf in _flat(tree).items() if path in paths})
-
-    def cost(genotype=None):
-        network, mixed = (module, shared) if genotype is None else (standalone or module, plain)
-        variables = shapes(genotype, network, mixed)
-        gates = {g: jnp.zeros(group.shape) for g, group in groups.items()} if genotype is None \
-            else static(genotype, groups)
-        with mixed_options(mixed):
-            multiplied = macs(lambda variables, x: network.apply(variables, x, gates, False), variables, example)
-        params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
-        return {"params": params, "macs": multiplied}
-
-    def default_format(genotype):
-        return " | ".join(f"{g}: " + ", ".join(f"{c.op}({c.source}->{c.target})" for c in choices)
-                          for g, choices in genotype.choices.items())
-
-    def read(text):
-        if parse is None:
-            raise ValueError(f"space {name!r} has no notation of its own: give a genotype.json, not {text[:60]!r}")
-        return Genotype(name, space.options, parse(text))
-
-    example = jax.ShapeDtypeStruct((1, *image), jnp.float32)
-    space = SearchSpace(name, {**(options or {}), **changed}, groups, init, apply, genotype, inherit, cost,
-                        format or default_format, read)
-    return space
-
-
-def without_forward_pass(init, key, images):
-    """`init(key, images)` computing only what does not need the images: seconds instead of a compilation of the net."""
-    jaxpr, shapes = jax.make_jaxpr(init, return_shape=True)(key, images)
-    needed, used = dce_jaxpr(jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.outvars))
-    if any(used[1:]):
-        raise ValueError("the space's initial weights depend on the images; they may depend on their shape only")
-    return jax.tree.unflatten(jax.tree.structure(shapes), jax.core.eval_jaxpr(needed, jaxpr.consts, *[key][:used[0]]))
-
-
-def argmax(groups, scores) -> dict[str, np.ndarray]:
-    """Every edge keeps its best operation; ties go to the lower index."""
-    return {name: np.where(group.allowed, np.asarray(scores[name], np.float64), -np.inf).argmax(-1)
-            for name, group in groups.items()}
-
-
-def static(genotype, groups):
-    """Operation indices as Python integers, which `MixedOp` takes for a choice made before tracing."""
-    return {name: tuple(int(k) for k in row) for name, row in genotype.decisions(groups).items()}
-
-
-def _flat(tree):
-    return {tuple(key.key for key in path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
-
-
-def _nested(flat):
-    tree = {}
-    for (*folders, last), leaf in flat.items():
-        here = tree
-        for folder in folders:
-            here = here.setdefault(folder, {})
-        here[last] = leaf
-    return tree
+    return Functions(init, apply)

@@ -14,6 +14,7 @@ from search_spaces.darts import darts
 from search_spaces.nasbench201 import EDGES, OPS, Cell, nasbench201
 from search_spaces.repeated import Repeated, stack_cells, unstack_cells
 from search_spaces.robust_darts import s1, s4
+from tests.toy_seams import toy_nnx, toy_pure
 from tests.toy_space import toy
 
 PUBLISHED = "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_3x3~1|skip_connect~2|"
@@ -25,6 +26,8 @@ MAKERS = {
     "s1": lambda: s1(IMAGE, 3, channels=2, cells=3),
     "s4": lambda: s4(IMAGE, 3, channels=2, cells=3, scan="off"),
     "toy": lambda: toy(IMAGE, 3),
+    "toy, nnx": lambda: toy_nnx(IMAGE, 3),
+    "toy, pure": lambda: toy_pure(IMAGE, 3),
 }
 
 
@@ -138,7 +141,7 @@ def test_edges_with_operations_of_their_own_never_choose_the_padding():
     group = Group(((0, 1), (1, 2)), (("a", "b", "c"), ("d",)))
     assert group.shape == (2, 3) and group.edge_ops(1) == ("d",)
     space = toy()._replace(groups={"g": group})
-    from search_spaces.flax_space import argmax
+    from search_spaces.seam import argmax
     assert [int(k) for k in argmax(space.groups, {"g": np.array([[0, 1, 2], [-9, 5, 7]])})["g"]] == [2, 0]
 
 
