@@ -48,7 +48,7 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
         return {g: jnp.zeros(row.shape) if hasattr(row, "shape") else row for g, row in gates.items()}
 
     def shapes(functions, gates):
-        return jax.eval_shape(lambda key: functions.init(key, example, zeros(gates)), jax.random.key(0))
+        return jax.eval_shape(lambda key, images: functions.init(key, images, zeros(gates)), jax.random.key(0), example)
 
     def init(key, images, genotype=None):
         images = jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32)
