@@ -11,6 +11,7 @@ from search_spaces import SPACES
 OWN = "a function of yours that returns a"
 FILES = {
     "FILE.npz": "x [N, H, W, C] or [N, H, W], y [N], and x_test and y_test if there are any; several are one set",
+    "GRAPH.npz": "a graph in planetoid's form: x_data, x_indices, x_indptr, x_shape, edge_index, y, train_idx, ...",
     "FOLDER": "of .npz pieces, of the four idx files of MNIST or Fashion-MNIST, or of CIFAR-10's binary batches",
 }
 

@@ -37,8 +37,11 @@ def prepare(arguments: Arguments) -> Prepared:
     from search_spaces.mixed import MixedOptions, mixed_options
 
     shared = {name: config["space"][name] for name in MixedOptions._fields}
+    offered = {"image": data.image, "classes": data.classes, **shared}
+    if "graph" not in config["space"]:
+        offered["graph"] = data.graph
     with mixed_options(MixedOptions(**shared)):
-        space = built("space", config, SearchSpace, image=data.image, classes=data.classes, **shared)
+        space = built("space", config, SearchSpace, **offered)
     for name, value in shared.items():
         if space.options.get(name, MixedOptions._field_defaults[name]) != value:
             raise ValueError(f"space {config['space']['name']} takes no {name}: it is not built by flax_space")

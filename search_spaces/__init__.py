@@ -2,10 +2,13 @@
 
 SPACES = {
     "darts": "search_spaces.darts:darts",
+    "graph": "search_spaces.graph:graph",
     "nasbench201": "search_spaces.nasbench201:nasbench201",
     "s1": "search_spaces.robust_darts:s1",
     "s2": "search_spaces.robust_darts:s2",
     "s3": "search_spaces.robust_darts:s3",
     "s4": "search_spaces.robust_darts:s4",
 }
-"""Place of each factory `(image, classes, *, options) -> SearchSpace`; `dnas.registry.resolve` imports it."""
+"""Place of each factory `(image, classes, *, options) -> SearchSpace`, or `(graph, classes, *, options)`.
+
+`dnas.registry.resolve` imports it."""

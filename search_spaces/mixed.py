@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -19,9 +19,15 @@ class MixedOptions(NamedTuple):
 
     Args:
         partial_channels: K of PC-DARTS: operations see the first 1/K of the channels, the others pass by.
+        drop_path: Probability with which a search step leaves out what an operation makes of an image.
+        dtype: In which the supernet computes; weights and statistics stay float32.
+        remat: Compute operations again in the backward pass instead of keeping what they made: less memory, more time.
     """
 
     partial_channels: int = 1
+    drop_path: float = 0.0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: bool = False
 
 
 _current = contextvars.ContextVar("mixed_options")
@@ -33,6 +39,10 @@ def mixed_options(options: MixedOptions) -> Iterator[None]:
     """Spaces made inside the block have these options. Raises ValueError where one is out of range."""
     if options.partial_channels < 1:
         raise ValueError(f"partial_channels is {options.partial_channels}, it must be at least 1")
+    if not 0 <= options.drop_path < 1:
+        raise ValueError(f"drop_path is {options.drop_path}, it must be at least 0 and below 1")
+    if options.dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"dtype is {options.dtype}; it is float32 or bfloat16")
     token = _current.set(options)
     try:
         yield
@@ -47,7 +57,7 @@ def current_options() -> MixedOptions:
 
 @contextlib.contextmanager
 def drop_path(probability) -> Iterator[None]:
-    """Discrete networks called with `train` inside the block drop what an operation puts out, image by image, with this
+    """Networks called with `train` inside the block drop what an operation puts out, image by image, with this
     probability, and scale up what is left (DARTS; FractalNet, arXiv 1605.07648). An identity is never dropped.
 
     probability: a scalar in [0, 1), traced or not; None for no dropping. Needs the stream `dropout`.
@@ -83,19 +93,26 @@ class MixedOp(nn.Module):
         if channels % parts or x.shape[-1] % parts:
             raise ValueError(f"edge {self.name!r} has {x.shape[-1]} channels, "
                              f"not a multiple of partial_channels {parts}")
-        build = lambda k: self.ops[names[k]](channels=channels // parts, stride=self.stride, name=names[k])
         seen, passed = x[..., :x.shape[-1] // parts], x[..., x.shape[-1] // parts:]
+
+        def build(k):
+            def run(edge, x):
+                made = edge.ops[names[k]](channels=channels // parts, stride=edge.stride, name=names[k])(x, train)
+                return edge.dropped(made) if train and _dropping.get() is not None and made is not x else made
+
+            if current_options().remat and not isinstance(gate, int):
+                return nn.remat(run)(self, seen)
+            return run(self, seen)
+
         if isinstance(gate, int):
             if gate == REMOVED:
                 shape = jax.eval_shape(lambda x: x[:, ::self.stride, ::self.stride], x).shape
                 return jnp.zeros((*shape[:-1], channels), x.dtype)
-            mixed, weight = build(gate)(seen, train), 1
-            if train and _dropping.get() is not None and mixed is not seen:
-                mixed = dropped(self.make_rng("dropout"), mixed, _dropping.get())
+            mixed, weight = build(gate), 1
         else:
             if gate.shape != (len(names),):
                 raise ValueError(f"edge {self.name!r} mixes {len(names)} operations, its gate has shape {gate.shape}")
-            gate, made = gate.astype(x.dtype), [build(k)(seen, train) for k in range(len(names))]
+            gate, made = gate.astype(x.dtype), [build(k) for k in range(len(names))]
             for name, output in zip(names, made):
                 if output.shape != made[0].shape:
                     raise ValueError(f"edge {self.name!r}: {name} puts out {output.shape}, {names[0]} {made[0].shape}; the "
@@ -107,11 +124,11 @@ class MixedOp(nn.Module):
             passed = nn.max_pool(passed, (self.stride, self.stride), (self.stride, self.stride), "SAME")
         return channel_shuffle(jnp.concatenate([mixed, weight * passed], -1), parts)
 
-
-def dropped(key, x, probability):
-    """`x [B, ...]` with whole images set to zero with this probability, the others scaled so that the mean is kept."""
-    kept = jax.random.bernoulli(key, 1 - probability, (len(x), *[1] * (x.ndim - 1)))
-    return jnp.where(kept, x / jnp.asarray(1 - probability, x.dtype), 0)
+    def dropped(self, x):
+        """`x [B, ...]` with whole images set to zero, the others scaled so that the mean is kept."""
+        probability = _dropping.get()
+        kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - probability, (len(x), *[1] * (x.ndim - 1)))
+        return jnp.where(kept, x / jnp.asarray(1 - probability, x.dtype), 0)
 
 
 def channel_shuffle(x, groups: int):

@@ -11,11 +11,12 @@ import pytest
 
 from dnas.types import REMOVED, Choice, Genotype, Group
 from search_spaces.darts import darts
-from search_spaces.mixed import MixedOp, drop_path
+from search_spaces.mixed import MixedOp, MixedOptions, drop_path, mixed_options
 from search_spaces.nasbench201 import EDGES, OPS, Cell, nasbench201
 from search_spaces.primitives import Identity, ReLUConvBN
 from search_spaces.repeated import Repeated, stack_cells, unstack_cells
 from search_spaces.robust_darts import s1, s4
+from tests.toy_seams import toy_nnx, toy_pure
 from tests.toy_space import toy
 
 PUBLISHED = "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_3x3~1|skip_connect~2|"
@@ -27,6 +28,8 @@ MAKERS = {
     "s1": lambda: s1(IMAGE, 3, channels=2, cells=3),
     "s4": lambda: s4(IMAGE, 3, channels=2, cells=3, scan="off"),
     "toy": lambda: toy(IMAGE, 3),
+    "toy, nnx": lambda: toy_nnx(IMAGE, 3),
+    "toy, pure": lambda: toy_pure(IMAGE, 3),
 }
 
 
@@ -129,6 +132,57 @@ def test_dropped_outputs_keep_their_mean_and_identities_are_not_dropped():
     assert (many(0, 0.3) == x).all()
 
 
+def with_options(**options):
+    with mixed_options(MixedOptions(**options)):
+        return toy(IMAGE, 3)
+
+
+def test_shared_options_compute_the_same_in_less_memory_or_fewer_bits():
+    images = jax.random.normal(jax.random.key(0), (4, *IMAGE))
+    plain = toy(IMAGE, 3)
+    weights, stats = plain.init(jax.random.key(1), images)
+    gates = {"chain": jnp.full((2, 4), 0.25)}
+
+    def run(space):
+        def of(weights):
+            logits, after = space.apply(weights, stats, gates, images, train=True, key=jax.random.key(2))
+            return (logits ** 2).sum(), (logits, after)
+        return jax.jit(jax.value_and_grad(of, has_aux=True))
+
+    (_, (logits, after)), grads = run(plain)(weights)
+    again = run(with_options(remat=True))
+    (_, (same, _)), same_grads = again(weights)
+    np.testing.assert_allclose(same, logits, rtol=1e-6)
+    assert all(np.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(same_grads)))
+    assert "remat" in str(jax.make_jaxpr(again)(weights)) and "remat" not in str(jax.make_jaxpr(run(plain))(weights))
+    half = run(with_options(dtype="bfloat16"))
+    (_, (rough, rough_after)), rough_grads = half(weights)
+    assert rough.dtype == jnp.float32 and "bf16" in str(jax.make_jaxpr(half)(weights))
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((rough_after, rough_grads)))
+    np.testing.assert_allclose(rough, logits, atol=0.1)
+    assert np.abs(rough - logits).max() > 0
+
+
+def test_paths_of_a_search_are_dropped_in_its_steps_and_nowhere_else():
+    images = jax.random.normal(jax.random.key(0), (4, *IMAGE))
+    plain, dropping = toy(IMAGE, 3), with_options(drop_path=0.5)
+    assert dropping.options["drop_path"] == 0.5
+    weights, stats = plain.init(jax.random.key(1), images)
+    gates = {"chain": jnp.full((2, 4), 0.25)}
+    run = lambda space, **how: jax.jit(lambda: space.apply(weights, stats, gates, images, **how)[0])()
+    step = dict(train=True, key=jax.random.key(2))
+    assert not np.allclose(run(dropping, **step), run(plain, **step))
+    for how in dict(train=True, key=None), dict(train=False, key=None), dict(train=False, key=jax.random.key(2)):
+        np.testing.assert_array_equal(run(dropping, **how), run(plain, **how))
+
+
+@pytest.mark.parametrize("options", [dict(partial_channels=0), dict(drop_path=1.0), dict(drop_path=-0.1),
+                                     dict(drop_path=float("nan")), dict(dtype="float16")])
+def test_shared_options_out_of_range_are_refused(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        with_options(**options)
+
+
 def test_paths_are_dropped_by_a_probability_that_is_data():
     """In a loop over cells, with one trace for all probabilities."""
     space, traces = MAKERS["nasbench201, scanned"](), []
@@ -212,7 +266,7 @@ def test_edges_with_operations_of_their_own_never_choose_the_padding():
     group = Group(((0, 1), (1, 2)), (("a", "b", "c"), ("d",)))
     assert group.shape == (2, 3) and group.edge_ops(1) == ("d",)
     space = toy()._replace(groups={"g": group})
-    from search_spaces.flax_space import argmax
+    from search_spaces.seam import argmax
     assert [int(k) for k in argmax(space.groups, {"g": np.array([[0, 1, 2], [-9, 5, 7]])})["g"]] == [2, 0]
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from dnas.data.graphs import Graph
 
 SPLITS = ("train", "valid", "holdout", "test")
 TEST, HOLDOUT = 0.2, 0.1
@@ -22,6 +25,7 @@ class Dataset(NamedTuple):
         searching; test: for the network trained after the search, and nothing before.
     mean, std: [C] float32 over the train split, of the pixels divided by 255 if uint8, as they are if float.
     pad: pixels (a side) of the random crop that suits the data; flip: whether mirroring keeps the class.
+    graph: what joins the images where they are numbers of nodes, for a space that asks for it.
     """
 
     name: str
@@ -33,6 +37,7 @@ class Dataset(NamedTuple):
     std: np.ndarray
     pad: int
     flip: bool
+    graph: Graph | None = None
 
     @property
     def image(self) -> tuple[int, int, int]:
@@ -42,9 +47,13 @@ class Dataset(NamedTuple):
 
 def describe(dataset: Dataset) -> str:
     """Two lines for a person: shape, classes, pixels; then the sizes of the splits and the augmentation."""
+    sizes = ", ".join(f"{name} {len(dataset.splits[name])}" for name in SPLITS)
+    graph = dataset.graph
+    if graph is not None:
+        return (f"{dataset.name}: a graph of {graph.nodes} nodes and {graph.edges.shape[1]} edges, {graph.features} "
+                f"features, {dataset.classes} classes\n{sizes} nodes")
     mean, std = (" ".join(f"{value:.3g}" for value in values) for values in (dataset.mean, dataset.std))
     shape = "x".join(str(size) for size in dataset.image)
-    sizes = ", ".join(f"{name} {len(dataset.splits[name])}" for name in SPLITS)
     empty = dataset.classes - len(np.unique(dataset.labels))
     absent = f" ({empty} of them without an image)" if empty else ""
     return (f"{dataset.name}: {len(dataset.labels)} images {shape} {dataset.images.dtype}, "
@@ -63,7 +72,7 @@ def split(labels: np.ndarray, test: np.ndarray | None = None) -> dict[str, np.nd
     if test is None:
         test = _set_aside(labels)
     rest = np.setdiff1d(np.arange(len(labels)), test)
-    place = _quantiles(labels[rest])
+    place = quantiles(labels[rest])
     middle = (1 + HOLDOUT) / 2
     parts = {"train": rest[(place >= HOLDOUT) & (place < middle)], "valid": rest[place >= middle],
              "holdout": rest[place < HOLDOUT], "test": np.sort(test)}
@@ -175,16 +184,16 @@ def _limited(name, labels, test, limit) -> tuple[np.ndarray, np.ndarray]:
     rest = np.setdiff1d(np.arange(len(labels)), test)
     if _whole(f"{name}: limit", limit, 1) > len(rest):
         raise ValueError(f"{name}: limit {limit}, but it has {len(rest)} images outside the test set")
-    first = np.argsort(_quantiles(labels[rest]), kind="stable")[:limit]
+    first = np.argsort(quantiles(labels[rest]), kind="stable")[:limit]
     kept = np.union1d(rest[first], test)
     return kept, np.searchsorted(kept, test)
 
 
 def _set_aside(labels: np.ndarray) -> np.ndarray:
-    return np.flatnonzero(_quantiles(labels) < TEST)
+    return np.flatnonzero(quantiles(labels) < TEST)
 
 
-def _quantiles(labels: np.ndarray) -> np.ndarray:
+def quantiles(labels: np.ndarray) -> np.ndarray:
     """Place in (0, 1) of each image among those of its class, in a shuffled order that never changes."""
     order = np.random.default_rng(0).permutation(len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")]

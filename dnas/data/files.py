@@ -6,6 +6,7 @@ import gzip
 import math
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,6 +49,20 @@ def npz(path: Path) -> Arrays:
             found[x] = checked_images(where, found[x])
             found[y] = checked_labels(where, found[y], len(found[x]))
     return Arrays(**found)
+
+
+def npz_graph(path: Path, names: Sequence[str]) -> dict[str, np.ndarray] | None:
+    """The arrays `names` of a .npz file that holds a graph, which has `edge_index`; None of another file.
+
+    Raises ValueError, beginning with the path, where it is no whole .npz file or lacks one of the arrays.
+    """
+    with _opened(path) as file:
+        if "edge_index" not in file.files:
+            return None
+        for name in names:
+            if name not in file.files:
+                raise ValueError(f"{path}: no array {name}; a graph has {', '.join(names)}")
+        return {name: _member(path, file, name) for name in names}
 
 
 def npz_pieces(paths: list[Path]) -> Arrays:

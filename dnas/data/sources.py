@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from dnas import registry
+from dnas.data import graphs
 from dnas.data.dataset import SPLITS, Dataset, from_arrays
-from dnas.data.files import IDX, Arrays, cifar_folder, idx_file, idx_folder, npz, npz_pieces
+from dnas.data.files import IDX, Arrays, cifar_folder, idx_file, idx_folder, npz, npz_graph, npz_pieces
 
 FORMS = ("a name (`dnas datasets` lists them), a .npz file, the .npz pieces of one set, a folder of them, of "
          "the four idx files or of CIFAR-10's binary batches, package.module:factory or file.py:factory")
@@ -35,6 +36,7 @@ def load(source: str | Sequence[str], *, limit: int | None = None) -> Dataset:
     source: one of
         a name in DATASETS;
         a .npz with `x` [N, H, W, C] or [N, H, W] and `y` [N], and `x_test` and `y_test` if there are any;
+        a .npz with a graph in planetoid's form (the arrays of `dnas.data.graphs.ARRAYS`);
         several .npz, the pieces of one set in order: one with `test` in its file name is the test set;
         a folder of such pieces (in the order of their names), of the four idx files of MNIST or Fashion-MNIST
         (plain or .gz), or of the binary batches of CIFAR-10;
@@ -74,6 +76,11 @@ def _from_npz(paths: list[Path], limit) -> Dataset:
         if path.suffix != ".npz":
             raise ValueError(f"{path}: not a .npz file; data is {FORMS}")
     first = paths[0].resolve()
+    found = npz_graph(paths[0], graphs.ARRAYS) if len(paths) == 1 else None
+    if found:
+        if limit is not None:
+            raise ValueError(f"{paths[0]}: limit {limit} is not for a graph, whose nodes belong together")
+        return graphs.planetoid(str(paths[0]), first.stem, found)
     name = first.stem + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
     arrays = npz(paths[0]) if len(paths) == 1 else npz_pieces(paths)
     return _dataset(str(paths[0]), name, arrays, limit, *_suits(f"{first.parent.name}/{first.name}", arrays))

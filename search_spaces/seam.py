@@ -1,0 +1,148 @@
+"""What the seams share: the two functions of a network and its groups -> SearchSpace."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.interpreters.partial_eval import dce_jaxpr
+
+from dnas.types import Genotype, Group, Network, SearchSpace
+from search_spaces.cost import macs
+
+
+class Functions(NamedTuple):
+    """A network as pure functions. Weights and stats are nested dicts.
+
+    init(key, images, gates) -> weights, stats: for arrays `{group: [E, K]}` those of the supernet; for tuples of E
+        operation indices those that the discrete network needs, under the same names.
+    apply(weights, stats, gates, images, train, key) -> logits `[B, classes]`, stats
+    drops: whether apply takes `drop_path=` too, the probability with which paths are dropped while training.
+    """
+
+    init: Callable
+    apply: Callable
+    drops: bool = False
+
+
+def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, image: tuple[int, int, int],
+                 options: Mapping | None = None, standalone: Functions | None = None, auxiliary: Functions | None = None,
+                 rule: Callable | None = None, format: Callable | None = None,
+                 parse: Callable | None = None) -> SearchSpace:
+    """Makes a SearchSpace of a network.
+
+    Args:
+        image: (height, width, channels) for which `cost` counts.
+        options: whatever else is needed to build the space again, as JSON knows it.
+        standalone: the final network, where it differs from the supernet's.
+        auxiliary: that network with a second head, whose logits it returns beside its own while training.
+        rule: groups, scores `{group: [E, K]}` -> operation indices `{group: [E]}`, REMOVED where an edge goes, or the
+            kept edges in the order of their rank, `{group: choices}`; the best of every edge unless given.
+        format, parse: a notation of its own: genotype -> text, text -> `{group: choices}`.
+    """
+    groups = dict(groups)
+    mixture = {g: jax.ShapeDtypeStruct(group.shape, jnp.float32) for g, group in groups.items()}
+    example = jax.ShapeDtypeStruct((1, *image), jnp.float32)
+
+    def zeros(gates):
+        return {g: jnp.zeros(row.shape) if hasattr(row, "shape") else row for g, row in gates.items()}
+
+    def shapes(functions, gates):
+        return jax.eval_shape(lambda key, images: functions.init(key, images, zeros(gates)), jax.random.key(0), example)
+
+    def init(key, images, genotype=None):
+        gates = mixture if genotype is None else static(genotype, groups)
+        return started(network, key, images, gates)
+
+    def started(functions, key, images, gates):
+        images = jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32)
+        return without_forward_pass(lambda key, images: functions.init(key, images, zeros(gates)), key, images)
+
+    def apply(weights, stats, gates, images, *, train, key=None):
+        gates = static(gates, groups) if isinstance(gates, Genotype) else gates
+        return network.apply(weights, stats, gates, images, train, key)
+
+    headed = auxiliary
+
+    def alone(genotype, auxiliary=False):
+        gates, functions = static(genotype, groups), headed if auxiliary else standalone or network
+        if functions is None:
+            raise ValueError(f"the networks of space {name!r} have no auxiliary head")
+
+        def run(weights, stats, images, *, train, key=None, drop_path=None):
+            if train and drop_path is not None and key is None:
+                raise ValueError("drop_path is random, it needs a key")
+            extra = {"drop_path": drop_path} if functions.drops else {}
+            return functions.apply(weights, stats, gates, images, train, key, **extra)
+
+        return Network(lambda key, images: started(functions, key, images, gates), run)
+
+    def genotype(scores):
+        found = (rule or argmax)(groups, scores)
+        if any(isinstance(row, tuple) for row in found.values()):
+            return Genotype(name, space.options, found)
+        return Genotype.from_decisions(space, found)
+
+    def inherit(tree, genotype):
+        paths = {path for collection in shapes(network, static(genotype, groups)) for path in flat(collection)}
+        return nested({path: leaf for path, leaf in flat(tree).items() if path in paths})
+
+    def cost(genotype=None):
+        counted, gates = (network, mixture) if genotype is None else (standalone or network, static(genotype, groups))
+        weights, stats = shapes(counted, gates)
+        multiplied = macs(lambda weights, stats, images: counted.apply(weights, stats, zeros(gates), images, False, None),
+                          weights, stats, example)
+        return {"params": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(weights)), "macs": multiplied}
+
+    def default_format(genotype):
+        return " | ".join(f"{g}: " + ", ".join(f"{c.op}({c.source}->{c.target})" for c in choices)
+                          for g, choices in genotype.choices.items())
+
+    def read(text):
+        if parse is None:
+            raise ValueError(f"space {name!r} has no notation of its own: give a genotype.json, not {text[:60]!r}")
+        return Genotype(name, space.options, parse(text))
+
+    space = SearchSpace(name, dict(options or {}), groups, init, apply, genotype, inherit, cost, alone,
+                        format or default_format, read)
+    return space
+
+
+def without_forward_pass(init, key, images):
+    """`init(key, images)` computing only what does not need the images: seconds instead of a compilation of the net."""
+    jaxpr, shapes = jax.make_jaxpr(init, return_shape=True)(key, images)
+    needed, used = dce_jaxpr(jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.outvars))
+    if any(used[1:]):
+        raise ValueError("the space's initial weights depend on the images; they may depend on their shape only")
+    return jax.tree.unflatten(jax.tree.structure(shapes), jax.core.eval_jaxpr(needed, jaxpr.consts, *[key][:used[0]]))
+
+
+def argmax(groups, scores) -> dict[str, np.ndarray]:
+    """Every edge keeps its best operation; ties go to the lower index."""
+    return {name: np.where(group.allowed, np.asarray(scores[name], np.float64), -np.inf).argmax(-1)
+            for name, group in groups.items()}
+
+
+def static(genotype, groups):
+    """Operation indices as Python integers, which `MixedOp` takes for a choice made before tracing."""
+    return {name: tuple(int(k) for k in row) for name, row in genotype.decisions(groups).items()}
+
+
+def flat(tree):
+    """The leaves of nested dicts by path, `{(key, key, ...): leaf}`."""
+    return {tuple(key.key for key in path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def nested(leaves):
+    """The nested dicts whose leaves `flat` lists."""
+    tree = {}
+    for (*folders, last), leaf in leaves.items():
+        here = tree
+        for folder in folders:
+            here = here.setdefault(folder, {})
+        here[last] = leaf
+    return tree
