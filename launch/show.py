@@ -1,0 +1,102 @@
+"""Show what was found: its cells, the layers of its network, and how a run came to it."""
+
+import types
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from launch.arguments import parsed
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What the command line says."""
+
+    subject: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN|GENOTYPE")]
+    """A run directory, a folder of its selections, a genotype.json, or a published name such as darts-v2."""
+    space: Annotated[str | None, tyro.conf.arg(metavar="FACTORY",
+                                               help_behavior_hint="(default: that of the run or genotype)")] = None
+    """Where the genotype's space is: a name, package.module:factory or file.py:factory."""
+    cells: int | None = None
+    """Cells of the network, if not as searched."""
+    channels: int | None = None
+    """Channels of its first cells, if not as searched."""
+    out: Annotated[str | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: beside the genotype)")] = None
+    """Where the pictures are written: cells.svg and cells.png, and of a run logits.svg."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs `dnas show`. Raises ValueError, in one line, for what it cannot read or use."""
+    arguments = parsed(Arguments(tyro.MISSING), "dnas show", __doc__, list(argv))
+    from launch.subject import build, find
+
+    subject = find(arguments.subject)
+    genotype, options = subject.genotype, subject.genotype.options
+    data = types.SimpleNamespace(image=tuple(options.get("image", (32, 32, 3))), classes=options.get("classes", 10))
+    space, built = build(subject, data, arguments.space, cells=arguments.cells, channels=arguments.channels)
+    path = Path(arguments.subject).expanduser()
+    beside = (path if path.is_dir() else path.parent) if path.exists() else Path(".")
+    out = Path(arguments.out).expanduser() if arguments.out else beside
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file; it must be a folder")
+
+    from dnas.pictures import draw_genotype, draw_logits, terminal_cell
+
+    print(terminal_cell(genotype, space.groups), space.format(genotype), "", sep="\n")
+    print(_layers(space, genotype, data))
+    out.mkdir(parents=True, exist_ok=True)
+    written = ["cells.svg", "cells.png"]
+    for name in written:
+        draw_genotype(genotype, space.groups, out / name)
+    history = _history(path)
+    if history:
+        draw_logits({name: history[name] for name in space.groups}, space.groups, out / "logits.svg")
+        written.append("logits.svg")
+        print("", f"shares of the operations over {len(next(iter(history.values()))) - 1} epochs", sep="\n")
+        print(_shares(history, space.groups))
+    print(f"\nwritten    {', '.join(str(out / name) for name in written)}")
+    return 0
+
+
+def _layers(space, genotype, data) -> str:
+    """The network's layers as a table."""
+    import jax
+
+    from launch.compare import columns
+    from search_spaces.cost import layers
+
+    network, images = space.network(genotype), jax.ShapeDtypeStruct((1, *data.image), "float32")
+    weights, stats = jax.eval_shape(lambda key: network.init(key, images), jax.random.key(0))
+    with_stats = lambda weights, images: network.apply(
+        weights, jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape), stats), images, train=False, key=None)[0]
+    found, cost = layers(with_stats, weights, images), space.cost(genotype)
+    shape = lambda sizes: "x".join(map(str, sizes)) or "\N{EN DASH}"
+    rows = [["layer", "puts out", "parameters", "multiply-adds"], ["images", shape(data.image), "", ""]]
+    rows += [[layer.name, shape(layer.shape), f"{layer.params:,}", f"{layer.macs:,}"] for layer in found]
+    return columns([*rows, ["network", "", f"{cost['params']:,}", f"{cost['macs']:,}"]], left=2)
+
+
+def _history(path: Path):
+    """The logits `[epochs + 1, E, K]` of the run at `path`, None where it is none."""
+    from dnas.run import read_arrays
+
+    return read_arrays(path / "arch.npz", "the run's logits cannot be shown") if (path / "arch.npz").exists() else None
+
+
+def _shares(history, groups) -> str:
+    """Of each edge the leading operation with its share of the softmax, at the start, half way and at the end."""
+    from dnas.pictures import softmaxed
+    from launch.compare import columns
+
+    last = len(next(iter(history.values()))) - 1
+    moments = sorted({0, last // 2, last})
+    rows = [["edge", *(f"epoch {moment}" for moment in moments)]]
+    for name, group in groups.items():
+        shares = softmaxed(history[name], group)
+        for e, (source, target) in enumerate(group.edges):
+            told = [f"{group.edge_ops(e)[shares[m, e].argmax()]} {100 * shares[m, e].max():.1f} %" for m in moments]
+            rows.append([f"{name} {source}->{target}", *told])
+    return columns(rows, left=len(rows[0]))

@@ -1,0 +1,59 @@
+"""`dnas show` and the table of layers."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from launch.main import main
+from search_spaces.cost import layers
+from search_spaces.nasbench201 import nasbench201
+from tests.test_spaces import PUBLISHED
+
+TOY = f"{Path(__file__).parent}/toy_space.py:toy"
+
+
+@pytest.mark.parametrize("cells", [1, 3])
+def test_layers_add_up_to_the_cost(cells):
+    space = nasbench201((8, 8, 2), 3, channels=4, cells=cells)
+    genotype = space.parse(PUBLISHED)
+    network, images = space.network(genotype), jax.ShapeDtypeStruct((1, 8, 8, 2), jnp.float32)
+    weights, stats = jax.eval_shape(lambda key: network.init(key, images), jax.random.key(0))
+    stats = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), stats)
+    found = layers(lambda w, x: network.apply(w, stats, x, train=False, key=None)[0], weights, images)
+    assert [layer.name for layer in found][:3] == ["stem_conv", "stem_bn", "stage_0"] and found[-1].name == "head"
+    assert {layer.name: layer.shape for layer in found}["stage_2"] == (2, 2, 16) and found[-1].shape == (3,)
+    assert found[0].macs == 8 * 8 * 2 * 9 * 4 and found[0].params == 2 * 9 * 4
+    cost = space.cost(genotype)
+    assert sum(layer.params for layer in found) == cost["params"] and sum(layer.macs for layer in found) == cost["macs"]
+
+
+def test_a_network_without_names_is_one_part():
+    (whole,) = layers(lambda w, x: x @ w["a"], {"a": jnp.zeros((3, 5))}, jax.ShapeDtypeStruct((1, 3), jnp.float32))
+    assert (whole.params, whole.macs) == (15, 15)
+
+
+def test_it_shows_a_genotype_and_a_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["show", "darts-v2", "--cells", "3", "--channels", "4", "--out", "v2"]) == 0
+    out = capsys.readouterr().out
+    assert "cell_2" in out and "multiply-adds" in out and (tmp_path / "v2" / "cells.png").exists()
+    assert main(["search", "--space", TOY, "--limit", "200", "--epochs", "1", "--batch", "16", "--run", "run", "--cache", "off",
+                 "--no-progress"]) == 0
+    capsys.readouterr()
+    assert main(["show", "run"]) == 0
+    out = capsys.readouterr().out
+    assert "edge_0" in out and "chain 0->1" in out and "epoch 1" in out and (tmp_path / "run" / "logits.svg").exists()
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda path: "absent.json", "absent.json does not exist"),
+    (lambda path: "darts-v9", "did you mean"),
+    (lambda path: str(path / "g.json"), "say where it is")])
+def test_bad_input_is_one_line(tmp_path, capsys, make, message):
+    (tmp_path / "g.json").write_text(json.dumps({"schema": 1, "space": "evil.py:run", "options": {}, "groups": {}}))
+    assert main(["show", make(tmp_path), "--out", str(tmp_path / "new")]) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1 and not (tmp_path / "new").exists()
