@@ -40,8 +40,8 @@ def test_it_shows_a_genotype_and_a_run(tmp_path, monkeypatch, capsys):
     assert main(["show", "darts-v2", "--cells", "3", "--channels", "4", "--out", "v2"]) == 0
     out = capsys.readouterr().out
     assert "cell_2" in out and "multiply-adds" in out and (tmp_path / "v2" / "cells.png").exists()
-    assert main(["search", "--space", TOY, "--limit", "200", "--epochs", "1", "--batch", "16", "--run", "run", "--cache", "off",
-                 "--no-progress"]) == 0
+    assert main(["search", "--space", TOY, "--limit", "200", "--epochs", "1", "--batch", "16", "--run", "run", "--cache",
+                 "off", "--no-progress"]) == 0
     capsys.readouterr()
     assert main(["show", "run"]) == 0
     out = capsys.readouterr().out
