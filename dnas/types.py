@@ -194,6 +194,9 @@ class SearchSpace(NamedTuple):
     cost(genotype | None) -> {"params", "macs"} of the stand-alone network, or of the supernet for None; macs are
         multiply-adds per image.
     format(genotype) -> the published notation, on one line; parse(text) -> Genotype, raising ValueError.
+    expected(gates) -> {"params", "macs"}: what `cost` is on average over networks drawn by the gates, edge by edge; at
+        one-hot gates `cost` itself. Differentiable; of numpy gates it is numpy's. None where nobody knows.
+    penalty(gates) -> scalar that the architecture step descends on beside its loss; None for nothing (`dnas.budget`).
     """
 
     name: str
@@ -206,6 +209,8 @@ class SearchSpace(NamedTuple):
     cost: Callable[[Genotype | None], dict[str, int]]
     format: Callable[[Genotype], str]
     parse: Callable[[str], Genotype]
+    expected: Callable[[Gates], dict[str, Array]] | None = None
+    penalty: Callable[[Gates], Array] | None = None
 
 
 class Evaluator(Protocol):

@@ -12,7 +12,7 @@ from dnas import registry
 from dnas.selection import SELECTIONS
 from launch import cache, options
 from launch.arguments import given, parse, parsed, part_of
-from launch.prepare import prepare
+from launch.prepare import budget_lines, prepare
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,8 @@ def main(argv: Sequence[str]) -> int:
     cost = ready.space.cost(result.genotype)
     print("", terminal_cell(result.genotype, ready.space.groups), ready.space.format(result.genotype), "", sep="\n")
     print(f"size       {cost['params']:,} parameters, {cost['macs']:,} multiply-adds per image as a network of its own")
+    for line in budget_lines(ready.config, ready.space, result.genotype):
+        print(f"budget     {line}")
     print(f"cost       {result.cost['evaluations']:,} images forward, {result.cost['epochs']} epochs, "
           f"{result.cost['seconds']:.1f} s")
     print(f"written    {out}")
