@@ -211,6 +211,9 @@ class SearchSpace(NamedTuple):
         the space was built with; a larger one is that of a space built with other options. Its weights are not the
         supernet's. auxiliary: with a second head that helps its training; ValueError where the space has none.
     format(genotype) -> the published notation, on one line; parse(text) -> Genotype, raising ValueError.
+    expected(gates) -> {"params", "macs"}: what `cost` is on average over networks drawn by the gates, edge by edge; at
+        one-hot gates `cost` itself. Differentiable; of numpy gates it is numpy's. None where nobody knows.
+    penalty(gates) -> scalar that the architecture step descends on beside its loss; None for nothing (`dnas.budget`).
     """
 
     name: str
@@ -224,6 +227,8 @@ class SearchSpace(NamedTuple):
     network: Callable[..., Network]
     format: Callable[[Genotype], str]
     parse: Callable[[str], Genotype]
+    expected: Callable[[Gates], dict[str, Array]] | None = None
+    penalty: Callable[[Gates], Array] | None = None
 
 
 class Evaluator(Protocol):

@@ -22,8 +22,8 @@ from dnas.methods import METHODS
 from launch import options
 from search_spaces import SPACES
 
-CONFIG = ("space", "method", "data", "limit", "epochs", "batch", "seed", "diagnose", "stop_on_collapse")
-"""Keys of a run's config.json: all that its result depends on."""
+CONFIG = ("space", "method", "data", "limit", "epochs", "batch", "seed", "diagnose", "stop_on_collapse", "budget")
+"""Keys of a run's config.json: all that its result depends on; `budget` is there if one is given."""
 BOUNDS = {"epochs": (1, 10**6), "batch": (1, None), "seed": (0, 2**32 - 1), "limit": (1, None), "diagnose": (0, None)}
 """Least and greatest values of common options."""
 SHARED = "search_spaces.mixed:MixedOptions"
@@ -33,6 +33,18 @@ PARTS = {"space": SPACES, "method": METHODS}
 
 def _shown(metavar: str, unset: str | None = None):
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=unset and f"(default: {unset})")
+
+
+@dataclass(frozen=True)
+class BudgetOptions:
+    """What the network that is found may cost; it will use up all but 5 % of it."""
+
+    params: Annotated[float | None, _shown("N", "any")] = None
+    """Parameters at most, as a network of its own."""
+    macs: Annotated[float | None, _shown("N", "any")] = None
+    """Multiply-adds per image at most, such as 20e6."""
+    weight: float = 2.0
+    """Of the penalty that pulls the architecture towards the budget. Published for TAS: 2."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,8 @@ class Arguments:
     """Epochs between diagnoses: discretisation gap, sharpness, curvature, skips. 0: none."""
     stop_on_collapse: bool = False
     """End the search when a diagnosis says that it is collapsing."""
+    budget: BudgetOptions = field(default_factory=BudgetOptions)
+    """Limits on the network that is found."""
     run: Annotated[str | None, _shown("DIR", "runs/SPACE-METHOD-DATA-SEED")] = None
     """Where the run is written, and continued if it was interrupted."""
     config: Annotated[str | None, _shown("FILE", "none")] = None
@@ -96,8 +110,15 @@ def resolved(arguments: Arguments) -> dict[str, Any]:
     config = {key: getattr(arguments, key) for key in CONFIG}
     for part in PARTS:
         config[part] = {"name": absolute(config[part]), **dataclasses.asdict(getattr(arguments, f"{part}_options"))}
+    config["budget"] = dataclasses.asdict(arguments.budget)
+    if not _limits(arguments.budget):
+        del config["budget"]
     config["data"] = [absolute(name, files=name not in DATASETS) for name in arguments.data]
     return config
+
+
+def _limits(budget: BudgetOptions) -> dict[str, float]:
+    return {name: value for name in ("params", "macs") if (value := getattr(budget, name)) is not None}
 
 
 def given(argv: Sequence[str], flag: str) -> str | None:
@@ -171,7 +192,8 @@ def _flags(default: Any) -> dict[str, str]:
         flags |= {f"--{name}": f"--{part}.{name}" for name in names}
         flags |= {f"--{part}.{name}": f"--{part}.{name}" for name in names}
     own = [f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(default)
-           if not f.name.endswith("_options")] + ["--no-progress"]
+           if not f.name.endswith("_options") and f.name != "budget"] + ["--no-progress"]
+    own += [f"--budget.{f.name}" for f in dataclasses.fields(BudgetOptions)]
     return flags | dict(zip(own, own))
 
 
@@ -214,7 +236,7 @@ def words(config: dict[str, Any]) -> list[str]:
     """The flags that say the same as a config."""
     found = []
     for key, value in config.items():
-        if key in PARTS:
+        if key in PARTS or key == "budget" and isinstance(value, dict):
             for name, item in value.items():
                 found += _flag(f"--{key}.{name}", item) if name != "name" else [f"--{key}={item}"]
         else:
@@ -237,6 +259,11 @@ def _flag(flag: str, value: Any) -> list[str]:
 def _checked(arguments: Arguments) -> Arguments:
     """The arguments, if their values are in range."""
     check_bounds(arguments)
+    for name, value in dataclasses.asdict(arguments.budget).items():
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise ValueError(f"--budget.{name} {value:g}: it must be a positive number")
+    if arguments.budget.weight != BudgetOptions.weight and not _limits(arguments.budget):
+        raise ValueError("--budget.weight needs --budget.params or --budget.macs")
     if arguments.stop_on_collapse and not arguments.diagnose:
         raise ValueError("--stop-on-collapse needs --diagnose N, the epochs between diagnoses")
     if not arguments.data:

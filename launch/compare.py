@@ -108,8 +108,8 @@ def _labels(supernets: Sequence[Supernet]) -> list[str]:
     """A name for each run that those share which differ in nothing but their seed."""
     configs = [trained.ready.config for trained in supernets]
     varying = [key for key in CONFIG if key not in ("seed", "method", "diagnose", "stop_on_collapse")
-               and any(config[key] != configs[0][key] for config in configs)]
-    spell = lambda config, key: named(config, key) if key == "space" else f"{key} {config[key]}"
+               and any(config.get(key) != configs[0].get(key) for config in configs)]
+    spell = lambda config, key: named(config, key) if key == "space" else f"{key} {config.get(key)}"
     return [", ".join([named(config, "method"), *(spell(config, key) for key in varying)]) for config in configs]
 
 

@@ -12,7 +12,9 @@ from launch.arguments import PARTS, SHARED, Arguments, resolved
 from launch.options import read
 
 if TYPE_CHECKING:
-    from dnas import Method, SearchSpace
+    from dnas import Genotype, Method, SearchSpace
+    from dnas.budget import Budget
+    from dnas.types import Gates
 
 
 MIXED = {option.name: option.default for option in read(SHARED)}
@@ -64,10 +66,40 @@ def _try(method: Method, data: Dataset, batch: int, space: str) -> None:
 
 
 def built_method(config: Mapping[str, Any], space: SearchSpace, epochs: int, steps: int) -> Method:
-    """The method of a config."""
-    from dnas import Method
+    """The method of a config, which keeps to its budget.
 
-    return built("method", config, Method, space, epochs, steps)
+    Raises ValueError where the space cannot."""
+    from dnas import Method
+    from dnas.budget import penalised, within
+
+    budget = budget_of(config)
+    method = built("method", config, Method, penalised(space, budget), epochs, steps)
+    if not budget.given:
+        return method
+    return method._replace(select=lambda state: within(space, budget, method.gates(state), method.select(state)))
+
+
+def budget_of(config: Mapping[str, Any]) -> Budget:
+    """The budget of a config, without limits if it names none."""
+    from dnas.budget import Budget
+
+    return Budget(**config.get("budget", {}))
+
+
+def budget_lines(config: Mapping[str, Any], space: SearchSpace, genotype: Genotype, gates: Gates | None = None) -> list[str]:
+    """For each limit of a config a line that says whether `genotype` meets it, and what `gates` make one expect."""
+    from dnas.budget import BAND, NAMES, likelihood, met
+
+    budget = budget_of(config)
+    if not budget.given:
+        return []
+    found = met(space, budget, genotype)
+    verdict = "met" if found["ok"] else f"NOT MET, which takes 0 to {100 * BAND:.0f} % less" + (
+        " of one and no more of the other" if len(budget.given) > 1 else "")
+    mixture = space.expected(likelihood(space)(gates)) if gates else {}
+    return [f"{limit:,.0f} {NAMES[name]}: {verdict}; this network has {100 * abs(found[name] - 1):.1f} % "
+            f"{'more' if found[name] > 1 else 'less'}" + (f", one drawn by the gates {mixture[name]:,.0f}" if gates else "")
+            for name, limit in budget.given.items()]
 
 
 def named(config: Mapping[str, Any], part: str) -> str:

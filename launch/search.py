@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from launch import cache
 from launch.arguments import parse
-from launch.prepare import Prepared, named, prepare
+from launch.prepare import Prepared, budget_lines, named, prepare
 
 if TYPE_CHECKING:
     from dnas import Result, Run
@@ -69,6 +69,7 @@ def report(prepared: Prepared, result: Result, run: Run) -> str:
     from dnas.pictures import terminal_cell
 
     genotype, space = result.genotype, prepared.space
+    gates = prepared.method.gates(result.state)
     cost = space.cost(genotype)
     folder = shlex.quote(str(run.folder))
     pictures = sorted(path.name for path in run.folder.iterdir() if path.suffix in (".svg", ".png"))
@@ -79,6 +80,7 @@ def report(prepared: Prepared, result: Result, run: Run) -> str:
         f"margin    the gate of an edge's first operation leads its second by {100 * margin(prepared, result):.1f} points "
         "(median)",
         f"size      {cost['params']:,} parameters, {cost['macs']:,} multiply-adds per image as a network of its own",
+        *(f"budget    {line}" for line in budget_lines(prepared.config, space, genotype, gates)),
         f"hold-out  {100 * result.holdout['accuracy']:.2f} % accuracy of the supernet, "
         f"loss {result.holdout['loss']:.3f}",
         f"time      {result.seconds:.1f} s",

@@ -12,6 +12,7 @@ from dnas import registry
 from dnas.selection import SELECTIONS
 from launch import cache, options
 from launch.arguments import given, parsed, part_of
+from launch.prepare import budget_lines
 from launch.trained import choose, place, supernet
 
 
@@ -48,6 +49,8 @@ def main(argv: Sequence[str]) -> int:
     cost = space.cost(result.genotype)
     print("", terminal_cell(result.genotype, space.groups), space.format(result.genotype), "", sep="\n")
     print(f"size       {cost['params']:,} parameters, {cost['macs']:,} multiply-adds per image as a network of its own")
+    for line in budget_lines(trained.ready.config, space, result.genotype):
+        print(f"budget     {line}")
     print(f"cost       {result.cost['evaluations']:,} images forward, {result.cost['epochs']} epochs, "
           f"{result.cost['seconds']:.1f} s")
     print(f"written    {out}")

@@ -16,7 +16,7 @@ from search_spaces.seam import Functions, search_space
 def flax_space(name: str, module: nn.Module, groups: Mapping[str, Group], *, image: tuple[int, int, int],
                options: Mapping | None = None, standalone: nn.Module | None = None,
                auxiliary: nn.Module | None = None, rule: Callable | None = None, format: Callable | None = None,
-               parse: Callable | None = None) -> SearchSpace:
+               parse: Callable | None = None, expected: Callable | None = None) -> SearchSpace:
     """Makes a SearchSpace of a Linen module called `(images, gates, train)` that returns logits `[B, classes]`.
 
     `gates` holds for each group an array `[E, K]`, or a tuple of E operation indices (REMOVED for an edge that is
@@ -25,13 +25,14 @@ def flax_space(name: str, module: nn.Module, groups: Mapping[str, Group], *, ima
     Args:
         standalone: the module of the final network, where it differs from the supernet's.
         auxiliary: that module with a second head, whose logits it returns beside its own while training.
-        image, options, rule, format, parse: as for `search_spaces.seam.search_space`.
+        image, options, rule, format, parse, expected: as for `search_spaces.seam.search_space`.
     """
     shared, plain = current_options(), MixedOptions()
     changed = {name: value for name, value in shared._asdict().items() if value != getattr(plain, name)}
     return search_space(name, functions(module, shared), groups, image=image, options={**(options or {}), **changed},
                         standalone=functions(standalone or module, plain),
-                        auxiliary=auxiliary and functions(auxiliary, plain), rule=rule, format=format, parse=parse)
+                        auxiliary=auxiliary and functions(auxiliary, plain), rule=rule, format=format, parse=parse,
+                        expected=expected)
 
 
 def functions(module: nn.Module, mixed: MixedOptions) -> Functions:

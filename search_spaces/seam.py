@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.interpreters.partial_eval import dce_jaxpr
 
-from dnas.types import Genotype, Group, Network, SearchSpace
+from dnas.types import REMOVED, Genotype, Group, Network, SearchSpace
 from search_spaces.cost import macs
 
 
@@ -31,8 +32,8 @@ class Functions(NamedTuple):
 
 def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, image: tuple[int, int, int],
                  options: Mapping | None = None, standalone: Functions | None = None, auxiliary: Functions | None = None,
-                 rule: Callable | None = None, format: Callable | None = None,
-                 parse: Callable | None = None) -> SearchSpace:
+                 rule: Callable | None = None, format: Callable | None = None, parse: Callable | None = None,
+                 expected: Callable | None = None) -> SearchSpace:
     """Makes a SearchSpace of a network.
 
     Args:
@@ -43,6 +44,7 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
         rule: groups, scores `{group: [E, K]}` -> operation indices `{group: [E]}`, REMOVED where an edge goes, or the
             kept edges in the order of their rank, `{group: choices}`; the best of every edge unless given.
         format, parse: a notation of its own: genotype -> text, text -> `{group: choices}`.
+        expected: gates -> {"params", "macs"}; unless given, each operation on each edge costs what `cost` says.
     """
     groups = dict(groups)
     mixture = {g: jax.ShapeDtypeStruct(group.shape, jnp.float32) for g, group in groups.items()}
@@ -88,8 +90,9 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
         return Genotype.from_decisions(space, found)
 
     def inherit(tree, genotype):
-        paths = {path for collection in shapes(network, static(genotype, groups)) for path in flat(collection)}
-        return nested({path: leaf for path, leaf in flat(tree).items() if path in paths})
+        used = {path: leaf.shape for collection in shapes(network, static(genotype, groups))
+                for path, leaf in flat(collection).items()}
+        return nested({path: leading(leaf, used[path]) for path, leaf in flat(tree).items() if path in used})
 
     def cost(genotype=None):
         counted, gates = (network, mixture) if genotype is None else (standalone or network, static(genotype, groups))
@@ -107,9 +110,67 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
             raise ValueError(f"space {name!r} has no notation of its own: give a genotype.json, not {text[:60]!r}")
         return Genotype(name, space.options, parse(text))
 
+    @functools.cache
+    def linear():
+        return linear_cost(space)
+
     space = SearchSpace(name, dict(options or {}), groups, init, apply, genotype, inherit, cost, alone,
-                        format or default_format, read)
+                        format or default_format, read, expected or (lambda gates: linear()(gates)))
     return space
+
+
+def linear_cost(space: SearchSpace) -> Callable[[Mapping], dict]:
+    """`expected` of a space whose cost is a sum over the edges, found by counting networks of a single operation.
+
+    Edges of the same operations on which the last of them costs the same are taken to be alike; two whole networks tell
+    whether that is so, and if it is not, every operation is counted on every edge.
+
+    Raises ValueError where the sum is not what a whole network costs even then.
+    """
+    def count(changes):
+        rows = {g: np.full(group.shape[0], REMOVED) for g, group in space.groups.items()}
+        for g, e, k in changes:
+            rows[g][e] = k
+        return np.array(list(space.cost(Genotype.from_decisions(space, rows)).values()), np.float64)
+
+    def table(all_alike):
+        found, alike = {}, {}
+        for g, group in space.groups.items():
+            found[g] = np.zeros((*group.shape, 2))
+            for e in range(group.shape[0]):
+                ops = group.edge_ops(e)
+                kind = g, ops, *(count([(g, e, len(ops) - 1)]) if all_alike else [e])
+                if kind not in alike:
+                    alike[kind] = [count([(g, e, k)]) - base for k in range(len(ops))]
+                found[g][e, :len(ops)] = alike[kind]
+        return found
+
+    def sum_of(tables, gates):
+        return {name: base[i] + sum((rows * tables[g][..., i].astype(rows.dtype)).sum() for g, rows in gates.items())
+                for i, name in enumerate(("params", "macs"))}
+
+    def holds(tables):
+        draw = np.random.default_rng(0)
+        lasts = {g: group.allowed.sum(-1) - 1 for g, group in space.groups.items()}
+        for rows in lasts, {g: draw.integers(last + 1) for g, last in lasts.items()}:
+            whole = Genotype.from_decisions(space, rows)
+            gates = {g: gate.astype(np.float64) for g, gate in whole.gates(space.groups).items()}
+            if sum_of(tables, gates) != space.cost(whole):
+                return False
+        return True
+
+    base = count([])
+    for all_alike in True, False:
+        tables = table(all_alike)
+        if holds(tables):
+            return lambda gates: sum_of(tables, gates)
+    raise ValueError(f"the networks of space {space.name} cost more or less than the sum of their operations; "
+                     "it has to say itself what it expects to cost")
+
+
+def leading(leaf, shape):
+    """The first entries along every axis, for a network that has a narrower layer in the place of a wider one."""
+    return leaf if leaf.shape == shape else leaf[tuple(map(slice, shape))]
 
 
 def without_forward_pass(init, key, images):

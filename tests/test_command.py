@@ -216,7 +216,8 @@ def test_config_repeats(folder):
     other = arguments.resolved(arguments.parse("search", "", ["--config=config.json", "--space.bias", "--epochs", "9"]))
     assert other == first | {"epochs": 9, "space": first["space"] | {"bias": True}}
     other = arguments.resolved(arguments.parse("search", "", ["--config=config.json", "--space", "nasbench201"]))
-    assert other["space"] == {"name": "nasbench201", "channels": 16, "cells": 1, "scan": "auto", "partial_channels": 1}
+    assert other["space"] == {"name": "nasbench201", "channels": 16, "cells": 1, "scan": "auto", "partial_channels": 1,
+                              "drop_path": 0.0, "dtype": "float32", "remat": False}
     assert other["method"] == first["method"]
 
 

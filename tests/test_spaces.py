@@ -33,7 +33,11 @@ MAKERS = {
 }
 
 
-@pytest.fixture(params=MAKERS, ids=str, scope="module")
+LIGHT = ("nasbench201", "toy")
+
+
+@pytest.fixture(params=[name if name in LIGHT else pytest.param(name, marks=pytest.mark.heavy) for name in MAKERS],
+                ids=str, scope="module")
 def space(request):
     return MAKERS[request.param]()
 
@@ -338,6 +342,7 @@ def test_options_out_of_range_are_refused(arguments):
         nasbench201(**arguments)
 
 
+@pytest.mark.heavy
 def test_scanned_and_unrolled_cells_are_the_same_function():
     x = np.random.default_rng(0).normal(size=(2, 4, 4, 2))
     gates = jax.nn.softmax(jnp.asarray(np.random.default_rng(1).normal(size=(6, 5))))
