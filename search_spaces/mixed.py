@@ -21,12 +21,14 @@ class MixedOptions(NamedTuple):
         partial_channels: K of PC-DARTS: operations see the first 1/K of the channels, the others pass by.
         drop_path: Probability with which a search step leaves out what an operation makes of an image.
         dtype: In which the supernet computes; weights and statistics stay float32.
+        scan: Run equal cells (`search_spaces.repeated.Repeated`) as one loop over stacked weights: auto, on, off.
         remat: Compute operations again in the backward pass instead of keeping what they made: less memory, more time.
     """
 
     partial_channels: int = 1
     drop_path: float = 0.0
     dtype: Literal["float32", "bfloat16"] = "float32"
+    scan: Literal["auto", "on", "off"] = "auto"
     remat: bool = False
 
 

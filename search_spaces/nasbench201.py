@@ -22,11 +22,10 @@ class Cell(nn.Module):
     """Four nodes, each the sum of its incoming edges; the last one is the output."""
 
     affine: bool = False
-    loop_safe: bool = False
 
     @nn.compact
     def __call__(self, x, gates, train):
-        conv = partial(ReLUConvBN, affine=self.affine, loop_safe=self.loop_safe)
+        conv = partial(ReLUConvBN, affine=self.affine)
         ops = dict(zip(OPS, (Zero, Identity, partial(conv, kernel=1), partial(conv, kernel=3), AvgPool)))
         nodes = [x, 0, 0, 0]
         for e, (source, target) in enumerate(EDGES):
@@ -63,7 +62,7 @@ class Network(nn.Module):
         for stage in range(3):
             if stage:
                 x = Residual(self.channels * 2**stage, name=f"residual_{stage}")(x, train)
-            cell = partial(Cell, affine=self.affine, loop_safe=self.scan)
+            cell = partial(Cell, affine=self.affine)
             x = Repeated(cell, self.cells, self.scan, name=f"stage_{stage}")(x, gates["cell"], train)
         x = nn.relu(BatchNorm(affine=True, name="last_bn")(x, train)).mean((1, 2))
         return Linear(self.classes, name="head")(x)

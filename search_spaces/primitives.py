@@ -6,9 +6,11 @@ momentum 0.1), so that published numbers can be compared.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import flax.linen as nn
@@ -37,16 +39,25 @@ def torch_uniform(key, shape, dtype=jnp.float32, fan_in=None):
     return jax.pure_callback(draw, result, jax.random.key_data(key), vmap_method="expand_dims")
 
 
-class Conv(nn.Module):
-    """Bias-free convolution with padding (kernel - 1) / 2 on both sides.
+_in_loop = contextvars.ContextVar("in_loop", default=False)
 
-    loop_safe: use a gradient that is fast inside a loop on a CPU, where XLA's own is not (`conv_loop_safe`).
-    """
+
+@contextlib.contextmanager
+def looped() -> Iterator[None]:
+    """Convolutions traced inside the block are part of a loop's body."""
+    token = _in_loop.set(True)
+    try:
+        yield
+    finally:
+        _in_loop.reset(token)
+
+
+class Conv(nn.Module):
+    """Bias-free convolution with padding (kernel - 1) / 2 on both sides; `conv_loop_safe` where `looped` says so."""
 
     channels: int
     kernel: int = 3
     stride: int = 1
-    loop_safe: bool = False
 
     @nn.compact
     def __call__(self, x):
@@ -54,7 +65,7 @@ class Conv(nn.Module):
         weight = self.param("kernel", torch_uniform, shape).astype(x.dtype)
         if self.kernel == 1:
             return x[:, ::self.stride, ::self.stride] @ weight[0, 0]
-        return (conv_loop_safe if self.loop_safe else conv)(x, weight, self.stride)
+        return (conv_loop_safe if _in_loop.get() else conv)(x, weight, self.stride)
 
 
 def conv(x, weight, stride=1):
@@ -143,11 +154,10 @@ class ReLUConvBN(nn.Module):
     stride: int = 1
     kernel: int = 3
     affine: bool = False
-    loop_safe: bool = False
 
     @nn.compact
     def __call__(self, x, train):
-        x = Conv(self.channels, self.kernel, self.stride, self.loop_safe, name="conv")(nn.relu(x))
+        x = Conv(self.channels, self.kernel, self.stride, name="conv")(nn.relu(x))
         return BatchNorm(self.affine, name="bn")(x, train)
 
 

@@ -8,6 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from search_spaces.mixed import current_options
+from search_spaces.primitives import looped
+
 
 def use_scan(option: str, cells: int) -> bool:
     """Whether to scan: `on`, `off`, or `auto`, which scans wherever there is more than one cell."""
@@ -19,23 +22,26 @@ def use_scan(option: str, cells: int) -> bool:
 class Repeated(nn.Module):
     """`count` cells made by `cell()`, each called `(x, *args)` and returning the next `x` of the same shape.
 
+    scan: whether they are one loop, for which they must be equal; by the space's option `scan` if None.
+
     Unrolled, their variables are `cell_0`, `cell_1`, ...; scanned they are `cells`, stacked along a leading axis, and
     the program holds one cell whatever their number. `stack_cells` and `unstack_cells` convert.
     """
 
     cell: Callable[..., nn.Module]
     count: int
-    scan: bool
+    scan: bool | None = None
 
     @nn.compact
     def __call__(self, x, *args):
-        if not self.scan:
+        if not (use_scan(current_options().scan, self.count) if self.scan is None else self.scan):
             for i in range(self.count):
                 x = self.cell(name=f"cell_{i}")(x, *args)
             return x
         body = nn.scan(lambda cell, x, _: (cell(x, *args), None), length=self.count,
                        variable_axes={"params": 0, "batch_stats": 0}, split_rngs={"params": True, "dropout": True})
-        return body(self.cell(name="cells"), x, None)[0]
+        with looped():
+            return body(self.cell(name="cells"), x, None)[0]
 
 
 def stack_cells(tree):

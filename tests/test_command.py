@@ -209,7 +209,7 @@ def test_config_repeats(folder):
     place = f"{folder}/mine.py"
     assert first["space"] == {"name": f"{place}:linear", "width": 4, "act": "tanh", "bias": False, "scale": 1e-5,
                               "rates": (0.1, 2.0), "partial_channels": 1, "drop_path": 0.0, "dtype": "float32",
-                              "remat": False}
+                              "scan": "auto", "remat": False}
     assert first["method"]["arch_lr"] == -1e-3 and first["data"] == [place, "absent"] and first["limit"] == 7
     (folder / "config.json").write_text(json.dumps(first))
     assert arguments.resolved(arguments.parse("search", "", ["--config", str(folder)])) == first

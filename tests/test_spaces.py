@@ -4,6 +4,7 @@ import itertools
 import re
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from dnas.types import REMOVED, Choice, Genotype, Group
 from search_spaces.darts import darts
+from search_spaces.flax_space import flax_space
 from search_spaces.mixed import MixedOp, MixedOptions, drop_path, mixed_options
 from search_spaces.nasbench201 import EDGES, OPS, Cell, nasbench201
 from search_spaces.primitives import Identity, ReLUConvBN
@@ -346,7 +348,7 @@ def test_options_out_of_range_are_refused(arguments):
 def test_scanned_and_unrolled_cells_are_the_same_function():
     x = np.random.default_rng(0).normal(size=(2, 4, 4, 2))
     gates = jax.nn.softmax(jnp.asarray(np.random.default_rng(1).normal(size=(6, 5))))
-    on, off = (Repeated(partial(Cell, loop_safe=scan), 2, scan) for scan in (True, False))
+    on, off = (Repeated(Cell, 2, scan) for scan in (True, False))
 
     def build(cells):
         return jax.jit(lambda key: cells.init(key, x, gates, True))(jax.random.key(0))
@@ -372,3 +374,26 @@ def test_scanned_and_unrolled_cells_are_the_same_function():
         for tree, other in (to_weights, unstack_cells(to_stacked)), (after, unstack_cells(after_on)):
             for path, leaf in leaves(tree).items():
                 np.testing.assert_allclose(leaves(other)[path], leaf, rtol=1e-9, atol=1e-12)
+
+
+class Stack(nn.Module):
+    """A space whose author says nothing of loops: three equal cells of one edge."""
+
+    @nn.compact
+    def __call__(self, images, gates, train):
+        x = ReLUConvBN(4, name="stem")(images, train)
+        x = Repeated(lambda name: MixedOp({"skip": Identity, "conv": ReLUConvBN}, name=name), 3, name="cells")(
+            x, gates["g"][0], train)
+        return x.mean((1, 2))
+
+
+@pytest.mark.parametrize("scan", ["auto", "off"])
+def test_equal_cells_are_a_loop_if_the_shared_option_says_so(scan):
+    with mixed_options(MixedOptions(scan=scan)):
+        space = flax_space("stack", Stack(), {"g": Group(((0, 1),), ("skip", "conv"))}, image=IMAGE)
+    images = jnp.zeros((2, *IMAGE))
+    weights, stats = jax.eval_shape(lambda key: space.init(key, images), jax.random.key(0))
+    text = str(jax.make_jaxpr(lambda w, s: space.apply(w, s, {"g": jnp.ones((1, 2)) / 2}, images, train=True, key=None))(
+        weights, stats))
+    assert ("scan[" in text, "custom_vjp_call" in text) == ((True, True) if scan == "auto" else (False, False))
+    assert space.options == ({} if scan == "auto" else {"scan": "off"})
