@@ -63,13 +63,16 @@ def main(argv: Sequence[str]) -> int:
     selections = {name: registry.resolve(name, SELECTIONS, "selection")(**chosen[name]) for name in names}
     truth = _truth(arguments.table, arguments.column)
     supernets = [supernet(folder) for folder in folders]
+    for trained in supernets:
+        if truth and trained.ready.space.name != "nasbench201":
+            raise ValueError(f"{trained.folder} is of {trained.ready.space.name}; --table is for runs of nasbench201 alone")
 
     from dnas import compare, open_run
     from dnas.run import write_atomic
 
     out = Path(arguments.out).expanduser() if arguments.out else folders[0].absolute().parent / "comparison"
     config = {"runs": [str(folder.absolute()) for folder in folders],
-              "selections": [{"name": name, **chosen[name]} for name in names], "train_epochs": arguments.train_epochs, 
+              "selections": [{"name": name, **chosen[name]} for name in names], "train_epochs": arguments.train_epochs,
               "table": arguments.table and str(Path(arguments.table).absolute()),
               "column": arguments.column if arguments.table else None}
     try:
@@ -78,7 +81,9 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError(str(error).replace("--run", "--out")) from None
     with opened:
         cache.enable(arguments.cache)
-        labels, entries, notes = _labels(supernets), [], []
+        labels, entries = _labels(supernets), []
+        notes = [f"{trained.folder} has come to epoch {trained.epoch} of {trained.searched.epochs} only"
+                 for trained in supernets if trained.epoch < trained.searched.epochs]
         for trained, label in zip(supernets, labels):
             entries += _entries(trained, label, names, chosen, selections, truth, arguments.train_epochs, out, notes)
         if not entries:
@@ -147,7 +152,7 @@ def _entries(trained: Supernet, label: str, names, chosen, selections, truth, tr
         try:
             selected = choose(trained, name, chosen[name], selections[name], folder)
         except Unsuitable as error:
-            notes.append(f"{trained.folder}: {error}")
+            notes.append(f"left out on {trained.folder}: {error}")
             continue
         genotype = selected.genotype
         values = {"discrete": accuracy(on.state, genotype.gates(space.groups))}
@@ -226,7 +231,7 @@ def _text(entries, notes: Sequence[str]) -> str:
         text += ["", "edges that two selections have in common", columns(
             [[method, f"{a}, {b}", f"{100 * share:.0f} %"] for method, found in agreed.items()
              for (a, b), share in found.items()], left=2)]
-    return "\n".join([*text, "", *(f"left out: {note}" for note in notes)])
+    return "\n".join([*text, "", *notes])
 
 
 def _pair(difference) -> str:
@@ -272,7 +277,7 @@ def _report(out: Path, supernets, labels, entries, notes, argv, arguments) -> No
         report.table(["method", "selection", "runs", *(compare.METRICS[m].title for m in metrics)],
                      [[row.method, row.selection, str(row.runs), *(compare.spell(m, row.values.get(m)) for m in metrics)]
                       for row in rows], text=2, best=best),
-        *(report.paragraph(f"Left out: {note}", quiet=True) for note in notes),
+        *(report.paragraph(note[0].upper() + note[1:] if note.startswith("left") else note, quiet=True) for note in notes),
         report.picture(out / "comparison.svg", "Dots are runs, a bar is their mean, a line one standard deviation."),
     ]
     pairs = compare.differences(entries, compare.compared(rows))
