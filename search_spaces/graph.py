@@ -1,12 +1,17 @@
 """Graph neural networks in the manner of SANE (Zhao, Yao & Tu, ICDE 2021, arXiv 2104.06608), on one graph at a time.
 
-    x   = dropout(BN(Linear(features)))
+    x   = dropout(BN(Linear(dropout(features))))
     x   = dropout(elu(BN(aggregator_l(x, graph))))     for each layer l
     jk  = the x of every layer whose skip is kept; the last one's always is
     out = MLP(layer aggregator(jk))
 
 Searched are the node aggregator of each layer, its skip, and the layer aggregator. The data gives the graph: all nodes
 are computed at every step, and an "image" is the number of a node. Batches as large as the train split are full batches.
+
+    dnas search --space graph --data cora.npz --batch 140 --epochs 120 --method.lr 0.2 --method.arch-lr 0.003
+
+ends with 62 % of the hold-out right (the largest class has 30 %), under dropout, which the toolkit leaves on whenever it
+judges a supernet; one to two seconds an epoch on two CPU cores. At a learning rate of 0.025 it takes many more epochs.
 
 Departures from the authors' code: batch norm, without which a mixture hardly learns; each layer has logits of its own
 (there all use those of the first); GraphSAGE leaves a node out of its own neighbourhood, and has the maximum too, but
@@ -232,12 +237,13 @@ class Features(nn.Module):
     graph: Graph
 
     @nn.compact
-    def __call__(self, dtype):
+    def __call__(self, dtype, drop):
         graph = self.graph
         weight = self.param("kernel", torch_uniform, (graph.features, self.channels)).astype(dtype)
         rows = np.repeat(np.arange(graph.nodes), np.diff(graph.starts))
         sums = np.maximum(np.bincount(rows, np.abs(graph.values), graph.nodes), 1e-12)
-        terms = (graph.values / sums[rows])[:, None].astype(dtype) * weight[graph.columns]
+        values = drop((graph.values / sums[rows]).astype(dtype))
+        terms = values[:, None] * weight[graph.columns]
         return jax.ops.segment_sum(terms, rows, graph.nodes, indices_are_sorted=True)
 
 
@@ -255,7 +261,8 @@ class Network(nn.Module):
     @nn.compact
     def __call__(self, images, gates, train):
         aggregators, collectors = node_ops(self.graph, self.heads, self.affine), layer_ops()
-        x = Features(self.hidden, self.graph, name="features")(images.dtype)[:, None, None]
+        drop = partial(self.dropped, train=train)
+        x = Features(self.hidden, self.graph, name="features")(images.dtype, drop)[:, None, None]
         x = self.dropped(BatchNorm(name="features_bn")(x, train), train)
         seen = []
         for l in range(self.layers):
