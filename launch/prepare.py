@@ -79,6 +79,16 @@ def built_method(config: Mapping[str, Any], space: SearchSpace, epochs: int, ste
     return method._replace(select=lambda state: within(space, budget, method.gates(state), method.select(state)))
 
 
+def within_budget(space: SearchSpace, config: Mapping[str, Any]) -> SearchSpace:
+    """`space`, whose rule chooses within the budget of a config, if it has one."""
+    from dnas.budget import within
+
+    budget = budget_of(config)
+    if not budget.given:
+        return space
+    return space._replace(genotype=lambda scores: within(space, budget, scores, space.genotype(scores)))
+
+
 def budget_of(config: Mapping[str, Any]) -> Budget:
     """The budget of a config, without limits if it names none."""
     from dnas.budget import Budget

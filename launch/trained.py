@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launch.arguments import Arguments, parse
-from launch.prepare import Prepared, built_method, prepare
+from launch.prepare import Prepared, built_method, prepare, within_budget
 
 if TYPE_CHECKING:
     from dnas.bilevel import Method
@@ -48,8 +48,8 @@ def supernet(folder: Path) -> Supernet:
     found = checkpoint.latest(folder / "checkpoints", template, set_aside=False)
     if found is None:
         raise ValueError(f"{folder} has no checkpoint; search there first: dnas search --run {folder}")
-    on = bench(ready.space, ready.method, _tuner(searched, ready), ready.data, found.tree, batch=searched.batch,
-               seed=searched.seed)
+    on = bench(within_budget(ready.space, ready.config), ready.method, _tuner(searched, ready), ready.data, found.tree,
+               batch=searched.batch, seed=searched.seed)
     return Supernet(folder, searched, ready, found.epoch, found.skipped, on)
 
 

@@ -248,3 +248,6 @@ def test_search_within_a_budget(tmp_path, monkeypatch, capsys):
     genotype = dnas.load_genotype("run")
     assert 57e3 <= width((8, 8, 1), 10, channels=8, stages=2).cost(genotype)["macs"] <= 60e3
     assert json.loads((tmp_path / "run" / "config.json").read_text())["budget"]["macs"] == 60e3
+    for selection in ("magnitude", "random"):
+        assert main(["select", "run", "--selection", selection]) == 0
+        assert "budget     60,000 multiply-adds: met; this network has " in capsys.readouterr().out
