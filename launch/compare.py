@@ -137,6 +137,7 @@ def _entries(trained: Supernet, label: str, names, chosen, selections, truth, tr
     import numpy as np
 
     from dnas import checkpoint, compare
+    from dnas.benchmarks import nasbench201
     from dnas.programs import Images, evaluation
     from dnas.selection.types import Unsuitable
 
@@ -164,7 +165,7 @@ def _entries(trained: Supernet, label: str, names, chosen, selections, truth, tr
         values |= {**space.cost(genotype), "seconds": selected.cost["seconds"]}
         if truth:
             table, column = truth
-            values["table"] = float(column[table.index(genotype)])
+            values["table"] = float(column[nasbench201.index(table, genotype)])
         if train_epochs:
             values["trained"] = _trained(trained, genotype, train_epochs, out)
         found.append((name, selected, values))
@@ -172,7 +173,7 @@ def _entries(trained: Supernet, label: str, names, chosen, selections, truth, tr
         whole = compare.tried(selected.scores, space.groups)
         if truth and whole:
             decisions, scores = whole
-            rows = [table.index(_genotype(space, decisions, n)) for n in range(len(scores))]
+            rows = [nasbench201.index(table, _genotype(space, decisions, n)) for n in range(len(scores))]
             values |= compare.correlation(scores, column[rows])
         elif truth:
             values |= compare.correlation(compare.scored(selected.scores, {"cell": table.ops}), column)

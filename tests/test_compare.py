@@ -1,13 +1,14 @@
 """Comparisons: their statistics against closed forms, and the command on real runs."""
 
 import csv
+import itertools
 import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_rel
+from scipy.stats import spearmanr, ttest_rel
 
 from dnas import compare, report
 from dnas.types import Genotype
@@ -125,3 +126,26 @@ def test_bad_input_is_one_line_and_writes_nothing(runs, tmp_path, capsys, argv, 
 def test_a_run_named_twice_is_refused(runs, capsys):
     assert main(["compare", str(runs / "run-0"), str(runs / "run-0" / "..") + "/run-0"]) == 2
     assert "a run is named twice" in capsys.readouterr().err
+
+
+@pytest.mark.heavy
+def test_with_a_table_each_genotype_is_looked_up_and_scores_are_ranked_against_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    ops = np.array(list(itertools.product(range(5), repeat=6)), np.int8)
+    truth = (ops == 3).sum(1) * 10.0 + (ops == 2).sum(1)
+    np.savez("table.npz", ops=ops, code=ops.astype(np.int64) @ 5 ** np.arange(6)[::-1], accuracy=truth)
+    assert main(["search", "--space.channels", "2", "--limit", "200", "--epochs", "1", "--batch", "16", "--run", "run",
+                 "--cache", "off", "--no-progress"]) == 0
+    argv = ["compare", "run", "--selection", "magnitude", "random", "sampled", "--sampled.draws", "8", "--table", "table.npz"]
+    assert main([*argv, "--cache", "off"]) == 2 and "no column 'cifar10_test_200'" in capsys.readouterr().err
+    assert main([*argv, "--column", "accuracy", "--cache", "off"]) == 0
+    told = json.loads((tmp_path / "comparison" / "comparison.json").read_text())
+    assert len(told["entries"]) == 3
+    for entry in told["entries"]:
+        assert entry["values"]["table"] == 10 * entry["notation"].count("nor_conv_3x3") + entry["notation"].count("1x1")
+        assert -1 <= entry["values"]["kendall"] <= 1
+    with np.load("run/selections/magnitude/scores.npz") as arrays:
+        total = arrays["cell"].astype(float)[np.arange(6), ops].sum(1)
+    assert told["entries"][0]["values"]["spearman"] == pytest.approx(spearmanr(total, truth).statistic)
+    page = (tmp_path / "comparison" / "report.html").read_text()
+    assert "column accuracy of table.npz" in page
