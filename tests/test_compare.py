@@ -136,7 +136,8 @@ def test_with_a_table_each_genotype_is_looked_up_and_scores_are_ranked_against_i
     np.savez("table.npz", ops=ops, code=ops.astype(np.int64) @ 5 ** np.arange(6)[::-1], accuracy=truth)
     assert main(["search", "--space.channels", "2", "--limit", "200", "--epochs", "1", "--batch", "16", "--run", "run",
                  "--cache", "off", "--no-progress"]) == 0
-    argv = ["compare", "run", "--selection", "magnitude", "random", "sampled", "--sampled.draws", "8", "--table", "table.npz"]
+    argv = ["compare", "run", "--selection", "magnitude", "random", "sampled", "--sampled.draws", "8", "--table",
+            "table.npz"]
     assert main([*argv, "--cache", "off"]) == 2 and "no column 'cifar10_test_200'" in capsys.readouterr().err
     assert main([*argv, "--column", "accuracy", "--cache", "off"]) == 0
     told = json.loads((tmp_path / "comparison" / "comparison.json").read_text())
