@@ -19,6 +19,9 @@ from launch.prepare import named
 from launch.train import Arguments as Recipe
 from launch.trained import Supernet, choose, place, supernet
 
+KINDS = ("discrete", "gap", "tuned", "trained", "table"), ("params", "macs", "seconds", "kendall", "spearman")
+"""Metrics that stand side by side in one table."""
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -219,7 +222,7 @@ def _text(entries, notes: Sequence[str]) -> str:
     for method in dict.fromkeys(row.method for row in rows):
         members = [row for row in rows if row.method == method]
         text += ["", f"{method}, {max(row.runs for row in members)} runs"]
-        for kind in ("discrete", "gap", "tuned", "trained", "table"), ("params", "macs", "seconds", "kendall", "spearman"):
+        for kind in KINDS:
             chosen = [m for m in metrics if m in kind]
             text.append(columns([["", *(compare.METRICS[m].title for m in chosen)], *(
                 [row.selection, *(compare.spell(m, row.values.get(m)) for m in chosen)] for row in members)], left=1))
@@ -265,19 +268,11 @@ def _report(out: Path, supernets, labels, entries, notes, argv, arguments) -> No
                                                      (row.method, row.selection) and m in e.values] for row in rows}
               for m in drawn}
     draw_dots(panels, out / "comparison.svg")
-    best = []
-    for column, m in enumerate(metrics, 3):
-        means = [round(row.values[m][0] * compare.METRICS[m].better, compare.METRICS[m].digits) if m in row.values
-                 else float("-inf") for row in rows]
-        if compare.METRICS[m].better and m != "seconds" and len(set(means)) > 1:
-            best += [(r, column) for r, mean in enumerate(means) if mean == max(means)]
     intro = (f"{len(supernets)} trained supernets, {len({e.selection for e in entries})} ways of choosing an architecture "
              "from each. A figure is the mean over the runs of a row ± their standard deviation; one run shows none.")
     parts = [
         report.paragraph(intro),
-        report.table(["method", "selection", "runs", *(compare.METRICS[m].title for m in metrics)],
-                     [[row.method, row.selection, str(row.runs), *(compare.spell(m, row.values.get(m)) for m in metrics)]
-                      for row in rows], text=2, best=best),
+        *(_table(rows, [m for m in metrics if m in kind]) for kind in KINDS),
         *(report.paragraph(note[0].upper() + note[1:] if note.startswith("left") else note, quiet=True) for note in notes),
         report.picture(out / "comparison.svg", "Dots are runs, a bar is their mean, a line one standard deviation."),
     ]
@@ -311,6 +306,21 @@ def _report(out: Path, supernets, labels, entries, notes, argv, arguments) -> No
     for trained in supernets:
         parts.append(report.code(f"{trained.folder}/config.json\n{json.dumps(trained.ready.config)}"))
     write_atomic(out / "report.html", report.page("Selections compared", parts))
+
+
+def _table(rows, metrics: Sequence[str]) -> str:
+    """A table of the report; the best mean of a column, and what equals it as shown, is bold."""
+    from dnas import compare, report
+
+    best = []
+    for column, m in enumerate(metrics, 3):
+        better, digits = compare.METRICS[m].better, compare.METRICS[m].digits
+        means = [round(row.values[m][0] * better, digits) if m in row.values else float("-inf") for row in rows]
+        if better and m != "seconds" and len(set(means)) > 1:
+            best += [(r, column) for r, mean in enumerate(means) if mean == max(means)]
+    return report.table(["method", "selection", "runs", *(compare.METRICS[m].title for m in metrics)],
+                        [[row.method, row.selection, str(row.runs), *(compare.spell(m, row.values.get(m)) for m in metrics)]
+                         for row in rows], text=2, best=best)
 
 
 def _told(entry, metrics: Sequence[str]) -> str:

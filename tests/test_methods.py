@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+from typing import Literal
 
 import chex
 import jax
@@ -415,7 +416,9 @@ def test_the_command_line_reads_the_options_that_all_spaces_share(monkeypatch):
     monkeypatch.setattr("dnas.registry.load", None)
     found = options.read(SHARED)
     assert {option.name: option.default for option in found} == MixedOptions()._asdict()
-    assert {option.name: option.annotation for option in found} == {"partial_channels": int}
+    assert {option.name: option.annotation for option in found} == {
+        "partial_channels": int, "drop_path": float, "dtype": Literal["float32", "bfloat16"],
+        "scan": Literal["auto", "on", "off"], "remat": bool}
     assert all(option.help for option in found)
     assert options.constant(METHODS["pc-darts"], "SPACE") == SPACE == {"partial_channels": 4}
     assert set(SPACE) <= set(MixedOptions._fields)
