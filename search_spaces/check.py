@@ -24,15 +24,13 @@ class Finding(NamedTuple):
     wrong: str | None
 
 
-def check(space: SearchSpace, image: tuple[int, int, int], classes: int, *, batch: int = 4,
-          seed: int = 0) -> Iterator[Finding]:
-    """Tries `space` on random images, in float64 where that is exact, and yields a Finding for each trial as it is done.
+def check(space: SearchSpace, images: np.ndarray, classes: int, *, seed: int = 0) -> Iterator[Finding]:
+    """Tries `space` on a few normalised images `[B, H, W, C]`, in float64 where that is exact, with random gates; yields
+    a Finding for each trial as it is done.
 
     A trial whose ground is missing, because an earlier one failed, is left out.
     """
-    rng = np.random.default_rng(seed)
-    images = rng.normal(size=(batch, *image))
-    trials = _Trials(space, images, classes, rng)
+    trials = _Trials(space, np.asarray(images, np.float64), classes, np.random.default_rng(seed))
     for tried in (trials.builds, trials.applies, trials.is_deterministic, trials.round_trips, trials.inherits, trials.counts,
                   trials.one_hot_is_discrete, trials.uses_every_edge):
         try:

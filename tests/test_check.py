@@ -1,5 +1,6 @@
 """`dnas spaces check`: good spaces pass, and of a bad one it says what is wrong and where."""
 
+import os
 from functools import partial
 from pathlib import Path
 
@@ -7,8 +8,10 @@ import flax.linen as nn
 import numpy as np
 import pytest
 
+from dnas.registry import resolve
 from dnas.types import Group
 from launch.main import main
+from search_spaces import SPACES
 from search_spaces.check import check
 from search_spaces.flax_space import flax_space
 from search_spaces.mixed import MixedOp
@@ -16,6 +19,7 @@ from search_spaces.primitives import Identity, Linear, ReLUConvBN
 from tests.toy_space import OPS, toy
 
 IMAGE = (6, 6, 1)
+IMAGES = np.random.default_rng(0).normal(size=(4, *IMAGE))
 
 
 class Wide(nn.Module):
@@ -52,12 +56,12 @@ def space(ops, edges=2, group=None):
     return flax_space("bad", Net(ops, edges), {"chain": group}, image=IMAGE)
 
 
-def wrong(space, image=IMAGE, classes=3):
-    return [finding.wrong for finding in check(space, image, classes) if finding.wrong]
+def wrong(space):
+    return [finding.wrong for finding in check(space, IMAGES, 3) if finding.wrong]
 
 
 def test_a_good_space_passes():
-    findings = list(check(toy(IMAGE, 3), IMAGE, 3))
+    findings = list(check(toy(IMAGE, 3), IMAGES, 3))
     assert len(findings) == 8 and not [finding for finding in findings if finding.wrong]
 
 
@@ -73,6 +77,20 @@ def test_a_good_space_passes():
 def test_a_bad_space_is_told_what_is_wrong(make, message):
     found = wrong(make())
     assert found and any(message in each for each in found), found
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", [name for name in SPACES if name != "graph"])
+def test_every_space_passes(name):
+    options = {"channels": 4} if name == "width" else {"channels": 2, "cells": 1 if name == "nasbench201" else 3}
+    space = resolve(name, SPACES, "space")((8, 8, 2), 3, **options)
+    images = np.random.default_rng(0).normal(size=(4, 8, 8, 2))
+    assert not [finding for finding in check(space, images, 3) if finding.wrong]
+
+
+@pytest.mark.skipif("DNAS_DATA" not in os.environ, reason="needs cora.npz in the folder DNAS_DATA")
+def test_the_graph_space_passes(capsys):
+    assert main(["spaces", "check", "graph", "--batch", "100", "--data", f"{os.environ['DNAS_DATA']}/cora.npz"]) == 0
 
 
 def test_the_command(capsys):
