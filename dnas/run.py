@@ -24,6 +24,9 @@ import numpy as np
 
 from dnas.types import Genotype
 
+MOST_SHOWN = 8
+"""Differences between two configs that a message names."""
+
 
 class RunWriteError(OSError):
     """A file of a run could not be written (full or read-only disk); what was there before is untouched."""
@@ -269,6 +272,8 @@ def _holds_run(folder: Path, config: Mapping[str, Any]) -> bool:
     old, new = flatten(old, "."), flatten(config, ".")
     differing = [f"{key} is {_shown(old, key)} there, {_shown(new, key)} here"
                  for key in {**old, **new} if _shown(old, key) != _shown(new, key)]
+    if len(differing) > MOST_SHOWN:
+        differing = [*differing[:MOST_SHOWN - 1], f"and {len(differing) - MOST_SHOWN + 1} more"]
     if differing:
         raise ValueError(f"{folder} holds a run of another config: {'; '.join(differing)}; "
                          f"choose another --run or repeat it with --config {path}")

@@ -17,7 +17,7 @@ from launch import cache, options
 from launch.arguments import CONFIG, parsed, part_of
 from launch.prepare import named
 from launch.train import Arguments as Recipe
-from launch.trained import Supernet, choose, place, supernet
+from launch.trained import Supernet, choose, made, place, supernet
 
 KINDS = ("discrete", "gap", "tuned", "trained", "table"), ("params", "macs", "seconds", "kendall", "spearman")
 """Metrics that stand side by side in one table."""
@@ -57,13 +57,15 @@ def main(argv: Sequence[str]) -> int:
     form = dataclasses.make_dataclass("Arguments", parts, bases=(Arguments,), frozen=True)
     arguments = parsed(form(folders=tyro.MISSING, selection=tuple(names)), "dnas compare", __doc__, list(argv))
     folders = [Path(folder).expanduser() for folder in arguments.folders]
+    if not folders:
+        raise ValueError("name at least one run directory: dnas compare RUN ... --selection NAME ...")
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ValueError("a run is named twice; give each once")
     if arguments.train_epochs < 0:
         raise ValueError(f"train-epochs is {arguments.train_epochs}, it must be 0 or more")
     chosen = {name: dataclasses.asdict(getattr(arguments, f"{key.replace('-', '_')}_options"))
               for key, name in zip(short, names)}
-    selections = {name: registry.resolve(name, SELECTIONS, "selection")(**chosen[name]) for name in names}
+    selections = {name: made(name, chosen[name]) for name in names}
     truth = _truth(arguments.table, arguments.column)
     supernets = [supernet(folder) for folder in folders]
     for trained in supernets:

@@ -13,7 +13,7 @@ from dnas.selection import SELECTIONS
 from launch import cache, options
 from launch.arguments import given, parsed, part_of
 from launch.prepare import budget_lines
-from launch.trained import choose, place, supernet
+from launch.trained import choose, made, place, supernet
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     form = dataclasses.make_dataclass("Arguments", [part], bases=(Arguments,), frozen=True)
     arguments = parsed(form(folder=tyro.MISSING, selection=name), "dnas select", __doc__, list(argv))
     chosen = dataclasses.asdict(arguments.selection_options)
-    selection = registry.resolve(name, SELECTIONS, "selection")(**chosen)
+    selection = made(name, chosen)
     from dnas.pictures import terminal_cell
 
     trained = supernet(Path(arguments.folder).expanduser())

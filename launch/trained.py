@@ -31,11 +31,25 @@ def place(folder: Path, name: str) -> Path:
     return folder / "selections" / name.rpartition(":")[2]
 
 
+def made(name: str, chosen: Mapping[str, Any]) -> Selection:
+    """The selection of this name with these options. Raises ValueError, in one line, where the factory makes none."""
+    from dnas import registry
+    from dnas.selection import SELECTIONS
+    from dnas.selection.types import Selection
+
+    found = registry.resolve(name, SELECTIONS, "selection")(**chosen)
+    if not isinstance(found, Selection):
+        raise ValueError(f"selection {name}: it returned {type(found).__name__}; it must return a Selection")
+    return found
+
+
 def supernet(folder: Path) -> Supernet:
     """The last whole checkpoint of the run in `folder`, and what selections need to work on it; writes nothing.
 
     Raises ValueError, in one line, where there is none.
     """
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} is no run directory: it has no config.json; give the folder of a search")
     searched = parse("search", "", ["--config", str(folder)])
     ready = prepare(searched)
     import jax

@@ -126,6 +126,10 @@ def test_bad_input_is_one_line_and_writes_nothing(runs, tmp_path, capsys, argv, 
 def test_a_run_named_twice_is_refused(runs, capsys):
     assert main(["compare", str(runs / "run-0"), str(runs / "run-0" / "..") + "/run-0"]) == 2
     assert "a run is named twice" in capsys.readouterr().err
+    assert main(["compare"]) == 2 and "name at least one run" in capsys.readouterr().err
+    assert main(["compare", str(runs / "run-0"), "--selection", "magnitude", "--out", str(runs / "run-1")]) == 2
+    err = capsys.readouterr().err
+    assert "holds a run of another config" in err and " more; choose another --out" in err and len(err) < 900
 
 
 @pytest.mark.heavy

@@ -51,6 +51,12 @@ def test_bad_input_is_one_line(run, capsys, argv, message):
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
+def test_a_factory_that_makes_no_selection(run, tmp_path, capsys):
+    (tmp_path / "odd.py").write_text("def odd(*, n: int = 1):\n    return n\n")
+    assert main(["select", str(run), "--selection", f"{tmp_path}/odd.py:odd"]) == 2
+    assert "it returned int; it must return a Selection" in capsys.readouterr().err
+
+
 def test_a_folder_that_is_no_run(tmp_path, capsys):
     assert main(["select", str(tmp_path / "absent")]) == 2
-    assert "absent" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert "absent is no run directory" in capsys.readouterr().err and not list(tmp_path.iterdir())
