@@ -25,9 +25,14 @@ def spaces(argv: Sequence[str]) -> int:
 
 def _check(argv: Sequence[str]) -> int:
     """Tries all that a space must do; 2 if it falls short."""
+    usage = ("usage: dnas spaces check SPACE [--space.OPTION VALUE] [--data SOURCE]; SPACE is a name, "
+             "package.module:factory or file.py:factory")
+    if {"-h", "--help"} & set(argv):
+        print(f"{usage}\n\nTries all that a space must do on a few images of the data, and says where it falls short.\n"
+              "Options of the space: dnas search --space SPACE --help")
+        return 0
     if not argv or argv[0].startswith("-"):
-        raise ValueError("usage: dnas spaces check SPACE [--space.OPTION VALUE] [--data SOURCE]; SPACE is a name, "
-                         "package.module:factory or file.py:factory")
+        raise ValueError(usage)
     from launch.arguments import parse
     from launch.prepare import named, prepare
 

@@ -49,9 +49,15 @@ class _Trials:
         self.space, self.images, self.classes, self.rng = space, images, classes, rng
 
     def builds(self):
-        """it has groups of edges, and initial weights that are finite"""
+        """it has groups of edges, whose operations are those of the module, and initial weights that are finite"""
         if not isinstance(self.space, SearchSpace) or not self.space.groups:
             return "the factory returns no SearchSpace with at least one group of edges"
+        for genotype in self.genotypes():
+            try:
+                self.space.cost(genotype)
+            except Exception as error:  # what else is wrong, the supernet says better
+                if "has the operations" in str(error):
+                    return str(error)
         self.weights, self.stats = self.space.init(jax.random.key(0), self.images.astype(np.float32))
         bad = [path for path, leaf in jax.tree.leaves_with_path(self.weights) if not np.isfinite(leaf).all()]
         return f"initial weights are not finite: {jax.tree_util.keystr(bad[0])}" if bad else None

@@ -88,7 +88,7 @@ class Cell(nn.Module):
             self.create(inputs[0], gates)
             x = inputs[0][:, ::2, ::2] if self.reduction else inputs[0]
             return jnp.zeros((*x.shape[:-1], 4 * self.channels), x.dtype)
-        run = self.looped if self.scan and not isinstance(gates, tuple) else self.unrolled
+        run = self.looped if self.scan and not isinstance(gates[0], int) else self.unrolled
         return jnp.concatenate(run(inputs, gates, keys, train), -1)
 
     def edge(self, e: int) -> MixedOp:
@@ -101,7 +101,7 @@ class Cell(nn.Module):
         """Initial variables of the edges, drawn together where edges are alike: a fraction of the time."""
         alike = defaultdict(list)
         for e, edge in enumerate(map(self.edge, range(len(EDGES)))):
-            alike[tuple(edge.ops), edge.stride, gates[e] if isinstance(gates, tuple) else None].append(e)
+            alike[tuple(edge.ops), edge.stride, gates[e] if isinstance(gates[0], int) else None].append(e)
         keys = jax.random.split(self.make_rng("params"), len(EDGES))
         for (_, stride, _), edges in alike.items():
             seen = x[:, ::2, ::2] if self.reduction and stride == 1 else x

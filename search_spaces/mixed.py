@@ -71,6 +71,15 @@ def drop_path(probability) -> Iterator[None]:
         _dropping.reset(token)
 
 
+class Chosen(int):
+    """The index of an operation, or REMOVED, of an edge that says which operations it has: `ops`, and its name: `edge`."""
+
+    def __new__(cls, index: int, ops: tuple[str, ...], edge: str):
+        found = super().__new__(cls, index)
+        found.ops, found.edge = ops, edge
+        return found
+
+
 class MixedOp(nn.Module):
     """The operations of one edge, mixed by a gate or reduced to one of them (DARTS, arXiv 1806.09055, eq. 2).
 
@@ -107,13 +116,17 @@ class MixedOp(nn.Module):
             return run(self, seen)
 
         if isinstance(gate, int):
+            if isinstance(gate, Chosen) and gate.ops != tuple(names):
+                raise ValueError(f"{gate.edge} has the operations {', '.join(gate.ops)}; the module mixes "
+                                 f"{', '.join(names)} there, and they must be the same in the same order")
             if gate == REMOVED:
                 shape = jax.eval_shape(lambda x: x[:, ::self.stride, ::self.stride], x).shape
                 return jnp.zeros((*shape[:-1], channels), x.dtype)
             mixed, weight = build(gate), 1
         else:
             if gate.shape != (len(names),):
-                raise ValueError(f"edge {self.name!r} mixes {len(names)} operations, its gate has shape {gate.shape}")
+                raise ValueError(f"edge {self.name!r} mixes {len(names)} operations, {', '.join(names)}; its gates have "
+                                 f"shape {gate.shape}, and the group must name as many")
             gate, made = gate.astype(x.dtype), [build(k) for k in range(len(names))]
             for name, output in zip(names, made):
                 if output.shape != made[0].shape:

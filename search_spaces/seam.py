@@ -14,6 +14,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 
 from dnas.types import REMOVED, Genotype, Group, Network, SearchSpace
 from search_spaces.cost import macs
+from search_spaces.mixed import Chosen
 
 
 class Functions(NamedTuple):
@@ -51,7 +52,7 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
     example = jax.ShapeDtypeStruct((1, *image), jnp.float32)
 
     def zeros(gates):
-        return {g: jnp.zeros(row.shape) if hasattr(row, "shape") else row for g, row in gates.items()}
+        return trimmed({g: jnp.zeros(row.shape) if hasattr(row, "shape") else row for g, row in gates.items()}, groups)
 
     def shapes(functions, gates):
         return jax.eval_shape(lambda key, images: functions.init(key, images, zeros(gates)), jax.random.key(0), example)
@@ -65,7 +66,7 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
         return without_forward_pass(lambda key, images: functions.init(key, images, zeros(gates)), key, images)
 
     def apply(weights, stats, gates, images, *, train, key=None):
-        gates = static(gates, groups) if isinstance(gates, Genotype) else gates
+        gates = static(gates, groups) if isinstance(gates, Genotype) else trimmed(gates, groups)
         return network.apply(weights, stats, gates, images, train, key)
 
     headed = auxiliary
@@ -190,7 +191,15 @@ def argmax(groups, scores) -> dict[str, np.ndarray]:
 
 def static(genotype, groups):
     """Operation indices as Python integers, which `MixedOp` takes for a choice made before tracing."""
-    return {name: tuple(int(k) for k in row) for name, row in genotype.decisions(groups).items()}
+    return {name: tuple(Chosen(k, groups[name].edge_ops(e), "edge {}->{} of group {!r}".format(*groups[name].edges[e], name))
+                        for e, k in enumerate(row)) for name, row in genotype.decisions(groups).items()}
+
+
+def trimmed(gates, groups):
+    """Gates whose rows have no padding: a tuple of rows for a group whose edges have different numbers of operations."""
+    short = {name for name, group in groups.items() if not group.allowed.all()}
+    return {name: tuple(rows[e, :len(groups[name].edge_ops(e))] for e in range(len(rows)))
+            if name in short and hasattr(rows, "shape") else rows for name, rows in gates.items()}
 
 
 def flat(tree):

@@ -65,15 +65,33 @@ def test_a_good_space_passes():
     assert len(findings) == 8 and not [finding for finding in findings if finding.wrong]
 
 
+class Unequal(nn.Module):
+    @nn.compact
+    def __call__(self, images, gates, train):
+        x = ReLUConvBN(3, kernel=1, affine=True, name="stem")(images, train)
+        for e, names in enumerate((("skip", "conv", "pool"), ("none", "conv"))):
+            x = x + MixedOp({name: OPS[name] for name in names}, name=f"edge_{e}")(x, gates["g"][e], train)
+        return Linear(3, name="head")(x.mean((1, 2)))
+
+
+def test_edges_with_different_operations_need_nothing_of_the_author():
+    group = Group(((0, 1), (1, 2)), (("skip", "conv", "pool"), ("none", "conv")))
+    assert not wrong(flax_space("unequal", Unequal(), {"g": group}, image=IMAGE))
+
+
 @pytest.mark.parametrize("make, message", [
     (lambda: space({"skip": Identity, "conv": partial(ReLUConvBN, kernel=1)}, edges=1), "edge 1->2 of group 'chain'"),
-    (lambda: space(OPS, group=Group(((0, 1), (1, 2)), ("none", "skip"))), "mixes 4 operations"),
+    (lambda: space(OPS, group=Group(((0, 1), (1, 2)), ("none", "skip"))), "has the operations none, skip; the module mixes"),
+    (lambda: space({"skip": Identity, "conv": ReLUConvBN}, group=Group(((0, 1), (1, 2)), ("conv", "skip"))),
+     "edge 0->1 of group 'chain' has the operations conv, skip"),
+    (lambda: space({"skip": Identity, "conv": ReLUConvBN}, group=Group(((0, 1), (1, 2)), (("skip", "conv"), ("skip",)))),
+     "edge 1->2 of group 'chain' has the operations skip; the module mixes skip, conv"),
     (lambda: space({"skip": Identity, "wide": Wide}), "edge 'edge_0': wide puts out"),
     (lambda: space({"skip": Identity, "draws": Draws}), "two equal calls give different logits"),
     (lambda: toy(IMAGE, 3)._replace(inherit=lambda tree, genotype: tree), "which it does not use"),
     (lambda: toy(IMAGE, 3)._replace(cost=lambda genotype=None: {"params": 1, "macs": 1}), "cost says 1"),
     (lambda: toy(IMAGE, 4), "logits have shape (4, 4)"),
-], ids=["unused edge", "operations", "shapes", "randomness", "inherit", "cost", "classes"])
+], ids=["unused edge", "operations", "order", "one edge", "shapes", "randomness", "inherit", "cost", "classes"])
 def test_a_bad_space_is_told_what_is_wrong(make, message):
     found = wrong(make())
     assert found and any(message in each for each in found), found
@@ -97,5 +115,6 @@ def test_the_command(capsys):
     assert main(["spaces", "check", f"{Path(__file__).parent}/toy_space.py:toy"]) == 0
     out = capsys.readouterr().out
     assert out.count("\nyes") == 8 and "does what a space must do" in out
+    assert main(["spaces", "check", "--help"]) == 0 and "usage" in capsys.readouterr().out
     assert main(["spaces", "check"]) == 2 and "usage" in capsys.readouterr().err
     assert main(["spaces", "check", "nasbench20"]) == 2 and "did you mean 'nasbench201'" in capsys.readouterr().err
