@@ -8,6 +8,8 @@ import numpy as np
 
 from dnas.pictures import FONT, saving
 
+HEADER = "class", "images", "recall %", "precision %", "taken for"
+"""Columns of the table of classes; the last is the class that one is most often taken for."""
 NUMBERS = 20
 """Most classes that are told apart by a number in each field of the picture, and shown in the table."""
 
@@ -31,20 +33,28 @@ def shares(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return tuple(np.diag(counts) / counts.sum(axis) for axis in (1, 0))
 
 
-def table(counts: np.ndarray) -> str:
-    """A line for each class, of more than NUMBERS for those with the lowest recall: images, recall and precision in %,
-    and the class it is most often taken for."""
+def rows(counts: np.ndarray) -> list[list[str]]:
+    """Of each class, of more than NUMBERS of those with the lowest recall, what HEADER says, as texts."""
     recall, precision = shares(counts)
     wrong = counts - np.diag(np.diag(counts))
     order = np.argsort(np.where(np.isnan(recall), np.inf, recall), kind="stable")[:NUMBERS]
-    lines = ["class  images  recall %  precision %  taken for"]
+    found = []
     for k in sorted(order) if len(counts) <= NUMBERS else order:
         other = f"{wrong[k].argmax()} ({wrong[k].max()} times)" if wrong[k].any() else "-"
         percents = [f"{100 * value:.1f}" if np.isfinite(value) else "-" for value in (recall[k], precision[k])]
-        lines.append(f"{k:>5}  {counts[k].sum():>6}  {percents[0]:>8}  {percents[1]:>11}  {other}")
-    if len(counts) > NUMBERS:
-        lines.append(f"the {NUMBERS} of {len(counts)} classes with the lowest recall")
-    return "\n".join(lines)
+        found.append([str(k), str(counts[k].sum()), *percents, other])
+    return found
+
+
+def table(counts: np.ndarray) -> str:
+    """The same as lines of text."""
+    lines = [[*(cell.rjust(len(title)) for cell, title in zip(row, HEADER[:-1])), row[-1]] for row in rows(counts)]
+    return "\n".join(["  ".join(HEADER), *map("  ".join, lines), *left_out(counts)])
+
+
+def left_out(counts: np.ndarray) -> list[str]:
+    """A sentence about the classes that `rows` leaves out, if it does."""
+    return [f"the {NUMBERS} of {len(counts)} classes with the lowest recall"] if len(counts) > NUMBERS else []
 
 
 def draw_confusion(counts: np.ndarray, path: str | Path) -> None:

@@ -78,6 +78,7 @@ def notes(run: Run | None, first: int, groups: Mapping[str, Group] | None = None
 
     try:
         yield Notes(records, last, epoch, board)
+        board.done()
     finally:
         board.close()
 
@@ -91,6 +92,8 @@ def journal(run: Run | None, space: SearchSpace, first: int, arch: Mapping[str, 
         if min(map(len, trajectory.values())) <= first:
             raise ValueError(f"{run.folder / 'arch.npz'} ends before epoch {first}, of which there is a checkpoint; "
                              "restore the file, or search again in another --run")
+    if run:
+        run.save_groups(space.groups)
     with notes(run, first, space.groups) as noted:
         def epoch(record, timing, state, genotype):
             for name, rows in state.arch.items():

@@ -78,9 +78,11 @@ def draw_genotype(genotype: Genotype, groups: Mapping[str, Group], path: str | P
         save(figure)
 
 
-def draw_logits(trajectory: Mapping[str, np.ndarray], groups: Mapping[str, Group], path: str | Path) -> None:
+def draw_logits(trajectory: Mapping[str, np.ndarray], groups: Mapping[str, Group], path: str | Path, *,
+                most: int = 7) -> None:
     """Writes the softmax over operations of every edge, epoch by epoch; `trajectory` is `[T, E, K]` per group.
 
+    most: panels side by side.
     Raises ValueError for a shape that does not fit `groups` and for a suffix other than .svg and .png.
     """
     from matplotlib.figure import Figure
@@ -96,7 +98,7 @@ def draw_logits(trajectory: Mapping[str, np.ndarray], groups: Mapping[str, Group
         panels += [(f"{label}{s} \N{RIGHTWARDS ARROW} {t}", group.edge_ops(e), row)
                    for e, ((s, t), row) in enumerate(zip(group.edges, rows))]
     ops = list(dict.fromkeys(op for _, names, _ in panels for op in names))
-    columns = min(len(panels), 3 if len(panels) <= 9 else 7)
+    columns = min(len(panels), 3 if len(panels) <= 9 else most)
     lines = -(-len(panels) // columns)
     with saving(path) as save:
         width = max(1.75 * columns, 5) + 0.4
@@ -118,21 +120,22 @@ def draw_logits(trajectory: Mapping[str, np.ndarray], groups: Mapping[str, Group
         save(figure)
 
 
-def draw_curves(records: Sequence[Mapping[str, Any]], path: str | Path) -> None:
-    """Writes losses and accuracies over the epochs: the values of metrics records named loss/... and accuracy/...
+def draw_curves(records: Sequence[Mapping[str, Any]], path: str | Path, kinds: Sequence[str] = ("loss", "accuracy")) -> None:
+    """Writes losses and accuracies, or other `kinds`, over the epochs: the values of metrics records named loss/... and
+    accuracy/...
 
-    Names may be nested; null is a gap. Raises ValueError if there is neither, or for a suffix other than .svg and .png.
+    Names may be nested; null is a gap. Raises ValueError if there is none, or for a suffix other than .svg and .png.
     """
     from matplotlib.figure import Figure
 
     rows = [flatten(record, "/") for record in records]
     tags = list(dict.fromkeys(tag for row in rows for tag in row))
-    kinds = {kind: found for kind in ("loss", "accuracy") if (found := [t for t in tags if kind in t.split("/")])}
-    if not kinds:
-        raise ValueError("no record names a loss or an accuracy; curves need names such as loss/train")
+    panels = {kind: found for kind in kinds if (found := [t for t in tags if kind in t.split("/")])}
+    if not panels:
+        raise ValueError(f"no record names {' or '.join(kinds)}; curves need names such as {kinds[0]}/train")
     with saving(path) as save:
-        figure = Figure(figsize=(4 * len(kinds), 3), layout="constrained")
-        for axes, (kind, found) in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds.items()):
+        figure = Figure(figsize=(4 * len(panels), 3), layout="constrained")
+        for axes, (kind, found) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
             for tag in found:
                 epochs, values = zip(*((row["epoch"], row[tag]) for row in rows if tag in row))
                 label = "/".join(part for part in tag.split("/") if part != kind) or kind

@@ -16,12 +16,14 @@ p { max-width: 60rem; margin: .5rem 0 } .quiet { color: #555 }
 .wide { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem }
 th, td { padding: .25rem .8rem .25rem 0; text-align: right; border-bottom: 1px solid #e3e3e3; white-space: nowrap }
 th { border-bottom: 2px solid #888; font-weight: 600 } th.text, td.text { text-align: left } td.best { font-weight: 700 }
+td.text + td.text { white-space: normal; overflow-wrap: anywhere } td { vertical-align: top }
 figure { margin: .8rem 0; break-inside: avoid } figcaption { color: #555; font-size: .85rem }
 img { max-width: 100%; height: auto } .grid { display: grid; gap: .4rem 1.4rem;
        grid-template-columns: repeat(auto-fit, minmax(22rem, 1fr)) }
 code, pre { font: .86rem/1.45 ui-monospace, monospace; background: #f5f5f5 } pre { padding: .7rem; overflow-x: auto;
        white-space: pre-wrap; overflow-wrap: anywhere } code { padding: .05rem .25rem; overflow-wrap: anywhere }
-@media print { body { margin: 0; max-width: none; font-size: 11px } h2 { break-after: avoid } .wide { overflow: visible } }
+@media print { html, body { font-size: 11px } body { margin: 0; max-width: none } h2 { break-after: avoid }
+       tr { break-inside: avoid } .wide { overflow: visible } }
 """
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import io
 import json
 import math
@@ -22,7 +21,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from dnas.types import Genotype
+from dnas import lock as locks
+from dnas.types import Genotype, Group
 
 MOST_SHOWN = 8
 """Differences between two configs that a message names."""
@@ -61,6 +61,11 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as JSON, as `write_atomic` does; NaN and infinity become null."""
+    write_atomic(path, json.dumps(_plain(value), indent=1) + "\n")
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -122,11 +127,11 @@ class Run:
 
     def metrics(self) -> list[dict[str, Any]]:
         """The records of metrics.jsonl; a last line cut short by a kill is left out."""
-        return _records(self.folder / "metrics.jsonl")
+        return records(self.folder / "metrics.jsonl")
 
     def timings(self) -> list[dict[str, Any]]:
         """The records of timing.jsonl."""
-        return _records(self.folder / "timing.jsonl")
+        return records(self.folder / "timing.jsonl")
 
     def truncate(self, epoch: int) -> None:
         """Keeps the metrics and timings with record["epoch"] <= epoch: those of the checkpoint that is resumed.
@@ -134,14 +139,14 @@ class Run:
         Raises ValueError, before anything is written, where a file is damaged or metrics up to `epoch` are missing.
         """
         paths = [self.folder / "metrics.jsonl", self.folder / "timing.jsonl"]
-        kept = [[record for record in _records(path) if record.get("epoch", 0) <= epoch] for path in paths]
+        kept = [[record for record in records(path) if record.get("epoch", 0) <= epoch] for path in paths]
         missing = set(range(1, epoch + 1)) - {record.get("epoch") for record in kept[0]}
         if missing:
             raise ValueError(f"{paths[0]} lacks epoch {min(missing)}, though there is a checkpoint of epoch {epoch}; "
                              "restore the file, or search again in another --run")
-        for path, records in zip(paths, kept):
+        for path, lines in zip(paths, kept):
             if path.exists():
-                write_atomic(path, "".join(_line(record) for record in records))
+                write_atomic(path, "".join(map(_line, lines)))
 
     def save_arch(self, trajectory: Mapping[str, np.ndarray]) -> None:
         """Writes arch.npz: the logits `[epochs + 1, E, K]` of each group, the first before any step."""
@@ -150,6 +155,11 @@ class Run:
     def load_arch(self) -> dict[str, np.ndarray]:
         """Reads arch.npz. Raises ValueError where it is missing or corrupt."""
         return read_arrays(self.folder / "arch.npz", "restore the file, or search again in another --run")
+
+    def save_groups(self, groups: Mapping[str, Group]) -> None:
+        """Writes groups.json: what is needed to draw the logits and the cells without the space."""
+        write_json(self.folder / "groups.json", {name: {"edges": group.edges, "ops": group.ops}
+                                                 for name, group in groups.items()})
 
     def save_genotype(self, genotype: Genotype) -> None:
         """Writes genotype.json."""
@@ -166,9 +176,10 @@ class Run:
         self.close()
 
 
-def open_run(path: str | Path, config: Mapping[str, Any]) -> Run:
+def open_run(path: str | Path, config: Mapping[str, Any], command: str | None = None) -> Run:
     """Creates the run directory `path`, or resumes the one there if its config.json equals `config`.
 
+    command: as it was typed; environment.json remembers that of the start.
     Raises ValueError, before anything is written, where the directory holds a run of another config (each differing
     key is named), something else than a run, cannot be written to, or is in use by another process.
     """
@@ -176,18 +187,17 @@ def open_run(path: str | Path, config: Mapping[str, Any]) -> Run:
     _holds_run(folder, config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / "run.lock", "a+")  # noqa: SIM115 (it stays open as long as the run)
+        lock = locks.take(folder)
     except OSError as error:
         raise ValueError(f"cannot write in {folder}: {error.strerror}; choose another --run") from None
     try:
-        _take(lock, folder)
         resumed = _holds_run(folder, config)
         clean(folder)
         clean(folder / "checkpoints")
         if not resumed:
-            write_atomic(folder / "config.json", json.dumps(config, indent=1) + "\n")
+            write_json(folder / "config.json", config)
         if not (folder / "environment.json").exists():
-            write_atomic(folder / "environment.json", json.dumps(environment(), indent=1) + "\n")
+            write_json(folder / "environment.json", environment() | ({"command": command} if command else {}))
     except BaseException:
         lock.close()
         raise
@@ -204,6 +214,20 @@ def load_genotype(path: str | Path) -> Genotype:
         raise ValueError(f"cannot read {path}: {error.strerror}; give a genotype.json or a finished run") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    """The records of a file of JSON lines, [] if there is none. Raises ValueError on a bad line but the last."""
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            if line:
+                found.append(dict(json.loads(line)))
+        except (ValueError, TypeError):
+            if number < len(lines):
+                raise ValueError(f"{path}, line {number}, is no JSON record; restore or remove the file") from None
+    return found
 
 
 def environment() -> dict[str, Any]:
@@ -255,7 +279,7 @@ def _holds_run(folder: Path, config: Mapping[str, Any]) -> bool:
     path = folder / "config.json"
     if not path.exists():
         for stranger in sorted(p.name for p in folder.iterdir()):
-            if stranger != "run.lock" and not (stranger.startswith(".") and stranger.endswith(".tmp")):
+            if stranger != locks.NAME and not (stranger.startswith(".") and stranger.endswith(".tmp")):
                 raise ValueError(f"{folder} is not empty (it has {stranger}) and holds no run; "
                                  "choose a new or empty --run")
         return False
@@ -282,22 +306,6 @@ def _holds_run(folder: Path, config: Mapping[str, Any]) -> bool:
 
 def _shown(flat: Mapping[str, Any], key: str) -> str:
     return json.dumps(flat[key]) if key in flat else "absent"
-
-
-def _take(lock: TextIO, folder: Path) -> None:
-    """Locks the file and writes this process's id in it."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.seek(0)
-        raise ValueError(f"{folder} is in use by process {lock.read().strip() or '(unknown)'}; "
-                         "wait for it to end or choose another --run") from None
-    except OSError:
-        pass  # some network file systems have no locks; a run there is worth more than none
-    with contextlib.suppress(OSError):
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
 
 
 def _plain(value: Any) -> Any:
@@ -340,17 +348,3 @@ def _append(path: Path, record: Mapping[str, Any]) -> None:
             raise RunWriteError(path, error) from error
     finally:
         os.close(file)
-
-
-def _records(path: Path) -> list[dict[str, Any]]:
-    """The records of a file of JSON lines, [] if there is none. Raises ValueError on a bad line but the last."""
-    lines = path.read_bytes().split(b"\n") if path.exists() else []
-    records = []
-    for number, line in enumerate(lines, 1):
-        try:
-            if line:
-                records.append(dict(json.loads(line)))
-        except (ValueError, TypeError):
-            if number < len(lines):
-                raise ValueError(f"{path}, line {number}, is no JSON record; restore or remove the file") from None
-    return records

@@ -13,10 +13,13 @@ import time
 from collections.abc import Callable, Mapping
 from numbers import Real
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dnas.run import RunWriteError, flatten
 from dnas.types import Group
+
+COMPARED = "accuracy/holdout", "accuracy/test", "loss/holdout", "loss/test"
+"""Scalars that stand beside the hyperparameters. The plugin would take all of them, the gate of each operation too."""
 
 
 class Events(NamedTuple):
@@ -24,7 +27,8 @@ class Events(NamedTuple):
 
     epoch(record, logits): the numbers of a metrics record as scalars (nested names joined by "/"), and the softmaxed
         logits `[E, K]` of each group as gates/<group>/<source>-<target>/<op>, at step record["epoch"].
-    config(config): the configuration as text.
+    config(config): the configuration, as text and as hyperparameters.
+    done(): the run has ended well.
     picture(path, epoch, tag): a PNG file as the image `tag`, "cell" unless given.
     close()
     All raise RunWriteError.
@@ -32,6 +36,7 @@ class Events(NamedTuple):
 
     epoch: Callable[..., None]
     config: Callable[..., None]
+    done: Callable[[], None]
     picture: Callable[..., None]
     close: Callable[[], None]
 
@@ -61,7 +66,11 @@ def events(folder: str | Path, groups: Mapping[str, Group], *, purge_step: int |
 
     def config(values):
         text = "\n".join("    " + line for line in json.dumps(values, indent=1, default=str).splitlines())
-        write(0, summary.text("config", text))
+        experiment, session, _ = hyperparameters(values)
+        write(0, summary.text("config", text), experiment, session)
+
+    def done():
+        write(0, hyperparameters({})[2])
 
     def picture(path, epoch=0, tag="cell"):
         from matplotlib.image import imread
@@ -84,7 +93,21 @@ def events(folder: str | Path, groups: Mapping[str, Group], *, purge_step: int |
               for name, group in groups.items()}
     if charts:
         write(0, summary.custom_scalars(charts))
-    return Events(epoch, config, picture, close)
+    return Events(epoch, config, done, picture, close)
+
+
+def hyperparameters(config: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """Summaries for the hparams plugin, which compares runs: of the experiment, of a run's begin, of its good end.
+
+    Of nested configs the names are joined by "."; of a genotype only the name counts.
+    """
+    from tensorboardX import summary
+
+    flat = {name: value for name, value in flatten(config, ".").items()
+            if name == "genotype.name" or not name.startswith("genotype.")}
+    flat = {name: ", ".join(map(str, value)) if isinstance(value, list) else value for name, value in flat.items()}
+    return summary.hparams({name: value for name, value in flat.items() if isinstance(value, (str, int, float))},
+                           dict.fromkeys(COMPARED))
 
 
 def _gates(logits, groups: Mapping[str, Group]) -> dict[str, float]:

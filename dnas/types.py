@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import jax
 import numpy as np
 
-Array = jax.Array
+if TYPE_CHECKING:  # who reads a run need not wait for jax
+    from jax import Array
+else:
+    Array = Any
 Tree = Any
 Weights = Tree
 """Shared network parameters: what the inner problem learns."""

@@ -15,6 +15,8 @@ COMMANDS = {
     "compare": ("launch.compare:main", "compare selections on runs of several methods and seeds, in one report"),
     "train": ("launch.train:main", "train the network that was found, or a published one, from scratch, and test it"),
     "show": ("launch.show:main", "draw what was found: its cells, the layers of its network, the logits of its run"),
+    "report": ("launch.report:main", "write one page about a run, with pictures, figures, command and versions"),
+    "runs": ("launch.runs:main", "list the runs in a folder with their status, accuracy and time"),
     "evaluate": ("launch.evaluate:main", "size of the cell that was found, and what a table of NAS-Bench-201 knows of it"),
     "table": ("launch.table:main", "make that table from the official NATS-Bench files"),
     "estimate": ("launch.estimate:main", "weights, multiply-adds, memory and compile time of a search, without it"),

@@ -24,9 +24,10 @@ def main(argv: Sequence[str]) -> int:
     prepared = prepare(arguments)
     from dnas import open_run, search
     from dnas.data import describe
+    from dnas.run import write_json
 
     folder = Path(arguments.run).expanduser() if arguments.run else default_folder(prepared.config)
-    with open_run(folder, prepared.config) as run:
+    with open_run(folder, prepared.config, shlex.join(["dnas", "search", *argv])) as run:
         cache.enable(arguments.cache)
         print(describe(prepared.data))
         print(f"space   {named(prepared.config, 'space')}")
@@ -44,6 +45,7 @@ def main(argv: Sequence[str]) -> int:
             config = shlex.quote(str(folder / "config.json"))
             raise KeyboardInterrupt(f"interrupted; `dnas search --config {config} --run {shlex.quote(str(folder))}` "
                                     "goes on from its last checkpoint") from None
+        write_json(run.folder / "results.json", results(prepared, result))
         print(report(prepared, result, run))
     return 0
 
@@ -62,6 +64,12 @@ def free_folder(name: str, config: Mapping[str, Any]) -> Path:
         if not folder.exists() or folder.is_dir() and (not any(folder.iterdir()) or _config(folder) == config):
             return folder
         number += 1
+
+
+def results(prepared: Prepared, result: Result) -> dict[str, Any]:
+    """What results.json holds of a search that has ended."""
+    return {"holdout": dict(result.holdout), "cell": prepared.space.format(result.genotype),
+            **prepared.space.cost(result.genotype), "margin": margin(prepared, result)}
 
 
 def report(prepared: Prepared, result: Result, run: Run) -> str:

@@ -44,6 +44,7 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError(f"--out {out} is a file; it must be a folder")
 
     from dnas.pictures import draw_genotype, draw_logits, terminal_cell
+    from launch.compare import columns
 
     print(terminal_cell(genotype, space.groups), space.format(genotype), "", sep="\n")
     print(_layers(space, genotype, data))
@@ -56,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
         draw_logits({name: history[name] for name in space.groups}, space.groups, out / "logits.svg")
         written.append("logits.svg")
         print("", f"shares of the operations over {len(next(iter(history.values()))) - 1} epochs", sep="\n")
-        print(_shares(history, space.groups))
+        print(columns(shares(history, space.groups), left=4))
     print(f"\nwritten    {', '.join(str(out / name) for name in written)}")
     return 0
 
@@ -86,17 +87,17 @@ def _history(path: Path):
     return read_arrays(path / "arch.npz", "the run's logits cannot be shown") if (path / "arch.npz").exists() else None
 
 
-def _shares(history, groups) -> str:
-    """Of each edge the leading operation with its share of the softmax, at the start, half way and at the end."""
+def shares(history, groups) -> list[list[str]]:
+    """Of each edge the leading operation with its share of the softmax, at the start, half way and at the end, below a
+    header."""
     from dnas.pictures import softmaxed
-    from launch.compare import columns
 
     last = len(next(iter(history.values()))) - 1
     moments = sorted({0, last // 2, last})
     rows = [["edge", *(f"epoch {moment}" for moment in moments)]]
     for name, group in groups.items():
-        shares = softmaxed(history[name], group)
+        found = softmaxed(history[name], group)
         for e, (source, target) in enumerate(group.edges):
-            told = [f"{group.edge_ops(e)[shares[m, e].argmax()]} {100 * shares[m, e].max():.1f} %" for m in moments]
+            told = [f"{group.edge_ops(e)[found[m, e].argmax()]} {100 * found[m, e].max():.1f} %" for m in moments]
             rows.append([f"{name} {source}->{target}", *told])
-    return columns(rows, left=len(rows[0]))
+    return rows

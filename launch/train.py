@@ -111,7 +111,7 @@ def main(argv: Sequence[str]) -> int:
               **{name: getattr(arguments, name) for name in RECIPE},
               "data": [absolute(name, files=name not in DATASETS) for name in arguments.data]}
     folder = _folder(arguments, subject, config)
-    with open_run(folder, config) as run:
+    with open_run(folder, config, shlex.join(["dnas", "train", *argv])) as run:
         cache.enable(arguments.cache)
         cost = space.cost(genotype)
         size = ", ".join(f"{built[name]} {name}" for name in ("cells", "channels") if name in built)
@@ -196,7 +196,7 @@ def _written(run, data, arguments: Arguments, cost, result) -> dict[str, Any]:
     """Writes results.json and the pictures; returns what results.json holds."""
     from dnas.confusion import accuracy, draw_confusion, shares
     from dnas.pictures import draw_curves
-    from dnas.run import write_atomic
+    from dnas.run import write_json
     from dnas.tensorboard import events
     from dnas.train import best
 
@@ -210,12 +210,13 @@ def _written(run, data, arguments: Arguments, cost, result) -> dict[str, Any]:
     recall, precision = ([float(x) if math.isfinite(x) else None for x in values] for values in shares(result.confusion))
     results |= {"train_images": sum(len(data.splits[name]) for name in arguments.splits), **cost, "recall": recall,
                 "precision": precision, "confusion": result.confusion.tolist()}
-    write_atomic(run.folder / "results.json", json.dumps(results, indent=1) + "\n")
+    write_json(run.folder / "results.json", results)
     for suffix in ("svg", "png"):
         draw_confusion(result.confusion, run.folder / f"confusion.{suffix}")
     draw_curves(result.records, run.folder / "curves.svg")
     board = events(run.folder, {})
     board.epoch({"epoch": arguments.epochs, "accuracy": {"test": share}, "loss": {"test": result.loss}}, {})
+    board.picture(run.folder / "cells.png", arguments.epochs)
     board.picture(run.folder / "confusion.png", arguments.epochs, "confusion")
     board.close()
     return results

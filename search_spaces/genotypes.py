@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 
 from dnas.types import Genotype
-from search_spaces.darts import darts
 
 GENOTYPES = {
     "darts-v1":
@@ -38,4 +37,6 @@ def genotype(name: str) -> Genotype:
         near = difflib.get_close_matches(name.lower(), GENOTYPES, 1, 0.4)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(f"no published genotype {name[:80]!r}; {hint}there are {', '.join(GENOTYPES)}")
+    from search_spaces.darts import darts  # flax takes a second to import
+
     return darts().parse(GENOTYPES[name])

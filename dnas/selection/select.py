@@ -18,8 +18,8 @@ from dnas.bilevel import Method
 from dnas.data import Dataset, epoch_indices, evaluation_indices, steps_per_epoch
 from dnas.programs import Images, epoch_of, scorer
 from dnas.run import load_genotype, read_arrays, write_arrays, write_atomic
-from dnas.selection.types import Bench, Selection
-from dnas.types import Genotype, SearchSpace, Tree
+from dnas.selection.types import TRIED, Bench, Progress, Selection
+from dnas.types import REMOVED, Genotype, SearchSpace, Tree
 
 WIDTH = 8
 """Least number of masks that the scoring program takes."""
@@ -97,17 +97,33 @@ def select(selection: Selection, on: Bench, *, folder: Path | None = None, key: 
             say(f"continuing after step {int(progress.step)} of {total}")
     while int(progress.step) < total:
         started = time.monotonic()
+        before = jax.tree.map(np.array, dict(getattr(progress.state, "decisions", {}))), int(progress.evaluations)
         after = selection.step(jax.random.fold_in(key, int(progress.step)), on, progress)
         progress = after._replace(seconds=np.float64(progress.seconds + time.monotonic() - started))
         if folder is not None:
             checkpoint.save(folder / "checkpoints" / f"{int(progress.step):05d}.safetensors", jax.device_get(progress))
             checkpoint.keep(folder / "checkpoints", 2)
-        say(f"step {int(progress.step)} of {total}")
+        say(f"step {int(progress.step)} of {total}: {_told(on.space, *before, progress)}")
     cost = {**selection.plan(on), "evaluations": int(progress.evaluations), "seconds": float(progress.seconds)}
     chosen = Selected(selection.genotype(on, progress), jax.tree.map(np.asarray, dict(progress.scores)), cost)
     if folder is not None:
         _write(folder, chosen)
     return chosen
+
+
+def _told(space: SearchSpace, decisions: Mapping[str, np.ndarray], evaluations: int, after: Progress) -> str:
+    """What a step has done, in words: which edges it decided, and for what, since `decisions`."""
+    found = []
+    for name, before in decisions.items():
+        now = np.asarray(after.state.decisions[name])
+        for e in np.flatnonzero(now != before):
+            source, target = space.groups[name].edges[e]
+            op = "is removed" if now[e] == REMOVED else f"is {space.groups[name].edge_ops(e)[now[e]]}"
+            found.append(f"{name} {source}->{target} {op}")
+    tried = np.asarray(after.scores.get(TRIED, np.nan))
+    if not found and np.isfinite(tried).any():
+        return f"{np.isfinite(tried).sum()} tried, the best has {100 * np.nanmax(tried):.1f} %"
+    return ", ".join(found) or ("fine-tuning" if int(after.evaluations) == evaluations else "no edge is decided yet")
 
 
 def _write(folder: Path, chosen: Selected) -> None:

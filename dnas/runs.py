@@ -1,0 +1,148 @@
+"""What run directories say of themselves, read without opening them and without jax: any number of them, in any state."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dnas import lock
+from dnas.run import records
+from dnas.types import Group
+
+SIGNS = {lock.NAME, "environment.json"}
+"""A folder that holds one of these is a run directory."""
+KINDS = {"search": ("method", "space", "epochs"), "train": ("genotype", "space", "epochs"),
+         "select": ("selection", "run"), "compare": ("selections", "runs")}
+"""Keys by which a config tells what it is of."""
+RESULTS = {"search": "results.json", "train": "results.json", "select": "genotype.json", "compare": "comparison.json"}
+"""The file that is written last."""
+
+
+class Summary(NamedTuple):
+    """One run on one line. What is not known, or does not apply, is None or empty.
+
+    status: done, running, interrupted or broken; kind: search, train, select or compare; method, space, data: short.
+    accuracy: in %, of the split `of`, after the last epoch; seconds: of all epochs so far; selections: finished ones
+    inside the run; date: when it was begun, in ISO 8601; note: who is running it, or what is broken.
+    """
+
+    folder: Path
+    status: str
+    kind: str = ""
+    method: str = ""
+    space: str = ""
+    data: str = ""
+    seed: int | None = None
+    epoch: int | None = None
+    epochs: int | None = None
+    accuracy: float | None = None
+    of: str = ""
+    seconds: float | None = None
+    selections: int = 0
+    date: str = ""
+    note: str = ""
+
+
+def find(top: Path) -> Iterator[Path]:
+    """The run directories at and below `top`, in the order of their names, without the selections inside of runs.
+
+    Links are not followed, hidden folders not entered.
+    """
+    for folder, inside, files in os.walk(top):
+        leave = {"checkpoints"}
+        if not SIGNS.isdisjoint(files):
+            yield Path(folder)
+            leave.add("selections")
+        inside[:] = sorted(name for name in inside if name not in leave and not name.startswith("."))
+
+
+def summary(folder: Path) -> Summary:
+    """What the run in `folder` says of itself; what cannot be read makes it broken, and nothing is raised for it."""
+    held = lock.holder(folder)
+    try:
+        config = read_json(folder / "config.json")
+        found = _summary(folder, kind_of(folder, config), config)
+    except (ValueError, OSError) as error:
+        return Summary(folder, "broken", note=str(error))
+    return found._replace(status="running", note=held) if held else found
+
+
+def kind_of(folder: Path, config: Mapping[str, Any]) -> str:
+    """search, train, select or compare. Raises ValueError for the config of something else."""
+    for kind, keys in KINDS.items():
+        if all(key in config for key in keys):
+            return kind
+    raise ValueError(f"{folder / 'config.json'} is of no search, training, selection or comparison")
+
+
+def _summary(folder: Path, kind: str, config: Mapping[str, Any]) -> Summary:
+    metrics, timings = (records(folder / name) for name in ("metrics.jsonl", "timing.jsonl"))
+    results, environment, cost = (read_json(path) if path.exists() else {} for path in (
+        folder / "results.json", folder / "environment.json", folder / "cost.json"))
+    last = metrics[-1] if metrics else {}
+    epoch, epochs, seed = number(last, "epoch") or 0, number(config, "epochs"), number(config, "seed")
+    finished = (folder / RESULTS[kind]).exists() or kind == "search" and epochs is not None and epoch >= epochs
+    shares = {"test": number(results, "test", "accuracy"), "hold-out": number(last, "accuracy", "holdout")}
+    of = next((name for name, share in shares.items() if share is not None), "")
+    seconds = [value for record in [*timings, cost] if (value := number(record, "seconds")) is not None]
+    return Summary(
+        folder, "done" if finished else "interrupted", kind,
+        method=short(config.get("selection" if kind == "select" else "method")), space=short(config.get("space")),
+        data=short(config.get("data")), seed=None if seed is None else int(seed),
+        epoch=None if epochs is None else int(epoch), epochs=None if epochs is None else int(epochs),
+        accuracy=100 * shares[of] if of else None, of=of, seconds=math.fsum(seconds) if seconds else None,
+        selections=sum(1 for _ in folder.glob("selections/*/genotype.json")), date=str(environment.get("date", "")))
+
+
+def short(value: Any) -> str:
+    """A place, a path or a named mapping of a config as one word: file.py:factory is factory, /data/mine.npz mine."""
+    if isinstance(value, list):
+        return short(value[0]) + (f" +{len(value) - 1}" if len(value) > 1 else "") if value else ""
+    name = value.get("name") if isinstance(value, Mapping) else value
+    if not isinstance(name, str):
+        return ""
+    place, _, factory = name.rpartition(":")
+    return factory if place else Path(name).name.removesuffix(".npz")
+
+
+def number(tree: Any, *names: str) -> float | None:
+    """The finite number under nested `names`, None where there is none."""
+    for name in names:
+        tree = tree.get(name) if isinstance(tree, Mapping) else None
+    real = isinstance(tree, (int, float)) and not isinstance(tree, bool)
+    return tree if real and abs(tree) < 1e300 else None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object of a file. Raises ValueError, in one line, where there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: no valid JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: no JSON object")
+    return found
+
+
+def load_groups(folder: Path) -> dict[str, Group] | None:
+    """The groups that a search wrote when it began; None where it did not.
+
+    Raises ValueError, in one line, where they are none."""
+    path = folder / "groups.json"
+    if not path.exists():
+        return None
+    try:
+        groups = {name: Group(tuple((source, target) for source, target in group["edges"]), tuple(group["ops"]))
+                  for name, group in read_json(path).items()}
+    except (LookupError, TypeError):
+        raise ValueError(f"{path}: no groups of edges") from None
+    if not groups or not all(isinstance(op, str) for group in groups.values() for e in range(len(group.edges))
+                             for op in group.edge_ops(e)):
+        raise ValueError(f"{path}: no groups of edges whose operations have names")
+    return groups

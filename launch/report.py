@@ -1,0 +1,293 @@
+"""Write one page about a run: what was found, how it went, and how it was made. It needs no network, and prints well."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import statistics
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import tyro
+
+from dnas import report, runs
+from dnas.runs import Summary, number
+from launch.arguments import parsed
+
+DRAWN = 120
+"""Most edges whose logits are drawn."""
+MEASURED = {"eigenvalue": ("eigenvalue", "{:.4g}"), "sharpness": ("sharpness", "{:.4g}"), "gap": ("gap", "{:.4f}"),
+            "skips": ("skips", "{:.0f}"), "edges": ("of edges", "{:.0f}")}
+"""What a diagnosis says, with its title and form."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What the command line says."""
+
+    folder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+    """The run directory of a search or of a training, finished or not; report.html is written there."""
+
+
+class Told(NamedTuple):
+    """A run as it was read. scratch: a folder for pictures on their way into the page."""
+
+    folder: Path
+    one: Summary
+    config: dict[str, Any]
+    results: dict[str, Any]
+    environment: dict[str, Any]
+    records: list[dict[str, Any]]
+    timings: list[dict[str, Any]]
+    genotype: Any
+    groups: Any
+    scratch: Path
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs `dnas report`. Raises ValueError, in one line, for what it cannot read."""
+    arguments = parsed(Arguments(tyro.MISSING), "dnas report", __doc__, list(argv))
+    folder = Path(arguments.folder).expanduser()
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} is no run directory: it has no config.json; give the folder of a search or a training")
+    from dnas.run import write_atomic
+
+    with tempfile.TemporaryDirectory() as scratch:
+        told = _read(folder, Path(scratch))
+        parts = [*_head(told), *_cells(told), *_course(told), *_logits(told), *_diagnoses(told), *_classes(told),
+                 *_selections(told), *_made(told)]
+    out = folder / "report.html"
+    write_atomic(out, report.page(folder.resolve().name, parts).encode(errors="replace"))
+    print(f"written    {out}")
+    return 0
+
+
+def _read(folder: Path, scratch: Path) -> Told:
+    from dnas.run import load_genotype, records
+
+    one = runs.summary(folder)
+    if one.status == "broken":
+        raise ValueError(one.note)
+    if one.kind not in ("search", "train"):
+        kinds = {"select": "a selection; the report of its run shows it", "compare": "a comparison, and has a report.html"}
+        raise ValueError(f"{folder} is {kinds[one.kind]}; give the folder of a search or a training")
+    config, results, environment = (runs.read_json(path) if path.exists() else {} for path in (
+        folder / "config.json", folder / "results.json", folder / "environment.json"))
+    metrics, timings = ([record for record in records(folder / name) if number(record, "epoch") is not None]
+                        for name in ("metrics.jsonl", "timing.jsonl"))
+    genotype = load_genotype(folder) if (folder / "genotype.json").exists() else None
+    return Told(folder, one, config, results, environment, metrics, timings, genotype, runs.load_groups(folder), scratch)
+
+
+def _head(told: Told) -> list[str]:
+    """What the run is, how far it has come, and its figures."""
+    one = told.one
+    what = f"Search of {one.space} by {one.method}" if one.kind == "search" else \
+        f"Training from scratch of a network of {one.space}"
+    state = {"done": "done", "running": f"running in {one.note}", "interrupted": "interrupted"}[one.status]
+    intro = f"{what} on {one.data}, seed {one.seed}: {state}, after epoch {one.epoch} of {one.epochs}."
+    seconds = [value for record in told.timings if (value := number(record, "seconds")) is not None]
+    rates = [value for record in told.timings if (value := number(record, "images_per_second")) is not None]
+    facts = [("test", _judged(told, "test")), ("hold-out", _judged(told, "holdout")),
+             ("cell", told.results.get("cell") or _name(told.config)),
+             ("size", _size(told.results)),
+             ("margin", _spelled(told.results, "margin", "{:.1f} points by which the gate of an edge's first operation leads "
+                                                         "that of its second (median)", 100)),
+             ("images", _spelled(told.results, "train_images", "{:,.0f} trained on")),
+             ("time", seconds and f"{_duration(sum(seconds))}, {statistics.median(seconds):.3g} s an epoch (median), "
+                                  "without compiling"),
+             ("speed", rates and f"{statistics.median(rates):,.0f} images per second (median)"),
+             ("begun", one.date)]
+    return [report.paragraph(intro), report.table(["", ""], [[name, text] for name, text in facts if text], text=2)]
+
+
+def _judged(told: Told, split: str) -> str:
+    """Accuracy and loss on a split, of the results or else of the last epoch; empty where there are none."""
+    found, last = told.results.get(split), told.records[-1] if told.records else {}
+    if number(found, "accuracy") is None:
+        found = {name: number(last, name, split) for name in ("accuracy", "loss")}
+    if number(found, "accuracy") is None:
+        return ""
+    parts = [f"{100 * number(found, 'accuracy'):.2f} %"
+             + _spelled(found, "standard_error", " ± {:.2f} by the number of its images", 100)
+             + _spelled(found, "images", " ({:,.0f})"), _spelled(found, "loss", "loss {:.3f}"),
+             "of the supernet" if told.one.kind == "search" else "", _spelled(
+                 found.get("best"), "accuracy", "the best was {:.2f} %", 100) + _spelled(
+                     found.get("best"), "epoch", " after epoch {:.0f}")]
+    return ", ".join(part for part in parts if part)
+
+
+def _size(results: Mapping[str, Any]) -> str:
+    return _spelled(results, "params", "{:,.0f} parameters, ") + _spelled(
+        results, "macs", "{:,.0f} multiply-adds per image, as a network of its own")
+
+
+def _spelled(tree: Any, name: str, form: str, factor: float = 1) -> str:
+    value = number(tree, name)
+    return "" if value is None else form.format(factor * value)
+
+
+def _name(config: Mapping[str, Any]) -> str:
+    genotype = config.get("genotype")
+    return str(genotype.get("name", "")) if isinstance(genotype, dict) else ""
+
+
+def _duration(seconds: float) -> str:
+    from launch.trained import duration
+
+    return duration(seconds)
+
+
+def _cells(told: Told) -> list[str]:
+    from dnas.pictures import terminal_cell
+
+    if told.genotype is None:
+        return []
+    text = [report.code(terminal_cell(told.genotype, told.groups))] if told.groups else []
+    return [report.heading("What was found" if told.one.kind == "search" else "The network's cells"),
+            _drawn(told, told.genotype, told.folder, "The operation on each edge that is kept"), *text]
+
+
+def _drawn(told: Told, genotype, folder: Path, caption: str) -> str:
+    """A genotype's cells, drawn now if the groups are known, else as they lie in `folder`."""
+    from dnas.pictures import draw_genotype
+
+    path = folder / "cells.svg"
+    if told.groups:
+        path = told.scratch / "cells.svg"
+        draw_genotype(genotype, told.groups, path)
+    return report.picture(path, caption) if path.exists() else report.paragraph(
+        f"{caption}: not drawn yet; dnas show {folder} draws it", quiet=True)
+
+
+def _course(told: Told) -> list[str]:
+    """The curves."""
+    from dnas.pictures import draw_curves
+
+    if not told.records:
+        return []
+    path = told.scratch / "curves.svg"
+    draw_curves(told.records, path)
+    about = {"search": "Of the supernet: train is what the weights learn from, valid the architecture, holdout neither; "
+                       "accuracies in [0, 1], losses in nats.",
+             "train": "Accuracies in [0, 1], losses in nats; the training loss has what regularises it in it."}
+    return [report.heading("How it went"), report.picture(path, about[told.one.kind])]
+
+
+def _logits(told: Told) -> list[str]:
+    """The logits of every edge over the epochs; as the picture that lies in the run where the groups are not known."""
+    from dnas.pictures import draw_logits
+    from dnas.run import read_arrays
+    from launch.show import shares
+
+    title, file = report.heading("How the logits went"), told.folder / "arch.npz"
+    if told.groups is None or not file.exists():
+        path = told.folder / "logits.svg"
+        return [title, report.picture(path, "Softmax of each edge's logits, epoch by epoch")] if path.exists() else []
+    history = read_arrays(file, "the run's logits cannot be shown")
+    parts = [title]
+    for name, group in told.groups.items():
+        if len(group.edges) > DRAWN:
+            parts.append(report.paragraph(f"{name} has {len(group.edges)} edges, too many to draw.", quiet=True))
+            continue
+        path = told.scratch / "logits.svg"
+        draw_logits(history, {name: group}, path, most=4)
+        parts.append(report.picture(path, f"{name}: softmax of each edge's logits, epoch by epoch"))
+    rows = shares(history, told.groups)
+    return [*parts, report.table(rows[0], rows[1:], text=len(rows[0]))]
+
+
+def _diagnoses(told: Told) -> list[str]:
+    """What --diagnose found, and what it says of a collapse."""
+    from dnas.pictures import draw_curves
+
+    measured = [record for record in told.records if all(number(record, name) is not None for name in (
+        "eigenvalue", "skips", "edges"))]
+    if not measured:
+        return []
+    from dnas.diagnostics import collapse
+
+    found = collapse(measured)
+    verdict = found.sentence if found else f"no sign of a collapse in {len(measured)} " + (
+        "diagnosis" if len(measured) == 1 else "diagnoses")
+    if told.one.status == "done" and told.one.epoch < told.one.epochs:
+        verdict += f"; the search was stopped after epoch {told.one.epoch}"
+    path = told.scratch / "diagnoses.svg"
+    draw_curves(measured, path, ("eigenvalue", "sharpness", "gap"))
+    rows = [[f"{record['epoch']}", *(_spelled(record, name, form) or "\N{EN DASH}"
+                                     for name, (_, form) in MEASURED.items())] for record in measured]
+    return [report.heading("Diagnoses"), report.paragraph(verdict[0].upper() + verdict[1:] + "."),
+            report.picture(path, "Largest eigenvalue of the architecture's Hessian, sharpness of the loss in the weights, "
+                                 "share of the hold-out images that the supernet loses when it is discretised (gap)"),
+            report.table(["epoch", *(title for title, _ in MEASURED.values())], rows)]
+
+
+def _classes(told: Told) -> list[str]:
+    """What the trained network takes for what."""
+    if "confusion" not in told.results:
+        return []
+    import numpy as np
+
+    from dnas import confusion
+
+    try:
+        counts = np.array(told.results["confusion"])
+    except ValueError:
+        counts = np.zeros(0)
+    if counts.ndim != 2 or len(set(counts.shape)) > 1 or counts.dtype.kind != "i" or counts.min(initial=0) < 0:
+        raise ValueError(f"{told.folder / 'results.json'}: confusion is no square table of counts")
+    path = told.scratch / "confusion.svg"
+    confusion.draw_confusion(counts, path)
+    return [report.heading("What is taken for what, on the test set"), report.picture(path, "Rows are the true classes"),
+            report.table(confusion.HEADER, confusion.rows(counts)),
+            *(report.paragraph(f"These are {line}.", quiet=True) for line in confusion.left_out(counts))]
+
+
+def _selections(told: Told) -> list[str]:
+    """The choices made afterwards from the same supernet; one that cannot be read is a line."""
+    from dnas.compare import agreement
+    from dnas.run import load_genotype
+
+    rows, pictures, notes = [], [], []
+    for folder in sorted(path.parent for path in told.folder.glob("selections/*/config.json")):
+        one = runs.summary(folder)
+        if one.status != "done":
+            notes.append(report.paragraph(f"{folder.name}: {one.status}{one.note and f', {one.note}'}", quiet=True))
+            continue
+        try:
+            genotype, cost = load_genotype(folder), runs.read_json(folder / "cost.json")
+            pictures.append(_drawn(told, genotype, folder, folder.name))
+        except ValueError as error:
+            notes.append(report.paragraph(f"{folder.name}: broken, {error}", quiet=True))
+            continue
+        chosen = runs.read_json(folder / "config.json")
+        options = chosen["selection"] if isinstance(chosen["selection"], dict) else {}
+        alike = f"{100 * agreement(genotype, told.genotype):.0f} %" if told.genotype else ""
+        rows.append([folder.name, ", ".join(f"{name} {value}" for name, value in options.items()
+                                            if name != "name" and value is not None),
+                     _spelled(chosen, "epoch", "{:.0f}"), alike, _spelled(cost, "evaluations", "{:,.0f}"),
+                     _spelled(cost, "epochs", "{:.0f}"), _spelled(cost, "seconds", "{:.1f}")])
+    if not rows and not notes:
+        return []
+    header = ["selection", "options", "of epoch", "edges as above", "images forward", "epochs tuned", "seconds"]
+    table = [report.table(header, rows, text=2)] if rows else []
+    return [report.heading("Chosen afterwards from the same supernet"), *table, *notes, report.grid(pictures)]
+
+
+def _made(told: Told) -> list[str]:
+    """The command, all options, and the versions."""
+    from dnas.run import flatten
+
+    folder = shlex.quote(str(told.folder))
+    again = f"dnas search --config {folder}/config.json" if told.one.kind == "search" else f"dnas train {folder}"
+    command = told.environment.get("command")
+    lines = ([f"{command}", ""] if command else []) + ["# the same again, elsewhere", f"{again} --run OTHER"]
+    options = {name: value for name, value in flatten(told.config, ".").items() if not name.startswith("genotype.")}
+    spell = lambda value: value if isinstance(value, str) else json.dumps(value)
+    versions = {name: value for name, value in told.environment.items() if name != "command"}
+    return [report.heading("How it was made"), report.code("\n".join(lines)), report.grid(
+        report.table([title, ""], [[name, spell(value)] for name, value in found.items()], text=2)
+        for title, found in (("options", options), ("versions and machine", versions)))]
