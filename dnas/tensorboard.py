@@ -19,7 +19,7 @@ from dnas.run import RunWriteError, flatten
 from dnas.types import Group
 
 COMPARED = "accuracy/holdout", "accuracy/test", "loss/holdout", "loss/test"
-"""Scalars that stand beside the hyperparameters. The plugin would take all of them, the gate of each operation too."""
+"""Scalars that stand beside a search's hyperparameters. Untold, the plugin takes all, the gate of each operation too."""
 
 
 class Events(NamedTuple):
@@ -67,7 +67,7 @@ def events(folder: str | Path, groups: Mapping[str, Group], *, purge_step: int |
     def config(values):
         text = "\n".join("    " + line for line in json.dumps(values, indent=1, default=str).splitlines())
         experiment, session, _ = hyperparameters(values)
-        write(0, summary.text("config", text), experiment, session)
+        write(0, summary.text("config", text), session, *([experiment] if groups else []))
 
     def done():
         write(0, hyperparameters({})[2])

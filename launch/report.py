@@ -94,8 +94,8 @@ def _head(told: Told) -> list[str]:
     facts = [("test", _judged(told, "test")), ("hold-out", _judged(told, "holdout")),
              ("cell", told.results.get("cell") or _name(told.config)),
              ("size", _size(told.results)),
-             ("margin", _spelled(told.results, "margin", "{:.1f} points by which the gate of an edge's first operation leads "
-                                                         "that of its second (median)", 100)),
+             ("margin", _spelled(told.results, "margin", "{:.1f} points by which the gate of an edge's first operation "
+                                                         "leads that of its second (median)", 100)),
              ("images", _spelled(told.results, "train_images", "{:,.0f} trained on")),
              ("time", seconds and f"{_duration(sum(seconds))}, {statistics.median(seconds):.3g} s an epoch (median), "
                                   "without compiling"),

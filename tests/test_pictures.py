@@ -19,7 +19,7 @@ from dnas.pictures import (
     terminal_cell,
 )
 from dnas.run import RunWriteError
-from dnas.tensorboard import events
+from dnas.tensorboard import COMPARED, events
 from dnas.types import Choice, Genotype, Group
 
 NB_OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -182,6 +182,29 @@ def test_events_hold_the_numbers_the_gates_the_config_and_the_picture(tmp_path):
     assert len(found.Tags()["scalars"]) == 2 + 30
     assert found.Tags()["images"] == ["cell"]
     assert "config/text_summary" in found.Tags()["tensors"]
+
+
+def test_events_hold_the_hyperparameters_and_what_to_compare_by_them(tmp_path):
+    hparams = pytest.importorskip("tensorboard.plugins.hparams.metadata")
+    config = {"method": {"name": "darts", "lr": 0.025, "frozen": False, "clip": None}, "data": ["a", "b"], "seed": 3,
+              "genotype": {"name": "|none~0|", "schema": 1, "groups": {"cell": [{"op": "none"}]}}}
+    for name, groups in ("search", NB), ("train", {}):
+        (tmp_path / name).mkdir()
+        board = events(tmp_path / name, groups)
+        board.config(config)
+        board.done()
+        board.close()
+        content = {tag: metadata.plugin_data.content for tag, metadata in read_events(
+            tmp_path / name).summary_metadata.items() if metadata.plugin_data.plugin_name == "hparams"}
+        start = hparams.parse_session_start_info_plugin_data(content[hparams.SESSION_START_INFO_TAG]).hparams
+        assert {key: getattr(value, value.WhichOneof("kind")) for key, value in start.items()} == {
+            "method.name": "darts", "method.lr": 0.025, "method.frozen": False, "data": "a, b", "seed": 3,
+            "genotype.name": "|none~0|"}
+        assert hparams.parse_session_end_info_plugin_data(content[hparams.SESSION_END_INFO_TAG]).status == 1
+        assert (hparams.EXPERIMENT_TAG in content) == (name == "search")
+        if groups:  # its gates are no metrics
+            found = hparams.parse_experiment_plugin_data(content[hparams.EXPERIMENT_TAG])
+            assert [metric.name.tag for metric in found.metric_infos] == list(COMPARED)
 
 
 def test_resumed_events_replace_what_was_written_after_the_checkpoint(tmp_path):

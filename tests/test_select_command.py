@@ -1,11 +1,13 @@
 """`dnas select` on a real run of the toy space."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from launch.main import main
+from tests.test_runs import holding
 
 TOY = f"{Path(__file__).parent}/toy_space.py:toy"
 
@@ -27,13 +29,23 @@ def test_it_writes_a_choice_and_leaves_the_run_alone(run, capsys):
     (run / "checkpoints" / "00003.safetensors").write_bytes(b"rubbish")
     assert main(["select", str(run), "--cache", "off", "--selection.interval", "1"]) == 0
     out = capsys.readouterr().out
-    assert "00003.safetensors is corrupt" in out and "1 epochs of fine-tuning" in out and "step 3 of 3" in out
+    assert "00003.safetensors is corrupt" in out and "1 epochs of fine-tuning" in out and re.search(
+        r"step 1 of 3: chain \d->\d is \w+\nstep 2 of 3: fine-tuning\nstep 3 of 3: chain \d->\d is \w+\n", out)
     (run / "checkpoints" / "00003.safetensors").unlink()
     assert contents(run) == before
     written = run / "selections" / "perturbation"
     assert {"genotype.json", "scores.npz", "cost.json", "cells.svg", "cells.png"} <= {p.name for p in written.iterdir()}
     assert json.loads((written / "genotype.json").read_text())["space"] == "toy"
     assert json.loads((written / "cost.json").read_text())["evaluations"] == 2 * 4 * 90
+
+
+def test_another_process_at_work_there_is_named(run, capsys):
+    with holding(run / "selections" / "sampled") as process:
+        assert main(["select", str(run), "--selection", "sampled", "--cache", "off"]) == 2
+        err = capsys.readouterr().err
+        assert f"in use by process {process.pid};" in err and "another --out" in err and err.count("\n") == 1
+    assert main(["select", str(run), "--selection", "sampled", "--selection.draws", "4", "--cache", "off"]) == 0
+    assert re.search(r"step 1 of 1: 4 tried, the best has \d+\.\d %", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("argv, message", [

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from dnas import load_genotype
 from dnas.confusion import accuracy, confusion, draw_confusion, shares, table
 from launch.main import main
 from tests.test_loop import contents
+from tests.test_runs import holding
 from tests.toy_space import toy
 
 TOY = f"{Path(__file__).parent}/toy_space.py:toy"
@@ -131,6 +133,25 @@ def test_what_cannot_be_is_refused_in_one_line(place, capsys, argv, message):
     before = sorted(place.iterdir())
     assert message in refused(capsys, *argv)
     assert sorted(place.iterdir()) == before
+
+
+def test_another_process_at_work_there_is_named(run, place, capsys):
+    with holding(Path("taken")) as process:
+        assert f"taken is in use by process {process.pid};" in refused(capsys, run, "--run", "taken")
+
+
+def test_a_page_and_a_line_about_a_search_and_its_training(run, trained, place, capsys):
+    for folder, name, parts in ((run, "a", ("Search of toy by darts", "dnas search --space", "multiply-adds", "logits")),
+                                (trained, "b", ("Training from scratch", "dnas train", "(359)", "recall %"))):
+        shutil.copytree(folder, name)
+        assert main(["report", name]) == 0
+        page = Path(name, "report.html").read_text()
+        assert all(part in page for part in parts) and page.count("data:image/svg+xml") == 3
+    capsys.readouterr()
+    assert main(["runs", "."]) == 0
+    searched, tested = (line.split() for line in capsys.readouterr().out.splitlines()[1:])
+    assert searched[:6] == ["a", "done", "search", "darts", "toy", "digits"] and searched[-1] == "1"
+    assert tested[:5] == ["b", "done", "train", "toy", "digits"] and tested[8] == "test"
 
 
 def test_a_training_of_other_options_is_refused(run, trained, capsys):

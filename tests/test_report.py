@@ -1,0 +1,107 @@
+"""`dnas report`: a page that stands alone, holds what the run holds, and lets nothing of it become markup."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from launch.main import main
+from tests.test_runs import SEARCH, TRAIN, write_choice, write_run
+
+EVIL = '"><img src=x onerror=alert(1)>'
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+DIAGNOSED = {"gap": 0.125, "sharpness": 0.01, "eigenvalue": 0.5, "skips": 3, "edges": 3}
+
+
+def page(folder):
+    """The text of the page of a run, which must stand alone."""
+    assert main(["report", str(folder)]) == 0
+    text = (folder / "report.html").read_text()
+    bare = re.sub(r"base64,[^\"]*", "", text)
+    assert not re.search(r'(src|href)="(?!data:image/svg)', bare) and "http" not in bare and "<script" not in bare
+    return text
+
+
+@pytest.fixture(scope="module")
+def search(tmp_path_factory):
+    """A finished search with diagnoses and two choices, one of which was interrupted."""
+    folder = write_run(tmp_path_factory.mktemp("runs") / "mine", SEARCH | {"data": [f"/data/{EVIL}"]}, **DIAGNOSED)
+    (folder / "results.json").write_text(json.dumps({
+        "holdout": {"accuracy": 0.6, "loss": 0.5}, "cell": EVIL, "params": 12345, "macs": 678, "margin": 0.25}))
+    write_choice(folder, EVIL.replace("/", ""))
+    (write_choice(folder, "magnitude") / "genotype.json").unlink()
+    return folder
+
+
+def test_a_search(search):
+    text = page(search)
+    assert text.count("data:image/svg+xml") == 5  # cells, curves, logits, diagnoses, a choice
+    for part in ("<title>mine</title>", "Search of toy by darts", "done, after epoch 3 of 3", "60.00 %", "12,345 parameters",
+                 "25.0 points", "1 min 0 s, 20 s an epoch", "architecture has collapsed: at epoch 3 every edge is a skip",
+                 "0.1250", "2 &lt;- 0 skip  1 none", "cell 0-&gt;2", "draws 4", "1,234", "magnitude: interrupted",
+                 "dnas search --space mine.py:toy", f"search --config {search}/config.json --run OTHER", "0.025", "jaxlib"):
+        assert part in text, part
+    assert EVIL not in text and text.count("&quot;&gt;&lt;img src=x onerror=alert(1)&gt;") >= 4
+
+
+def test_a_search_that_has_only_begun_and_one_without_groups(tmp_path):
+    text = page(write_run(tmp_path / "new", SEARCH, epochs=0))
+    assert "interrupted, after epoch 0 of 3" in text and "How it went" not in text
+    folder = write_run(tmp_path / "old", SEARCH, epochs=2)
+    (folder / "groups.json").unlink()
+    (folder / "environment.json").unlink()
+    assert f"not drawn yet; dnas show {folder} draws it" in page(folder)
+    (folder / "logits.svg").write_text("<svg/>")
+    (folder / "cells.svg").write_text("<svg/>")
+    assert page(folder).count("data:image/svg+xml") == 3
+
+
+def test_a_training(tmp_path):
+    folder = write_run(tmp_path / "trained", TRAIN)
+    assert "What is taken for what" not in page(folder)
+    results = {"test": {"accuracy": 0.75, "loss": 0.7, "images": 4, "standard_error": 0.2165}, "params": 9, "macs": 8,
+               "holdout": {"accuracy": 0.5, "loss": 1, "best": {"epoch": 2, "accuracy": 0.625}}, "train_images": 40}
+    (folder / "results.json").write_text(json.dumps(results | {"confusion": [[2, 1], [0, 1]]}))
+    text = page(folder)
+    for part in ("Training from scratch of a network of toy", "75.00 % ± 21.65 by the number of its images (4)",
+                 "the best was 62.50 % after epoch 2", "40 trained on", "|a|", "recall %", "66.7", "1 (1 times)",
+                 f"dnas train {folder} --run OTHER"):
+        assert part in text, part
+    for wrong in [[1, 2]], [[1], [2, 3]], [[0.5, 1], [1, 1]], "x", [[-1, 0], [0, 1]]:
+        (folder / "results.json").write_text(json.dumps(results | {"confusion": wrong}))
+        assert main(["report", str(folder)]) == 2
+
+
+@pytest.mark.parametrize("name, content, message", [
+    ("config.json", None, "is no run directory: it has no config.json"), ("config.json", "[]", "no JSON object"),
+    ("config.json", '{"a": 1}', "is of no search, training, selection or comparison"),
+    ("config.json", '{"selection": {}, "run": "x"}', "is a selection; the report of its run shows it"),
+    ("metrics.jsonl", "1\n2\n", "line 1, is no JSON record"), ("genotype.json", "{}", "not a genotype"),
+    ("arch.npz", "rubbish", "arch.npz is missing or corrupt"), ("results.json", "{", "no valid JSON"),
+    ("groups.json", '{"cell": {"edges": [[0, 1]], "ops": [["none", 3]]}}', "operations have names"),
+    ("groups.json", '{"cell": {"edges": [0], "ops": ["none"]}}', "no groups of edges"),
+    ("groups.json", '{"cell": {"edges": [[0, 1]], "ops": ["none"]}}', "genotype has 'conv' on edge 0->1")])
+def test_what_cannot_be_read_is_one_line(tmp_path, capsys, name, content, message):
+    folder = write_run(tmp_path / "x", SEARCH, epochs=1)
+    (folder / name).unlink() if content is None else (folder / name).write_text(content)
+    before = sorted(folder.iterdir())
+    assert main(["report", str(folder)]) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1 and sorted(folder.iterdir()) == before
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_a_browser_shows_and_prints_it(search, tmp_path):
+    from matplotlib.image import imread
+
+    page(search)
+    browser = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+               f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1300,3000"]
+    for option in f"--screenshot={tmp_path / 'page.png'}", f"--print-to-pdf={tmp_path / 'page.pdf'}":
+        subprocess.run([*browser, option, (search / "report.html").as_uri()], capture_output=True, timeout=180, check=True)
+    seen = (imread(tmp_path / "page.png")[..., :3] * 255).round().astype(int)
+    for colour in (0x1c, 0x5f, 0xb0), (0x0a, 0x7a, 0x4a):  # a convolution and a skip of the cell
+        assert (abs(seen - colour).sum(-1) < 6).sum() > 100
+    assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
