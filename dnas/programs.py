@@ -25,6 +25,11 @@ LOOK_EVERY = 0.25
 """Seconds between looks at the losses; each waits for the device."""
 
 
+COMPILER_OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}}
+"""What programs are compiled with, by platform. On a CPU the default gives convolutions to a library in which the gradient
+to the kernel takes twice as long as in the one before (jaxlib 0.10 and 0.12; see docs/speed.md)."""
+
+
 class Images(NamedTuple):
     """A data set on the device: pixels `[N, H, W, C]` as stored, labels `[N]`."""
 
@@ -105,6 +110,8 @@ def _loaded(key: Array, data: Dataset, images: Images, rows: Array) -> Batch:
 def _compile_rows(step: Callable, images: Images, state: Tree, steps: int, batch: int, sets: int):
     """Compiles `step(state, key, images, *row) -> state, {name: scalar}` as `compile_steps` says, for `sets` arrays of
     rows."""
+    step = jax.jit(step)  # traced once, for what it returns and for the program
+
     def steps_of(state, infos, key, images, *rows_start_stop):
         *rows, start, stop = rows_start_stop
 
@@ -122,7 +129,7 @@ def _compile_rows(step: Callable, images: Images, state: Tree, steps: int, batch
     infos = {name: jax.ShapeDtypeStruct((steps,), value.dtype) for name, value in info.items()}
     number = jax.ShapeDtypeStruct((), jnp.int32)
     lowered = jax.jit(steps_of, donate_argnums=(0, 1)).lower(state, infos, key, images, *[rows] * sets, number, number)
-    return lowered.compile(), infos
+    return built(lowered), infos
 
 
 def evaluation(space: SearchSpace, data: Dataset, images: Images, state: Tree, gates: Gates, batch: int) -> Callable:
@@ -145,7 +152,7 @@ def predictor(network: Network, data: Dataset, images: Images, weights: Tree, st
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels), logits.argmax(-1)
 
     row = jax.ShapeDtypeStruct((batch,), jnp.int32)
-    compiled = jax.jit(predict).lower(weights, stats, images, row).compile()
+    compiled = built(jax.jit(predict).lower(weights, stats, images, row))
 
     def of(weights, stats, rows):
         padded = np.resize(np.asarray(rows, np.int32), (-(-len(rows) // batch), batch))
@@ -186,8 +193,8 @@ def scorer(space: SearchSpace, data: Dataset, images: Images, state: Tree, gates
 
     stack = lambda masks: {g: jnp.stack([jnp.asarray(m[g], jnp.float32) for m in masks]) for g in gates}
     number = jax.ShapeDtypeStruct((), jnp.int32)
-    compiled = jax.jit(score).lower(state.weights, state.stats, stack([gates] * width), number, images, rows, number,
-                                    number).compile()
+    compiled = built(jax.jit(score).lower(state.weights, state.stats, stack([gates] * width), number, images, rows,
+                                              number, number))
     size = rows.shape[1]
 
     def of(state, masks, first=0, last=total):
@@ -213,11 +220,21 @@ def diagnosis(space: SearchSpace, method: Method, data: Dataset, images: Images,
     train, valid = first("train"), first("valid")
     sharp, product = curvature(cross_entropy(space), method.gates)
     size = sum(leaf.size for leaf in jax.tree.leaves(state.arch))
-    sharp = jax.jit(sharp).lower(state, train).compile()
-    product = jax.jit(product).lower(state, valid, jax.ShapeDtypeStruct((size,), jnp.float32)).compile()
+    sharp = built(jax.jit(sharp).lower(state, train))
+    product = built(jax.jit(product).lower(state, valid, jax.ShapeDtypeStruct((size,), jnp.float32)))
 
     def of(state):
         times = lambda vector: np.asarray(product(state, valid, np.asarray(vector, np.float32)), np.float64)
         return {"sharpness": float(sharp(state, train)), "eigenvalue": largest_eigenvalue(times, size)}
 
     return of
+
+
+def built(lowered):
+    """The program, with COMPILER_OPTIONS where this version of XLA knows them."""
+    try:
+        return lowered.compile(compiler_options=COMPILER_OPTIONS.get(jax.default_backend()))
+    except jax.errors.JaxRuntimeError as error:
+        if "option" not in str(error):
+            raise
+        return lowered.compile()

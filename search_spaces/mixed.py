@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from dnas.types import REMOVED
+from search_spaces.kernels import kept
 
 
 class MixedOptions(NamedTuple):
@@ -104,6 +105,7 @@ class MixedOp(nn.Module):
         if channels % parts or x.shape[-1] % parts:
             raise ValueError(f"edge {self.name!r} has {x.shape[-1]} channels, "
                              f"not a multiple of partial_channels {parts}")
+        x = kept(x)
         seen, passed = x[..., :x.shape[-1] // parts], x[..., x.shape[-1] // parts:]
 
         def build(k):

@@ -6,11 +6,8 @@ momentum 0.1), so that published numbers can be compared.
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
-import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
@@ -19,7 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from search_spaces.batch_norm import normalised
+from search_spaces.convolution import conv
 from search_spaces.depthwise import depthwise
+from search_spaces.pooling import avg_pool, max_pool
 
 
 def torch_uniform(key, shape, dtype=jnp.float32, fan_in=None):
@@ -39,21 +39,8 @@ def torch_uniform(key, shape, dtype=jnp.float32, fan_in=None):
     return jax.pure_callback(draw, result, jax.random.key_data(key), vmap_method="expand_dims")
 
 
-_in_loop = contextvars.ContextVar("in_loop", default=False)
-
-
-@contextlib.contextmanager
-def looped() -> Iterator[None]:
-    """Convolutions traced inside the block are part of a loop's body."""
-    token = _in_loop.set(True)
-    try:
-        yield
-    finally:
-        _in_loop.reset(token)
-
-
 class Conv(nn.Module):
-    """Bias-free convolution with padding (kernel - 1) / 2 on both sides; `conv_loop_safe` where `looped` says so."""
+    """Bias-free convolution with padding (kernel - 1) / 2 on both sides."""
 
     channels: int
     kernel: int = 3
@@ -65,55 +52,32 @@ class Conv(nn.Module):
         weight = self.param("kernel", torch_uniform, shape).astype(x.dtype)
         if self.kernel == 1:
             return x[:, ::self.stride, ::self.stride] @ weight[0, 0]
-        return (conv_loop_safe if _in_loop.get() else conv)(x, weight, self.stride)
-
-
-def conv(x, weight, stride=1):
-    """Convolves `x [B, H, W, C]` with `weight [k, k, C, D]`, torch's padding for odd k."""
-    pad = weight.shape[0] // 2
-    return lax.conv_general_dilated(x, weight, (stride, stride), ((pad, pad), (pad, pad)),
-                                    dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
-def conv_loop_safe(x, weight, stride=1):
-    """`conv`, with a gradient made of operations that XLA's CPU backend runs at full speed inside a loop.
-
-    There the gradient of a convolution is an order of magnitude slower than outside (jax issue 12868). Here the
-    gradient to the input is a forward convolution, and that to the weight one matrix product a tap.
-    """
-    return conv(x, weight, stride) if stride != 1 else _conv_loop_safe(x, weight)
-
-
-@jax.custom_vjp
-def _conv_loop_safe(x, weight):
-    return conv(x, weight)
-
-
-def _conv_forward(x, weight):
-    return conv(x, weight), (x, weight)
-
-
-def _conv_backward(saved, g):
-    x, weight = saved
-    k, (_, height, width, _) = weight.shape[0], x.shape
-    to_input = conv(g, weight[::-1, ::-1].swapaxes(2, 3))
-    padded = jnp.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)))
-    taps = [jnp.einsum("bhwc,bhwd->cd", padded[:, i:i + height, j:j + width], g) for i in range(k) for j in range(k)]
-    return to_input, jnp.stack(taps).reshape(weight.shape)
-
-
-_conv_loop_safe.defvjp(_conv_forward, _conv_backward)
+        return conv(x, weight, self.stride)
 
 
 class BatchNorm(nn.Module):
     """Batch norm with torch's momentum and epsilon; batch statistics while training, running averages otherwise."""
 
     affine: bool = False
+    epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x, train):
-        return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, use_scale=self.affine,
-                            use_bias=self.affine, name="norm")(x)
+        channels = x.shape[-1:]
+        mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
+        var = self.variable("batch_stats", "var", jnp.ones, channels)
+        if train:
+            y, *moments = normalised(x, self.epsilon)
+            if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
+                for average, moment in zip((mean, var), moments):
+                    average.value = 0.9 * average.value + 0.1 * lax.stop_gradient(moment)
+        else:
+            y = ((x - mean.value) * lax.rsqrt(var.value + self.epsilon)).astype(x.dtype)
+        if not self.affine:
+            return y
+        scale, bias = (self.param(name, start, channels).astype(x.dtype)
+                       for name, start in (("scale", nn.initializers.ones), ("bias", nn.initializers.zeros)))
+        return y * scale + bias
 
 
 class Linear(nn.Module):
@@ -267,32 +231,3 @@ class Noise(nn.Module):
         key = self.make_rng("dropout") if self.has_rng("dropout") else jax.random.key(0)
         shape = jax.eval_shape(lambda x: x[:, ::self.stride, ::self.stride], x).shape
         return jax.random.normal(key, (*shape[:-1], self.channels), x.dtype)
-
-
-def avg_pool(x, stride=1):
-    """3x3 mean, padding left out of the mean; as two passes of three shifted slices, which is faster than a window
-    reduction and whose gradient is again slices."""
-    for axis in (1, 2):
-        n = x.shape[axis]
-        count = jnp.full(n, 3, x.dtype).at[jnp.array([0, -1])].add(-1) if n > 1 else jnp.ones(1, x.dtype)
-        x = sum(_neighbours(x, axis, stride, 0)) / count[::stride].reshape([-1 if a == axis else 1 for a in range(4)])
-    return x
-
-
-@partial(jax.jit, static_argnums=1)
-def max_pool(x, stride=1):
-    """3x3 maximum, in two passes as `avg_pool`. Of equal pixels the first, row by row, receives the gradient."""
-    for axis in (2, 1):
-        x = functools.reduce(_first_largest, _neighbours(x, axis, stride, -jnp.inf))
-    return x
-
-
-def _first_largest(a, b):
-    return jnp.where((b > a) | jnp.isnan(b), b, a)
-
-
-def _neighbours(x, axis, stride, outside):
-    """The pixel before, at and after every `stride`-th one along `axis`, `outside` beyond the edges."""
-    n = x.shape[axis]
-    padded = jnp.pad(x, [(1, 1) if a == axis else (0, 0) for a in range(4)], constant_values=outside)
-    return [lax.slice_in_dim(padded, i, i + n, stride, axis) for i in range(3)]

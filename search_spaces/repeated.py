@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from search_spaces.mixed import current_options
-from search_spaces.primitives import looped
 
 
 def use_scan(option: str, cells: int) -> bool:
@@ -40,8 +39,7 @@ class Repeated(nn.Module):
             return x
         body = nn.scan(lambda cell, x, _: (cell(x, *args), None), length=self.count,
                        variable_axes={"params": 0, "batch_stats": 0}, split_rngs={"params": True, "dropout": True})
-        with looped():
-            return body(self.cell(name="cells"), x, None)[0]
+        return body(self.cell(name="cells"), x, None)[0]
 
 
 def stack_cells(tree):

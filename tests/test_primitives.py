@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 from scipy.signal import correlate2d
 
+from search_spaces.batch_norm import normalised as batch_normalised
+from search_spaces.convolution import conv, plain_conv
 from search_spaces.cost import macs
 from search_spaces.depthwise import depthwise, depthwise_form, plain, taps
+from search_spaces.kernels import kept
+from search_spaces.pooling import avg_pool, max_pool
 from search_spaces.primitives import (
     AvgPool,
     BatchNorm,
@@ -20,10 +24,6 @@ from search_spaces.primitives import (
     Noise,
     PoolBN,
     SepConv,
-    avg_pool,
-    conv,
-    conv_loop_safe,
-    max_pool,
     torch_uniform,
 )
 
@@ -42,20 +42,20 @@ def test_convolution_is_scipys_with_torch_padding(stride, size):
     expected = np.zeros((2, size, size, 4))
     for b, c, d in np.ndindex(2, 3, 4):
         expected[b, :, :, d] += correlate2d(np.pad(x[b, :, :, c], 1), weight[:, :, c, d], "valid")
-    for convolution in conv, conv_loop_safe:
+    for convolution in conv, plain_conv:
         np.testing.assert_allclose(convolution(x, weight, stride), expected[:, ::stride, ::stride], atol=1e-12)
 
 
-def test_loop_safe_gradients_are_those_of_the_convolution():
+def test_gradients_of_a_convolution_are_those_that_jax_derives():
     rng = np.random.default_rng(0)
     x, weight, g = rng.normal(size=(2, 6, 5, 3)), rng.normal(size=(3, 3, 3, 4)), rng.normal(size=(2, 6, 5, 4))
-    for exact, safe in zip(jax.vjp(conv, x, weight)[1](g), jax.vjp(conv_loop_safe, x, weight)[1](g)):
-        np.testing.assert_allclose(safe, exact, atol=1e-12)
+    for exact, mine in zip(jax.vjp(plain_conv, x, weight)[1](g), jax.vjp(conv, x, weight)[1](g)):
+        np.testing.assert_allclose(mine, exact, atol=1e-12)
 
     def twice(convolution):
         return jax.grad(lambda w: jnp.sum(jax.grad(lambda x: jnp.sum(convolution(x, w) ** 3))(x) ** 2))(weight)
 
-    np.testing.assert_allclose(twice(conv_loop_safe), twice(conv), rtol=1e-9)
+    np.testing.assert_allclose(twice(conv), twice(plain_conv), rtol=1e-9)
 
 
 def test_average_counts_real_pixels_only():
@@ -72,9 +72,60 @@ def test_batch_norm_has_torchs_momentum_and_epsilon():
     variables = norm.init(jax.random.key(0), x, True)
     y, updated = norm.apply(variables, x, True, mutable=["batch_stats"])
     np.testing.assert_allclose(y, (x - x.mean()) / np.sqrt(x.var() + 1e-5), atol=1e-10)
-    np.testing.assert_allclose(updated["batch_stats"]["norm"]["mean"], 0.1 * x.mean(), rtol=1e-6)
-    np.testing.assert_allclose(updated["batch_stats"]["norm"]["var"], 0.9 + 0.1 * x.var(), rtol=1e-6)
+    np.testing.assert_allclose(updated["batch_stats"]["mean"], 0.1 * x.mean(), rtol=1e-6)
+    np.testing.assert_allclose(updated["batch_stats"]["var"], 0.9 + 0.1 * x.var(), rtol=1e-6)
     assert not variables.get("params")
+    settled = {"batch_stats": {"mean": np.full(1, 2.0), "var": np.full(1, 9.0)}}
+    np.testing.assert_allclose(norm.apply(settled, x, False), (x - 2) / np.sqrt(9 + 1e-5), atol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 5, 2), (6, 2)])
+def test_gradients_of_batch_norm_are_those_that_jax_derives(shape):
+    x, g, direction = drawn(*shape), drawn(*shape, seed=1), drawn(*shape, seed=2)
+
+    def plain(x):
+        axes = tuple(range(x.ndim - 1))
+        return (x - x.mean(axes)) * (x.var(axes) + 1e-5) ** -0.5
+
+    mine = lambda x: batch_normalised(x, 1e-5)[0]
+    np.testing.assert_allclose(mine(x), plain(x), atol=1e-12)
+    first = lambda f: jax.grad(lambda x: (f(x) ** 3 * g).sum())
+    np.testing.assert_allclose(first(mine)(x), first(plain)(x), atol=1e-10)
+    second = lambda f: jax.jvp(first(f), (x,), (direction,))[1]
+    np.testing.assert_allclose(second(mine), second(plain), atol=1e-9)
+
+
+def test_batch_norm_sums_half_precision_in_float32():
+    x = jnp.asarray(drawn(64, 8, 8, 2) + 1, jnp.bfloat16)
+    y, mean, variance = batch_normalised(x, 1e-5)
+    assert (y.dtype, mean.dtype, variance.dtype) == (jnp.bfloat16, jnp.float32, jnp.float32)
+    np.testing.assert_allclose(mean, np.asarray(x, np.float64).mean((0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(variance, np.asarray(x, np.float64).var((0, 1, 2)), rtol=1e-4)
+
+
+def test_what_is_kept_is_not_changed_and_not_fused():
+    x = drawn(3, 4)
+    np.testing.assert_array_equal(kept(x), x)
+    np.testing.assert_array_equal(jax.grad(lambda x: (kept(x) ** 2).sum())(x), 2 * x)
+    compiled = jax.jit(lambda x: kept(x * 2 + 1).sum() + kept(x * 3).max()).lower(x).compile().as_text()
+    assert compiled.count(" call(") == (2 if jax.default_backend() == "cpu" else 0)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("pool", [avg_pool, max_pool])
+@pytest.mark.parametrize("size", [(6, 7), (5, 4), (1, 2)])
+def test_gradients_of_pooling_are_those_of_its_definition(pool, stride, size):
+    x = drawn(2, *size, 3)
+    rows, columns = -(-size[0] // stride), -(-size[1] // stride)
+    g = drawn(2, rows, columns, 3, seed=1)
+    expected = np.zeros(x.shape)
+    for b, r, c, d in np.ndindex(2, rows, columns, 3):
+        real = [(b, i, j, d) for i in range(stride * r - 1, stride * r + 2) for j in range(stride * c - 1, stride * c + 2)
+                if 0 <= i < size[0] and 0 <= j < size[1]]
+        back = [(max(real, key=lambda at: x[at]), 1)] if pool is max_pool else [(at, 1 / len(real)) for at in real]
+        for at, share in back:
+            expected[at] += share * g[b, r, c, d]
+    np.testing.assert_allclose(jax.vjp(lambda x: pool(x, stride), x)[1](g)[0], expected, atol=1e-14)
 
 
 def test_initial_weights_are_torchs_uniform():
