@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from dnas.pictures import FONT, saving
 
 NUMBERS = 20
 """Most classes that are told apart by a number in each field of the picture, and shown in the table."""
+LONGEST = 24
+"""Most letters of a class's name that are shown."""
 
 
 def confusion(labels: np.ndarray, given: np.ndarray, classes: int) -> np.ndarray:
@@ -31,25 +34,33 @@ def shares(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return tuple(np.diag(counts) / counts.sum(axis) for axis in (1, 0))
 
 
-def table(counts: np.ndarray) -> str:
+def table(counts: np.ndarray, names: Sequence[str] = ()) -> str:
     """A line for each class, of more than NUMBERS for those with the lowest recall: images, recall and precision in %,
-    and the class it is most often taken for."""
+    and the class it is most often taken for. names: of all classes, if they have any."""
     recall, precision = shares(counts)
     wrong = counts - np.diag(np.diag(counts))
     order = np.argsort(np.where(np.isnan(recall), np.inf, recall), kind="stable")[:NUMBERS]
-    lines = ["class  images  recall %  precision %  taken for"]
+    shown = _shown(names, len(counts))
+    width = max(5, *map(len, shown))
+    lines = [f"{'class':<{width}}  images  recall %  precision %  taken for"]
     for k in sorted(order) if len(counts) <= NUMBERS else order:
-        other = f"{wrong[k].argmax()} ({wrong[k].max()} times)" if wrong[k].any() else "-"
+        other = f"{shown[wrong[k].argmax()]} ({wrong[k].max()} times)" if wrong[k].any() else "-"
         percents = [f"{100 * value:.1f}" if np.isfinite(value) else "-" for value in (recall[k], precision[k])]
-        lines.append(f"{k:>5}  {counts[k].sum():>6}  {percents[0]:>8}  {percents[1]:>11}  {other}")
+        name = f"{shown[k]:<{width}}" if names else f"{k:>{width}}"
+        lines.append(f"{name}  {counts[k].sum():>6}  {percents[0]:>8}  {percents[1]:>11}  {other}")
     if len(counts) > NUMBERS:
         lines.append(f"the {NUMBERS} of {len(counts)} classes with the lowest recall")
     return "\n".join(lines)
 
 
-def draw_confusion(counts: np.ndarray, path: str | Path) -> None:
+def _shown(names: Sequence[str], classes: int) -> list[str]:
+    """The names of all classes, their numbers where they have none."""
+    return [name if len(name) <= LONGEST else f"{name[:LONGEST - 1]}…" for name in names or map(str, range(classes))]
+
+
+def draw_confusion(counts: np.ndarray, path: str | Path, names: Sequence[str] = ()) -> None:
     """Writes the confusion matrix as SVG or PNG, after the suffix of `path`: a field is darker the larger the share of
-    the images of its true class, and holds their number where there are at most NUMBERS classes.
+    the images of its true class, and holds their number where there are at most NUMBERS classes. names: of all classes.
 
     Raises ValueError for any other suffix.
     """
@@ -58,14 +69,16 @@ def draw_confusion(counts: np.ndarray, path: str | Path) -> None:
     classes = len(counts)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     numbered = classes <= NUMBERS
-    side = 0.36 * classes + 1.3 if numbered else 6.5
+    shown = _shown(names, classes)
+    margin = 0.07 * max(map(len, shown)) if names and numbered else 0
+    side = 0.36 * classes + 1.3 + margin if numbered else 6.5
     with saving(path) as save:
         figure = Figure(figsize=(side + 0.6, side), layout="constrained")
         axes = figure.subplots()
         picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
         if numbered:
-            axes.set_xticks(range(classes))
-            axes.set_yticks(range(classes))
+            axes.set_xticks(range(classes), shown, rotation="vertical" if names else None, parse_math=False)
+            axes.set_yticks(range(classes), shown, parse_math=False)
             for (i, j), count in np.ndenumerate(counts):
                 if count:
                     axes.text(j, i, str(count), ha="center", va="center_baseline", size=FONT - (2 if count < 1000 else 4),
