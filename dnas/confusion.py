@@ -70,10 +70,10 @@ def draw_confusion(counts: np.ndarray, path: str | Path, names: Sequence[str] = 
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     numbered = classes <= NUMBERS
     shown = _shown(names, classes)
-    margin = 0.07 * max(map(len, shown)) if names and numbered else 0
+    margin = 0.08 * max(map(len, shown)) if names and numbered else 0
     side = 0.36 * classes + 1.3 + margin if numbered else 6.5
     with saving(path) as save:
-        figure = Figure(figsize=(side + 0.6, side), layout="constrained")
+        figure = Figure(figsize=(side + 0.6, side + margin / 20), layout="constrained")
         axes = figure.subplots()
         picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
         if numbered:

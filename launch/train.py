@@ -46,7 +46,7 @@ class Arguments:
     limit: Annotated[int | None, _shown("N", "as for the search, else all")] = None
     """Images to keep outside the test set, evenly of each class."""
     resize: Resize = ()
-    """Size in pixels of pictures from folders and hf:. With the data of the search this and the next three are its own."""
+    """Size in pixels of pictures from folders and hf:. This and the next three are as for the search, if its data is."""
     fit: Fitting = None
     """How pictures get it: cut to fill, whole on black, or stretched."""
     augment: Augment = None
