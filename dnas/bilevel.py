@@ -78,7 +78,8 @@ Loss = Callable[[Array, Weights, Stats, Gates, Batch], tuple[Array, Forward]]
 def cross_entropy(space: SearchSpace) -> Loss:
     """Loss `(key, weights, stats, gates, batch) -> loss, Forward` of the supernet, with batch statistics.
 
-    The space's penalty adds to the gradient with respect to the gates, and not to the value.
+    The images' losses count by the weights of the batch, if it has any. The space's penalty adds to the gradient with
+    respect to the gates, and not to the value.
     """
 
     def loss(key, weights, stats, gates, batch):
@@ -87,7 +88,7 @@ def cross_entropy(space: SearchSpace) -> Loss:
         chex.assert_equal_shape_prefix((logits, batch.labels), 1)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
         accuracy = jnp.mean(logits.argmax(-1) == batch.labels, dtype=losses.dtype)
-        value = losses.mean()
+        value = batch.mean(losses)
         if space.penalty is not None:
             penalty = space.penalty(gates)
             value += penalty - jax.lax.stop_gradient(penalty)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ HEADER = "class", "images", "recall %", "precision %", "taken for"
 """Columns of the table of classes; the last is the class that one is most often taken for."""
 NUMBERS = 20
 """Most classes that are told apart by a number in each field of the picture, and shown in the table."""
+LONGEST = 24
+"""Most letters of a class's name that are shown."""
 
 
 def confusion(labels: np.ndarray, given: np.ndarray, classes: int) -> np.ndarray:
@@ -33,23 +36,28 @@ def shares(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return tuple(np.diag(counts) / counts.sum(axis) for axis in (1, 0))
 
 
-def rows(counts: np.ndarray) -> list[list[str]]:
-    """Of each class, of more than NUMBERS of those with the lowest recall, what HEADER says, as texts."""
+def rows(counts: np.ndarray, names: Sequence[str] = ()) -> list[list[str]]:
+    """Of each class, of more than NUMBERS of those with the lowest recall, what HEADER says, as texts. names: of all
+    classes, if they have any."""
     recall, precision = shares(counts)
     wrong = counts - np.diag(np.diag(counts))
     order = np.argsort(np.where(np.isnan(recall), np.inf, recall), kind="stable")[:NUMBERS]
-    found = []
+    shown, found = _shown(names, len(counts)), []
     for k in sorted(order) if len(counts) <= NUMBERS else order:
-        other = f"{wrong[k].argmax()} ({wrong[k].max()} times)" if wrong[k].any() else "-"
+        other = f"{shown[wrong[k].argmax()]} ({wrong[k].max()} times)" if wrong[k].any() else "-"
         percents = [f"{100 * value:.1f}" if np.isfinite(value) else "-" for value in (recall[k], precision[k])]
-        found.append([str(k), str(counts[k].sum()), *percents, other])
+        found.append([shown[k], str(counts[k].sum()), *percents, other])
     return found
 
 
-def table(counts: np.ndarray) -> str:
+def table(counts: np.ndarray, names: Sequence[str] = ()) -> str:
     """The same as lines of text."""
-    lines = [[*(cell.rjust(len(title)) for cell, title in zip(row, HEADER[:-1])), row[-1]] for row in rows(counts)]
-    return "\n".join(["  ".join(HEADER), *map("  ".join, lines), *left_out(counts)])
+    found = rows(counts, names)
+    width = max(len(HEADER[0]), *(len(row[0]) for row in found))
+    first = str.ljust if names else str.rjust
+    lines = [[first(row[0], width), *(cell.rjust(len(title)) for cell, title in zip(row[1:], HEADER[1:-1])), row[-1]]
+             for row in found]
+    return "\n".join(["  ".join([HEADER[0].ljust(width), *HEADER[1:]]), *map("  ".join, lines), *left_out(counts)])
 
 
 def left_out(counts: np.ndarray) -> list[str]:
@@ -57,9 +65,14 @@ def left_out(counts: np.ndarray) -> list[str]:
     return [f"the {NUMBERS} of {len(counts)} classes with the lowest recall"] if len(counts) > NUMBERS else []
 
 
-def draw_confusion(counts: np.ndarray, path: str | Path) -> None:
+def _shown(names: Sequence[str], classes: int) -> list[str]:
+    """The names of all classes, their numbers where they have none."""
+    return [name if len(name) <= LONGEST else f"{name[:LONGEST - 1]}…" for name in names or map(str, range(classes))]
+
+
+def draw_confusion(counts: np.ndarray, path: str | Path, names: Sequence[str] = ()) -> None:
     """Writes the confusion matrix as SVG or PNG, after the suffix of `path`: a field is darker the larger the share of
-    the images of its true class, and holds their number where there are at most NUMBERS classes.
+    the images of its true class, and holds their number where there are at most NUMBERS classes. names: of all classes.
 
     Raises ValueError for any other suffix.
     """
@@ -68,14 +81,16 @@ def draw_confusion(counts: np.ndarray, path: str | Path) -> None:
     classes = len(counts)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     numbered = classes <= NUMBERS
-    side = 0.36 * classes + 1.3 if numbered else 6.5
+    shown = _shown(names, classes)
+    margin = 0.08 * max(map(len, shown)) if names and numbered else 0
+    side = 0.36 * classes + 1.3 + margin if numbered else 6.5
     with saving(path) as save:
-        figure = Figure(figsize=(side + 0.6, side), layout="constrained")
+        figure = Figure(figsize=(side + 0.6, side + margin / 20), layout="constrained")
         axes = figure.subplots()
         picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
         if numbered:
-            axes.set_xticks(range(classes))
-            axes.set_yticks(range(classes))
+            axes.set_xticks(range(classes), shown, rotation="vertical" if names else None, parse_math=False)
+            axes.set_yticks(range(classes), shown, parse_math=False)
             for (i, j), count in np.ndenumerate(counts):
                 if count:
                     axes.text(j, i, str(count), ha="center", va="center_baseline", size=FONT - (2 if count < 1000 else 4),

@@ -16,6 +16,7 @@ import optax
 
 from dnas.bilevel import Method, cross_entropy
 from dnas.data import Dataset, augment, evaluation_indices, normalise
+from dnas.data.augmentation import augment_by
 from dnas.data.augmentation import cutout as cut_out
 from dnas.diagnostics import curvature, largest_eigenvalue
 from dnas.trainer import Trainer
@@ -103,8 +104,17 @@ def compile_steps(method: Method, data: Dataset, images: Images, state: Tree, st
 
 def _loaded(key: Array, data: Dataset, images: Images, rows: Array) -> Batch:
     """The augmented mini-batch of images `rows`."""
-    pixels = augment(key, images.pixels[rows], pad=data.pad, flip=data.flip)
-    return Batch(normalise(pixels, data.mean, data.std), images.labels[rows])
+    pixels = images.pixels[rows]
+    if data.augment is None:
+        pixels = augment(key, pixels, pad=data.pad, flip=data.flip)
+    else:
+        pixels = augment_by(data.augment, key, pixels)
+    return _batch(data, pixels, images.labels[rows])
+
+
+def _batch(data: Dataset, pixels: Array, labels: Array) -> Batch:
+    weights = None if data.class_weights is None else jnp.asarray(data.class_weights)[labels]
+    return Batch(normalise(pixels, data.mean, data.std), labels, weights)
 
 
 def _compile_rows(step: Callable, images: Images, state: Tree, steps: int, batch: int, sets: int):
@@ -215,7 +225,7 @@ def diagnosis(space: SearchSpace, method: Method, data: Dataset, images: Images,
     """Compiles `state -> {"sharpness", "eigenvalue"}` on the first images of the train and valid splits."""
     def first(split):
         rows = jnp.asarray(data.splits[split][:batch])
-        return Batch(normalise(images.pixels[rows], data.mean, data.std), images.labels[rows])
+        return _batch(data, images.pixels[rows], images.labels[rows])
 
     train, valid = first("train"), first("valid")
     sharp, product = curvature(cross_entropy(space), method.gates)

@@ -24,8 +24,8 @@ class TrainState(NamedTuple):
 
 
 class TrainInfo(NamedTuple):
-    """Of one mini-batch, before the step: the loss that is trained on, with smoothed labels and the auxiliary head's
-    part if there are such, in nats, and the accuracy in [0, 1]."""
+    """Of one mini-batch, before the step: the loss that is trained on, with smoothed labels, weights of the images
+    and the auxiliary head's part if there are such, in nats, and the accuracy in [0, 1]."""
 
     train_loss: Array
     train_accuracy: Array
@@ -58,11 +58,11 @@ def trainer(network: Network, tx: optax.GradientTransformation, *, label_smoothi
         if not 0 <= value < 1:
             raise ValueError(f"{name} is {value}, it must be at least 0 and below 1")
 
-    def cross_entropy(logits, labels):
+    def cross_entropy(logits, batch):
         if not label_smoothing:
-            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-        targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), label_smoothing)
-        return optax.softmax_cross_entropy(logits, targets).mean()
+            return batch.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels))
+        targets = jax.nn.one_hot(batch.labels, logits.shape[-1], dtype=logits.dtype)
+        return batch.mean(optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing)))
 
     def init(key, images):
         weights, stats = jax.tree.map(jnp.asarray, network.init(key, images))
@@ -75,9 +75,9 @@ def trainer(network: Network, tx: optax.GradientTransformation, *, label_smoothi
         def loss(weights):
             logits, stats = network.apply(weights, state.stats, batch.images, train=True, key=key, **dropping)
             logits, *others = logits if auxiliary else (logits,)
-            value = cross_entropy(logits, batch.labels)
+            value = cross_entropy(logits, batch)
             for other in others:
-                value += auxiliary * cross_entropy(other, batch.labels)
+                value += auxiliary * cross_entropy(other, batch)
             return value, (stats, jnp.mean(logits.argmax(-1) == batch.labels, dtype=value.dtype))
 
         (value, (stats, accuracy)), grads = jax.value_and_grad(loss, has_aux=True)(state.weights)

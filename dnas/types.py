@@ -28,10 +28,15 @@ OPEN, REMOVED = -1, -2
 
 
 class Batch(NamedTuple):
-    """A mini-batch: images `[B, H, W, C]`, labels `[B]` integers."""
+    """A mini-batch: images `[B, H, W, C]`, labels `[B]` integers; weights `[B]` of their losses, None for equal ones."""
 
     images: Array
     labels: Array
+    weights: Array | None = None
+
+    def mean(self, losses: Array) -> Array:
+        """Mean of the images' losses `[B]`, times the weights if there are any."""
+        return (losses if self.weights is None else losses * self.weights).mean()
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,26 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from dnas import registry
 from dnas.data import DATASETS
+from dnas.data.decode import FITS, Fit
+from dnas.data.huggingface import PREFIX
 from dnas.methods import METHODS
 from launch import options
 from search_spaces import SPACES
 
-CONFIG = ("space", "method", "data", "limit", "epochs", "batch", "seed", "diagnose", "stop_on_collapse", "budget")
-"""Keys of a run's config.json: all that its result depends on; `budget` is there if one is given."""
+DATA = ("data", "limit", "resize", "fit", "augment", "class_weights")
+"""Options that say what is learnt from."""
+FOUND = ("class_names",)
+"""Keys of a config.json that are no options: what the data itself says."""
+OPTIONAL = ("resize", "fit", "augment", "class_weights", *FOUND, "budget")
+"""Keys of a config.json that are there only if they say something."""
+CONFIG = ("space", "method", *DATA, *FOUND, "epochs", "batch", "seed", "diagnose", "stop_on_collapse", "budget")
+"""Keys of a run's config.json: all that its result depends on."""
 BOUNDS = {"epochs": (1, 10**6), "batch": (1, None), "seed": (0, 2**32 - 1), "limit": (1, None), "diagnose": (0, None)}
 """Least and greatest values of common options."""
 SHARED = "search_spaces.mixed:MixedOptions"
@@ -33,6 +41,13 @@ PARTS = {"space": SPACES, "method": METHODS}
 
 def _shown(metavar: str, unset: str | None = None):
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=unset and f"(default: {unset})")
+
+
+Resize = Annotated[tuple[int, ...], _shown("SIDE|HEIGHT WIDTH", "32; pictures of one size up to 64 are kept as they are")]
+Fitting = Annotated[Fit | None, _shown("{" + ",".join(FITS) + "}", "crop")]
+Augment = Annotated[str | None, _shown("FUNCTION", "random crops, and flips where they suit")]
+Weighing = Literal["equal", "balanced"]
+"""Types of options of DATA, which several commands have."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +80,14 @@ class Arguments:
     """Seed of everything random, 0 to 4294967295."""
     limit: Annotated[int | None, _shown("N", "all")] = None
     """Images to keep outside the test set, evenly of each class."""
+    resize: Resize = ()
+    """Size in pixels of pictures from folders and hf:."""
+    fit: Fitting = None
+    """How pictures get it: cut to fill, whole on black, or stretched."""
+    augment: Augment = None
+    """Yours: (key, images) -> images, as file.py:function or package.module:function."""
+    class_weights: Weighing = "equal"
+    """Losses of classes: as they come, or each class the same however few its images."""
     diagnose: int = 0
     """Epochs between diagnoses: discretisation gap, sharpness, curvature, skips. 0: none."""
     stop_on_collapse: bool = False
@@ -107,14 +130,28 @@ def parse(command: str, description: str, argv: Sequence[str]) -> Arguments:
 
 def resolved(arguments: Arguments) -> dict[str, Any]:
     """The config that config.json holds. Paths in it are absolute, so that it can be repeated from any folder."""
-    config = {key: getattr(arguments, key) for key in CONFIG}
+    config = {key: getattr(arguments, key) for key in CONFIG if key not in (*DATA, *FOUND)} | learnt_from(arguments)
     for part in PARTS:
         config[part] = {"name": absolute(config[part]), **dataclasses.asdict(getattr(arguments, f"{part}_options"))}
     config["budget"] = dataclasses.asdict(arguments.budget)
     if not _limits(arguments.budget):
         del config["budget"]
-    config["data"] = [absolute(name, files=name not in DATASETS) for name in arguments.data]
-    return config
+    return {key: config[key] for key in CONFIG if key in config}
+
+
+def learnt_from(arguments: Any) -> dict[str, Any]:
+    """The part of a config that says what is learnt from: the options of DATA, those OPTIONAL only if they are given."""
+    found = {key: getattr(arguments, key) for key in DATA}
+    found["data"] = [_source(name) for name in arguments.data]
+    found["augment"] = arguments.augment and absolute(arguments.augment)
+    return {key: value for key, value in found.items() if key not in OPTIONAL or value not in (None, (), "equal")}
+
+
+def _source(name: str) -> str:
+    """A source of data, from any folder."""
+    if name.startswith(PREFIX):
+        return PREFIX + absolute(name.removeprefix(PREFIX), files=True)
+    return absolute(name, files=name not in DATASETS)
 
 
 def _limits(budget: BudgetOptions) -> dict[str, float]:
@@ -236,6 +273,8 @@ def words(config: dict[str, Any]) -> list[str]:
     """The flags that say the same as a config."""
     found = []
     for key, value in config.items():
+        if key in FOUND:
+            continue
         if key in PARTS or key == "budget" and isinstance(value, dict):
             for name, item in value.items():
                 found += _flag(f"--{key}.{name}", item) if name != "name" else [f"--{key}={item}"]

@@ -13,6 +13,8 @@ FILES = {
     "FILE.npz": "x [N, H, W, C] or [N, H, W], y [N], and x_test and y_test if there are any; several are one set",
     "GRAPH.npz": "a graph in planetoid's form: x_data, x_indices, x_indptr, x_shape, edge_index, y, train_idx, ...",
     "FOLDER": "of .npz pieces, of the four idx files of MNIST or Fashion-MNIST, or of CIFAR-10's binary batches",
+    "PICTURES": "FOLDER/CLASS/*.png or .jpg, or FOLDER/train/CLASS/... beside test or val; --resize, --fit",
+    "hf:NAME": "of Hugging Face's hub, or a folder that its `datasets` wrote; pip install 'dnas[hf]'",
 }
 
 
@@ -63,11 +65,31 @@ def methods(argv: Sequence[str]) -> int:
 
 
 def datasets(argv: Sequence[str]) -> int:
-    """Runs `dnas datasets`."""
+    """Runs `dnas datasets` and `dnas datasets check`."""
+    if argv and argv[0] == "check":
+        return _check_data(argv[1:])
     from dnas.data import DATASETS
 
     lines = {name: (load.__doc__ or "").partition("\n")[0] for name, load in DATASETS.items()}
     return _print("datasets", argv, lines | FILES, "Dataset, (x, y) or (x, y, x_test, y_test)")
+
+
+def _check_data(argv: Sequence[str]) -> int:
+    """Loads a source of data and prints what a search would print of it."""
+    usage = "usage: dnas datasets check SOURCE [--limit N] [--resize SIDE] [--fit crop|pad|stretch] [--augment FUNCTION]"
+    if {"-h", "--help"} & set(argv):
+        print(f"{usage}\n\nReads the images, and prints their sizes and classes, the splits, and images that are in two of "
+              "them.")
+        return 0
+    if not argv or argv[0].startswith("-"):
+        raise ValueError(usage)
+    from dnas.data import describe
+    from launch.arguments import learnt_from, parse
+    from launch.prepare import loaded
+
+    arguments = parse("datasets check", "", ["--data", *argv])
+    print(describe(loaded(learnt_from(arguments), arguments.batch)))
+    return 0
 
 
 def _described(known: Mapping[str, str], kind: str) -> dict[str, str]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dnas import registry
-from dnas.data import Dataset, load, steps_per_epoch
+from dnas.data import Dataset, balanced, load, steps_per_epoch
 from launch.arguments import PARTS, SHARED, Arguments, resolved
 from launch.options import read
 
@@ -33,7 +33,8 @@ class Prepared(NamedTuple):
 def prepare(arguments: Arguments) -> Prepared:
     """Loads and builds everything, and computes and writes nothing. Raises ValueError on whatever does not fit."""
     config = resolved(arguments)
-    data = load(config["data"], limit=arguments.limit)
+    data = loaded(config, arguments.batch)
+    config |= shape_of(data)
     steps = steps_per_epoch(data, arguments.batch)
     from dnas import SearchSpace
     from search_spaces.mixed import MixedOptions, mixed_options
@@ -50,6 +51,35 @@ def prepare(arguments: Arguments) -> Prepared:
     method = built_method(config, space, arguments.epochs, steps)
     _try(method, data, arguments.batch, named(config, "space"))
     return Prepared(data, space, method, config, steps)
+
+
+def loaded(config: Mapping[str, Any], batch: int, splits: Sequence[str] = ("train",)) -> Dataset:
+    """The data set of a config, with the weights of classes and the augmentation that it asks for.
+
+    batch: images that the augmentation is tried on. splits: whose classes count for balanced weights.
+    Raises ValueError, in one line, for whatever is wrong with one of them.
+    """
+    data = load(config["data"], **{name: config[name] for name in ("limit", "resize", "fit") if name in config})
+    if "class_weights" in config:
+        data = data._replace(class_weights=balanced(data, splits))
+    if "augment" not in config:
+        return data
+    if data.graph is not None:
+        raise ValueError(f"--augment {config['augment']} is for images, and {data.name} is a graph")
+    data = data._replace(augment=registry.load(config["augment"]))
+    import jax
+
+    from dnas.data.augmentation import augment_by
+
+    images = jax.ShapeDtypeStruct((batch, *data.image), data.images.dtype)
+    jax.eval_shape(lambda key, images: augment_by(data.augment, key, images), jax.random.key(0), images)
+    return data
+
+
+def shape_of(data: Dataset) -> dict[str, Any]:
+    """What a config holds of pictures once they are read: all that another picture needs to be classified alike."""
+    found = {"resize": list(data.image[:2]), "fit": data.pictures.fit} if data.pictures else {}
+    return found | ({"class_names": list(data.class_names)} if data.class_names else {})
 
 
 def _try(method: Method, data: Dataset, batch: int, space: str) -> None:

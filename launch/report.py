@@ -239,10 +239,13 @@ def _classes(told: Told) -> list[str]:
         counts = np.zeros(0)
     if counts.ndim != 2 or len(set(counts.shape)) > 1 or counts.dtype.kind != "i" or counts.min(initial=0) < 0:
         raise ValueError(f"{told.folder / 'results.json'}: confusion is no square table of counts")
+    names = told.results.get("class_names", ())
+    if names and not (isinstance(names, list) and len(names) == len(counts) and all(isinstance(n, str) for n in names)):
+        raise ValueError(f"{told.folder / 'results.json'}: class_names are not the names of {len(counts)} classes")
     path = told.scratch / "confusion.svg"
-    confusion.draw_confusion(counts, path)
+    confusion.draw_confusion(counts, path, names)
     return [report.heading("What is taken for what, on the test set"), report.picture(path, "Rows are the true classes"),
-            report.table(confusion.HEADER, confusion.rows(counts)),
+            report.table(confusion.HEADER, confusion.rows(counts, names)),
             *(report.paragraph(f"These are {line}.", quiet=True) for line in confusion.left_out(counts))]
 
 

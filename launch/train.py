@@ -13,7 +13,7 @@ import tyro
 
 from dnas.data import DATASETS
 from launch import cache
-from launch.arguments import absolute, check_bounds, given, parsed, words
+from launch.arguments import DATA, Augment, Fitting, Resize, Weighing, check_bounds, given, learnt_from, parsed, words
 from launch.search import free_folder, stem
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -45,6 +45,14 @@ class Arguments:
     """A name or other source of images (`dnas datasets`), or the several files of one set."""
     limit: Annotated[int | None, _shown("N", "as for the search, else all")] = None
     """Images to keep outside the test set, evenly of each class."""
+    resize: Resize = ()
+    """Size in pixels of pictures from folders and hf:. This and the next three are as for the search, if its data is."""
+    fit: Fitting = None
+    """How pictures get it: cut to fill, whole on black, or stretched."""
+    augment: Augment = None
+    """Yours: (key, images) -> images, as file.py:function or package.module:function."""
+    class_weights: Weighing = "equal"
+    """Losses of classes: as they come, or each class the same however few its images."""
     splits: tuple[Split, ...] = ("train", "valid")
     """What is trained on. Published: everything but the test set, so that no hold-out accuracy is reported."""
     space: Annotated[str | None, _shown("FACTORY", "that of the run or genotype")] = None
@@ -87,7 +95,7 @@ class Arguments:
     """Show how the training goes on."""
 
 
-SHOWN = ("subject", "preset", "space", "cells", "channels", "run", "cache", "progress")
+SHOWN = (*DATA, "subject", "preset", "space", "cells", "channels", "run", "cache", "progress")
 """Options that are not part of config.json as they stand."""
 RECIPE = tuple(field.name for field in dataclasses.fields(Arguments) if field.name not in SHOWN)
 
@@ -96,10 +104,12 @@ def main(argv: Sequence[str]) -> int:
     """Runs `dnas train`. Raises what is wrong as ValueError, RunWriteError or NonFiniteLoss."""
     arguments, subject = _arguments(list(argv))
     from dnas import open_run
-    from dnas.data import describe, load, steps_per_epoch
+    from dnas.data import describe, steps_per_epoch
     from dnas.pictures import draw_genotype
+    from launch.prepare import loaded, shape_of
 
-    data = load([absolute(name, files=name not in DATASETS) for name in arguments.data], limit=arguments.limit)
+    source = learnt_from(arguments)
+    data = loaded(source, arguments.batch, arguments.splits)
     from launch.subject import build
 
     space, built = build(subject, data, arguments.space, cells=arguments.cells, channels=arguments.channels)
@@ -108,8 +118,7 @@ def main(argv: Sequence[str]) -> int:
     steps = steps_per_epoch({"train": sum(len(data.splits[name]) for name in arguments.splits)}, arguments.batch)
     _try(network, data.image, built["name"])
     config = {"genotype": {"name": space.format(genotype), **json.loads(genotype.to_json())}, "space": built,
-              **{name: getattr(arguments, name) for name in RECIPE},
-              "data": [absolute(name, files=name not in DATASETS) for name in arguments.data]}
+              **source, **shape_of(data), **{name: getattr(arguments, name) for name in RECIPE}}
     folder = _folder(arguments, subject, config)
     with open_run(folder, config, shlex.join(["dnas", "train", *argv])) as run:
         cache.enable(arguments.cache)
@@ -130,7 +139,7 @@ def main(argv: Sequence[str]) -> int:
             where = shlex.quote(str(folder))
             raise KeyboardInterrupt(f"interrupted; `dnas train {where} --run {where}` goes on from its last "
                                     "checkpoint") from None
-        print(_report(_written(run, data, arguments, cost, result), result, folder))
+        print(_report(_written(run, data, arguments, cost, result), result, folder, data.class_names))
     return 0
 
 
@@ -143,10 +152,10 @@ def _arguments(argv: list[str]):
     from launch.subject import find
 
     subject = find(arguments.subject)
-    names = ("data",) if given(argv, "--data") is None else ()
-    names += ("limit",) if names and given(argv, "--limit") is None else ()
+    same = given(argv, "--data") is None
+    names = tuple(name for name in DATA if same and given(argv, f"--{name.replace('_', '-')}") is None)
     if subject.folder and preset is None:
-        names += tuple(name for name in RECIPE if name not in ("data", "limit"))
+        names += RECIPE
     known = {name: subject.config[name] for name in names if name in subject.config}
     if known:
         try:
@@ -187,7 +196,7 @@ def _try(network, image: tuple[int, int, int], space: str) -> None:
 def _trained(network, data, arguments: Arguments, run):
     from dnas.train import train
 
-    recipe = {name: getattr(arguments, name) for name in RECIPE if name not in ("data", "limit", "clip")}
+    recipe = {name: getattr(arguments, name) for name in RECIPE if name != "clip"}
     return train(network, data, **recipe, clip=arguments.clip or None, final="test", run=run,
                  report=None if "holdout" in arguments.splits else "holdout", progress=arguments.progress)
 
@@ -210,9 +219,10 @@ def _written(run, data, arguments: Arguments, cost, result) -> dict[str, Any]:
     recall, precision = ([float(x) if math.isfinite(x) else None for x in values] for values in shares(result.confusion))
     results |= {"train_images": sum(len(data.splits[name]) for name in arguments.splits), **cost, "recall": recall,
                 "precision": precision, "confusion": result.confusion.tolist()}
+    results |= {"class_names": list(data.class_names)} if data.class_names else {}
     write_json(run.folder / "results.json", results)
     for suffix in ("svg", "png"):
-        draw_confusion(result.confusion, run.folder / f"confusion.{suffix}")
+        draw_confusion(result.confusion, run.folder / f"confusion.{suffix}", data.class_names)
     draw_curves(result.records, run.folder / "curves.svg")
     board = events(run.folder, {})
     board.epoch({"epoch": arguments.epochs, "accuracy": {"test": share}, "loss": {"test": result.loss}}, {})
@@ -222,12 +232,12 @@ def _written(run, data, arguments: Arguments, cost, result) -> dict[str, Any]:
     return results
 
 
-def _report(results: dict[str, Any], result, folder: Path) -> str:
+def _report(results: dict[str, Any], result, folder: Path, class_names: Sequence[str]) -> str:
     """What a training ends with, for a person: every class, the accuracies, where everything lies."""
     from dnas.confusion import table
 
     test, holdout = results["test"], results.get("holdout")
-    lines = ["", table(result.confusion), "",
+    lines = ["", table(result.confusion, class_names), "",
              f"test      {100 * test['accuracy']:.2f} % accuracy, ± {100 * test['standard_error']:.2f} by the number of "
              f"its images ({test['images']:,}); loss {test['loss']:.3f}"]
     if holdout:

@@ -168,10 +168,14 @@ class _Trials:
 
     @functools.cache  # noqa: B019 (an instance lives as long as one check)
     def genotypes(self):
-        """Two random ones, an edge of the second removed where a group has several into its node."""
+        """Two random ones, an edge of the second removed where a group has several into its node. Without `none`, behind
+        which nothing is used."""
+        def drawn(ops):
+            return self.rng.choice([k for k, op in enumerate(ops) if op != "none"] or len(ops))
+
         found = []
         for i in range(2):
-            rows = {name: np.array([self.rng.integers(len(group.edge_ops(e))) for e in range(len(group.edges))])
+            rows = {name: np.array([drawn(group.edge_ops(e)) for e in range(len(group.edges))])
                     for name, group in self.space.groups.items()}
             for name, group in self.space.groups.items():
                 if i and sum(target == group.edges[0][1] for _, target in group.edges) > 1:

@@ -204,7 +204,7 @@ def batches(count, seed=0, size=8, width=6, classes=3, dtype=np.float64):
 
 
 def at(batch, i):
-    return Batch(*(leaf[i] for leaf in batch))
+    return jax.tree.map(lambda leaf: leaf[i], batch)
 
 
 def begun(optimizer, space, seed=0):

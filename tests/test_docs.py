@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from launch.main import main
+from tests.test_folders import write_folder
 
 ROOT = Path(__file__).parent.parent
 
@@ -60,6 +61,17 @@ def test_a_selection_of_your_own(tmp_path, monkeypatch, capsys):
     assert main(["compare", "run", "--selection", "magnitude", "mine.py:least_missed", "--least-missed.images", "40",
                  "--cache", "off"]) == 0
     assert "finished before" in capsys.readouterr().out
+
+
+def test_your_own_data(tmp_path, monkeypatch, capsys):
+    (code,) = blocks("docs/your-own-data.md")
+    (tmp_path / "my_augment.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "pets", shape=(20, 30, 3))
+    options = ["--resize", "48", "64", "--fit", "pad", "--class-weights", "balanced", "--augment", "my_augment.py:brighter"]
+    assert main(["datasets", "check", "pets", *options]) == 0
+    out = capsys.readouterr().out
+    assert "augmented by brighter" in out and "20x30 pixels, brought to 48x64 (pad)" in out and "weights of their" in out
 
 
 def test_your_own_space(tmp_path, monkeypatch, capsys):

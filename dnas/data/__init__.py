@@ -4,11 +4,12 @@
 """
 
 from dnas.data.batches import epoch_indices, evaluation_indices, steps_per_epoch, train_indices
-from dnas.data.dataset import SPLITS, Dataset, describe, from_arrays, split
+from dnas.data.dataset import SPLITS, Dataset, balanced, from_arrays, split
 from dnas.data.sources import DATASETS, load
+from dnas.data.summary import describe
 
-__all__ = ["DATASETS", "SPLITS", "Dataset", "augment", "cutout", "describe", "epoch_indices", "evaluation_indices",
-           "from_arrays", "load", "normalise", "split", "steps_per_epoch", "train_indices"]
+__all__ = ["DATASETS", "SPLITS", "Dataset", "augment", "balanced", "cutout", "describe", "epoch_indices",
+           "evaluation_indices", "from_arrays", "load", "normalise", "split", "steps_per_epoch", "train_indices"]
 
 
 def __getattr__(name: str):

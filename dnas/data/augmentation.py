@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -47,6 +49,27 @@ def cutout(key: Array, images: Array, size: int) -> Array:
 
     square = inside(y_key, height)[:, :, None, None] & inside(x_key, width)[:, None, :, None]
     return jnp.where(square, jnp.zeros((), images.dtype), images)
+
+
+def augment_by(function: Callable[[Array, Array], Array], key: Array, images: Array) -> Array:
+    """function(key, images), a pure function of images `[B, H, W, C]` float32 that keeps their shape.
+
+    uint8 images are divided by 255 first, so that `normalise` takes them as they come back.
+    Raises ValueError, in one line, where it fails or returns something else.
+    """
+    given = images.astype(jnp.float32) / (255 if images.dtype == jnp.uint8 else 1)
+    name = getattr(function, "__name__", repr(function))
+    try:
+        found = function(key, given)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise ValueError(f"augmentation {name}(key, images) failed on images {given.shape} float32: "
+                         f"{type(error).__name__}: {reason}") from error
+    shape, dtype = getattr(found, "shape", None), getattr(found, "dtype", type(found).__name__)
+    if shape != given.shape or not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"augmentation {name} made {dtype} {shape} of float32 {given.shape}; it has to return float images "
+                         "of the same shape")
+    return found.astype(jnp.float32)
 
 
 def normalise(images: Array, mean: Array, std: Array) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -15,6 +15,21 @@ SPLITS = ("train", "valid", "holdout", "test")
 TEST, HOLDOUT = 0.2, 0.1
 MIN_STD = 1e-5
 MOST = 1e6
+PIECE = 2**25
+
+
+class Pictures(NamedTuple):
+    """What the images of a Dataset were before they became arrays.
+
+    files: where each is from. fit: how they were brought to one size, see `dnas.data.decode.FITS`.
+    smallest, largest: (H, W) before that, by area. transparent: how many had transparent parts, laid on white.
+    """
+
+    files: Sequence[str]
+    fit: str
+    smallest: tuple[int, int]
+    largest: tuple[int, int]
+    transparent: int
 
 
 class Dataset(NamedTuple):
@@ -26,6 +41,9 @@ class Dataset(NamedTuple):
     mean, std: [C] float32 over the train split, of the pixels divided by 255 if uint8, as they are if float.
     pad: pixels (a side) of the random crop that suits the data; flip: whether mirroring keeps the class.
     graph: what joins the images where they are numbers of nodes, for a space that asks for it.
+    class_names: of all classes, () where they are numbers only. pictures: what is known of data that came as pictures.
+    class_weights: [classes] float32, by which the losses of training and search are multiplied; None for equal ones.
+    augment: (key, images [B, H, W, C] float) -> images, instead of crops and flips; uint8 pixels come divided by 255.
     """
 
     name: str
@@ -38,6 +56,10 @@ class Dataset(NamedTuple):
     pad: int
     flip: bool
     graph: Graph | None = None
+    class_names: tuple[str, ...] = ()
+    pictures: Pictures | None = None
+    class_weights: np.ndarray | None = None
+    augment: Callable | None = None
 
     @property
     def image(self) -> tuple[int, int, int]:
@@ -45,38 +67,57 @@ class Dataset(NamedTuple):
         return self.images.shape[1:]
 
 
-def describe(dataset: Dataset) -> str:
-    """Two lines for a person: shape, classes, pixels; then the sizes of the splits and the augmentation."""
-    sizes = ", ".join(f"{name} {len(dataset.splits[name])}" for name in SPLITS)
-    graph = dataset.graph
-    if graph is not None:
-        return (f"{dataset.name}: a graph of {graph.nodes} nodes and {graph.edges.shape[1]} edges, {graph.features} "
-                f"features, {dataset.classes} classes\n{sizes} nodes")
-    mean, std = (" ".join(f"{value:.3g}" for value in values) for values in (dataset.mean, dataset.std))
-    shape = "x".join(str(size) for size in dataset.image)
-    empty = dataset.classes - len(np.unique(dataset.labels))
-    absent = f" ({empty} of them without an image)" if empty else ""
-    return (f"{dataset.name}: {len(dataset.labels)} images {shape} {dataset.images.dtype}, "
-            f"{dataset.classes} classes{absent}, mean {mean}, std {std}\n"
-            f"{sizes}; random crops with pad {dataset.pad}, {'flips' if dataset.flip else 'no flips'}")
-
-
-def split(labels: np.ndarray, test: np.ndarray | None = None) -> dict[str, np.ndarray]:
+def split(labels: np.ndarray, test: np.ndarray | None = None,
+          holdout: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """Four disjoint, sorted int32 index arrays that cover `labels` [N], stratified by class.
 
-    test: the indices of the given test set, or None to set 20 % of each class aside. Of the rest, 10 % of
-    each class is the hold-out, and train and valid take half each of what is left. Depends on the labels
-    alone, on no seed.
+    test, holdout: the indices of the given sets. Without a test set 20 % of each class become it; of the rest, without
+    a hold-out, 10 % of each class; train and valid take half each of what is left. Depends on the labels alone, on no
+    seed.
     """
     labels = np.asarray(labels)
     if test is None:
-        test = _set_aside(labels)
-    rest = np.setdiff1d(np.arange(len(labels)), test)
+        test = _set_aside(labels, holdout)
+    given = holdout is not None
+    rest = np.setdiff1d(np.arange(len(labels)), np.union1d(test, holdout) if given else test)
     place = quantiles(labels[rest])
-    middle = (1 + HOLDOUT) / 2
-    parts = {"train": rest[(place >= HOLDOUT) & (place < middle)], "valid": rest[place >= middle],
-             "holdout": rest[place < HOLDOUT], "test": np.sort(test)}
+    first = 0 if given else HOLDOUT
+    middle = (1 + first) / 2
+    parts = {"train": rest[(place >= first) & (place < middle)], "valid": rest[place >= middle],
+             "holdout": np.sort(holdout) if given else rest[place < first], "test": np.sort(test)}
     return {name: index.astype(np.int32) for name, index in parts.items()}
+
+
+def arranged(name: str, labels: np.ndarray, test: np.ndarray | None = None, holdout: np.ndarray | None = None,
+             limit: int | None = None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(kept, splits): which of `labels` are kept, sorted, and the splits as indices into those.
+
+    test, holdout: as for `split`. limit: how many to keep outside these, evenly of each class; always the same ones.
+    Raises ValueError, in one line that begins with `name`, for a limit out of range or a split that stays empty.
+    """
+    if test is None:
+        test = _set_aside(labels, holdout)
+    kept = np.arange(len(labels))
+    given = test if holdout is None else np.union1d(test, holdout)
+    if limit is not None:
+        kept = _limited(name, labels, given, limit)
+        test, holdout = (None if index is None else np.searchsorted(kept, index) for index in (test, holdout))
+    splits = split(labels[kept], test, holdout)
+    for part, index in splits.items():
+        if not len(index):
+            outside = "the test set" if holdout is None else "the test set and the hold-out"
+            raise ValueError(f"{name}: {len(kept) - len(given)} images outside {outside} leave the "
+                             f"{part} split empty; it takes at least 6 of some class")
+    return kept, splits
+
+
+def balanced(data: Dataset, splits: Sequence[str] = ("train",)) -> np.ndarray:
+    """Weights [classes] float32 inverse to the number of images a class has in `splits`; their mean over those is 1.
+
+    images / (classes with images * images of the class), as scikit-learn's; 1 for a class without images.
+    """
+    counts = np.bincount(np.concatenate([data.labels[data.splits[name]] for name in splits]), minlength=data.classes)
+    return np.where(counts, counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1)), 1).astype(np.float32)
 
 
 def from_arrays(name: str, x, y, x_test=None, y_test=None, *, pad: int | None = None,
@@ -92,21 +133,15 @@ def from_arrays(name: str, x, y, x_test=None, y_test=None, *, pad: int | None = 
     images = checked_images(name, x)
     labels = checked_labels(name, y, len(images))
     classes = _classes(name, labels)
-    if x_test is None and y_test is None:
-        test = _set_aside(labels)
-    else:
+    test = None
+    if x_test is not None or y_test is not None:
         x_test, y_test = _checked_test(name, images, classes, x_test, y_test)
         test = np.arange(len(images), len(images) + len(x_test))
         images, labels = np.concatenate([images, x_test]), np.concatenate([labels, y_test])
+    kept, splits = arranged(name, labels, test, limit=limit)
     if limit is not None:
-        kept, test = _limited(name, labels, test, limit)
         images, labels = images[kept], labels[kept]
-    splits = split(labels, test)
-    for part, index in splits.items():
-        if not len(index):
-            raise ValueError(f"{name}: {len(labels) - len(test)} images outside the test set leave the "
-                             f"{part} split empty; it takes at least 6 of some class")
-    mean, std = _moments(images, splits["train"])
+    mean, std = moments(images, splits["train"])
     pad = _whole(f"{name}: pad", images.shape[1] // 8 if pad is None else pad, 0)
     return Dataset(name, images, labels, splits, classes, mean, std, pad, bool(flip))
 
@@ -179,18 +214,18 @@ def _checked_test(name, images, classes, x_test, y_test) -> tuple[np.ndarray, np
     return x_test, y_test
 
 
-def _limited(name, labels, test, limit) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the test set and `limit` of the other images, and where the test set is among them."""
-    rest = np.setdiff1d(np.arange(len(labels)), test)
+def _limited(name, labels, given, limit) -> np.ndarray:
+    """Indices of the given sets and of `limit` of the other images."""
+    rest = np.setdiff1d(np.arange(len(labels)), given)
     if _whole(f"{name}: limit", limit, 1) > len(rest):
         raise ValueError(f"{name}: limit {limit}, but it has {len(rest)} images outside the test set")
     first = np.argsort(quantiles(labels[rest]), kind="stable")[:limit]
-    kept = np.union1d(rest[first], test)
-    return kept, np.searchsorted(kept, test)
+    return np.union1d(rest[first], given)
 
 
-def _set_aside(labels: np.ndarray) -> np.ndarray:
-    return np.flatnonzero(quantiles(labels) < TEST)
+def _set_aside(labels: np.ndarray, holdout: np.ndarray | None = None) -> np.ndarray:
+    rest = np.arange(len(labels)) if holdout is None else np.setdiff1d(np.arange(len(labels)), holdout)
+    return rest[quantiles(labels[rest]) < TEST]
 
 
 def quantiles(labels: np.ndarray) -> np.ndarray:
@@ -204,10 +239,10 @@ def quantiles(labels: np.ndarray) -> np.ndarray:
     return place
 
 
-def _moments(images: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def moments(images: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation [C] float32, piece by piece: a float64 copy of all is 8 times the set."""
     scale = 255 if images.dtype == np.uint8 else 1
-    pieces = np.array_split(train, -(-len(train) // 1024))
+    pieces = np.array_split(train, -(-len(train) // max(1, min(1024, PIECE // images[0].size))))
     pixels = len(train) * images.shape[1] * images.shape[2]
     mean = sum((images[p] / np.float64(scale)).sum((0, 1, 2)) for p in pieces) / pixels
     square = sum(((images[p] / np.float64(scale) - mean) ** 2).sum((0, 1, 2)) for p in pieces) / pixels

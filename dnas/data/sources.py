@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,14 @@ import numpy as np
 from dnas import registry
 from dnas.data import graphs
 from dnas.data.dataset import SPLITS, Dataset, from_arrays
+from dnas.data.decode import Fit
 from dnas.data.files import IDX, Arrays, cifar_folder, idx_file, idx_folder, npz, npz_graph, npz_pieces
+from dnas.data.folders import holds_folders, picture_folder
+from dnas.data.huggingface import PREFIX, hugging_face, is_saved
 
-FORMS = ("a name (`dnas datasets` lists them), a .npz file, the .npz pieces of one set, a folder of them, of "
-         "the four idx files or of CIFAR-10's binary batches, package.module:factory or file.py:factory")
+FORMS = ("a name (`dnas datasets` lists them), a folder of pictures in a folder for each class, a .npz file, the .npz "
+         "pieces of one set, a folder of them, of the four idx files or of CIFAR-10's binary batches, hf:NAME, "
+         "package.module:factory or file.py:factory")
 
 
 def digits(limit: int | None = None) -> Dataset:
@@ -30,7 +35,8 @@ DATASETS: dict[str, Callable[..., Dataset]] = {"digits": digits}
 """Loaders by name, with one optional argument, `limit`; the docstring is the line that lists the data set."""
 
 
-def load(source: str | Sequence[str], *, limit: int | None = None) -> Dataset:
+def load(source: str | Sequence[str], *, limit: int | None = None, resize: Sequence[int] = (),
+         fit: Fit | None = None) -> Dataset:
     """The data set that `source` names.
 
     source: one of
@@ -40,9 +46,12 @@ def load(source: str | Sequence[str], *, limit: int | None = None) -> Dataset:
         several .npz, the pieces of one set in order: one with `test` in its file name is the test set;
         a folder of such pieces (in the order of their names), of the four idx files of MNIST or Fashion-MNIST
         (plain or .gz), or of the binary batches of CIFAR-10;
+        a folder of PNG or JPEG pictures, FOLDER/CLASS/PICTURE or FOLDER/train/CLASS/PICTURE beside test or val;
+        `hf:NAME`, a data set of Hugging Face's hub, `hf:FOLDER`, or a folder that `datasets` wrote;
         `package.module:factory` or `file.py:factory`, a callable without arguments that returns a Dataset,
         (x, y) or (x, y, x_test, y_test).
     limit: how many images outside the test set to keep, evenly of each class; always the same ones.
+    resize, fit: what becomes of pictures (folders of them, and hf:), see `dnas.data.pictures`; not for arrays.
 
     Augmentation: CIFAR-10 (or a 32x32x3 .npz with `cifar` in its name or its folder's) and idx files in a
     folder with `fashion` in its name get pad 4 and flips; other idx files pad 2, digits pad 1, else H // 8.
@@ -51,6 +60,11 @@ def load(source: str | Sequence[str], *, limit: int | None = None) -> Dataset:
     names = [source] if isinstance(source, str) else [str(name) for name in source]
     if not names:
         raise ValueError(f"no data named; give {FORMS}")
+    pictures = _pictures(names[0]) if len(names) == 1 else None
+    if pictures:
+        return pictures(limit=limit, resize=resize, fit=fit)
+    if resize or fit:
+        raise ValueError(f"{names[0]}: resize and fit are for folders of pictures and hf:; this is arrays of one size")
     if len(names) > 1:
         return _from_npz([_existing(name) for name in names], limit)
     name = names[0]
@@ -60,6 +74,23 @@ def load(source: str | Sequence[str], *, limit: int | None = None) -> Dataset:
         return _from_factory(name, limit)
     path = _existing(name)
     return _from_folder(path, limit) if path.is_dir() else _from_npz([path], limit)
+
+
+def _pictures(name: str) -> Callable[..., Dataset] | None:
+    """What loads the pictures that `name` stands for; None if it stands for something else."""
+    if name.startswith(PREFIX):
+        return partial(hugging_face, name.removeprefix(PREFIX))
+    folder = Path(name).expanduser()
+    if name in DATASETS or not folder.is_dir() or _holds_arrays(folder):
+        return None
+    if is_saved(folder):
+        return partial(hugging_face, name)
+    return partial(picture_folder, folder, folder.resolve().name) if holds_folders(folder) else None
+
+
+def _holds_arrays(folder: Path) -> bool:
+    return any(idx_file(folder, stem) for stem in IDX.values()) or any(folder.glob("data_batch_*.bin")) \
+        or any(folder.glob("*.npz"))
 
 
 def _existing(name: str) -> Path:
@@ -99,8 +130,8 @@ def _from_folder(folder: Path, limit) -> Dataset:
         return _dataset(str(folder), name, arrays, limit, *_suits(f"{name}/{pieces[0].name}", arrays))
     files = sorted(path.name for path in folder.iterdir())
     listed = ", ".join(files[:5] + ["..."] * (len(files) > 5)) or "nothing"
-    raise ValueError(f"{folder}: holds {listed}; a folder of data has .npz files, the four idx files "
-                     f"(train-images-idx3-ubyte, ...) or data_batch_*.bin and test_batch.bin")
+    raise ValueError(f"{folder}: holds {listed}; a folder of data has a folder of pictures for each class, .npz files, the "
+                     f"four idx files (train-images-idx3-ubyte, ...) or data_batch_*.bin and test_batch.bin")
 
 
 def _suits(name: str, arrays: Arrays) -> tuple[int | None, bool]:

@@ -1,0 +1,75 @@
+"""Folders of pictures, one for each class, perhaps inside a folder for each split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dnas.data.dataset import Dataset
+from dnas.data.decode import File, Fit
+from dnas.data.pictures import PARTS, Labelled, from_pictures
+
+NOT_PICTURES = ("Thumbs.db", "desktop.ini")
+"""Left by systems; so is what begins with a dot or is called __MACOSX."""
+
+
+def holds_folders(folder: Path) -> bool:
+    """Whether there are folders in `folder`, which are then those of classes or splits."""
+    return bool(_folders(folder))
+
+
+def picture_folder(folder: Path, name: str, *, limit: int | None = None, resize: Sequence[int] = (),
+                   fit: Fit | None = None) -> Dataset:
+    """The Dataset of FOLDER/CLASS/PICTURE, or of FOLDER/train/CLASS/PICTURE beside test or val; see `PARTS`.
+
+    Classes are numbered in the order of their names. The options are those of `from_pictures`.
+    Raises ValueError, in one line that names the file or folder, for whatever is no such thing.
+    """
+    parts = _parts(folder)
+    class_names = [path.name for path in _folders(parts["train"])]
+    pictures = []
+    for part, place in parts.items():
+        for path in _folders(place):
+            if path.name not in class_names:
+                raise ValueError(f"{path}: no class of {parts['train']}, which has {', '.join(class_names[:5])}"
+                                 f"{', ...' if len(class_names) > 5 else ''}")
+            label = class_names.index(path.name)
+            pictures += [Labelled(File(str(file)), label, part) for file in _files(path)]
+    return from_pictures(str(folder), name, pictures, class_names, limit=limit, resize=resize, fit=fit)
+
+
+def _parts(folder: Path) -> dict[str, Path]:
+    """The folder of each split by its part; {"train": folder} where there are only classes."""
+    parts, others = {}, []
+    for path in _folders(folder):
+        part = PARTS.get(path.name.lower())
+        if part in parts:
+            raise ValueError(f"{path}: {parts[part].name} is there as well; there is one folder for each split")
+        if part:
+            parts[part] = path
+        else:
+            others.append(path.name)
+    if "train" not in parts or not holds_folders(parts["train"]):
+        return {"train": folder}
+    if others:
+        raise ValueError(f"{folder / others[0]}: beside {parts['train'].name} there are only test and val; "
+                         "put classes into them, or take it away")
+    return parts
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Those in `folder`, by name."""
+    return sorted((path for path in folder.iterdir()
+                   if path.is_dir() and not path.name.startswith(".") and path.name != "__MACOSX"), key=lambda p: p.name)
+
+
+def _files(folder: Path) -> list[Path]:
+    """The pictures of a class, by name; what else they are is seen when they are read."""
+    files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name not in NOT_PICTURES)
+    if not files:
+        raise ValueError(f"{folder}: no pictures in it; fill it or take it away")
+    inner = next((path for path in files if path.is_dir()), None)
+    if inner:
+        raise ValueError(f"{inner}: a folder inside that of a class; pictures lie in FOLDER/CLASS, or in "
+                         "FOLDER/train/CLASS and FOLDER/test/CLASS")
+    return files

@@ -1,0 +1,79 @@
+"""Labelled picture files, of whatever sizes, as a Dataset."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from dnas.data.dataset import Dataset, Pictures, arranged, moments
+from dnas.data.decode import FITS, File, Fit, decode, look
+
+PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "valid", "valid": "valid",
+         "validation": "valid", "dev": "valid"}
+"""Names of given splits, and what they are."""
+KEPT, SIDE, FIT = 64, 32, "crop"
+"""Largest side of pictures of one size that are kept as they are; what others become unless asked for otherwise."""
+LARGEST = 4096
+
+
+class Labelled(NamedTuple):
+    """A picture, its class and the given split that it is of, one of the values of PARTS."""
+
+    file: File
+    label: int
+    part: str
+
+
+def from_pictures(where: str, name: str, pictures: Sequence[Labelled], class_names: Sequence[str], *,
+                  limit: int | None = None, resize: Sequence[int] = (), fit: Fit | None = None) -> Dataset:
+    """The Dataset of pictures: uint8, grey where all of them are, else RGB.
+
+    Pictures of the part `test` are the test set, those of `valid` the hold-out, or the test set where there is none.
+    limit: as for `dnas.data.load`; the others are not decoded. resize: the side in pixels or (height, width), () to keep
+    pictures of one size up to KEPT and make all others SIDE x SIDE. fit: see `dnas.data.decode`; None is FIT.
+    Raises ValueError, in one line that names the file or begins with `where`, for whatever does not fit.
+    """
+    fit = fit or FIT
+    if fit not in FITS or len(resize) > 2 or not all(1 <= side <= LARGEST for side in resize):
+        raise ValueError(f"{where}: resize {' '.join(map(str, resize))} {fit}; it is a side or height and width in pixels, "
+                         f"1 to {LARGEST}, and one of {', '.join(FITS)}")
+    _check_classes(where, pictures, class_names)
+    labels = np.array([picture.label for picture in pictures], np.int32)
+    parts = np.array([picture.part for picture in pictures])
+    test, valid = (np.flatnonzero(parts == part) for part in ("test", "valid"))
+    test, valid = (test, valid) if len(test) else (valid, test)
+    kept, splits = arranged(where, labels, test if len(test) else None, valid if len(valid) else None, limit)
+    files = [pictures[i].file for i in kept]
+    seen = look(files)
+    sizes = sorted({(one.height, one.width) for one in seen}, key=np.prod)
+    size = (resize[0], resize[-1]) if resize else sizes[0] if len(sizes) == 1 and max(sizes[0]) <= KEPT else (SIDE, SIDE)
+    channels = 1 if all(one.grey for one in seen) else 3
+    _check_memory(where, len(files), size, channels)
+    images = decode(files, size, fit, channels)
+    known = Pictures([file.where for file in files], fit, sizes[0], sizes[-1], sum(one.transparent for one in seen))
+    return Dataset(name, images, labels[kept], splits, len(class_names), *moments(images, splits["train"]), size[0] // 8,
+                   False, class_names=tuple(class_names), pictures=known)
+
+
+def _check_classes(where: str, pictures: Sequence[Labelled], class_names: Sequence[str]) -> None:
+    for name in class_names:
+        if not name.isprintable() or not name:
+            raise ValueError(f"{where}: class {ascii(name)} has a name that cannot be printed; call it something else")
+    if len(class_names) < 2:
+        raise ValueError(f"{where}: {' '.join(['one class only,', *class_names]) if class_names else 'no class'}; "
+                         "a set needs at least two")
+    if not any(picture.part == "train" for picture in pictures):
+        raise ValueError(f"{where}: no pictures to train on")
+    top = max(picture.label for picture in pictures)
+    if top >= len(class_names):
+        raise ValueError(f"{where}: label {top}; there are {len(class_names)} classes")
+
+
+def _check_memory(where: str, images: int, size: tuple[int, int], channels: int) -> None:
+    needed, there = images * size[0] * size[1] * channels, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if 2 * needed > there:
+        raise ValueError(f"{where}: {images:,} images of {size[0]}x{size[1]}x{channels} take {needed / 2**30:,.1f} GiB, and "
+                         f"as much again to train; there are {there / 2**30:,.1f} GiB; take a smaller resize or a limit")
