@@ -21,9 +21,8 @@ def planned(compiled: jax.stages.Compiled) -> int | None:
 def available() -> int | None:
     """Bytes that programs may take on the first device: all that its allocator has, or what the machine has free where
     the device is its processor; None where nobody says."""
-    stats = jax.devices()[0].memory_stats()
-    if stats:
-        return stats.get("bytes_limit")
+    if jax.default_backend() != "cpu":
+        return (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
     with contextlib.suppress(OSError, ValueError):
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         return 1024 * int(lines.get("MemAvailable", "").removesuffix("kB"))

@@ -56,14 +56,14 @@ def epochs_of(method: Method, data: Dataset, images: Images, state: Tree, steps:
             break
         each = (plan - size(images)) / width - size(state)  # beside its state, which is there in any case
         fitting = min(max(int((had - size(images) - searches * size(state)) / each), 1), width - 1)
+    use = f"{spelled(memory)} of {spelled(had)}"
     if not at_once:
         why = " (a CPU takes longer for all at once)" if jax.default_backend() == "cpu" else ""
-        note = f"{searches} searches in turn, by one program{why}: {spelled(memory)} of {spelled(had)}"
+        note = f"{searches} searches in turn, by one program{why}: {use}"
     elif width == searches:
-        note = f"{searches} searches at once, in one program: {spelled(memory)} of {spelled(had)}"
+        note = f"{searches} searches at once, in one program: {use}"
     else:
-        note = (f"{searches} searches at once need {spelled(asked)} of {spelled(had)}, {fitting} would fit: {width} at a time, "
-                f"{spelled(memory)}")
+        note = f"{searches} searches at once need {spelled(asked)}, {fitting} would fit: {width} at a time, {use}"
     if None not in (memory, had) and memory > had:
         note += ", which may be too little"
     return Together(_listed(epoch_by(compiled, infos, images, steps), width), width, memory, note)
