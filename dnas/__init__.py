@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dnas.bilevel import BilevelOptimizer, Method, SearchInfo, SearchState
     from dnas.checkpoint import CorruptCheckpoint
-    from dnas.loop import NonFiniteLoss, Result, estimate, search
+    from dnas.loop import NonFiniteLoss, Result, estimate, search, search_seeds
     from dnas.run import Run, RunWriteError, load_genotype, open_run
     from dnas.types import Batch, Choice, Evaluator, Genotype, Group, Network, SearchSpace
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "BilevelOptimizer": "bilevel", "Method": "bilevel", "SearchInfo": "bilevel", "SearchState": "bilevel",
     "CorruptCheckpoint": "checkpoint",
-    "NonFiniteLoss": "loop", "Result": "loop", "estimate": "loop", "search": "loop",
+    "NonFiniteLoss": "loop", "Result": "loop", "estimate": "loop", "search": "loop", "search_seeds": "loop",
     "Run": "run", "RunWriteError": "run", "load_genotype": "run", "open_run": "run",
     "Batch": "types", "Choice": "types", "Evaluator": "types", "Genotype": "types", "Group": "types",
     "Network": "types", "SearchSpace": "types",
@@ -26,7 +26,7 @@ _PLACES = {
 __all__ = [
     "Batch", "BilevelOptimizer", "Choice", "CorruptCheckpoint", "Evaluator", "Genotype", "Group", "Method",
     "Network", "NonFiniteLoss", "Result", "Run", "RunWriteError", "SearchInfo", "SearchSpace", "SearchState", "estimate",
-    "load_genotype", "open_run", "search",
+    "load_genotype", "open_run", "search", "search_seeds",
 ]
 
 

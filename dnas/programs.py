@@ -5,6 +5,7 @@ All are compiled ahead of time, so that nothing can trace them again.
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -44,7 +45,7 @@ def epoch_of(method: Method, data: Dataset, images: Images, state: Tree, steps: 
     train, valid: rows of indices `[steps, batch]`. look(infos, done) is called with the values of the first `done`
     steps, about every LOOK_EVERY seconds and after the last. A smaller `steps` takes those of the first rows only.
     """
-    return _advance(*compile_steps(method, data, images, state, steps, batch), images, steps)
+    return epoch_by(*compile_steps(method, data, images, state, steps, batch), images, steps)
 
 
 def training_of(trainer: Trainer, data: Dataset, images: Images, state: Tree, steps: int, batch: int, *,
@@ -61,11 +62,11 @@ def training_of(trainer: Trainer, data: Dataset, images: Images, state: Tree, st
         state, info = trainer.step(step_key, state, loaded)
         return state, info._asdict()
 
-    return _advance(*_compile_rows(step, images, state, steps, batch, 1), images, steps)
+    return epoch_by(*_compile_rows(step, images, state, steps, batch, 1), images, steps)
 
 
-def _advance(compiled: Callable, infos: Tree, images: Images, steps: int) -> Callable:
-    """An epoch `(state, key, *rows, look, steps) -> state, what look returned last` of what `_compile_rows` returned."""
+def epoch_by(compiled: Callable, infos: Tree, images: Images, steps: int) -> Callable:
+    """An epoch `(state, key, *rows, look, steps) -> state, what look returned last` of what `compile_steps` returned."""
     one_by_one = jax.default_backend() == "cpu"
 
     def advance(state, key, *rows, look, steps=steps):
@@ -78,7 +79,7 @@ def _advance(compiled: Callable, infos: Tree, images: Images, steps: int) -> Cal
             done = stop
             waited = time.monotonic() - seen
             if done == steps or waited > LOOK_EVERY or not one_by_one:
-                shown = look({name: np.asarray(value[:done]) for name, value in jax.device_get(values).items()}, done)
+                shown = look({name: np.asarray(value[..., :done]) for name, value in jax.device_get(values).items()}, done)
                 if not one_by_one and time.monotonic() - seen < LOOK_EVERY:
                     stride *= 2
                 seen = time.monotonic()
@@ -87,11 +88,14 @@ def _advance(compiled: Callable, infos: Tree, images: Images, steps: int) -> Cal
     return advance
 
 
-def compile_steps(method: Method, data: Dataset, images: Images, state: Tree, steps: int, batch: int):
+def compile_steps(method: Method, data: Dataset, images: Images, state: Tree, steps: int, batch: int,
+                  width: int | None = None):
     """Compiles `(state, infos, key, images, train, valid, start, stop) -> state, infos`: rows start..stop of an epoch.
 
     Ahead of time, so that nothing can trace it again. On a CPU a call is one step, for the gradient of a convolution
     is slow in its loops; elsewhere it is a loop on the device, and one program serves any number of rows.
+    With a `width` it is the same of so many searches at once: state is a tuple of states like the one that is given, and
+    infos, key, train and valid have a leading axis.
     """
     def step(state, key, images, train, valid):
         step_key, train_key, valid_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
@@ -99,7 +103,7 @@ def compile_steps(method: Method, data: Dataset, images: Images, state: Tree, st
                                   _loaded(valid_key, data, images, valid))
         return state, info._asdict()
 
-    return _compile_rows(step, images, state, steps, batch, 2)
+    return _compile_rows(step, images, state, steps, batch, 2, width)
 
 
 def _loaded(key: Array, data: Dataset, images: Images, rows: Array) -> Batch:
@@ -117,7 +121,8 @@ def _batch(data: Dataset, pixels: Array, labels: Array) -> Batch:
     return Batch(normalise(pixels, data.mean, data.std), labels, weights)
 
 
-def _compile_rows(step: Callable, images: Images, state: Tree, steps: int, batch: int, sets: int):
+def _compile_rows(step: Callable, images: Images, state: Tree, steps: int, batch: int, sets: int,
+                  width: int | None = None):
     """Compiles `step(state, key, images, *row) -> state, {name: scalar}` as `compile_steps` says, for `sets` arrays of
     rows."""
     step = jax.jit(step)  # traced once, for what it returns and for the program
@@ -133,12 +138,19 @@ def _compile_rows(step: Callable, images: Images, state: Tree, steps: int, batch
             return body(start, (state, infos))
         return jax.lax.fori_loop(start, stop, body, (state, infos))
 
-    key = jax.eval_shape(jax.random.key, 0)
-    row, rows = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((batch,), (steps, batch)))
+    def at_once(states, *rest):
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        stacked, infos = jax.vmap(steps_of, (0, 0, 0, None, *[0] * sets, None, None))(stacked, *rest)
+        return tuple(jax.tree.map(operator.itemgetter(n), stacked) for n in range(width)), infos
+
+    key, row = jax.eval_shape(jax.random.key, 0), jax.ShapeDtypeStruct((batch,), jnp.int32)
     _, info = jax.eval_shape(step, state, key, images, *[row] * sets)
-    infos = {name: jax.ShapeDtypeStruct((steps,), value.dtype) for name, value in info.items()}
-    number = jax.ShapeDtypeStruct((), jnp.int32)
-    lowered = jax.jit(steps_of, donate_argnums=(0, 1)).lower(state, infos, key, images, *[rows] * sets, number, number)
+    across = (width,) if width else ()
+    infos = {name: jax.ShapeDtypeStruct((*across, steps), value.dtype) for name, value in info.items()}
+    key, rows = jax.ShapeDtypeStruct(across, key.dtype), jax.ShapeDtypeStruct((*across, steps, batch), jnp.int32)
+    number, program = jax.ShapeDtypeStruct((), jnp.int32), at_once if width else steps_of
+    lowered = jax.jit(program, donate_argnums=(0, 1)).lower((state,) * width if width else state, infos, key, images,
+                                                            *[rows] * sets, number, number)
     return built(lowered), infos
 
 

@@ -184,14 +184,14 @@ def open_run(path: str | Path, config: Mapping[str, Any], command: str | None = 
     key is named), something else than a run, cannot be written to, or is in use by another process.
     """
     folder, config = Path(path), _plain(config)
-    _holds_run(folder, config)
+    holds_run(folder, config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = locks.take(folder)
     except OSError as error:
         raise ValueError(f"cannot write in {folder}: {error.strerror}; choose another --run") from None
     try:
-        resumed = _holds_run(folder, config)
+        resumed = holds_run(folder, config)
         clean(folder)
         clean(folder / "checkpoints")
         if not resumed:
@@ -268,8 +268,9 @@ def _commit() -> str | None:
         return None
 
 
-def _holds_run(folder: Path, config: Mapping[str, Any]) -> bool:
-    """Whether `folder` holds the run of `config` (True) or is free for it (False); ValueError otherwise."""
+def holds_run(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Whether `folder` holds the run of `config` (True) or is free for it (False); ValueError otherwise. Writes nothing."""
+    config = _plain(config)
     there = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         raise ValueError(f"cannot write in {folder}: {there} is no folder that can be written to; "

@@ -76,7 +76,7 @@ def train(network: Network, data: Dataset, *, epochs: int, batch: int, seed: int
     state, first, messages = _resumed(run, state, epochs)
 
     with contextlib.ExitStack() as stack:
-        shown = stack.enter_context(display(epochs, steps, first)) if progress else SILENT
+        shown = stack.enter_context(display(epochs, steps, first * steps)) if progress else SILENT
         noted, say = stack.enter_context(notes(run, first)), say or shown.say
         for message in messages:
             say(message)

@@ -32,7 +32,8 @@ OPTIONAL = ("resize", "fit", "augment", "class_weights", *FOUND, "budget")
 """Keys of a config.json that are there only if they say something."""
 CONFIG = ("space", "method", *DATA, *FOUND, "epochs", "batch", "seed", "diagnose", "stop_on_collapse", "budget")
 """Keys of a run's config.json: all that its result depends on."""
-BOUNDS = {"epochs": (1, 10**6), "batch": (1, None), "seed": (0, 2**32 - 1), "limit": (1, None), "diagnose": (0, None)}
+BOUNDS = {"epochs": (1, 10**6), "batch": (1, None), "seed": (0, 2**32 - 1), "seeds": (1, None), "limit": (1, None),
+          "diagnose": (0, None)}
 """Least and greatest values of common options."""
 SHARED = "search_spaces.mixed:MixedOptions"
 """Options that every space has."""
@@ -78,6 +79,8 @@ class Arguments:
     """Images in a mini-batch."""
     seed: int = 0
     """Seed of everything random, 0 to 4294967295."""
+    seeds: int = 1
+    """Searches, of this seed and those that follow it, by one program. Several write into DIR/SEED."""
     limit: Annotated[int | None, _shown("N", "all")] = None
     """Images to keep outside the test set, evenly of each class."""
     resize: Resize = ()
@@ -298,6 +301,9 @@ def _flag(flag: str, value: Any) -> list[str]:
 def _checked(arguments: Arguments) -> Arguments:
     """The arguments, if their values are in range."""
     check_bounds(arguments)
+    if arguments.seed + arguments.seeds - 1 > BOUNDS["seed"][1]:
+        raise ValueError(f"--seeds {arguments.seeds} from --seed {arguments.seed} on: the last would be beyond "
+                         f"{BOUNDS['seed'][1]}")
     for name, value in dataclasses.asdict(arguments.budget).items():
         if value is not None and not (math.isfinite(value) and value > 0):
             raise ValueError(f"--budget.{name} {value:g}: it must be a positive number")

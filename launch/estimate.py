@@ -15,15 +15,18 @@ def main(argv: Sequence[str]) -> int:
     prepared = prepare(arguments)
     from dnas import estimate
     from dnas.data import describe
+    from dnas.memory import spelled
 
     cache.enable(arguments.cache)
     print(describe(prepared.data))
     print(f"space         {named(prepared.config, 'space')}")
     print(f"method        {named(prepared.config, 'method')}, batch {arguments.batch}", flush=True)
-    found = estimate(prepared.space, prepared.method, prepared.data, batch=arguments.batch)
-    memory = found["memory_bytes"]
+    found = estimate(prepared.space, prepared.method, prepared.data, batch=arguments.batch,
+                     searches=arguments.seeds)
     print(f"weights       {found['weights']:,}")
     print(f"multiply-adds {found['macs']:,} per image, forwards through the supernet")
-    print(f"peak memory   {'unknown' if memory is None else f'{memory / 2**20:,.1f} MiB'} of a step, data included")
+    print(f"peak memory   {spelled(found['memory_bytes'])} of a step, data included")
     print(f"compile time  {found['compile_seconds']:.1f} s")
+    if arguments.seeds > 1:
+        print(f"seeds         {found['note']}")
     return 0

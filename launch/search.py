@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import re
 import shlex
@@ -15,24 +17,23 @@ from launch.arguments import parse
 from launch.prepare import Prepared, budget_lines, named, prepare
 
 if TYPE_CHECKING:
-    from dnas import Result, Run
+    from dnas import NonFiniteLoss, Result, Run
+    from launch.arguments import Arguments
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs `dnas search`. Raises what is wrong as ValueError, RunWriteError or NonFiniteLoss."""
     arguments = parse("search", __doc__, argv)
-    prepared = prepare(arguments)
+    prepared, command = prepare(arguments), shlex.join(["dnas", "search", *argv])
+    if arguments.seeds > 1:
+        return _several(arguments, prepared, command)
     from dnas import open_run, search
-    from dnas.data import describe
     from dnas.run import write_json
 
     folder = Path(arguments.run).expanduser() if arguments.run else default_folder(prepared.config)
-    with open_run(folder, prepared.config, shlex.join(["dnas", "search", *argv])) as run:
+    with open_run(folder, prepared.config, command) as run:
         cache.enable(arguments.cache)
-        print(describe(prepared.data))
-        print(f"space   {named(prepared.config, 'space')}")
-        print(f"method  {named(prepared.config, 'method')}, {arguments.epochs} epochs of {prepared.steps} steps "
-              f"of {arguments.batch} images, seed {arguments.seed}")
+        print(_announced(prepared, f"seed {arguments.seed}"))
         complete = len(run.metrics()) >= arguments.epochs
         begun = any(run.checkpoints.glob("*.safetensors"))
         state = ", complete: this is its result" if complete else ", continued" if begun else ""
@@ -48,6 +49,52 @@ def main(argv: Sequence[str]) -> int:
         write_json(run.folder / "results.json", results(prepared, result))
         print(report(prepared, result, run))
     return 0
+
+
+def _several(arguments: Arguments, prepared: Prepared, command: str) -> int:
+    """The same of several seeds, each in a run directory of its own."""
+    from dnas import NonFiniteLoss, open_run, search_seeds
+    from dnas.run import holds_run, write_json
+
+    seeds = range(arguments.seed, arguments.seed + arguments.seeds)
+    configs = [prepared.config | {"seed": seed} for seed in seeds]
+    whole = arguments.run and Path(arguments.run).expanduser()
+    if whole and (whole / "config.json").exists():
+        raise ValueError(f"{whole} is a run itself; --seeds writes runs into folders of --run, choose another")
+    folders = [whole / str(config["seed"]) if whole else default_folder(config) for config in configs]
+    for folder, config in zip(folders, configs):
+        holds_run(folder, config)
+    with contextlib.ExitStack() as stack:
+        runs = [stack.enter_context(open_run(folder, config, command)) for folder, config in zip(folders, configs)]
+        cache.enable(arguments.cache)
+        print(_announced(prepared, f"seeds {seeds[0]} to {seeds[-1]}"))
+        print(f"runs    {folders[0]} to {folders[-1]}", flush=True)
+        try:
+            found = search_seeds(prepared.space, prepared.method, prepared.data, epochs=arguments.epochs,
+                                 batch=arguments.batch, seeds=seeds, runs=runs, progress=arguments.progress,
+                                 diagnose=arguments.diagnose, stop_on_collapse=arguments.stop_on_collapse)
+        except KeyboardInterrupt:
+            words = ["dnas", "search", "--config", str(folders[0] / "config.json"), "--seeds", str(len(seeds)),
+                     *(["--run", str(whole)] if whole else [])]
+            raise KeyboardInterrupt(f"interrupted; `{shlex.join(words)}` goes on from the last checkpoints") from None
+        for run, result in zip(runs, found):
+            if not isinstance(result, NonFiniteLoss):
+                write_json(run.folder / "results.json", results(prepared, result))
+    print(report_seeds(prepared, dict(zip(seeds, found)), folders))
+    failed = [seed for seed, result in zip(seeds, found) if isinstance(result, NonFiniteLoss)]
+    if failed:
+        raise NonFiniteLoss(f"of {len(seeds)} searches {len(failed)} came to a loss that is not finite, seed "
+                            f"{', '.join(map(str, failed))}; a smaller learning rate may help")
+    return 0
+
+
+def _announced(prepared: Prepared, seeds: str) -> str:
+    from dnas.data import describe
+
+    config = prepared.config
+    return "\n".join([describe(prepared.data), f"space   {named(config, 'space')}",
+                      f"method  {named(config, 'method')}, {config['epochs']} epochs of {prepared.steps} steps "
+                      f"of {config['batch']} images, {seeds}"])
 
 
 def default_folder(config: Mapping[str, Any]) -> Path:
@@ -98,6 +145,38 @@ def report(prepared: Prepared, result: Result, run: Run) -> str:
         f"  dnas search --config {folder}/config.json --seed {prepared.config['seed'] + 1}",
         f"  python -c \"{snippet}\"" if folder == str(run.folder) else f"  python -c {shlex.quote(snippet)}",
     ]
+    return "\n".join(lines)
+
+
+def report_seeds(prepared: Prepared, results: Mapping[int, Result | NonFiniteLoss], folders: Sequence[Path]) -> str:
+    """What the searches of several seeds end with: each on a line, what they have in common, and what to do next."""
+    import numpy as np
+
+    from dnas.compare import agreement
+    from dnas.progress import percent
+
+    space = prepared.space
+    lines = ["", "seed  hold-out %     parameters  genotype"]
+    for seed, result in results.items():
+        if isinstance(result, Exception):
+            lines.append(f"{seed:4}  {result}")
+            continue
+        accuracy, params = 100 * result.holdout["accuracy"], space.cost(result.genotype)["params"]
+        lines.append(f"{seed:4}  {accuracy:10.2f}  {params:13,}  {space.format(result.genotype)}")
+    found = {seed: result for seed, result in results.items() if not isinstance(result, Exception)}
+    lines.append("")
+    if found:
+        accuracies = np.array([result.holdout["accuracy"] for result in found.values()])
+        lines.append(f"hold-out  {percent(accuracies, 2)} accuracy of the supernet, {len(found)} searches")
+    if len(found) > 1:
+        pairs = itertools.combinations([result.genotype for result in found.values()], 2)
+        lines.append(f"agreement {100 * np.mean([agreement(*pair) for pair in pairs]):.0f} % of the edges carry the same "
+                     "operation, mean over pairs of searches")
+    lines += [f"budget    seed {seed}: {line}" for seed, result in found.items()
+              for line in budget_lines(prepared.config, space, result.genotype, prepared.method.gates(result.state))]
+    if found:
+        lines += [f"time      {max(result.seconds for result in found.values()):.1f} s", "next",
+                  f"  dnas compare {shlex.join(str(folders[list(results).index(seed)]) for seed in found)}"]
     return "\n".join(lines)
 
 
