@@ -6,17 +6,22 @@
 Of the paper only the abstract was available: that earlier steps of the supernet guide the current one, that several of
 them vote on the teacher's probabilities, and that the aim is a flatter minimum. Number and spacing of the teachers, the
 divergence, its weight, temperature and warm-up are ours.
+
+After a search the supernet can teach the network that was chosen (Hinton, Vinyals & Dean, arXiv 1503.02531):
+
+    L_w     = (1 - weight) CE(f(x; w), y) + weight * T^2 * KL(softmax(g(x) / T) || softmax(f(x; w) / T))
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from dnas.bilevel import Penalty
-from dnas.types import Array, Gates, SearchSpace, Weights
+from dnas.types import Array, Gates, SearchSpace, Tree, Weights
 
 
 class Teachers(NamedTuple):
@@ -25,6 +30,46 @@ class Teachers(NamedTuple):
     weights: Weights
     gates: Gates
     known: Array
+
+
+class Teacher(NamedTuple):
+    """A network that has learnt already and teaches another by its logits.
+
+    known: its arrays, which nothing changes; logits(known, images) -> logits `[B, classes]`.
+    weight: share of the loss that is the teacher's, in (0, 1]; temperature: T.
+    """
+
+    known: Tree
+    logits: Callable[[Tree, Array], Array]
+    weight: float
+    temperature: float
+
+    def loss(self, known: Tree, images: Array, logits: Array) -> Array:
+        """T^2 KL(teacher || student) on these images, of the student's `logits` `[B, classes]`."""
+        taught = jax.lax.stop_gradient(self.logits(known, images))
+        return divergence(jax.nn.softmax(taught / self.temperature), logits, self.temperature)
+
+
+def supernet_teacher(space: SearchSpace, state: Any, gates: Gates, *, weight: float, temperature: float) -> Teacher | None:
+    """The supernet in the state of a search, mixed by `gates`; None where the weight is 0.
+
+    It normalises by the statistics of the images that it is asked about, as it does whenever a search judges it: its
+    running averages lag behind weights and gates that moved, and are of images augmented as in the search.
+
+    Raises ValueError where weight or temperature is out of range.
+    """
+    if not 0 <= weight <= 1:
+        raise ValueError(f"distill is {weight:g}, it must be 0 to 1: the share of the loss that is the teacher's")
+    if not temperature > 0:
+        raise ValueError(f"distill_temperature is {temperature:g}, it must be above 0")
+    if not weight:
+        return None
+
+    def logits(known, images):
+        weights, stats, gates = known
+        return space.apply(weights, stats, gates, images, train=True, key=None)[0]
+
+    return Teacher((state.weights, state.stats, dict(gates)), logits, weight, temperature)
 
 
 def distillation(space: SearchSpace, *, teachers: int, weight: float, temperature: float, vote: str, every: int,

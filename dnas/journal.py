@@ -64,9 +64,9 @@ def notes(run: Run | None, first: int, groups: Mapping[str, Group] | None = None
     board.config(json.loads((run.folder / "config.json").read_text()))
 
     def last():
-        newest = len(records)
-        return f"the last good checkpoint is {run.checkpoints}/{newest:05d}.safetensors" if newest \
-            else "there is no checkpoint yet"
+        if not records:
+            return "there is no checkpoint yet"
+        return f"the last good checkpoint is {run.checkpoints}/{records[-1]['epoch']:05d}.safetensors"
 
     def epoch(record, timing, state, logits=None):
         run.append(record)

@@ -184,6 +184,30 @@ def predictor(network: Network, data: Dataset, images: Images, weights: Tree, st
     return of
 
 
+def settler(network: Network, data: Dataset, images: Images, weights: Tree, stats: Tree, batch: int) -> Callable:
+    """Compiles `(weights, stats, rows [S, batch]) -> stats`: for each running average the mean over S mini-batches, as
+    they are stored, of what the network averages; one that does not move stays as it was.
+
+    An average moves to share * old + (1 - share) * new: of old zeros, and divided by 1 - share, that is the new alone,
+    and the share is its derivative with respect to the old.
+    """
+    def of_batch(weights, stats, images, row):
+        pixels = normalise(images.pixels[row], data.mean, data.std)
+        move = lambda stats: network.apply(weights, stats, pixels, train=True, key=None)[1]
+        zeros, ones = (jax.tree.map(like, stats) for like in (jnp.zeros_like, jnp.ones_like))
+        moved, share = jax.jvp(move, (zeros,), (ones,))
+        return jax.tree.map(lambda old, new, share: jnp.where(share == 1, old, new / (1 - share)), stats, moved, share)
+
+    row = jax.ShapeDtypeStruct((batch,), jnp.int32)
+    compiled = jax.jit(of_batch).lower(weights, stats, images, row).compile()
+
+    def of(weights, stats, rows):
+        found = [compiled(weights, stats, images, row) for row in np.asarray(rows, np.int32)]
+        return jax.tree.map(lambda *values: sum(values) / len(values), *found)
+
+    return of
+
+
 def scorer(space: SearchSpace, data: Dataset, images: Images, state: Tree, gates: Gates, batch: int,
            width: int, *, split: str = "valid") -> Callable:
     """Compiles `(state, masks, first, last) -> losses, hits`: the supernet under several gates, on images of a split.

@@ -14,20 +14,25 @@ import numpy as np
 from dnas import checkpoint
 from dnas.confusion import accuracy, confusion
 from dnas.data import SPLITS, Dataset, steps_per_epoch, train_indices
+from dnas.distill import Teacher
 from dnas.journal import notes
 from dnas.loop import refuse_non_finite, tagged
 from dnas.optimizers import cosine_by_epoch, refuse_negative, sgd
-from dnas.programs import Images, predictor, training_of
+from dnas.programs import Images, predictor, settler, training_of
 from dnas.progress import SILENT, display
 from dnas.run import Run
-from dnas.trainer import TrainState, linear_ramp, trainer
+from dnas.trainer import TrainState, linear_ramp, trained_in, trainer
 from dnas.types import Network, Stats, Weights
+
+SETTLING = 100
+"""Mini-batches at most from which the statistics of inherited weights are taken."""
 
 
 class Trained(NamedTuple):
     """What a training ends with.
 
-    weights, stats: of the last epoch. records: a mapping for each epoch, the lines of metrics.jsonl.
+    weights, stats: of the last epoch. records: a mapping for each epoch, the lines of metrics.jsonl; the first is of
+    epoch 0 where the network started from given weights.
     accuracy: in [0, 1], of the reported split after the last epoch, None if none is reported; seconds: spent by this
     process. loss, confusion: of the final split, nats and images `[true class, given class]`; None without one.
     """
@@ -45,7 +50,8 @@ def train(network: Network, data: Dataset, *, epochs: int, batch: int, seed: int
           splits: Sequence[str] = ("train", "valid"), report: str | None = "holdout", final: str | None = None,
           lr: float = 0.025, momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 3e-4,
           clip: float | None = 5.0, lr_min: float = 0.0, label_smoothing: float = 0.0, cutout: int = 0,
-          drop_path: float = 0.0, ema: float = 0.0, auxiliary: float = 0.0, run: Run | None = None,
+          drop_path: float = 0.0, ema: float = 0.0, auxiliary: float = 0.0, dtype: str = "float32",
+          start: tuple[Weights, Stats] | None = None, teacher: Teacher | None = None, run: Run | None = None,
           progress: bool = True, say: Callable[[str], None] | None = None) -> Trained:
     """Trains `network` on `splits`, augmented as in a search, and looks at `report` after each epoch.
 
@@ -60,30 +66,39 @@ def train(network: Network, data: Dataset, *, epochs: int, batch: int, seed: int
         lr, lr_min: first and last learning rate. clip: of the gradient's norm; None for no clipping.
         label_smoothing, ema, auxiliary: see `dnas.trainer.trainer`. cutout: side in pixels, 0 for none.
         drop_path: its probability after the last epoch, reached linearly from 0.
+        dtype: in which a training step computes; weights and statistics are float32, and so is what judges them.
+        start: weights and stats to start from, such as `SearchSpace.inherit` gives. The stats are taken anew from images
+            of `splits`, and `report` is looked at, before the first epoch; there may be 0 epochs then.
+        teacher: see `dnas.distill.supernet_teacher`.
         progress: show how it goes on. say: what lines go to, where not to the terminal.
 
     Raises ValueError for settings out of range, NonFiniteLoss, and what `dnas.checkpoint` and `dnas.run` raise.
     """
     started = time.monotonic()
-    _check(splits, report, final, epochs, cutout)
+    _check(splits, report, final, epochs, cutout, least=0 if start else 1)
     rows = np.sort(np.concatenate([data.splits[name] for name in splits]))
     steps = steps_per_epoch({"train": len(rows)}, batch)
     schedule, ramp = cosine_by_epoch(lr, lr_min, epochs, steps), linear_ramp(drop_path, epochs, steps)
-    how = trainer(network, sgd(schedule, momentum=momentum, decay=weight_decay, clip=clip, nesterov=nesterov),
-                  label_smoothing=label_smoothing, drop_path=ramp, ema=ema, auxiliary=auxiliary)
+    descent = sgd(schedule, momentum=momentum, decay=weight_decay, clip=clip, nesterov=nesterov)
+    how = trainer(trained_in(network, dtype), descent, label_smoothing=label_smoothing, drop_path=ramp, ema=ema,
+                  auxiliary=auxiliary, teacher=teacher)
     key = jax.random.key(seed)
-    state = how.init(jax.random.fold_in(key, 0), jax.ShapeDtypeStruct((batch, *data.image), jnp.float32))
-    state, first, messages = _resumed(run, state, epochs)
+    shape = jax.ShapeDtypeStruct((batch, *data.image), jnp.float32)
+    state = how.start(*start) if start else how.init(jax.random.fold_in(key, 0), shape)
+    state, first, messages = _resumed(run, state, epochs, fresh=-1 if start else 0)
 
     with contextlib.ExitStack() as stack:
-        shown = stack.enter_context(display(epochs, steps, first * steps)) if progress else SILENT
+        shown = stack.enter_context(display(epochs, steps, max(first, 0) * steps)) if progress else SILENT
         noted, say = stack.enter_context(notes(run, first)), say or shown.say
         for message in messages:
             say(message)
         begun, images = time.monotonic(), Images(jnp.asarray(data.images), jnp.asarray(data.labels))
+        if first < 0:
+            settle = settler(network, data, images, *start, batch)
+            state = how.start(start[0], settle(*start, train_indices(seed, 0, rows, batch)[:SETTLING]))
         if first < epochs:
             say("compiling the training step and the evaluation ...")
-            advance = training_of(how, data, images, state, steps, batch, cutout=cutout)
+            advance = training_of(how, data, images, state, steps, batch, cutout=cutout) if epochs else None
         judge = _judge(network, data, images, how.result(state), batch) if first < epochs and report or final else None
         if first < epochs:
             say(f"compiled in {time.monotonic() - begun:.1f} s")
@@ -98,16 +113,22 @@ def train(network: Network, data: Dataset, *, epochs: int, batch: int, seed: int
                 shown.step((epoch - 1) * steps + done, tagged(means), rate)
                 return means, rate
 
-            state, (means, rate) = advance(state, jax.random.fold_in(key, 1), train_indices(seed, epoch - 1, rows, batch),
-                                           look=look)
+            means, lr, speed = {}, {}, {}
+            if epoch:
+                batches = train_indices(seed, epoch - 1, rows, batch)
+                state, (means, rate) = advance(state, jax.random.fold_in(key, 1), batches, look=look)
+                lr, speed = {"lr": float(schedule((epoch - 1) * steps))}, {"images_per_second": rate}
             if report:
                 loss, counts = judge(*how.result(state), report)
                 means |= {f"{report}_loss": loss, f"{report}_accuracy": accuracy(counts)}
-            record = {"epoch": epoch, "step": epoch * steps, **tagged(means), "lr": float(schedule((epoch - 1) * steps))}
+            record = {"epoch": epoch, "step": epoch * steps, **tagged(means), **lr}
             if run and report and best([*noted.records, record], report) == epoch:
                 _save(run, "best", *how.result(state))
-            noted.epoch(record, {"epoch": epoch, "images_per_second": rate, "seconds": time.monotonic() - begun}, state)
-            shown.epoch(record, rate)
+            noted.epoch(record, {"epoch": epoch, **speed, "seconds": time.monotonic() - begun}, state)
+            if epoch:
+                shown.epoch(record, rate)
+            elif report:
+                say(f"before the first epoch: {report} {100 * record['accuracy'][report]:.1f}%")
 
         if run:
             _save(run, "last", *how.result(state))
@@ -121,11 +142,11 @@ def best(records: Sequence[Mapping[str, Any]], split: str) -> int:
     return max(records, key=lambda record: record["accuracy"][split])["epoch"]
 
 
-def _resumed(run: Run | None, state: TrainState, epochs: int) -> tuple[TrainState, int, list[str]]:
-    """The state to go on from, the epochs behind it, and what a person should know."""
+def _resumed(run: Run | None, state: TrainState, epochs: int, fresh: int) -> tuple[TrainState, int, list[str]]:
+    """The state to go on from, the epochs behind it (`fresh` without a checkpoint), and what a person should know."""
     found = checkpoint.latest(run.checkpoints, state) if run else None
     if not found:
-        return state, 0, []
+        return state, fresh, []
     said = f"continuing after epoch {found.epoch} of {epochs}" if found.epoch < epochs else f"all {epochs} epochs are done"
     return jax.tree.map(jnp.asarray, found.tree), found.epoch, [*found.skipped, said]
 
@@ -146,7 +167,8 @@ def _save(run: Run, name: str, weights: Weights, stats: Stats) -> None:
     checkpoint.save(run.folder / f"{name}.safetensors", {"weights": weights, "stats": stats})
 
 
-def _check(splits: Sequence[str], report: str | None, final: str | None, epochs: int, cutout: int) -> None:
+def _check(splits: Sequence[str], report: str | None, final: str | None, epochs: int, cutout: int,
+           least: int) -> None:
     judged = [name for name in (report, final) if name]
     for name in (*splits, *judged):
         if name not in SPLITS:
@@ -157,5 +179,5 @@ def _check(splits: Sequence[str], report: str | None, final: str | None, epochs:
         if name in splits:
             raise ValueError(f"the {name} split is trained on, so it cannot say how good the network is")
     refuse_negative(cutout=cutout)
-    if epochs < 1:
-        raise ValueError(f"epochs is {epochs}, it must be at least 1")
+    if epochs < least:
+        raise ValueError(f"epochs is {epochs}, it must be at least {least}")

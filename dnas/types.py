@@ -221,6 +221,8 @@ class SearchSpace(NamedTuple):
     expected(gates) -> {"params", "macs"}: what `cost` is on average over networks drawn by the gates, edge by edge; at
         one-hot gates `cost` itself. Differentiable; of numpy gates it is numpy's. None where nobody knows.
     penalty(gates) -> scalar that the architecture step descends on beside its loss; None for nothing (`dnas.budget`).
+    inherited: this space with another `network` and `cost`, those of the discrete networks that take what `inherit`
+        gives and compute what the supernet computes at one-hot gates; None where nobody knows.
     """
 
     name: str
@@ -236,6 +238,7 @@ class SearchSpace(NamedTuple):
     parse: Callable[[str], Genotype]
     expected: Callable[[Gates], dict[str, Array]] | None = None
     penalty: Callable[[Gates], Array] | None = None
+    inherited: SearchSpace | None = None
 
 
 class Evaluator(Protocol):

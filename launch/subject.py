@@ -21,7 +21,8 @@ class Subject(NamedTuple):
 
     name: short, fit for a file's name. space: {"name": place or registered name, its options}.
     config: of the search or training that it comes from, {} if it comes from none.
-    folder: of the training, where it is one.
+    folder: of the training, where it is one. search: the run directory of the search whose supernet it was chosen from,
+    choice: the folder of the selection that chose it, where these are known.
     """
 
     genotype: Genotype
@@ -29,6 +30,8 @@ class Subject(NamedTuple):
     space: dict[str, Any]
     config: dict[str, Any]
     folder: Path | None = None
+    search: Path | None = None
+    choice: Path | None = None
 
 
 def find(text: str) -> Subject:
@@ -50,8 +53,11 @@ def find(text: str) -> Subject:
     found = load_genotype(path)
     if "space" not in config:
         return _alone(found, stem(path.resolve().parent.name if path.name == "genotype.json" else path.stem))
-    trained = "genotype" in config
-    return Subject(found, stem(path.resolve().name), _space(path, config), config, path if trained else None)
+    known = found, stem(path.resolve().name), _space(path, config), config
+    if "genotype" not in config:
+        return Subject(*known, search=path)
+    origin = config["supernet"] if isinstance(config.get("supernet"), dict) else {}
+    return Subject(*known, path, *(Path(str(origin[name])) if origin.get(name) else None for name in ("run", "choice")))
 
 
 def build(subject: Subject, data: Dataset, place: str | None, **size: int | None) -> tuple[SearchSpace, dict[str, Any]]:
@@ -100,7 +106,8 @@ def _selected(path: Path, config: Mapping[str, Any]) -> Subject:
     if run is None:
         raise ValueError(f"{path} is a selection of {runs[0]}, which does not exist; --run of the search has moved")
     searched = _config(run / "config.json")
-    return Subject(load_genotype(path), stem(f"{run.name}-{path.resolve().name}"), _space(run, searched), searched)
+    return Subject(load_genotype(path), stem(f"{run.name}-{path.resolve().name}"), _space(run, searched), searched,
+                   search=run, choice=path)
 
 
 def _config(file: Path) -> dict[str, Any]:

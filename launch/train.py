@@ -1,10 +1,10 @@
-"""Train the network that was found, or a published one, from scratch, and test it once."""
+"""Train the network that was found, or a published one, from scratch or from the supernet's weights; test it once."""
 
 import dataclasses
 import json
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +14,7 @@ import tyro
 from dnas.data import DATASETS
 from launch import cache
 from launch.arguments import DATA, Augment, Fitting, Resize, Weighing, check_bounds, given, learnt_from, parsed, words
+from launch.inherit import of_its_size, taken
 from launch.search import free_folder, stem
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -85,6 +86,15 @@ class Arguments:
     """Probability with which an operation is left out, reached linearly over the epochs. Published: 0.2, and 0."""
     auxiliary: float = 0.0
     """Weight of an auxiliary head's loss, for the DARTS space and images of more than 28 pixels. Published: 0.4, and 0."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """In which a step computes; weights, statistics and whatever is reported are float32."""
+    inherit: bool = False
+    """Start from the weights of the run's supernet: its own network, of its size and without an auxiliary head, whose
+    statistics are taken anew from the images. --epochs 0 leaves it at that."""
+    distill: float = 0.0
+    """Share of the loss, 0 to 1, that is the divergence from what the run's whole supernet says of the same images."""
+    distill_temperature: float = 2.0
+    """That the logits of both are divided by."""
     ema: float = 0.0
     """Decay of a running average of the weights, by which the network is judged; 0 for none. Published: 0."""
     run: Annotated[str | None, _shown("DIR", "runs/train-NAME-DATA-SEED")] = None
@@ -97,6 +107,8 @@ class Arguments:
 
 SHOWN = (*DATA, "subject", "preset", "space", "cells", "channels", "run", "cache", "progress")
 """Options that are not part of config.json as they stand."""
+NOT_TRAINS = ("clip", "inherit", "distill", "distill_temperature")
+"""Options of the recipe that `dnas.train.train` does not take as they stand."""
 RECIPE = tuple(field.name for field in dataclasses.fields(Arguments) if field.name not in SHOWN)
 
 
@@ -112,13 +124,16 @@ def main(argv: Sequence[str]) -> int:
     data = loaded(source, arguments.batch, arguments.splits)
     from launch.subject import build
 
-    space, built = build(subject, data, arguments.space, cells=arguments.cells, channels=arguments.channels)
-    genotype = subject.genotype
+    origin, genotype = taken(arguments, subject, data), subject.genotype
+    if arguments.inherit:
+        space, built = origin.space, origin.options
+    else:
+        space, built = build(subject, data, arguments.space, cells=arguments.cells, channels=arguments.channels)
     network = space.network(genotype, auxiliary=arguments.auxiliary > 0)
     steps = steps_per_epoch({"train": sum(len(data.splits[name]) for name in arguments.splits)}, arguments.batch)
-    _try(network, data.image, built["name"])
+    _try(network, data.image, built["name"], arguments.drop_path)
     config = {"genotype": {"name": space.format(genotype), **json.loads(genotype.to_json())}, "space": built,
-              **source, **shape_of(data), **{name: getattr(arguments, name) for name in RECIPE}}
+              **source, **shape_of(data), **{name: getattr(arguments, name) for name in RECIPE}, **origin.config}
     folder = _folder(arguments, subject, config)
     with open_run(folder, config, shlex.join(["dnas", "train", *argv])) as run:
         cache.enable(arguments.cache)
@@ -127,6 +142,8 @@ def main(argv: Sequence[str]) -> int:
         print(describe(data))
         print(f"genotype  {space.format(genotype)}")
         print(f"network   {cost['params']:,} parameters, {cost['macs']:,} multiply-adds per image" + (size and f"; {size}"))
+        for line in origin.lines:
+            print(line)
         print(f"training  {arguments.epochs} epochs of {steps} steps of {arguments.batch} images of "
               f"{', '.join(arguments.splits)}, seed {arguments.seed}")
         print(f"run       {folder}", flush=True)
@@ -134,7 +151,7 @@ def main(argv: Sequence[str]) -> int:
         for suffix in ("svg", "png"):
             draw_genotype(genotype, space.groups, folder / f"cells.{suffix}")
         try:
-            result = _trained(network, data, arguments, run)
+            result = _trained(network, data, arguments, run, origin.given)
         except KeyboardInterrupt:
             where = shlex.quote(str(folder))
             raise KeyboardInterrupt(f"interrupted; `dnas train {where} --run {where}` goes on from its last "
@@ -164,7 +181,9 @@ def _arguments(argv: list[str]):
             raise ValueError(f"config.json of {arguments.subject}: {error}") from None
         arguments = parsed(default, program, __doc__, argv)
     arguments = dataclasses.replace(arguments, data=arguments.data or ("digits",))
-    check_bounds(arguments)
+    if arguments.inherit:
+        arguments = of_its_size(arguments, subject, argv)
+    check_bounds(dataclasses.replace(arguments, epochs=arguments.epochs or 1) if arguments.inherit else arguments)
     for name in RECIPE:
         value = getattr(arguments, name)
         if isinstance(value, float) and not (math.isfinite(value) and value >= 0):
@@ -181,23 +200,27 @@ def _folder(arguments: Arguments, subject, config: dict[str, Any]) -> Path:
     return free_folder("-".join(["train", stem(name), stem(config["data"][0]), str(config["seed"])]), config)
 
 
-def _try(network, image: tuple[int, int, int], space: str) -> None:
-    """Traces the first weights, so that a network that cannot be is refused before anything is written."""
+def _try(network, image: tuple[int, int, int], space: str, drop_path: float) -> None:
+    """Traces the first weights, and the network where it drops paths, so that one that cannot be is refused before
+    anything is written."""
     import jax
 
+    images, key = jax.ShapeDtypeStruct((1, *image), "float32"), jax.random.key(0)
     try:
-        jax.eval_shape(lambda key: network.init(key, jax.ShapeDtypeStruct((1, *image), "float32")), jax.random.key(0))
+        made = jax.eval_shape(lambda key: network.init(key, images), key)
+        if drop_path:
+            jax.eval_shape(lambda *args: network.apply(*args, train=True, key=key, drop_path=drop_path), *made, images)
     except ValueError:
         raise
     except Exception as error:
         raise ValueError(f"space {space} has no network for these images: {type(error).__name__}: {error}") from error
 
 
-def _trained(network, data, arguments: Arguments, run):
+def _trained(network, data, arguments: Arguments, run, extras: Mapping[str, Any]):
     from dnas.train import train
 
-    recipe = {name: getattr(arguments, name) for name in RECIPE if name != "clip"}
-    return train(network, data, **recipe, clip=arguments.clip or None, final="test", run=run,
+    recipe = {name: getattr(arguments, name) for name in RECIPE if name not in NOT_TRAINS}
+    return train(network, data, **recipe, **extras, clip=arguments.clip or None, final="test", run=run,
                  report=None if "holdout" in arguments.splits else "holdout", progress=arguments.progress)
 
 
@@ -213,9 +236,12 @@ def _written(run, data, arguments: Arguments, cost, result) -> dict[str, Any]:
     results = {"test": {"accuracy": share, "loss": result.loss, "images": images,
                         "standard_error": math.sqrt(share * (1 - share) / images)}}
     if result.accuracy is not None:
+        of = {record["epoch"]: record["accuracy"]["holdout"] for record in result.records}
         epoch = best(result.records, "holdout")
         results["holdout"] = {"accuracy": result.accuracy, "loss": result.records[-1]["loss"]["holdout"],
-                              "best": {"epoch": epoch, "accuracy": result.records[epoch - 1]["accuracy"]["holdout"]}}
+                              "best": {"epoch": epoch, "accuracy": of[epoch]}}
+        if 0 in of:
+            results["holdout"]["inherited"] = of[0]
     recall, precision = ([float(x) if math.isfinite(x) else None for x in values] for values in shares(result.confusion))
     results |= {"train_images": sum(len(data.splits[name]) for name in arguments.splits), **cost, "recall": recall,
                 "precision": precision, "confusion": result.confusion.tolist()}
@@ -223,7 +249,8 @@ def _written(run, data, arguments: Arguments, cost, result) -> dict[str, Any]:
     write_json(run.folder / "results.json", results)
     for suffix in ("svg", "png"):
         draw_confusion(result.confusion, run.folder / f"confusion.{suffix}", data.class_names)
-    draw_curves(result.records, run.folder / "curves.svg")
+    if arguments.epochs or result.accuracy is not None:
+        draw_curves(result.records, run.folder / "curves.svg")
     board = events(run.folder, {})
     board.epoch({"epoch": arguments.epochs, "accuracy": {"test": share}, "loss": {"test": result.loss}}, {})
     board.picture(run.folder / "cells.png", arguments.epochs)
@@ -242,7 +269,8 @@ def _report(results: dict[str, Any], result, folder: Path, class_names: Sequence
              f"its images ({test['images']:,}); loss {test['loss']:.3f}"]
     if holdout:
         lines.append(f"hold-out  {100 * holdout['accuracy']:.2f} % accuracy; the best was "
-                     f"{100 * holdout['best']['accuracy']:.2f} % after epoch {holdout['best']['epoch']}")
+                     f"{100 * holdout['best']['accuracy']:.2f} % after epoch {holdout['best']['epoch']}" +
+                     (f", as inherited {100 * holdout['inherited']:.2f} %" if "inherited" in holdout else ""))
     lines += [f"time      {result.seconds:.1f} s", f"run       {folder} (results.json, confusion.svg, curves.svg, "
               "last.safetensors" + (", best.safetensors)" if holdout else ")")]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""A trained supernet from its run directory, and selections on it: what `select` and `compare` share."""
+"""A trained supernet from its run directory, and selections on it: what `select`, `compare` and `train` share."""
 
 from __future__ import annotations
 

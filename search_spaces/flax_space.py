@@ -31,8 +31,9 @@ def flax_space(name: str, module: nn.Module, groups: Mapping[str, Group], *, ima
     changed = {name: value for name, value in shared._asdict().items() if value != getattr(plain, name)}
     return search_space(name, functions(module, shared), groups, image=image, options={**(options or {}), **changed},
                         standalone=functions(standalone or module, plain),
-                        auxiliary=auxiliary and functions(auxiliary, plain), rule=rule, format=format, parse=parse,
-                        expected=expected)
+                        auxiliary=auxiliary and functions(auxiliary, plain),
+                        inherited=functions(module, shared._replace(drop_path=plain.drop_path)), rule=rule,
+                        format=format, parse=parse, expected=expected)
 
 
 def functions(module: nn.Module, mixed: MixedOptions) -> Functions:

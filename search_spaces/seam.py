@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -33,6 +34,7 @@ class Functions(NamedTuple):
 
 def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, image: tuple[int, int, int],
                  options: Mapping | None = None, standalone: Functions | None = None, auxiliary: Functions | None = None,
+                 inherited: Functions | None = None,
                  rule: Callable | None = None, format: Callable | None = None, parse: Callable | None = None,
                  expected: Callable | None = None) -> SearchSpace:
     """Makes a SearchSpace of a network.
@@ -42,6 +44,7 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
         options: whatever else is needed to build the space again, as JSON knows it.
         standalone: the final network, where it differs from the supernet's.
         auxiliary: that network with a second head, whose logits it returns beside its own while training.
+        inherited: the supernet's discrete network as it is trained further, where it differs from `network`.
         rule: groups, scores `{group: [E, K]}` -> operation indices `{group: [E]}`, REMOVED where an edge goes, or the
             kept edges in the order of their rank, `{group: choices}`; the best of every edge unless given.
         format, parse: a notation of its own: genotype -> text, text -> `{group: choices}`.
@@ -69,16 +72,16 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
         gates = static(gates, groups) if isinstance(gates, Genotype) else trimmed(gates, groups)
         return network.apply(weights, stats, gates, images, train, key)
 
-    headed = auxiliary
-
-    def alone(genotype, auxiliary=False):
-        gates, functions = static(genotype, groups), headed if auxiliary else standalone or network
+    def alone(plain, headed, genotype, auxiliary=False):
+        gates, functions = static(genotype, groups), headed if auxiliary else plain
         if functions is None:
             raise ValueError(f"the networks of space {name!r} have no auxiliary head")
 
         def run(weights, stats, images, *, train, key=None, drop_path=None):
             if train and drop_path is not None and key is None:
                 raise ValueError("drop_path is random, it needs a key")
+            if train and drop_path is not None and not functions.drops:
+                raise ValueError(f"the networks of space {name!r} take no drop_path")
             extra = {"drop_path": drop_path} if functions.drops else {}
             return functions.apply(weights, stats, gates, images, train, key, **extra)
 
@@ -95,8 +98,8 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
                 for path, leaf in flat(collection).items()}
         return nested({path: leading(leaf, used[path]) for path, leaf in flat(tree).items() if path in used})
 
-    def cost(genotype=None):
-        counted, gates = (network, mixture) if genotype is None else (standalone or network, static(genotype, groups))
+    def cost(functions, genotype=None):
+        counted, gates = (network, mixture) if genotype is None else (functions, static(genotype, groups))
         weights, stats = shapes(counted, gates)
         multiplied = macs(lambda weights, stats, images: counted.apply(weights, stats, zeros(gates), images, False, None),
                           weights, stats, example)
@@ -115,9 +118,13 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
     def linear():
         return linear_cost(space)
 
-    space = SearchSpace(name, dict(options or {}), groups, init, apply, genotype, inherit, cost, alone,
-                        format or default_format, read, expected or (lambda gates: linear()(gates)))
-    return space
+    def networks(functions, headed):
+        return {"cost": partial(cost, functions), "network": partial(alone, functions, headed)}
+
+    space = SearchSpace(name, dict(options or {}), groups, init, apply, genotype, inherit, format=format or default_format,
+                        parse=read, expected=expected or (lambda gates: linear()(gates)),
+                        **networks(standalone or network, auxiliary))
+    return space._replace(inherited=space._replace(**networks(inherited or network, None)))
 
 
 def linear_cost(space: SearchSpace) -> Callable[[Mapping], dict]:
