@@ -10,6 +10,10 @@ import jax.numpy as jnp
 
 from search_spaces.mixed import current_options
 
+UNROLL = 5
+"""Cells in each turn of the loop on a CPU, where a turn leaves copies of all that its gradient needs: for five cells of
+NAS-Bench-201 half as fast again and a third of the memory, for twice the time to compile (docs/speed.md)."""
+
 
 def use_scan(option: str, cells: int) -> bool:
     """Whether to scan: `on`, `off`, or `auto`, which scans wherever there is more than one cell."""
@@ -38,6 +42,7 @@ class Repeated(nn.Module):
                 x = self.cell(name=f"cell_{i}")(x, *args)
             return x
         body = nn.scan(lambda cell, x, _: (cell(x, *args), None), length=self.count,
+                       unroll=UNROLL if jax.default_backend() == "cpu" else 1,
                        variable_axes={"params": 0, "batch_stats": 0}, split_rngs={"params": True, "dropout": True})
         return body(self.cell(name="cells"), x, None)[0]
 
