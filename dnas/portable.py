@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from dnas import checkpoint
 from dnas.data import Dataset
+from dnas.data.decode import FITS, Fit
 from dnas.types import Genotype, Stats, Weights
 
 FILE = "weights.safetensors"
@@ -26,6 +27,7 @@ class Input(NamedTuple):
 
     image: (H, W, C). pixels: "uint8" or "float32", as in the data set that it was trained on.
     mean, std: of the pixels divided by 255 if uint8, as they are if float; one number a channel.
+    fit: how a picture of another size is brought to this one, see `dnas.data.decode`.
     """
 
     image: tuple[int, int, int]
@@ -33,6 +35,7 @@ class Input(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     classes: tuple[str, ...]
+    fit: Fit
 
 
 class Portable(NamedTuple):
@@ -48,10 +51,12 @@ class Portable(NamedTuple):
     config: dict[str, Any]
 
 
-def input_of(data: Dataset) -> Input:
-    """What a network takes that is trained on `data`."""
+def input_of(data: Dataset, config: Mapping[str, Any]) -> Input:
+    """What a network takes that is trained on `data`. config: of the training, with `class_names` and `fit` if it has
+    them; classes without a name are called by their number."""
     mean, std = (tuple(map(float, values)) for values in (data.mean, data.std))
-    return Input(data.image, str(data.images.dtype), mean, std, tuple(map(str, range(data.classes))))
+    classes = tuple(config.get("class_names") or map(str, range(data.classes)))
+    return Input(data.image, str(data.images.dtype), mean, std, classes, config.get("fit") or FITS[0])
 
 
 def save(path: str | Path, network: Portable, weights: Weights, stats: Stats) -> None:
@@ -109,16 +114,17 @@ def _object(path: str | Path, name: str, text: str) -> dict[str, Any]:
 def _input(path: str | Path, given: Mapping[str, Any]) -> Input:
     """`given` as an Input. Raises ValueError where it is none."""
     try:
-        found = Input(*(tuple(given[name]) if name != "pixels" else given[name] for name in Input._fields))
+        found = Input(*(given[name] if name in ("pixels", "fit") else tuple(given[name]) for name in Input._fields))
         sound = (len(found.image) == 3 and all(type(size) is int and size > 0 for size in found.image)
                  and found.pixels in ("uint8", "float32")
                  and len(found.mean) == len(found.std) == found.image[2]
                  and all(math.isfinite(mean) for mean in found.mean)
                  and all(math.isfinite(std) and std > 0 for std in found.std)
-                 and len(found.classes) > 1 and all(isinstance(name, str) for name in found.classes))
+                 and len(found.classes) > 1 and all(isinstance(name, str) and name.isprintable() for name in found.classes)
+                 and found.fit in FITS)
     except (LookupError, TypeError):
         sound = False
     if not sound:
         raise ValueError(f"{path}: its input is not that of a network: image sizes, pixels, mean and std of each channel, "
-                         "names of the classes")
+                         "names of the classes, fit")
     return found

@@ -204,8 +204,8 @@ def _save(run, space, subject, config: dict[str, Any], data, result) -> None:
     used = jax.eval_shape(lambda key: space.network(subject.genotype).init(key, image), jax.random.key(0))
     weights, stats = (nested({path: leaf for path, leaf in flat(tree).items() if path in flat(shapes)})
                       for tree, shapes in zip((result.weights, result.stats), used))
-    portable.save(run.folder / portable.FILE, portable.Portable(subject.genotype, config["space"], portable.input_of(data),
-                                                                config), weights, stats)
+    described = portable.Portable(subject.genotype, config["space"], portable.input_of(data, config), config)
+    portable.save(run.folder / portable.FILE, described, weights, stats)
 
 
 def _written(run, data, arguments: Arguments, cost, result) -> dict[str, Any]:

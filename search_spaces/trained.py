@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dnas import portable, registry
-from dnas.data import normalise
+from dnas.data import evaluation_indices, normalise
 from dnas.portable import Input, Portable
-from dnas.types import Array, Genotype, Network, SearchSpace, Stats, Weights
+from dnas.types import Array, Network, SearchSpace, Stats, Weights
 from search_spaces import SPACES
 
 
@@ -47,21 +47,18 @@ class FlaxNetwork(nn.Module):
 class Trained(NamedTuple):
     """A trained network.
 
-    genotype: its architecture. space: built as it was for the training.
+    described: its genotype, how its space was built, what it takes and how its classes are called.
     weights, stats: nested dicts of arrays. network: their pure functions; module: the same as a Linen module.
-    input: what it takes, and the names of its classes; config: how it was trained.
     logits, predict: images `[B, H, W, C]` as the data set held them, so neither divided nor normalised -> logits, and
         probabilities, `[B, classes]` float32. Compiled once for each B; ValueError for images of another shape or type.
     """
 
-    genotype: Genotype
+    described: Portable
     space: SearchSpace
     weights: Weights
     stats: Stats
     network: Network
     module: nn.Module
-    input: Input
-    config: dict[str, Any]
     logits: Callable[[Any], Array]
     predict: Callable[[Any], Array]
 
@@ -69,6 +66,11 @@ class Trained(NamedTuple):
     def variables(self) -> dict[str, Any]:
         """Of the module: {"params": ..., "batch_stats": ...}."""
         return {"params": self.weights, "batch_stats": self.stats}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.described.input.classes
 
 
 def load(path: str | Path, *, space: str | None = None) -> Trained:
@@ -91,24 +93,24 @@ def load(path: str | Path, *, space: str | None = None) -> Trained:
     except Exception as error:
         raise ValueError(f"{file}: space {made.name} has no such network: {_said(error)}") from error
     weights, stats = jax.device_put(portable.restore(file, *shapes))
-    logits, predict = functions(network, weights, stats, found.input)
-    return Trained(found.genotype, made, weights, stats, network, FlaxNetwork(network), found.input, found.config, logits,
-                   predict)
-
-
-def functions(network: Network, weights: Weights, stats: Stats, takes: Input) -> tuple[Callable, Callable]:
-    """The functions `logits` and `predict` of a Trained."""
-    mean, std = (np.asarray(values, np.float32) for values in (takes.mean, takes.std))
-
-    @jax.jit
-    def run(weights, stats, images):
-        return network.apply(weights, stats, normalise(images, mean, std), train=False, key=None)[0]
-
-    def logits(images):
-        return run(weights, stats, checked(images, takes))
-
+    run = jax.jit(function(network, found.input))
+    logits = lambda images: run(weights, stats, checked(images, found.input))
     softmax = jax.jit(jax.nn.softmax)
-    return logits, lambda images: softmax(logits(images))
+    predict = lambda images: softmax(logits(images))
+    return Trained(found, made, weights, stats, network, FlaxNetwork(network), logits, predict)
+
+
+def function(network: Network, takes: Input) -> Callable:
+    """(weights, stats, images as the data set held them) -> logits, a pure function."""
+    mean, std = (np.asarray(values, np.float32) for values in (takes.mean, takes.std))
+    return lambda weights, stats, images: network.apply(weights, stats, normalise(images, mean, std), train=False,
+                                                        key=None)[0]
+
+
+def in_batches(of_images: Callable, images: np.ndarray, batch: int = 256) -> np.ndarray:
+    """`of_images` of all images, in batches of one size of `batch` at most."""
+    rows, _ = evaluation_indices(np.arange(len(images)), batch)
+    return np.concatenate([np.asarray(of_images(images[row])) for row in rows])[:len(images)]
 
 
 def checked(images, takes: Input) -> Array:

@@ -1,0 +1,153 @@
+"""Pictures, PNG or JPEG, from files that may hold anything to arrays of one size."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FORMATS = ("PNG", "JPEG")
+Fit = Literal["crop", "pad", "stretch"]
+"""How a picture is brought to a size: crop fills it and cuts off what reaches beyond, evenly on both sides; pad makes
+the picture fit whole, on black; stretch changes its proportions."""
+FITS = get_args(Fit)
+MOST_PIXELS = 2**26
+GREY = ("1", "L", "LA")
+ORIENTATION, TURNS = 0x0112, ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE",
+                              "ROTATE_90")
+"""The tag of EXIF that says how a camera was held, and what undoes its values from 2 on."""
+THREADS, TOGETHER = 8, 32
+"""Most threads, whose number bounds the memory that large pictures take, and pictures that one takes at a time."""
+
+
+class File(NamedTuple):
+    """A picture at the path `where`, or what `read` returns, which is then called `where` in messages."""
+
+    where: str
+    read: Callable[[], bytes] | None = None
+
+
+class Look(NamedTuple):
+    """What a picture's header says: height and width in pixels, as it is to be shown; whether it is grey, and whether it
+    has transparent parts."""
+
+    height: int
+    width: int
+    grey: bool
+    transparent: bool
+
+
+def look(files: Sequence[File]) -> list[Look]:
+    """Reads the headers of all. Raises ValueError, in one line that begins with the first that is no picture."""
+    found: list[Look] = []
+    for looks in _in_threads(lambda start: [_look(file) for file in files[start:start + TOGETHER]], len(files)):
+        found += looks
+    return found
+
+
+def decode(files: Sequence[File], size: tuple[int, int], fit: Fit, channels: int) -> np.ndarray:
+    """The pictures as [N, H, W, channels] uint8 of `size` (H, W).
+
+    They stand upright as their EXIF says; transparent parts are laid on white. channels: 1 for grey, 3 for RGB.
+    Raises ValueError, in one line that begins with the first that is no whole PNG or JPEG of a sensible size.
+    """
+    images = np.empty((len(files), *size, channels), np.uint8)
+
+    def fill(start):
+        for i, file in enumerate(files[start:start + TOGETHER], start):
+            images[i] = _decoded(file, size, fit, channels)
+
+    for _ in _in_threads(fill, len(files)):
+        pass
+    return images
+
+
+def _in_threads(work: Callable, count: int) -> Iterator:
+    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a size that is refused below, and of odd metadata
+        yield from pool.map(work, range(0, count, TOGETHER))
+
+
+def _look(file: File) -> Look:
+    with _opened(file) as image:
+        turned = _turn(image) in TURNS[3:]
+        width, height = reversed(image.size) if turned else image.size
+        return Look(height, width, image.mode in GREY, image.has_transparency_data)
+
+
+def _decoded(file: File, size: tuple[int, int], fit: Fit, channels: int) -> np.ndarray:
+    from PIL.Image import Transpose, alpha_composite, new
+
+    with _opened(file) as image:
+        turn = _turn(image)
+        image.draft(None, (2 * max(size), 2 * max(size)))
+        image.load()
+        if turn:
+            image = image.transpose(Transpose[turn])
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = alpha_composite(new("RGBA", image.size, "white"), image)
+        image = image.convert("L" if channels == 1 else "RGB")
+        return np.asarray(_fitted(image, size, fit)).reshape(*size, channels)
+
+
+def _fitted(image: Image, size: tuple[int, int], fit: Fit) -> Image:
+    from PIL.Image import Resampling, new
+
+    (height, width), (wide, high) = size, image.size
+    if (wide, high) == (width, height):
+        return image
+    if fit == "pad":
+        scale = min(width / wide, height / high)
+        inner = max(1, round(wide * scale)), max(1, round(high * scale))
+        whole = new(image.mode, (width, height))
+        whole.paste(image.resize(inner, Resampling.BILINEAR), ((width - inner[0]) // 2, (height - inner[1]) // 2))
+        return whole
+    box = (0, 0, wide, high)
+    if fit == "crop":
+        scale = max(width / wide, height / high)
+        left, top = (wide - width / scale) / 2, (high - height / scale) / 2
+        box = max(0, left), max(0, top), min(wide, wide - left), min(high, high - top)
+    return image.resize((width, height), Resampling.BILINEAR, box)
+
+
+@contextmanager
+def _opened(file: File) -> Iterator[Image]:
+    """The picture with its header read. What goes wrong with it inside the block becomes a ValueError."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        if file.read is None and not Path(file.where).is_file():
+            raise OSError("no regular file")
+        with Image.open(io.BytesIO(file.read()) if file.read else file.where, formats=FORMATS) as image:
+            if image.size[0] * image.size[1] > MOST_PIXELS:
+                raise Image.DecompressionBombError
+            if image.mode == "F" or image.mode.startswith("I"):
+                raise ValueError("16-bit grey, which 8 bits cannot hold; store such images in a .npz")
+            yield image
+    except UnidentifiedImageError:
+        raise ValueError(f"{file.where}: no PNG or JPEG picture; convert it, or take it away") from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"{file.where}: a picture of more than {MOST_PIXELS:,} pixels; make it smaller") from None
+    except Exception as error:  # decoders raise whatever they meet in a damaged file
+        reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{file.where}: a picture that cannot be read ({reason})") from None
+
+
+def _turn(image: Image) -> str | None:
+    """What makes a JPEG stand upright; None for nothing. (Pillow would decode a whole PNG to find its EXIF.)"""
+    try:
+        value = image.getexif().get(ORIENTATION, 1) if image.format != "PNG" else 1
+        return TURNS[value - 2] if value in range(2, 9) else None
+    except Exception:  # metadata may hold anything, and is not worth losing a picture for
+        return None
