@@ -29,7 +29,8 @@ class Arguments:
 
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """The run directory of a training, or a weights.safetensors."""
-    format: tuple[Literal["stablehlo", "safetensors", "flax"], ...]
+    format: Annotated[tuple[Literal["stablehlo", "safetensors", "flax"], ...],
+                      tyro.conf.arg(help_behavior_hint="(required)")] = ()
     """stablehlo: one program with its weights, which JAX runs without this toolkit. safetensors: the weights, and in the
     metadata what they are of. flax: a Python file that defines the network, and its weights."""
     out: Annotated[str | None, _shown("DIR", "export, beside the weights")] = None
@@ -56,7 +57,9 @@ class Sample(NamedTuple):
 
 def main(argv: Sequence[str]) -> int:
     """Runs `dnas export`. Raises ValueError for what it cannot read or use, and Unfaithful; then nothing is written."""
-    arguments = parsed(Arguments(tyro.MISSING, tyro.MISSING), "dnas export", __doc__, list(argv))
+    arguments = parsed(Arguments(tyro.MISSING), "dnas export", __doc__, list(argv))
+    if not arguments.format:
+        raise ValueError("--format is missing: it is one or more of stablehlo, safetensors, flax")
     import dnas
     from search_spaces.trained import in_batches
 
@@ -129,9 +132,9 @@ def _sample(trained, folder: Path, data: tuple[str, ...]) -> Sample:
 
 def _config(folder: Path) -> dict[str, Any]:
     """The config of the run that the weights lie in, {} where they lie alone."""
-    from launch.subject import read_config
+    from launch.subject import run_config
 
-    return read_config(folder / "config.json") if (folder / "config.json").exists() else {}
+    return run_config(folder / "config.json") if (folder / "config.json").exists() else {}
 
 
 def _drawn(trained) -> Sample:

@@ -16,7 +16,8 @@ class Arguments:
 
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """The run directory of a training, or a weights.safetensors."""
-    pictures: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PICTURE ...")] = ()
+    pictures: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PICTURE ...",
+                                                                              help_behavior_hint="(required)")] = ()
     """PNG or JPEG files. They are brought to the network's size, grey or colour as its data was."""
     top: int = 3
     """Classes to show for each picture, the most probable first."""

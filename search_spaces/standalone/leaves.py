@@ -54,9 +54,9 @@ class DepthwiseConv(nn.Module):
 
 def avg_pool(x, stride=1):
     """3x3 mean, padding left out of the mean."""
-    return nn.avg_pool(x, (3, 3), (stride, stride), ((1, 1), (1, 1)), count_include_pad=False)
+    return nn.avg_pool(x, window_shape=(3, 3), strides=(stride, stride), padding=((1, 1), (1, 1)), count_include_pad=False)
 
 
 def max_pool(x, stride=1):
     """3x3 maximum."""
-    return nn.max_pool(x, (3, 3), (stride, stride), ((1, 1), (1, 1)))
+    return nn.max_pool(x, window_shape=(3, 3), strides=(stride, stride), padding=((1, 1), (1, 1)))
