@@ -22,17 +22,21 @@ _PLACES = {
     "Batch": "types", "Choice": "types", "Evaluator": "types", "Genotype": "types", "Group": "types",
     "Network": "types", "SearchSpace": "types",
 }
+_BUILDS_SPACES = {"Trained": "search_spaces.trained", "load": "search_spaces.trained"}
+"""Named as places, as the spaces themselves are: nothing in this package imports one."""
 
 __all__ = [
     "Batch", "BilevelOptimizer", "Choice", "CorruptCheckpoint", "Evaluator", "Genotype", "Group", "Method",
-    "Network", "NonFiniteLoss", "Result", "Run", "RunWriteError", "SearchInfo", "SearchSpace", "SearchState", "estimate",
-    "load_genotype", "open_run", "search", "search_seeds",
+    "Network", "NonFiniteLoss", "Result", "Run", "RunWriteError", "SearchInfo", "SearchSpace", "SearchState", "Trained",
+    "estimate", "load", "load_genotype", "open_run", "search", "search_seeds",
 ]
 
 
 def __getattr__(name: str):
     if name in _PLACES:
         return getattr(import_module(f"dnas.{_PLACES[name]}"), name)
+    if name in _BUILDS_SPACES:
+        return getattr(import_module(_BUILDS_SPACES[name]), name)
     if name == "__version__":
         try:
             return metadata.version("dnas")

@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +31,9 @@ CODES = {
     "uint8": "U8", "uint16": "U16", "uint32": "U32", "uint64": "U64",
 }
 """The format's name of each type that can be saved."""
+PLAIN = partial(jax.tree_util.keystr, simple=True, separator="/")
+"""The name of a leaf as `params/stem_conv/kernel`, for nested dicts that others shall read."""
+NO_HEADER = "its header is not that of a checkpoint"
 _NO_DIGEST = "0" * 64
 
 
@@ -48,59 +53,65 @@ class Latest(NamedTuple):
     skipped: list[str]
 
 
-def save(path: str | Path, tree: Tree, metadata: Mapping[str, str] | None = None) -> None:
+def save(path: str | Path, tree: Tree, metadata: Mapping[str, str] | None = None, *,
+         name: Callable = jax.tree_util.keystr) -> None:
     """Writes the arrays of `tree`, named by their paths in it, atomically; creates the folder.
 
+    name: from a path to the name in the file; `restore` needs the same.
     Raises RunWriteError where the disk refuses, ValueError for a leaf that is no plain array (a typed PRNG key needs
     `jax.random.key_data`).
     """
     path = Path(path)
-    specs = _specs(tree)
+    specs = _specs(tree, name)
     arrays = dict(zip(specs, (np.asarray(leaf, order="C") for leaf in jax.tree.leaves(jax.device_get(tree)))))
-    order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
+    order = sorted(arrays, key=lambda leaf: (-arrays[leaf].dtype.itemsize, leaf))
     header = {"__metadata__": {"sha256": _NO_DIGEST, **(metadata or {})}}
     end = 0
-    for name in order:
-        start, end = end, end + arrays[name].nbytes
-        shape, dtype = specs[name]
-        header[name] = {"dtype": CODES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+    for leaf in order:
+        start, end = end, end + arrays[leaf].nbytes
+        shape, dtype = specs[leaf]
+        header[leaf] = {"dtype": CODES[dtype], "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     head = struct.pack("<Q", len(text)) + text
-    body = b"".join(arrays[name].tobytes() for name in order)
+    body = b"".join(arrays[leaf].tobytes() for leaf in order)
     head = head.replace(_NO_DIGEST.encode(), _digest(head, body).encode(), 1)
     with contextlib.suppress(OSError):  # write_atomic says what is wrong
         path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, head + body)
 
 
-def restore(path: str | Path, template: Tree) -> tuple[Tree, dict[str, str]]:
+def restore(path: str | Path, template: Tree, *, name: Callable = jax.tree_util.keystr) -> tuple[Tree, dict[str, str]]:
     """Reads a checkpoint into the structure of `template` (arrays, or ShapeDtypeStructs): the tree and its metadata.
 
     Leaves are writable numpy arrays, so that no type is narrowed by JAX's 32-bit default.
     Raises CorruptCheckpoint, and ValueError naming the first leaf that is missing, new, or of another shape or type.
     """
     path = Path(path)
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist") from None
-    except OSError as error:
-        raise CorruptCheckpoint(path, error.strerror) from None
-    header, body = _verified(path, content)
-    metadata = header.pop("__metadata__")
-    del metadata["sha256"]
+    content, header, body = _read(path)
     names = {code: dtype for dtype, code in CODES.items()}
-    here = _specs(template)
-    there = {name: (tuple(spec["shape"]), names[spec["dtype"]]) for name, spec in header.items()}
-    for name in {**here, **there}:
-        if here.get(name) != there.get(name):
-            raise ValueError(f"{path} is of another state: leaf {name or '(the whole)'} is {_shown(there.get(name))} "
-                             f"there, {_shown(here.get(name))} here")
-    leaves = [np.frombuffer(content, jnp.dtype(dtype), count=int(np.prod(shape)),
-                            offset=body + header[name]["data_offsets"][0]).reshape(shape).copy()
-              for name, (shape, dtype) in here.items()]
-    return jax.tree.unflatten(jax.tree.structure(template), leaves), metadata
+    here = _specs(template, name)
+    try:
+        there = {leaf: (tuple(map(int, spec["shape"])), names[spec["dtype"]]) for leaf, spec in header.items()
+                 if leaf != "__metadata__"}
+        starts = {leaf: body + int(header[leaf]["data_offsets"][0]) for leaf in there}
+    except (LookupError, TypeError, ValueError):
+        raise CorruptCheckpoint(path, NO_HEADER) from None
+    for leaf in {**here, **there}:
+        if here.get(leaf) != there.get(leaf):
+            raise ValueError(f"{path} is of another state: leaf {leaf or '(the whole)'} is {_shown(there.get(leaf))} "
+                             f"there, {_shown(here.get(leaf))} here")
+    sizes = {leaf: math.prod(shape) for leaf, (shape, _) in here.items()}
+    if any(not body <= starts[leaf] <= len(content) - sizes[leaf] * jnp.dtype(here[leaf][1]).itemsize for leaf in here):
+        raise CorruptCheckpoint(path, "an array of its header lies outside of it")
+    leaves = [np.frombuffer(content, jnp.dtype(dtype), count=sizes[leaf], offset=starts[leaf]).reshape(shape).copy()
+              for leaf, (shape, dtype) in here.items()]
+    return jax.tree.unflatten(jax.tree.structure(template), leaves), _metadata(header)
+
+
+def metadata(path: str | Path) -> dict[str, str]:
+    """What a checkpoint says of itself. Raises CorruptCheckpoint, and ValueError where there is none."""
+    return _metadata(_read(Path(path))[1])
 
 
 def latest(folder: str | Path, template: Tree, *, set_aside: bool = True) -> Latest | None:
@@ -142,17 +153,17 @@ def _files(folder: Path) -> list[Path]:
     return sorted(found, key=lambda p: int(p.stem), reverse=True)
 
 
-def _specs(tree: Tree) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape and type's name of every leaf, by its path. Raises ValueError for a leaf that cannot be saved."""
+def _specs(tree: Tree, name: Callable) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and type's name of every leaf, by its name. Raises ValueError for a leaf that cannot be saved."""
     specs = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        name = jax.tree_util.keystr(path)
+        called = name(path)
         leaf = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
         if str(leaf.dtype) not in CODES:
-            raise ValueError(f"leaf {name} is of type {leaf.dtype}; a checkpoint holds {', '.join(CODES)}")
-        if name in specs or name == "__metadata__":
-            raise ValueError(f"two leaves of the tree are called {name}; their keys need different names")
-        specs[name] = tuple(leaf.shape), str(leaf.dtype)
+            raise ValueError(f"leaf {called} is of type {leaf.dtype}; a checkpoint holds {', '.join(CODES)}")
+        if called in specs or called == "__metadata__":
+            raise ValueError(f"two leaves of the tree are called {called}; their keys need different names")
+        specs[called] = tuple(leaf.shape), str(leaf.dtype)
     return specs
 
 
@@ -167,8 +178,19 @@ def _digest(head: bytes, body: bytes | memoryview) -> str:
     return digest.hexdigest()
 
 
-def _verified(path: Path, content: bytes) -> tuple[dict, int]:
-    """The header of a checkpoint and where its arrays begin; CorruptCheckpoint unless every byte is as written."""
+def _metadata(header: Mapping[str, dict]) -> dict[str, str]:
+    return {key: value for key, value in header["__metadata__"].items() if key != "sha256"}
+
+
+def _read(path: Path) -> tuple[bytes, dict, int]:
+    """The content of a checkpoint, its header and where its arrays begin; CorruptCheckpoint unless every byte is as
+    written, ValueError where there is none."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist") from None
+    except OSError as error:
+        raise CorruptCheckpoint(path, error.strerror) from None
     body = 8 + int.from_bytes(content[:8], "little")
     if len(content) < max(8, body):
         raise CorruptCheckpoint(path, f"it ends after {len(content)} bytes")
@@ -177,7 +199,7 @@ def _verified(path: Path, content: bytes) -> tuple[dict, int]:
         stored = header["__metadata__"]["sha256"]
         head = content[:body].replace(stored.encode("ascii"), _NO_DIGEST.encode(), 1)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise CorruptCheckpoint(path, "its header is not that of a checkpoint") from None
+        raise CorruptCheckpoint(path, NO_HEADER) from None
     if _digest(head, memoryview(content)[body:]) != stored:
         raise CorruptCheckpoint(path, "its content does not match its SHA-256")
-    return header, body
+    return content, header, body

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 GROUPS = {"space": "dnas.search_spaces", "method": "dnas.methods", "selection": "dnas.selections"}
 """Group of entry points of each kind."""
@@ -51,6 +52,20 @@ def locate(name: str, registry: Mapping[str, str], kind: str) -> str:
 def resolve(name: str, registry: Mapping[str, str], kind: str) -> Callable:
     """The factory that `name` stands for. Raises ValueError, in one line, if there is none or it cannot be imported."""
     return load(locate(name, registry, kind))
+
+
+def made(name: str, registry: Mapping[str, str], kind: str, returns: type, *given, options: Mapping[str, Any], **offered):
+    """What the factory `name` makes of its options, what it is given, and those parameters offered that it has.
+
+    Raises ValueError where it returns anything but a `returns`, and what `resolve` and the factory raise.
+    """
+    factory = resolve(name, registry, kind)
+    parameters = inspect.signature(factory).parameters
+    wanted = {key: value for key, value in offered.items() if key in parameters}
+    found = factory(*given, **wanted, **{key: value for key, value in options.items() if key not in offered})
+    if not isinstance(found, returns):
+        raise ValueError(f"{kind} {name}: it returned {type(found).__name__}; it must return a {returns.__name__}")
+    return found
 
 
 def describe(name: str, registry: Mapping[str, str], kind: str = "space") -> str:

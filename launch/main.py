@@ -14,6 +14,8 @@ COMMANDS = {
     "select": ("launch.select:main", "choose the architecture of a trained supernet in another way"),
     "compare": ("launch.compare:main", "compare selections on runs of several methods and seeds, in one report"),
     "train": ("launch.train:main", "train the network that was found, or a published one, from scratch, and test it"),
+    "predict": ("launch.predict:main", "say what pictures show, by a trained network"),
+    "export": ("launch.export:main", "write a trained network as StableHLO, safetensors or one Python file"),
     "show": ("launch.show:main", "draw what was found: its cells, the layers of its network, the logits of its run"),
     "report": ("launch.report:main", "write one page about a run, with pictures, figures, command and versions"),
     "runs": ("launch.runs:main", "list the runs in a folder with their status, accuracy and time"),
@@ -79,7 +81,7 @@ def _explained(error: Exception) -> tuple[str, int]:
         return str(error), BAD_INPUT
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename else str(error), BAD_INPUT
-    if type(error).__name__ == "NonFiniteLoss":
+    if type(error).__name__ in ("NonFiniteLoss", "Unfaithful"):
         return str(error), FAILED
     first = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {first} (DNAS_DEBUG=1 shows where)", FAILED

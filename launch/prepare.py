@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dnas import registry
@@ -152,15 +151,5 @@ def named(config: Mapping[str, Any], part: str) -> str:
 
 def built(part: str, config: Mapping[str, Any], kind: type, *given, **offered):
     """What the factory makes of its options, what it is given, and those parameters offered that it has."""
-    options = {name: value for name, value in config[part].items() if name not in offered}
-    name = options.pop("name")
-    factory = registry.resolve(name, PARTS[part], part)
-    wanted = {key: value for key, value in offered.items() if key in _parameters(factory)}
-    built = factory(*given, **wanted, **options)
-    if not isinstance(built, kind):
-        raise ValueError(f"{part} {name}: it returned {type(built).__name__}; it must return a {kind.__name__}")
-    return built
-
-
-def _parameters(factory: Callable) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(factory).parameters
+    options = dict(config[part])
+    return registry.made(options.pop("name"), PARTS[part], part, kind, *given, options=options, **offered)

@@ -47,7 +47,7 @@ def find(text: str) -> Subject:
         return _alone(genotype(text), text)
     if path.name == "genotype.json" and (path.parent / "config.json").exists():
         path = path.parent
-    config = _config(path / "config.json") if (path / "config.json").exists() else {}
+    config = run_config(path / "config.json") if (path / "config.json").exists() else {}
     if "run" in config:
         return _selected(path, config)
     found = load_genotype(path)
@@ -105,12 +105,13 @@ def _selected(path: Path, config: Mapping[str, Any]) -> Subject:
     run = next((folder for folder in runs if (folder / "config.json").exists()), None)
     if run is None:
         raise ValueError(f"{path} is a selection of {runs[0]}, which does not exist; --run of the search has moved")
-    searched = _config(run / "config.json")
+    searched = run_config(run / "config.json")
     return Subject(load_genotype(path), stem(f"{run.name}-{path.resolve().name}"), _space(run, searched), searched,
                    search=run, choice=path)
 
 
-def _config(file: Path) -> dict[str, Any]:
+def run_config(file: Path) -> dict[str, Any]:
+    """A run's config.json. Raises ValueError, in one line, where it is none."""
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:

@@ -156,6 +156,7 @@ def main(argv: Sequence[str]) -> int:
             where = shlex.quote(str(folder))
             raise KeyboardInterrupt(f"interrupted; `dnas train {where} --run {where}` goes on from its last "
                                     "checkpoint") from None
+        _save(run, space, subject, config, data, result)
         print(_report(_written(run, data, arguments, cost, result), result, folder, data.class_names))
     return 0
 
@@ -224,6 +225,21 @@ def _trained(network, data, arguments: Arguments, run, extras: Mapping[str, Any]
                  report=None if "holdout" in arguments.splits else "holdout", progress=arguments.progress)
 
 
+def _save(run, space, subject, config: dict[str, Any], data, result) -> None:
+    """Writes the network that was tested, without its auxiliary head, into the one file that `dnas.load` reads."""
+    import jax
+
+    from dnas import portable
+    from search_spaces.seam import flat, nested
+
+    image = jax.ShapeDtypeStruct((1, *data.image), "float32")
+    used = jax.eval_shape(lambda key: space.network(subject.genotype).init(key, image), jax.random.key(0))
+    weights, stats = (nested({path: leaf for path, leaf in flat(tree).items() if path in flat(shapes)})
+                      for tree, shapes in zip((result.weights, result.stats), used))
+    described = portable.Portable(subject.genotype, config["space"], portable.input_of(data, config), config)
+    portable.save(run.folder / portable.FILE, described, weights, stats)
+
+
 def _written(run, data, arguments: Arguments, cost, result) -> dict[str, Any]:
     """Writes results.json and the pictures; returns what results.json holds."""
     from dnas.confusion import accuracy, draw_confusion, shares
@@ -272,5 +288,5 @@ def _report(results: dict[str, Any], result, folder: Path, class_names: Sequence
                      f"{100 * holdout['best']['accuracy']:.2f} % after epoch {holdout['best']['epoch']}" +
                      (f", as inherited {100 * holdout['inherited']:.2f} %" if "inherited" in holdout else ""))
     lines += [f"time      {result.seconds:.1f} s", f"run       {folder} (results.json, confusion.svg, curves.svg, "
-              "last.safetensors" + (", best.safetensors)" if holdout else ")")]
+              "weights.safetensors, last.safetensors" + (", best.safetensors)" if holdout else ")")]
     return "\n".join(lines)

@@ -5,8 +5,44 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import pytest
+
 flags = ["--xla_backend_optimization_level=0"]
 if version("jaxlib").startswith("0.10."):  # later ones do not know the flag, and end on one they do not know
     flags.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags])
 sys.path.insert(0, str(Path(__file__).parent.parent))
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    """The run directory of a training of two epochs on digits: the plainest network there is."""
+    from launch.main import main
+    from search_spaces.width import width
+
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "widths.json").write_text(width((8, 8, 1), 10, channels=4, stages=1).parse("4-3").to_json())
+    assert main(["train", str(folder / "widths.json"), "--limit", "200", "--run", str(folder / "run"), "--epochs", "2",
+                 "--cache", "off", "--no-progress"]) == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory):
+    """(name of its space, space, genotype) -> a folder with such a network for digits, its running averages random."""
+    import jax
+    import numpy as np
+
+    from dnas import portable
+
+    def made(name, space, genotype):
+        folder, draw = tmp_path_factory.mktemp("untrained"), np.random.default_rng(0)
+        weights, stats = space.network(genotype).init(jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 1), "float32"))
+        stats = jax.tree.map(lambda leaf: draw.uniform(0.5, 2, leaf.shape).astype(np.float32), stats)
+        options = {key: value for key, value in space.options.items() if key not in ("image", "classes")}
+        takes = portable.Input((8, 8, 1), "uint8", (0.5,), (0.2,), tuple("0123456789"), "crop")
+        portable.save(folder / portable.FILE, portable.Portable(genotype, {"name": name, **options}, takes, {}), weights,
+                      stats)
+        return folder
+
+    return made

@@ -1,0 +1,71 @@
+"""A trained network in forms that others read. Each is written into a folder and read back from there."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax import export
+
+from dnas import portable
+from dnas.run import write_atomic
+from search_spaces import standalone
+from search_spaces.trained import Trained, function, load
+
+NAME = "network"
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def stablehlo(trained: Trained, folder: Path, space: str | None) -> Callable:
+    """One program, weights included, from images as the data set held them to logits; for any number of images where the
+    network can be traced for that, else for one. Beside it network.json says what goes in and what the classes are."""
+    run, takes = function(trained.network, trained.described.input), trained.described.input
+    logits = jax.jit(lambda images: run(trained.weights, trained.stats, images))
+
+    def program(batch):
+        return export.export(logits, platforms=PLATFORMS)(jax.ShapeDtypeStruct((batch, *takes.image), takes.pixels))
+
+    try:
+        found, batch = program(*export.symbolic_shape("batch")), "any"
+    except Exception:  # whatever a network does with its shapes, it may do with a number
+        found, batch = program(1), 1
+    about = {"images": {"shape": [batch, *takes.image], "type": takes.pixels}, "platforms": PLATFORMS,
+             "logits": [batch, len(takes.classes)], "classes": takes.classes,
+             "genotype": json.loads(trained.described.genotype.to_json())}
+    write_atomic(folder / f"{NAME}.stablehlo", bytes(found.serialize()))
+    write_atomic(folder / f"{NAME}.json", json.dumps(about, indent=1) + "\n")
+    again = export.deserialize(bytearray((folder / f"{NAME}.stablehlo").read_bytes()))
+    if batch == "any":
+        return again.call
+    return lambda images: jnp.concatenate([again.call(image[None]) for image in images])
+
+
+def safetensors(trained: Trained, folder: Path, space: str | None) -> Callable:
+    """The arrays by the names of their Flax variables; genotype, space, input and config in the metadata."""
+    file = folder / f"{NAME}.safetensors"
+    portable.save(file, trained.described, trained.weights, trained.stats)
+    return load(file, space=space).logits
+
+
+def flax(trained: Trained, folder: Path, space: str | None) -> Callable:
+    """A Python file that defines the network with Flax alone, and the same weights beside it."""
+    described = trained.described
+    if described.config.get("inherit"):
+        raise ValueError("there is no Flax file for a network that was inherited from a supernet; stablehlo is for every one")
+    text = standalone.source(described.space["name"], trained.space, described.genotype, described.input)
+    safetensors(trained, folder, space)
+    write_atomic(folder / f"{NAME}.py", text)
+    spec = importlib.util.spec_from_file_location(f"dnas_exported_{NAME}", folder / f"{NAME}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    variables = module.load()
+    return lambda images: module.logits(variables, images)
+
+
+FORMATS = {"stablehlo": stablehlo, "safetensors": safetensors, "flax": flax}
+"""(trained, folder, space) -> logits of what was written, as read back; space: as for `load`. Raises ValueError where
+there is no such form of the network."""

@@ -1,0 +1,166 @@
+"""A trained network from its run directory, ready for use: `dnas.load`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dnas import portable, registry
+from dnas.data import evaluation_indices, normalise
+from dnas.portable import Input, Portable
+from dnas.types import Array, Network, SearchSpace, Stats, Weights
+from search_spaces import SPACES
+from search_spaces.mixed import MixedOptions, mixed_options
+
+
+class FlaxNetwork(nn.Module):
+    """A network of any space as a Linen module, called with normalised images `[B, H, W, C]`; returns logits
+    `[B, classes]`.
+
+    `module.apply(variables, images)` uses the running averages; with `train=True, mutable=["batch_stats"]` those of the
+    batch, to train it further. `init` gives new weights.
+    """
+
+    network: Network
+
+    @nn.compact
+    def __call__(self, images, train: bool = False):
+        if self.is_initializing():
+            made = self.network.init(self.make_rng("params"), images)
+            for kind, tree in zip(("params", "batch_stats"), made):
+                for name, value in tree.items():
+                    self.put_variable(kind, name, value)
+        key = self.make_rng("dropout") if self.has_rng("dropout") else None
+        weights, stats = (self.variables.get(kind, {}) for kind in ("params", "batch_stats"))
+        logits, updated = self.network.apply(weights, stats, images, train=train, key=key)
+        if train and self.is_mutable_collection("batch_stats") and not self.is_initializing():
+            for name, value in updated.items():
+                self.put_variable("batch_stats", name, value)
+        return logits
+
+
+class Trained(NamedTuple):
+    """A trained network.
+
+    described: its genotype, how its space was built, what it takes and how its classes are called.
+    weights, stats: nested dicts of arrays. network: their pure functions; module: the same as a Linen module.
+    logits, predict: images `[B, H, W, C]` as the data set held them, so neither divided nor normalised -> logits, and
+        probabilities, `[B, classes]` float32. Compiled once for each B; ValueError for images of another shape or type.
+    """
+
+    described: Portable
+    space: SearchSpace
+    weights: Weights
+    stats: Stats
+    network: Network
+    module: nn.Module
+    logits: Callable[[Any], Array]
+    predict: Callable[[Any], Array]
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """Of the module: {"params": ..., "batch_stats": ...}."""
+        return {"params": self.weights, "batch_stats": self.stats}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.described.input.classes
+
+
+def load(path: str | Path, *, space: str | None = None) -> Trained:
+    """The network that `dnas train` trained.
+
+    path: its run directory, or the one file of it that this reads, weights.safetensors, which may be anywhere.
+    space: its factory, package.module:factory or file.py:factory, where it is none of those installed: a file is
+        never asked what to import.
+
+    Raises ValueError, in one line, for whatever is missing, damaged or does not fit together.
+    """
+    path = Path(path).expanduser()
+    file = _file(path) if path.is_dir() else path
+    found = portable.describe(file)
+    made = _space(file, found, space)
+    try:
+        network = made.network(found.genotype)
+        shapes = jax.eval_shape(lambda key: network.init(key, jax.ShapeDtypeStruct((1, *found.input.image), "float32")),
+                                jax.random.key(0))
+    except Exception as error:
+        raise ValueError(f"{file}: space {made.name} has no such network: {_said(error)}") from error
+    weights, stats = jax.device_put(portable.restore(file, *shapes))
+    run = jax.jit(function(network, found.input))
+    logits = lambda images: run(weights, stats, checked(images, found.input))
+    softmax = jax.jit(jax.nn.softmax)
+    predict = lambda images: softmax(logits(images))
+    return Trained(found, made, weights, stats, network, FlaxNetwork(network), logits, predict)
+
+
+def function(network: Network, takes: Input) -> Callable:
+    """(weights, stats, images as the data set held them) -> logits, a pure function."""
+    mean, std = (np.asarray(values, np.float32) for values in (takes.mean, takes.std))
+    return lambda weights, stats, images: network.apply(weights, stats, normalise(images, mean, std), train=False,
+                                                        key=None)[0]
+
+
+def in_batches(of_images: Callable, images: np.ndarray, batch: int = 256) -> np.ndarray:
+    """`of_images` of all images, in batches of one size of `batch` at most."""
+    rows, _ = evaluation_indices(np.arange(len(images)), batch)
+    return np.concatenate([np.asarray(of_images(images[row])) for row in rows])[:len(images)]
+
+
+def checked(images, takes: Input) -> Array:
+    """`images` if the network takes them. Raises ValueError, in one line, if not."""
+    if not hasattr(images, "dtype"):
+        images = np.asarray(images)
+    shape = ", ".join(map(str, takes.image))
+    if images.ndim != 4 or images.shape[1:] != takes.image:
+        raise ValueError(f"images have shape {images.shape}; this network takes [B, {shape}], a single one as image[None]")
+    if (str(images.dtype) == "uint8") != (takes.pixels == "uint8") or images.dtype.kind not in "uf":
+        scale = "0 to 255" if takes.pixels == "uint8" else "scaled as they were"
+        raise ValueError(f"images are {images.dtype}; this network was trained on {takes.pixels} pixels, {scale}")
+    return jnp.asarray(images)
+
+
+def _file(folder: Path) -> Path:
+    """The weights of the run in `folder`. Raises ValueError that says what to do where there are none."""
+    file = folder / portable.FILE
+    if file.is_file():
+        return file
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} is no run directory: it has no {portable.FILE} and no config.json")
+    raise ValueError(f"{folder} holds no trained network: {portable.FILE} is written at the end of a training; "
+                     f"`dnas train {folder}` trains what a search found, and goes on with a training")
+
+
+def _space(file: Path, found: Portable, place: str | None) -> SearchSpace:
+    name = place or found.space["name"]
+    if ":" in name and not place:
+        raise ValueError(f"{file}: its network is of the space {name[:80]!r}; if you trust that, say where it is: --space "
+                         "(in Python space=) package.module:factory or file.py:factory")
+    options = {option: value for option, value in found.space.items() if option != "name"}
+    shared = {option: options[option] for option in MixedOptions._fields if option in options}
+    try:
+        with mixed_options(MixedOptions(**shared)):
+            made = registry.made(name, SPACES, "space", SearchSpace, options=options, image=found.input.image,
+                                 classes=len(found.input.classes), **shared)
+        if not found.config.get("inherit"):
+            return made
+        if made.inherited is None:
+            raise ValueError(f"space {made.name} does not say how its networks run on a supernet's weights")
+        return made.inherited
+    except ValueError as error:
+        raise ValueError(f"{file}: {_said(error)}") from None
+    except Exception as error:
+        raise ValueError(f"{file}: space {name[:80]!r} cannot be built: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    """The error on one line of bounded length: what a file holds may be in it."""
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    return kind + " ".join(str(error).split())[:400]

@@ -1,0 +1,232 @@
+"""`dnas.load` and `dnas predict`: a trained network from a folder, and what is refused."""
+
+import json
+import shutil
+import struct
+import types
+import zlib
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import dnas
+from dnas import checkpoint, portable
+from dnas.data import load as load_data
+from launch.main import main
+from launch.train import _save
+from search_spaces.darts import darts
+from search_spaces.genotypes import genotype as published
+from tests.test_train_command import TOY
+from tests.toy_space import toy
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_data("digits", limit=200)
+
+
+def refused(capsys, *argv):
+    capsys.readouterr()
+    assert main([*map(str, argv)]) == 2
+    out, err = capsys.readouterr()
+    assert not out and err.startswith("dnas: error: ") and err.count("\n") == 1
+    return err
+
+
+def test_a_folder_alone_gives_the_accuracy_that_was_reported(run, data, tmp_path):
+    """Moved, with nothing in it but the one file."""
+    shutil.copy(run / "weights.safetensors", tmp_path)
+    trained = dnas.load(tmp_path)
+    rows = data.splits["test"]
+    shares = np.asarray(trained.predict(data.images[rows]))
+    np.testing.assert_allclose(shares.sum(-1), 1, rtol=1e-5)
+    results = json.loads((run / "results.json").read_text())
+    counts = np.array(results["confusion"])
+    np.testing.assert_array_equal(np.bincount(shares.argmax(-1), minlength=10), counts.sum(0))
+    assert (shares.argmax(-1) == data.labels[rows]).mean() == results["test"]["accuracy"]
+    assert trained.classes == tuple("0123456789") and trained.described.config["data"] == ["digits"]
+    assert not [path for path in run.rglob("*") if path.suffix in (".pkl", ".pickle", ".msgpack")]
+
+
+def test_the_module_is_the_network(run, data):
+    trained = dnas.load(run)
+    images = data.images[:4]
+    normalised = (images / np.float32(255) - data.mean) / data.std
+    logits = trained.module.apply(trained.variables, normalised)
+    np.testing.assert_allclose(logits, trained.logits(images), atol=1e-6)
+    _, updated = trained.module.apply(trained.variables, normalised, train=True, mutable=["batch_stats"])
+    assert jax.tree.structure(updated["batch_stats"]) == jax.tree.structure(trained.stats)
+    assert not np.array_equal(*(jax.tree.leaves(stats)[0] for stats in (updated["batch_stats"], trained.stats)))
+    made = jax.eval_shape(trained.module.init, jax.random.key(0), normalised)
+    assert jax.tree.map(lambda leaf: leaf.shape, made) == jax.tree.map(lambda leaf: leaf.shape, trained.variables)
+
+
+@pytest.mark.parametrize("wrong, message", [
+    (lambda images: images[0], "single one as image"), (lambda images: images[:, :4], "takes [B, 8, 8, 1]"),
+    (lambda images: images / 255, "trained on uint8 pixels, 0 to 255"),
+    (lambda images: images.astype(np.int32), "images are int32")])
+def test_images_of_another_kind_are_refused(run, data, wrong, message):
+    with pytest.raises(ValueError) as error:
+        dnas.load(run).predict(wrong(data.images[:2]))
+    assert message in str(error.value)
+
+
+def test_a_space_of_the_users_own_is_not_imported_unless_named(untrained, data, monkeypatch):
+    own = untrained(f"/somewhere/{Path(TOY).name}", toy(), toy().genotype({"chain": np.eye(4)[[2, 1]]}))
+
+    def never(*_):
+        raise AssertionError("something was imported")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("dnas.registry.load", never)
+        with pytest.raises(ValueError, match=r"space 'toy_space.py:toy'; if you trust that, say where it is: --space"):
+            dnas.load(own)
+    assert dnas.load(own, space=TOY).predict(data.images[:2]).shape == (2, 10)
+
+
+def test_what_is_no_training_is_refused(run, tmp_path, capsys):
+    with pytest.raises(ValueError, match="is no run directory"):
+        dnas.load(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="`dnas train .*` trains what a search found"):
+        dnas.load(tmp_path)
+    assert "does not exist" in refused(capsys, "predict", tmp_path / "absent", "a.png")
+    assert "no picture given" in refused(capsys, "predict", run)
+
+
+def other(path, **changed):
+    """The file written anew with other metadata, its digest right."""
+    found = checkpoint.metadata(path)
+    trained = dnas.load(path)
+    described = {name: json.loads(found[name]) for name in found}
+    for name, change in changed.items():
+        change(described[name])
+    tree = {"params": trained.weights, "batch_stats": trained.stats}
+    checkpoint.save(path, tree, {name: json.dumps(part) for name, part in described.items()}, name=checkpoint.PLAIN)
+
+
+def million(genotype):
+    genotype["groups"]["width"] *= 5000
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(genotype=lambda g: g["groups"]["width"][0].update(op="import os")), "the operations there are 1, 2, 3, 4"),
+    (dict(genotype=million), "twice"), (dict(genotype=lambda g: g["groups"]["width"][0].update(source=7)), "edge 7->1"),
+    (dict(genotype=lambda g: g.update(schema=9)), "not a genotype of schema 1"),
+    (dict(genotype=lambda g: g.update(long="x" * 10**6)), "more than 1,000,000 are refused"),
+    (dict(space=lambda s: s.update(layers=1)), "genotype has edge 1->2"),
+    (dict(space=lambda s: s.update(channels="3")), "cannot be built: TypeError"),
+    (dict(space=lambda s: s.update(depth=3)), "unexpected keyword argument 'depth'"),
+    (dict(space=lambda s: s.update(name="../../evil.py:space")), "if you trust that"),
+    (dict(space=lambda s: s.update(name="evil")), "no space 'evil'"),
+    (dict(input=lambda i: i.update(std=[0])), "its input is not that of a network"),
+    (dict(input=lambda i: i.update(classes=["\x1b[2J"] * 10)), "its input is not that of a network"),
+    (dict(input=lambda i: i.pop("mean")), "its input is not that of a network")])
+def test_a_file_that_lies_is_refused_in_one_line(run, tmp_path, change, message):
+    file = tmp_path / "weights.safetensors"
+    shutil.copy(run / file.name, file)
+    other(file, **change)
+    with pytest.raises(ValueError) as error:
+        dnas.load(tmp_path)
+    assert message in str(error.value) and "\n" not in str(error.value) and str(file) in str(error.value)
+
+
+def test_a_damaged_file_is_refused(run, tmp_path):
+    whole = (run / "weights.safetensors").read_bytes()
+    file = tmp_path / "weights.safetensors"
+    for content in b"", whole[:-1], whole[:100], whole[:-1] + bytes([whole[-1] ^ 1]), struct.pack("<Q", 2**60) + whole[8:]:
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match="is corrupt: "):
+            dnas.load(file)
+    shutil.copy(run / "last.safetensors", file)
+    with pytest.raises(ValueError, match="has no genotype in its metadata"):
+        dnas.load(file)
+
+
+def test_arrays_that_lie_outside_of_the_file_are_refused(tmp_path):
+    """The header is as wrong as can be, and the digest of the whole is right."""
+    file = tmp_path / "a.safetensors"
+    checkpoint.save(file, {"a": np.zeros(4, np.float32)})
+    for wrong in b"[1600,16]", b"[-320,16]":
+        content = file.read_bytes().replace(b"[0,16]", wrong)
+        size = int.from_bytes(content[:8], "little") + len(wrong) - len(b"[0,16]")
+        content = struct.pack("<Q", size) + content[8:]
+        stored = json.loads(content[8:8 + size])["__metadata__"]["sha256"]
+        head = content[:8 + size].replace(stored.encode(), b"0" * 64, 1)
+        digest = checkpoint._digest(head, content[8 + size:])
+        (tmp_path / "b.safetensors").write_bytes(content.replace(stored.encode(), digest.encode(), 1))
+        with pytest.raises(checkpoint.CorruptCheckpoint, match="lies outside of it"):
+            checkpoint.restore(tmp_path / "b.safetensors", {"a": np.zeros(4, np.float32)})
+
+
+def test_pictures_get_classes_and_probabilities(run, data, tmp_path, capsys):
+    """A picture of the network's size is classified as the array is; others are brought to that size, and to grey."""
+    row = data.splits["test"][0]
+    Image.fromarray(data.images[row, ..., 0]).save(tmp_path / "a.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 20, 3), np.uint8)).save(tmp_path / "b.jpg")
+    assert main(["predict", str(run), str(tmp_path / "a.png"), str(tmp_path / "b.jpg"), "--top", "2", "--cache", "off"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [len(line) for line in lines] == [7, 7] and lines[1][0] == str(tmp_path / "b.jpg")
+    shares = np.asarray(dnas.load(run).predict(data.images[row][None]))[0]
+    best = shares.argsort()[::-1][:2]
+    assert lines[0][1::3] == [str(k) for k in best] and lines[0][2::3] == [f"{100 * shares[k]:.1f}" for k in best]
+
+
+def test_names_of_classes_are_printed(run, tmp_path, capsys):
+    shutil.copy(run / "weights.safetensors", tmp_path)
+    other(tmp_path / "weights.safetensors", input=lambda i: i.update(classes=[f"kind {k}" for k in range(10)]))
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    assert main(["predict", str(tmp_path), str(tmp_path / "a.png"), "--top", "10", "--cache", "off"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"  kind {k}  " in out for k in range(10))
+
+
+def bomb():
+    """A PNG of 30,000 x 30,000 pixels in a few bytes."""
+    chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 30000, 30000, 8, 0, 0, 0, 0)) \
+        + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("content, message", [
+    (lambda whole: whole[:-30], "cannot be read"), (lambda whole: b"import os\n", "no PNG or JPEG picture"),
+    (lambda whole: b"", "no PNG or JPEG picture"), (lambda whole: bomb(), "more than 67,108,864 pixels"),
+    (None, "no regular")])
+def test_what_is_no_picture_is_refused(run, tmp_path, capsys, content, message):
+    file = tmp_path / "a.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8)).save(file)
+    file.write_bytes(content(file.read_bytes())) if content else file.unlink()
+    error = refused(capsys, "predict", run, file, "--cache", "off")
+    assert message in error and str(file) in error
+
+
+def test_a_network_of_other_than_pictures_says_so(run, tmp_path, capsys):
+    shutil.copy(run / "weights.safetensors", tmp_path)
+    other(tmp_path / "weights.safetensors", input=lambda i: i.update(pixels="float32"))
+    assert "takes float32 images of 1 channels" in refused(capsys, "predict", tmp_path, "a.png")
+
+
+def test_the_auxiliary_head_stays_behind(tmp_path):
+    """What is kept of a training's weights is what the network alone has."""
+    space, genotype = darts((32, 32, 3), 10, channels=2, cells=3), published("darts-v2")
+    data = types.SimpleNamespace(image=(32, 32, 3), images=np.zeros(1, np.uint8), mean=np.zeros(3), std=np.ones(3),
+                                 classes=10)
+    image = jax.ShapeDtypeStruct((1, *data.image), "float32")
+    weights, stats = space.network(genotype, auxiliary=True).init(jax.random.key(0), image)
+    assert "auxiliary" in weights and "auxiliary" in stats
+    _save(types.SimpleNamespace(folder=tmp_path), space, types.SimpleNamespace(genotype=genotype),
+          {"space": {"name": "darts", "channels": 2, "cells": 3}}, data, types.SimpleNamespace(weights=weights, stats=stats))
+    trained = dnas.load(tmp_path)
+    assert trained.weights.keys() == weights.keys() - {"auxiliary"}
+    np.testing.assert_array_equal(trained.weights["head"]["dense"]["kernel"], weights["head"]["dense"]["kernel"])
+
+
+def test_weights_of_another_shape_are_refused(run, tmp_path):
+    file, trained = tmp_path / "weights.safetensors", dnas.load(run)
+    trained.weights["head"]["dense"]["bias"] = np.zeros(11, np.float32)
+    portable.save(file, trained.described, trained.weights, trained.stats)
+    with pytest.raises(ValueError, match="leaf params/head/dense/bias is float32.11. there, float32.10. here"):
+        dnas.load(file)
