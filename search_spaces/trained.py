@@ -16,6 +16,7 @@ from dnas.data import evaluation_indices, normalise
 from dnas.portable import Input, Portable
 from dnas.types import Array, Network, SearchSpace, Stats, Weights
 from search_spaces import SPACES
+from search_spaces.mixed import MixedOptions, mixed_options
 
 
 class FlaxNetwork(nn.Module):
@@ -143,9 +144,12 @@ def _space(file: Path, found: Portable, place: str | None) -> SearchSpace:
         raise ValueError(f"{file}: its network is of the space {name[:80]!r}; if you trust that, say where it is: --space "
                          "(in Python space=) package.module:factory or file.py:factory")
     options = {option: value for option, value in found.space.items() if option != "name"}
+    shared = {option: options[option] for option in MixedOptions._fields if option in options}
     try:
-        return registry.made(name, SPACES, "space", SearchSpace, options=options, image=found.input.image,
-                             classes=len(found.input.classes))
+        with mixed_options(MixedOptions(**shared)):
+            made = registry.made(name, SPACES, "space", SearchSpace, options=options, image=found.input.image,
+                                 classes=len(found.input.classes), **shared)
+        return made.inherited if found.config.get("inherit") else made
     except ValueError as error:
         raise ValueError(f"{file}: {_said(error)}") from None
     except Exception as error:
