@@ -55,7 +55,8 @@ def flax(trained: Trained, folder: Path, space: str | None) -> Callable:
     """A Python file that defines the network with Flax alone, and the same weights beside it."""
     described = trained.described
     if described.config.get("inherit"):
-        raise ValueError("there is no Flax file for a network inherited from a supernet; stablehlo is for every network")
+        raise ValueError("there is no Flax file for a network that goes on from the supernet's weights, which has the "
+                         "supernet's operations; stablehlo is for every network")
     text = standalone.source(described.space["name"], trained.space, described.genotype, described.input)
     safetensors(trained, folder, space)
     write_atomic(folder / f"{NAME}.py", text)
