@@ -194,8 +194,7 @@ def margin(prepared: Prepared, result: Result) -> float:
 
 def stem(name: str) -> str:
     """A short form of a name or path that can be part of a file's name."""
-    place, _, factory = name.rpartition(":")
-    return re.sub(r"[^\w.-]+", "_", factory if place else Path(name).name.removesuffix(".npz")) or "data"
+    return re.sub(r"[^\w.-]+", "_", Path(name.rpartition(":")[2]).name.removesuffix(".npz")) or "data"
 
 
 def _config(folder: Path) -> Any:
