@@ -81,6 +81,25 @@ class Chosen(int):
         return found
 
 
+class Ordered(Mapping):
+    """A mapping whose order lasts: Flax sorts dicts by their keys where a module is repeated in a loop."""
+
+    def __init__(self, items: Mapping):
+        self._items = dict(items)
+
+    def __getitem__(self, key):
+        return self._items[key]
+
+    def __iter__(self):
+        return iter(self._items)
+
+    def __len__(self):
+        return len(self._items)
+
+    def __hash__(self):
+        return hash(tuple(self._items.items()))
+
+
 class MixedOp(nn.Module):
     """The operations of one edge, mixed by a gate or reduced to one of them (DARTS, arXiv 1806.09055, eq. 2).
 
@@ -97,6 +116,10 @@ class MixedOp(nn.Module):
     ops: Mapping[str, Callable[..., nn.Module]]
     channels: int | None = None
     stride: int = 1
+
+    def __post_init__(self):
+        self.ops = Ordered(self.ops)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x, gate, train):

@@ -397,3 +397,13 @@ def test_equal_cells_are_a_loop_if_the_shared_option_says_so(scan):
         weights, stats))
     assert ("scan[" in text) == (scan == "auto")
     assert space.options == ({} if scan == "auto" else {"scan": "off"})
+
+
+def test_gates_keep_their_operations_in_a_loop():
+    """Flax sorts the dicts of what it repeats: `conv` would come before `skip`."""
+    space = flax_space("stack", Stack(), {"g": Group(((0, 1),), ("skip", "conv"))}, image=IMAGE)
+    weights, stats = space.init(jax.random.key(0), jnp.zeros((2, *IMAGE)))
+    images, skips = np.random.default_rng(0).normal(size=(2, *IMAGE)), space.genotype({"g": np.array([[1, 0]])})
+    alone = ReLUConvBN(4).apply({"params": weights["stem"], "batch_stats": stats["stem"]}, images, False).mean((1, 2))
+    for gates in skips.gates(space.groups), skips:
+        np.testing.assert_allclose(space.apply(weights, stats, gates, images, train=False)[0], alone, rtol=1e-5)
