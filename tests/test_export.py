@@ -88,7 +88,7 @@ def test_a_flax_file_is_the_network(untrained, tmp_path, name, space, text):
                for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import | ast.ImportFrom)}
     assert {module.split(".")[0] for module in modules} <= {"functools", "math", "pathlib", "flax", "jax", "safetensors"}
     unused = {"MaxPool", "FactorizedReduce"} if name == "nasbench201" else {"nor_conv_1x1", "Residual", "Stage"}
-    assert not any(word in text for word in unused) and len(text.splitlines()) < 300
+    assert not any(word in text for word in unused) and len(text.splitlines()) < 320
 
 
 def test_every_family_has_its_file():
