@@ -57,8 +57,8 @@ def measured(name, size, rounds):
     image = (size["pixels"], size["pixels"], 3)
     space = resolve(name, SPACES, "space")(image, 10, channels=size["channels"], cells=size["cells"])
     method = darts(space, 50, 100)
-    labels = np.arange(40) % 10
-    data = from_arrays("drawn", np.zeros((40, *image), np.uint8), labels)
+    labels = np.arange(200) % 10
+    data = from_arrays("drawn", np.zeros((200, *image), np.uint8), labels)
     state = method.init(jax.random.key(0), np.zeros((size["batch"], *image), np.float32))
     begun = time.perf_counter()
     step, plan = bare(Prepared(data, space, method, {}, 1), size["batch"], state)
