@@ -116,8 +116,8 @@ def test_help_shows_the_chosen_options_only(said):
 
 @pytest.mark.parametrize("argv, message", [
     (["serch"], "no command 'serch'; did you mean 'search'?"),
-    (["zzz"], "no command 'zzz'; the commands are search, select, compare, train, show, evaluate, table, estimate, "
-              "spaces, methods, datasets"),
+    (["zzz"], "no command 'zzz'; the commands are search, select, compare, train, predict, export, show, "
+              "evaluate, table, estimate, spaces, methods, datasets"),
     (["spaces", "x"], "unexpected argument 'x'; `dnas spaces` takes none"),
     (["search", "--space.chanels", "3"], "unknown option --space.chanels; did you mean --space.channels?"),
     (["search", "--channels", "3"], "unknown option --channels; did you mean --space.channels?"),
