@@ -87,7 +87,7 @@ class Seen(NamedTuple):
 
 def seen_by_a_trainer(data, rows, of):
     """Of each batch of an epoch what `of` makes of it."""
-    how = Trainer(None, lambda key, state, batch: (State(state.step + 1), Seen(of(batch))), None)
+    how = Trainer(None, None, lambda key, state, batch: (State(state.step + 1), Seen(of(batch))), None)
     images, state = Images(jnp.asarray(data.images), jnp.asarray(data.labels)), State(jnp.zeros((), jnp.int32))
     return training_of(how, data, images, state, *rows.shape)(state, KEY, rows, look=lambda infos, done: infos)[1]["value"]
 
