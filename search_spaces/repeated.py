@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from search_spaces.mixed import current_options
 
 UNROLL = 5
-"""Cells in each turn of the loop on a CPU, where a turn leaves copies of all that its gradient needs: for five cells of
-NAS-Bench-201 half as fast again and a third of the memory, for twice the time to compile (docs/speed.md)."""
+"""Cells up to which a loop is written out on a CPU, where every turn copies all that its gradient needs: for five cells of
+NAS-Bench-201 a third of the memory and up to a third of the time of a loop. More are computed again for their gradient,
+which takes 15 to 40 % longer a cell, and hardly more memory than one does (docs/speed.md)."""
 
 
 def use_scan(option: str, cells: int) -> bool:
@@ -41,8 +42,11 @@ class Repeated(nn.Module):
             for i in range(self.count):
                 x = self.cell(name=f"cell_{i}")(x, *args)
             return x
-        body = nn.scan(lambda cell, x, _: (cell(x, *args), None), length=self.count,
-                       unroll=UNROLL if jax.default_backend() == "cpu" else 1,
+        written_out = jax.default_backend() == "cpu" and self.count <= UNROLL
+        again = jax.default_backend() == "cpu" and not written_out
+        run = lambda cell, x, _: (cell(x, *args), None)
+        body = nn.scan(nn.remat(run, prevent_cse=False) if again else run, length=self.count,
+                       unroll=self.count if written_out else 1,
                        variable_axes={"params": 0, "batch_stats": 0}, split_rngs={"params": True, "dropout": True})
         return body(self.cell(name="cells"), x, None)[0]
 
