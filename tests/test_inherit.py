@@ -203,6 +203,9 @@ def test_no_accuracy_is_lost_on_the_way(run, tmp_path, capsys):
     found, _ = restore(tmp_path / "net/last.safetensors", dict(zip(("weights", "stats"), parts)))
     assert same(found["weights"], parts[0]) and not same(found["stats"], parts[1])
     assert results["params"] == sum(leaf.size for leaf in jax.tree.leaves(parts[0]))
+    assert main(["report", str(tmp_path / "net")]) == 0
+    page = (tmp_path / "net/report.html").read_text()
+    assert "Training from the weights of a supernet" in page and "as inherited" in page
     rows = data.splits["test"]
     classes = dnas.load(tmp_path / "net", space=TOY).predict(data.images[rows]).argmax(-1)
     assert (classes == data.labels[rows]).mean() == pytest.approx(results["test"]["accuracy"])
