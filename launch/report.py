@@ -85,8 +85,9 @@ def _read(folder: Path, scratch: Path) -> Told:
 def _head(told: Told) -> list[str]:
     """What the run is, how far it has come, and its figures."""
     one = told.one
+    begun = "the weights of a supernet" if told.config.get("inherit") else "scratch"
     what = f"Search of {one.space} by {one.method}" if one.kind == "search" else \
-        f"Training from {'the weights of a supernet' if told.config.get('inherit') else 'scratch'} of a network of {one.space}"
+        f"Training from {begun} of a network of {one.space}"
     state = {"done": "done", "running": f"running in {one.note}", "interrupted": "interrupted"}[one.status]
     intro = f"{what} on {one.data}, seed {one.seed}: {state}, after epoch {one.epoch} of {one.epochs}."
     seconds = [value for record in told.timings if (value := number(record, "seconds")) is not None]
