@@ -13,7 +13,7 @@ COMMANDS = {
     "search": ("launch.search:main", "search a space on real images and write what is found into a run directory"),
     "select": ("launch.select:main", "choose the architecture of a trained supernet in another way"),
     "compare": ("launch.compare:main", "compare selections on runs of several methods and seeds, in one report"),
-    "train": ("launch.train:main", "train the network that was found, or a published one, from scratch, and test it"),
+    "train": ("launch.train:main", "train the network that was found, or a published one, and test it"),
     "predict": ("launch.predict:main", "say what pictures show, by a trained network"),
     "export": ("launch.export:main", "write a trained network as StableHLO, safetensors or one Python file"),
     "show": ("launch.show:main", "draw what was found: its cells, the layers of its network, the logits of its run"),

@@ -85,8 +85,9 @@ def _read(folder: Path, scratch: Path) -> Told:
 def _head(told: Told) -> list[str]:
     """What the run is, how far it has come, and its figures."""
     one = told.one
+    begun = "the weights of a supernet" if told.config.get("inherit") else "scratch"
     what = f"Search of {one.space} by {one.method}" if one.kind == "search" else \
-        f"Training from scratch of a network of {one.space}"
+        f"Training from {begun} of a network of {one.space}"
     state = {"done": "done", "running": f"running in {one.note}", "interrupted": "interrupted"}[one.status]
     intro = f"{what} on {one.data}, seed {one.seed}: {state}, after epoch {one.epoch} of {one.epochs}."
     seconds = [value for record in told.timings if (value := number(record, "seconds")) is not None]
@@ -116,7 +117,8 @@ def _judged(told: Told, split: str) -> str:
              + _spelled(found, "images", " ({:,.0f})"), _spelled(found, "loss", "loss {:.3f}"),
              "of the supernet" if told.one.kind == "search" else "", _spelled(
                  found.get("best"), "accuracy", "the best was {:.2f} %", 100) + _spelled(
-                     found.get("best"), "epoch", " after epoch {:.0f}")]
+                     found.get("best"), "epoch", " after epoch {:.0f}"),
+             _spelled(found, "inherited", "as inherited {:.2f} %", 100)]
     return ", ".join(part for part in parts if part)
 
 
