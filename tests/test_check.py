@@ -106,6 +106,7 @@ def test_every_space_passes(name):
     assert not [finding for finding in check(space, images, 3) if finding.wrong]
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif("DNAS_DATA" not in os.environ, reason="needs cora.npz in the folder DNAS_DATA")
 def test_the_graph_space_passes(capsys):
     assert main(["spaces", "check", "graph", "--batch", "100", "--data", f"{os.environ['DNAS_DATA']}/cora.npz"]) == 0

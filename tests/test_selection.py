@@ -1,5 +1,7 @@
 """Selections: the one-edge problem where magnitude is wrong, masks, ties, races, and a real run killed on its way."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -206,11 +208,13 @@ def test_magnitude_leaves_the_edges_weights_out_and_magnitude_edge_takes_them(tr
         select(magnitude_edge(), on)
 
 
-def test_a_plan_is_timed_by_the_programs_that_it_needs(trained):
-    on = opened(trained)
-    assert on.seconds({"evaluations": 0, "epochs": 0}) == 0
-    one = on.seconds({"evaluations": 1000, "epochs": 0})
-    assert one > 0 and on.seconds({"evaluations": 1000, "epochs": 3}) > one
+def test_a_plan_is_timed_by_the_programs_that_it_needs(trained, monkeypatch):
+    on, ran = opened(trained), []
+    monkeypatch.setattr(sys.modules[select.__module__], "_timed", lambda program: ran.append(program()) or 2.0)
+    assert on.seconds({"evaluations": 0, "epochs": 0}) == 0 and not ran
+    assert on.seconds({"evaluations": 1000, "epochs": 0}) == 1000 * 2 / on.rows and len(ran) == 1
+    assert on.seconds({"evaluations": 0, "epochs": 3}) == 3 * (on.images // BATCH) * 2 and len(ran) == 2
+    assert on.seconds({"evaluations": 30, "epochs": 3}) == on.seconds({"evaluations": 0, "epochs": 3}) + 30 * 2 / on.rows
 
 
 def test_draws_follow_the_seed_of_the_search_unless_given_one(trained):
