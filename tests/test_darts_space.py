@@ -34,7 +34,9 @@ def test_supernet_counts():
 
 @pytest.mark.parametrize("name, classes, count", [
     ("darts-v1", 10, 3_169_414), ("darts-v2", 10, 3_349_342), ("pc-darts-cifar", 10, 3_634_678),
-    ("pc-darts-image", 10, 3_721_510), ("darts-v1", 100, 3_221_344), ("darts-v2", 100, 3_401_272)])
+    pytest.param("pc-darts-image", 10, 3_721_510, marks=pytest.mark.heavy),
+    pytest.param("darts-v1", 100, 3_221_344, marks=pytest.mark.heavy),
+    pytest.param("darts-v2", 100, 3_401_272, marks=pytest.mark.heavy)])
 def test_evaluation_network_counts(name, classes, count):
     assert params(darts(classes=classes, channels=36, cells=20), genotype(name)) == count
 

@@ -78,6 +78,7 @@ def test_your_own_data(tmp_path, monkeypatch, capsys):
     assert "augmented by brighter" in out and "20x30 pixels, brought to 48x64 (pad)" in out and "weights of their" in out
 
 
+@pytest.mark.heavy
 def test_your_own_space(tmp_path, monkeypatch, capsys):
     (code,) = blocks("docs/your-own-space.md")
     (tmp_path / "my_space.py").write_text(code)

@@ -150,6 +150,7 @@ def test_metrics_beyond_the_checkpoint_and_a_corrupt_checkpoint_change_nothing(d
     assert {n: c for n, c in contents(folder).items() if "corrupt" not in n} == contents(finished[0])
 
 
+@pytest.mark.heavy
 def test_killed_at_any_moment_and_started_again_it_ends_bit_identical(finished, tmp_path):
     """A real process, SIGKILLed at several moments."""
     script = ("import sys; from tests.test_loop import *\n"
