@@ -57,16 +57,19 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
     def zeros(gates):
         return trimmed({g: jnp.zeros(row.shape) if hasattr(row, "shape") else row for g, row in gates.items()}, groups)
 
-    def shapes(functions, gates):
-        return jax.eval_shape(lambda key, images: functions.init(key, images, zeros(gates)), jax.random.key(0), example)
+    def first(functions, gates):
+        return lambda key, images: functions.init(key, images, zeros(gates))
+
+    supernet = first(network, mixture)  # one function, so that JAX traces it once
+
+    def shapes(begin):
+        return jax.eval_shape(begin, jax.random.key(0), example)
 
     def init(key, images, genotype=None):
-        gates = mixture if genotype is None else static(genotype, groups)
-        return started(network, key, images, gates)
+        return started(supernet if genotype is None else first(network, static(genotype, groups)), key, images)
 
-    def started(functions, key, images, gates):
-        images = jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32)
-        return without_forward_pass(lambda key, images: functions.init(key, images, zeros(gates)), key, images)
+    def started(begin, key, images):
+        return without_forward_pass(begin, key, jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32))
 
     def apply(weights, stats, gates, images, *, train, key=None):
         gates = static(gates, groups) if isinstance(gates, Genotype) else trimmed(gates, groups)
@@ -85,7 +88,7 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
             extra = {"drop_path": drop_path} if functions.drops else {}
             return functions.apply(weights, stats, gates, images, train, key, **extra)
 
-        return Network(lambda key, images: started(functions, key, images, gates), run)
+        return Network(lambda key, images: started(first(functions, gates), key, images), run)
 
     def genotype(scores):
         found = (rule or argmax)(groups, scores)
@@ -94,13 +97,13 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
         return Genotype.from_decisions(space, found)
 
     def inherit(tree, genotype):
-        used = {path: leaf.shape for collection in shapes(network, static(genotype, groups))
+        used = {path: leaf.shape for collection in shapes(first(network, static(genotype, groups)))
                 for path, leaf in flat(collection).items()}
         return nested({path: leading(leaf, used[path]) for path, leaf in flat(tree).items() if path in used})
 
     def cost(functions, genotype=None):
         counted, gates = (network, mixture) if genotype is None else (functions, static(genotype, groups))
-        weights, stats = shapes(counted, gates)
+        weights, stats = shapes(supernet if genotype is None else first(counted, gates))
         multiplied = macs(lambda weights, stats, images: counted.apply(weights, stats, zeros(gates), images, False, None),
                           weights, stats, example)
         return {"params": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(weights)), "macs": multiplied}
