@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from dnas.bilevel import Method, cross_entropy
-from dnas.data import Dataset, augment, evaluation_indices, normalise
+from dnas.data import Dataset, augment, evaluation_indices, mixed, normalise
 from dnas.data.augmentation import augment_by
 from dnas.data.augmentation import cutout as cut_out
 from dnas.diagnostics import curvature, largest_eigenvalue
@@ -212,13 +212,13 @@ def scorer(space: SearchSpace, data: Dataset, images: Images, state: Tree, gates
            width: int, *, split: str = "valid") -> Callable:
     """Compiles `(state, masks, first, last) -> losses, hits`: the supernet under several gates, on images of a split.
 
-    masks: at most `width` mappings {group: [E, K]}; first, last: positions in the split. Returns arrays
+    masks: at most `width` mappings {group: [E, K]}; first, last: positions in the mixed split. Returns arrays
     `[len(masks), last - first]`: cross-entropies in nats, and 1 where the prediction is right. Batch statistics, of
     batches that are the same whatever first and last are, so these fall on multiples of `batch`, or at the split's end.
 
     One program for any number of masks: on a CPU, where a batch fills the cores, mask after mask; elsewhere at once.
     """
-    rows, _ = (jnp.asarray(a) for a in evaluation_indices(data.splits[split], batch))
+    rows, _ = (jnp.asarray(a) for a in evaluation_indices(mixed(data.splits[split]), batch))
     total = len(data.splits[split])
 
     def score(weights, stats, stacked, count, images, rows, start, stop):
@@ -258,9 +258,9 @@ def scorer(space: SearchSpace, data: Dataset, images: Images, state: Tree, gates
 
 
 def diagnosis(space: SearchSpace, method: Method, data: Dataset, images: Images, state: Tree, batch: int) -> Callable:
-    """Compiles `state -> {"sharpness", "eigenvalue"}` on the first images of the train and valid splits."""
+    """Compiles `state -> {"sharpness", "eigenvalue"}` on the same few images of the train and valid splits every time."""
     def first(split):
-        rows = jnp.asarray(data.splits[split][:batch])
+        rows = jnp.asarray(mixed(data.splits[split])[:batch])
         return _batch(data, images.pixels[rows], images.labels[rows])
 
     train, valid = first("train"), first("valid")

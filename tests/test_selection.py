@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from dnas.bilevel import Method, SearchState
+from dnas.data import from_arrays
 from dnas.loop import search
+from dnas.programs import Images, scorer
 from dnas.relaxations import decided, undecided
 from dnas.selection import SELECTIONS
 from dnas.selection.magnitude import magnitude, magnitude_edge
@@ -48,6 +50,23 @@ def test_magnitude_and_perturbation_disagree_where_they_must():
         assert found.genotype.choices["g"][0].op == "linear"
         np.testing.assert_allclose(found.scores["g"], [scores], atol=1e-6)  # 0.018150 if the row were renormalised
     np.testing.assert_allclose(masks[:2], [[[0, 0.4]], [[0.6, 0]]], rtol=1e-6)
+
+
+def test_images_that_come_class_by_class_are_judged_among_those_of_other_classes():
+    """A network that knows bright from dark only by the mean of the batch."""
+    labels = np.repeat([0, 1], 320)
+    data = from_arrays("sorted", np.full((640, 4, 4, 1), 50, np.uint8) + 150 * labels[:, None, None, None].astype(np.uint8),
+                       labels)
+    assert (np.diff(data.labels[data.splits["valid"]]) >= 0).all()
+
+    def apply(weights, stats, gates, images, *, train, key):
+        above = images.mean((1, 2, 3)) - images.mean()
+        return jnp.stack([-above, above], -1), stats
+
+    space, state = SearchSpace("mean", {}, {}, *[None] * 8)._replace(apply=apply), one_edge()[0].state
+    score = scorer(space, data, Images(jnp.asarray(data.images), jnp.asarray(data.labels)), state, {}, 16, 1)
+    _, hits = score(state, [{}])
+    assert hits.mean() == 1
 
 
 def test_the_first_of_equal_operations_is_taken():

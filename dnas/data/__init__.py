@@ -3,13 +3,13 @@
 `import dnas.data` does not import jax; `augment` and `normalise` do when they are first used.
 """
 
-from dnas.data.batches import epoch_indices, evaluation_indices, steps_per_epoch, train_indices
+from dnas.data.batches import epoch_indices, evaluation_indices, mixed, steps_per_epoch, train_indices
 from dnas.data.dataset import SPLITS, Dataset, balanced, from_arrays, split
 from dnas.data.sources import DATASETS, load
 from dnas.data.summary import describe
 
 __all__ = ["DATASETS", "SPLITS", "Dataset", "augment", "balanced", "cutout", "describe", "epoch_indices",
-           "evaluation_indices", "from_arrays", "load", "normalise", "split", "steps_per_epoch", "train_indices"]
+           "evaluation_indices", "from_arrays", "load", "mixed", "normalise", "split", "steps_per_epoch", "train_indices"]
 
 
 def __getattr__(name: str):

@@ -54,6 +54,12 @@ def train_indices(seed: int, epoch: int, train: np.ndarray, batch: int) -> np.nd
     return np.asarray(train)[order].reshape(steps, batch).astype(np.int32)
 
 
+def mixed(split: np.ndarray) -> np.ndarray:
+    """A split in a fixed order that has nothing to do with its images: data often comes class by class, and statistics of
+    a batch of one class are not those that a network was trained with."""
+    return np.random.default_rng(0).permutation(split)
+
+
 def evaluation_indices(split: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
     """Batches that go once through a split, in order: indices int32 and weights float32, both [M, B'].
 
