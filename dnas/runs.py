@@ -91,11 +91,18 @@ def _summary(folder: Path, kind: str, config: Mapping[str, Any]) -> Summary:
     seconds = [value for record in [*timings, cost] if (value := number(record, "seconds")) is not None]
     return Summary(
         folder, "done" if finished else "interrupted", kind,
-        method=short(config.get("selection" if kind == "select" else "method")), space=short(config.get("space")),
+        method=_how(kind, config), space=short(config.get("space")),
         data=short(config.get("data")), seed=None if seed is None else int(seed),
         epoch=None if epochs is None else int(epoch), epochs=None if epochs is None else int(epochs),
         accuracy=100 * shares[of] if of else None, of=of, seconds=math.fsum(seconds) if seconds else None,
         selections=sum(1 for _ in folder.glob("selections/*/genotype.json")), date=str(environment.get("date", "")))
+
+
+def _how(kind: str, config: Mapping[str, Any]) -> str:
+    """The method of a search, the selection of a choice, and what a training takes from its supernet."""
+    if kind == "train":
+        return "+".join(name for name in ("inherit", "distill") if config.get(name))
+    return short(config.get("selection" if kind == "select" else "method"))
 
 
 def short(value: Any) -> str:

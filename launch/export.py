@@ -61,9 +61,12 @@ def main(argv: Sequence[str]) -> int:
     if not arguments.format:
         raise ValueError("--format is missing: it is one or more of stablehlo, safetensors, flax")
     import dnas
+    from search_spaces.export import flax_source
     from search_spaces.trained import in_batches
 
     trained = dnas.load(arguments.run, space=arguments.space)
+    if "flax" in arguments.format:
+        flax_source(trained)
     path = Path(arguments.run).expanduser()
     folder = path if path.is_dir() else path.parent
     out = Path(arguments.out).expanduser() if arguments.out else folder / "export"

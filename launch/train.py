@@ -289,4 +289,7 @@ def _report(results: dict[str, Any], result, folder: Path, class_names: Sequence
                      (f", as inherited {100 * holdout['inherited']:.2f} %" if "inherited" in holdout else ""))
     lines += [f"time      {result.seconds:.1f} s", f"run       {folder} (results.json, confusion.svg, curves.svg, "
               "weights.safetensors, last.safetensors" + (", best.safetensors)" if holdout else ")")]
+    where = shlex.quote(str(folder))
+    lines += ["next", f"  dnas predict {where} PICTURE ...", f"  dnas export {where} --format stablehlo",
+              f"  dnas report {where}"]
     return "\n".join(lines)

@@ -33,7 +33,7 @@ def stablehlo(trained: Trained, folder: Path, space: str | None) -> Callable:
         found, batch = program(*export.symbolic_shape("batch")), "any"
     except Exception:  # whatever a network does with its shapes, it may do with a number
         found, batch = program(1), 1
-    about = {"images": {"shape": [batch, *takes.image], "type": takes.pixels}, "platforms": PLATFORMS,
+    about = {"images": {"shape": [batch, *takes.image], "type": takes.pixels, "fit": takes.fit}, "platforms": PLATFORMS,
              "logits": [batch, len(takes.classes)], "classes": takes.classes,
              "genotype": json.loads(trained.described.genotype.to_json())}
     write_atomic(folder / f"{NAME}.stablehlo", bytes(found.serialize()))
@@ -53,11 +53,7 @@ def safetensors(trained: Trained, folder: Path, space: str | None) -> Callable:
 
 def flax(trained: Trained, folder: Path, space: str | None) -> Callable:
     """A Python file that defines the network with Flax alone, and the same weights beside it."""
-    described = trained.described
-    if described.config.get("inherit"):
-        raise ValueError("there is no Flax file for a network that goes on from the supernet's weights, which has the "
-                         "supernet's operations; stablehlo is for every network")
-    text = standalone.source(described.space["name"], trained.space, described.genotype, described.input)
+    text = flax_source(trained)
     safetensors(trained, folder, space)
     write_atomic(folder / f"{NAME}.py", text)
     spec = importlib.util.spec_from_file_location(f"dnas_exported_{NAME}", folder / f"{NAME}.py")
@@ -65,6 +61,15 @@ def flax(trained: Trained, folder: Path, space: str | None) -> Callable:
     spec.loader.exec_module(module)
     variables = module.load()
     return lambda images: module.logits(variables, images)
+
+
+def flax_source(trained: Trained) -> str:
+    """The text of that file. Raises ValueError, in one line, where there is none for the network."""
+    described = trained.described
+    if described.config.get("inherit"):
+        raise ValueError("there is no Flax file for a network that goes on from the supernet's weights, which has the "
+                         "supernet's operations; stablehlo is for every network")
+    return standalone.source(described.space["name"], trained.space, described.genotype, described.input)
 
 
 FORMATS = {"stablehlo": stablehlo, "safetensors": safetensors, "flax": flax}

@@ -63,6 +63,11 @@ class Trained(NamedTuple):
     logits: Callable[[Any], Array]
     predict: Callable[[Any], Array]
 
+    def __repr__(self) -> str:
+        takes, weights = self.described.input, sum(leaf.size for leaf in jax.tree.leaves(self.weights))
+        return (f"<a trained network of the space {self.space.name}: {'x'.join(map(str, takes.image))} {takes.pixels} "
+                f"images, {len(takes.classes)} classes, {weights:,} parameters>")
+
     @property
     def variables(self) -> dict[str, Any]:
         """Of the module: {"params": ..., "batch_stats": ...}."""
@@ -85,6 +90,8 @@ def load(path: str | Path, *, space: str | None = None) -> Trained:
     """
     path = Path(path).expanduser()
     file = _file(path) if path.is_dir() else path
+    if file.exists() and file.suffix != ".safetensors":
+        raise ValueError(f"{file} is no .safetensors file; name the run directory of a training, or its {portable.FILE}")
     found = portable.describe(file)
     made = _space(file, found, space)
     try:

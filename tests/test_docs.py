@@ -100,20 +100,20 @@ def test_your_own_space(tmp_path, monkeypatch, capsys):
 
 
 def test_use(run, tmp_path, monkeypatch, capsys):
-    shutil.copytree(run, tmp_path / "runs" / "train-mine")
+    shutil.copytree(run, tmp_path / "runs" / "net")
     (tmp_path / "images").mkdir()
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), np.uint8)
     np.save(tmp_path / "images.npy", images)
     Image.fromarray(images[0, ..., 0]).save(tmp_path / "images" / "a.png")
     monkeypatch.chdir(tmp_path)
-    commands = re.findall(r"^    dnas (.*)$", (ROOT / "docs/use.md").read_text(), re.MULTILINE)
+    commands = re.findall(r"^    dnas ((?!train).*)$", (ROOT / "docs/use.md").read_text(), re.MULTILINE)
     assert len(commands) == 2
     for command in commands:
         words = [word for part in shlex.split(command) for word in (glob(part) or [part])]
         assert main([*words, "--cache", "off"]) == 0
     assert "images/a.png" in capsys.readouterr().out
     load, program, alone = blocks("docs/use.md")
-    alone = "import sys; sys.path.insert(0, 'runs/train-mine/export')\n" + alone
+    alone = "import sys; sys.path.insert(0, 'runs/net/export')\n" + alone
     done = subprocess.run([sys.executable, "-c", f"{load}\n{program}\n{alone}"], capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr

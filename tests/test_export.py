@@ -62,7 +62,8 @@ def test_exports_run_without_the_toolkit(run, exported, tmp_path):
         np.testing.assert_allclose(found, expected, 1e-5, 1e-5)
         assert (found.argmax(-1) == data.labels[rows]).mean() == accuracy
     about = json.loads((folder / "network.json").read_text())
-    assert about["images"] == {"shape": ["any", 8, 8, 1], "type": "uint8"} and about["classes"] == list("0123456789")
+    assert about["images"] == {"shape": ["any", 8, 8, 1], "type": "uint8", "fit": "crop"}
+    assert about["classes"] == list("0123456789")
 
 
 def test_safetensors_hold_all_that_is_needed(exported):
@@ -156,6 +157,6 @@ def test_what_cannot_be_exported_is_refused(run, capsys, tmp_path):
             ((run,), "--format is missing"), ((run, "--format", "onnx"), "invalid choice 'onnx'"),
             ((run, *flax, "--out", tmp_path / "file"), "is a file"), ((tmp_path, *flax), "no run directory"),
             ((run, *flax, "--data", tmp_path / "other.npz"), "2 classes of images (9, 9, 1); the network is for"),
-            ((run, *flax, "--data", "digit"), "did you mean 'digits'"), ((TOY.split(":")[0], *flax), "is corrupt")]:
+            ((run, *flax, "--data", "digit"), "did you mean 'digits'"), ((TOY.split(":")[0], *flax), "is no .safetensors file")]:
         assert message in refused(capsys, "export", *argv)
     assert not (run / "export").exists()

@@ -51,6 +51,11 @@ def test_a_folder_alone_gives_the_accuracy_that_was_reported(run, data, tmp_path
     assert not [path for path in run.rglob("*") if path.suffix in (".pkl", ".pickle", ".msgpack")]
 
 
+def test_it_is_shown_on_one_line(run):
+    shown = repr(dnas.load(run))
+    assert "8x8x1 uint8 images, 10 classes" in shown and "\n" not in shown
+
+
 def test_the_module_is_the_network(run, data):
     trained = dnas.load(run)
     images = data.images[:4]
@@ -95,6 +100,9 @@ def test_what_is_no_training_is_refused(run, tmp_path, capsys):
         dnas.load(tmp_path)
     assert "does not exist" in refused(capsys, "predict", tmp_path / "absent", "a.png")
     assert "no picture given" in refused(capsys, "predict", run)
+    assert "holds no .png, .jpg or .jpeg file" in refused(capsys, "predict", run, tmp_path)
+    assert "config.json is no .safetensors file; name the run directory of a training" in refused(
+        capsys, "predict", tmp_path / "config.json", "a.png")
 
 
 def other(path, **changed):
@@ -167,7 +175,7 @@ def test_pictures_get_classes_and_probabilities(run, data, tmp_path, capsys):
     row = data.splits["test"][0]
     Image.fromarray(data.images[row, ..., 0]).save(tmp_path / "a.png")
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 20, 3), np.uint8)).save(tmp_path / "b.jpg")
-    assert main(["predict", str(run), str(tmp_path / "a.png"), str(tmp_path / "b.jpg"), "--top", "2", "--cache", "off"]) == 0
+    assert main(["predict", str(run), str(tmp_path), "--top", "2", "--cache", "off"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [len(line) for line in lines] == [7, 7] and lines[1][0] == str(tmp_path / "b.jpg")
     shares = np.asarray(dnas.load(run).predict(data.images[row][None]))[0]

@@ -72,7 +72,7 @@ def many(tmp_path_factory):
     write_run(top / "deep" / "b", SEARCH | {"seed": 1}, epochs=2)
     write_run(top / "c", TRAIN)
     (top / "c" / "results.json").write_text('{"test": {"accuracy": 0.875}}')
-    write_run(top / "d", TRAIN)
+    write_run(top / "d", TRAIN | {"inherit": True, "distill": 0.5})
     write_run(top / "e", SEARCH)
     (top / "e" / "config.json").write_text("{")
     write_run(top / "f", SEARCH)
@@ -101,7 +101,7 @@ def test_a_line_a_run_whatever_state_it_is_in(many, capsys):
     assert " ".join(words["a"]) == "done search darts toy some images 7 3/3 60.00 hold-out 1 min 0 s 1"
     assert words["b"][:2] == ["interrupted", "search"] and "2/3" in words["b"] and "40.00" in words["b"]
     assert " ".join(words["c"]) == "done train toy digits 0 3/3 87.50 test 1 min 0 s"
-    assert words["d"][:2] == ["interrupted", "train"]  # not tested yet
+    assert words["d"][:3] == ["interrupted", "train", "inherit+distill"]  # not tested yet
     assert words["e"][0] == "broken" and "no valid JSON" in " ".join(words["e"])
     assert words["f"][0] == "broken" and "line 2, is no JSON record" in " ".join(words["f"])
     assert words["g"][0] == "running" and words["g"][-2:] == ["process", str(process.pid)]

@@ -64,6 +64,9 @@ def load(source: str | Sequence[str], *, limit: int | None = None, resize: Seque
     if pictures:
         return pictures(limit=limit, resize=resize, fit=fit)
     if resize or fit:
+        for name in names:
+            if name not in DATASETS and ":" not in name:
+                _existing(name)
         raise ValueError(f"{names[0]}: resize and fit are for folders of pictures and hf:; this is arrays of one size")
     if len(names) > 1:
         return _from_npz([_existing(name) for name in names], limit)

@@ -25,9 +25,9 @@ class Leak(NamedTuple):
     pair: tuple[int, int]
 
 
-def leaks(data: Dataset) -> list[Leak]:
-    """The identical images of each two splits, those of the test set first."""
-    same = _same(data)
+def leaks(data: Dataset, same: np.ndarray | None = None) -> list[Leak]:
+    """The identical images of each two splits, those of the test set first. same: as `identical` gives it, if known."""
+    same = identical(data) if same is None else same
     found = []
     for of, also in itertools.combinations(reversed(SPLITS), 2):
         rows, others = data.splits[of], data.splits[also]
@@ -36,6 +36,19 @@ def leaks(data: Dataset) -> list[Leak]:
             twin = others[np.argmax(same[others] == same[shared[0]])]
             found.append(Leak(of, also, len(shared), (int(shared[0]), int(twin))))
     return found
+
+
+def contradictions(data: Dataset, same: np.ndarray) -> int:
+    """How many images are identical to one of another class. same: as `identical` gives it."""
+    kinds = np.unique(np.stack([same, data.labels]), axis=1)[0]
+    return int((np.bincount(kinds)[same] > 1).sum())
+
+
+def identical(data: Dataset) -> np.ndarray:
+    """A number [N] for each image, equal for those whose pixels are."""
+    rows = np.ascontiguousarray(data.images).reshape(len(data.images), -1).view(np.uint8)
+    digests = [hashlib.blake2b(row, digest_size=16).digest() for row in rows]
+    return np.unique(np.array(digests, "V16"), return_inverse=True)[1].reshape(-1)
 
 
 def describe(data: Dataset) -> str:
@@ -84,21 +97,16 @@ def _classes(data: Dataset) -> str:
 
 
 def _leaks(data: Dataset) -> str:
-    found = leaks(data)
+    same = identical(data)
+    found, other = leaks(data, same), contradictions(data, same)
+    torn = f"; {other} are identical to one of another class" if other else ""
     if not found:
-        return "no image is in two splits"
+        return f"no image is in two splits{torn}"
     where = lambda row: data.pictures.files[row] if data.pictures else f"image {row}"
     seen = lambda row: where(row) if where(row).isprintable() else ascii(where(row))
     parts = [f"{leak.images} of {leak.of} also in {leak.also}" for leak in found]
     first, second = found[0].pair
-    return f"identical images: {', '.join(parts)}; such as {seen(first)} and {seen(second)}"
-
-
-def _same(data: Dataset) -> np.ndarray:
-    """A number [N] for each image, equal for those whose pixels are."""
-    rows = np.ascontiguousarray(data.images).reshape(len(data.images), -1).view(np.uint8)
-    digests = [hashlib.blake2b(row, digest_size=16).digest() for row in rows]
-    return np.unique(np.array(digests, "V16"), return_inverse=True)[1].reshape(-1)
+    return f"identical images: {', '.join(parts)}; such as {seen(first)} and {seen(second)}{torn}"
 
 
 def _times(sizes: tuple[int, ...]) -> str:
