@@ -292,6 +292,8 @@ def _flag(flag: str, value: Any) -> list[str]:
         head, name = re.fullmatch(r"(--(?:\w+\.)?)(.*)", flag).groups()
         return [flag if value else f"{head}no-{name}"]
     if isinstance(value, list):
+        if any(isinstance(item, str) and item.startswith("-") for item in value):
+            raise ValueError(f"{flag[2:]} is {json.dumps(value)}; a text in it cannot begin with -, a path may with ./")
         return [flag, *map(str, value)]
     if value is None or isinstance(value, (str, int, float)):
         return [f"{flag}={value}"]

@@ -27,6 +27,8 @@ COMMANDS = {
     "datasets": ("launch.lists:datasets", "list the data sets and the forms in which data can be given"),
 }
 FAILED, BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
+LONGEST = 2000
+"""Characters of what is said of an error: what a file holds may be in it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,7 +93,8 @@ def _say(text: str, code: int) -> int:
     if os.environ.get("DNAS_DEBUG", "0") not in ("", "0"):
         traceback.print_exc()
     prefix = "dnas" if code == INTERRUPTED else "dnas: error"
-    print(f"{prefix}: {' '.join(text.split())}", file=sys.stderr)
+    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
+    print(f"{prefix}: {line if len(line) <= LONGEST else line[:LONGEST] + ' ...'}", file=sys.stderr)
     return code
 
 

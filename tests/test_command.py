@@ -181,6 +181,7 @@ def test_truncated_files(said, folder):
     ("{", "no valid JSON"), ("[]", "no JSON object"), ('{"epoch": 3}', "unknown key 'epoch'; did you mean 'epochs'?"),
     ('{"run": "x"}', "unknown key 'run'; its keys are space, method"),
     ('{"epochs": "x"}', "c.json: --epochs: 'x' is no whole number"),
+    ('{"data": ["--help"]}', 'data is ["--help"]; a text in it cannot begin with -'),
     ('{"epochs": {}}', "epochs is {}; it is a number"), ('{"epochs": -3}', "--epochs -3: it must be 1 to 1000000"),
     ('{"space": "nasbench201"}', 'space is "nasbench201"; it is {"name": ..., and its options}'),
     ('{"space": {"name": "nasbench201", "cell": 3}}', "unknown option --space.cell; did you mean --space.cells?"),
