@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: done; 1: it failed on the way, such as by a loss that is not finite; 2: bad input, or files that cannot be read
     or written; 130: interrupted. What is wrong is one line on standard error; DNAS_DEBUG=1 adds the traceback.
     """
+    _sure_of_output()
     try:
         code = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
@@ -58,6 +59,14 @@ def usage() -> str:
     lines = [f"  {name:<{width}}  {line}" for name, (_, line) in COMMANDS.items()]
     return "\n".join(["usage: dnas COMMAND [OPTIONS]", "", "Differentiable architecture search in JAX.", "", *lines, "",
                       "`dnas COMMAND --help` shows a command's options with their defaults; `dnas --version`."])
+
+
+def _sure_of_output() -> None:
+    """Whatever a file is called can be printed, in any encoding; and where there is no output at all, nothing is."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (it stays open as long as the process)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _run(argv: list[str]) -> int:
