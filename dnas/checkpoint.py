@@ -95,7 +95,7 @@ def restore(path: str | Path, template: Tree, *, name: Callable = jax.tree_util.
         there = {leaf: (tuple(map(int, spec["shape"])), names[spec["dtype"]]) for leaf, spec in header.items()
                  if leaf != "__metadata__"}
         starts = {leaf: body + int(header[leaf]["data_offsets"][0]) for leaf in there}
-    except (LookupError, TypeError, ValueError):
+    except (LookupError, OverflowError, TypeError, ValueError):
         raise CorruptCheckpoint(path, NO_HEADER) from None
     for leaf in {**here, **there}:
         if here.get(leaf) != there.get(leaf):

@@ -25,7 +25,7 @@ def take(folder: Path) -> TextIO:
     Raises ValueError, naming who holds it, where another process or another call does; OSError where the file cannot be
     made. On a file system that has no locks everyone gets one, for a run there is worth more than none.
     """
-    lock = open(folder / NAME, "a+")  # noqa: SIM115 (it stays open as long as the run)
+    lock = _opened(folder, os.O_RDWR | os.O_CREAT)
     for attempt in range(TRIES):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -40,6 +40,7 @@ def take(folder: Path) -> TextIO:
         except OSError:
             break
     with contextlib.suppress(OSError):
+        lock.seek(0)
         lock.truncate(0)
         lock.write(f"{os.getpid()} {socket.gethostname()}\n")
         lock.flush()
@@ -49,7 +50,7 @@ def take(folder: Path) -> TextIO:
 def holder(folder: Path) -> str | None:
     """Who holds the lock of `folder`, in words; None where nobody does, or it cannot be said. Writes nothing."""
     try:
-        with open(folder / NAME) as lock:
+        with _opened(folder, os.O_RDONLY) as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -57,6 +58,12 @@ def holder(folder: Path) -> str | None:
     except OSError:
         pass
     return None
+
+
+def _opened(folder: Path, flags: int) -> TextIO:
+    """The file, which may hold anything. A link there is not followed: to lock a run must not empty another file."""
+    file = os.open(folder / NAME, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    return os.fdopen(file, "r+" if flags & os.O_RDWR else "r", errors="replace")
 
 
 def _named(lock: TextIO) -> str:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from dnas import checkpoint
 from dnas.data import Dataset
 from dnas.data.decode import FITS, Fit
+from dnas.data.pictures import LARGEST
 from dnas.types import Genotype, Stats, Weights
 
 FILE = "weights.safetensors"
@@ -115,14 +116,14 @@ def _input(path: str | Path, given: Mapping[str, Any]) -> Input:
     """`given` as an Input. Raises ValueError where it is none."""
     try:
         found = Input(*(given[name] if name in ("pixels", "fit") else tuple(given[name]) for name in Input._fields))
-        sound = (len(found.image) == 3 and all(type(size) is int and size > 0 for size in found.image)
+        sound = (len(found.image) == 3 and all(type(size) is int and 0 < size <= LARGEST for size in found.image)
                  and found.pixels in ("uint8", "float32")
                  and len(found.mean) == len(found.std) == found.image[2]
                  and all(math.isfinite(mean) for mean in found.mean)
                  and all(math.isfinite(std) and std > 0 for std in found.std)
                  and len(found.classes) > 1 and all(isinstance(name, str) and name.isprintable() for name in found.classes)
                  and found.fit in FITS)
-    except (LookupError, TypeError):
+    except (LookupError, OverflowError, TypeError):
         sound = False
     if not sound:
         raise ValueError(f"{path}: its input is not that of a network: image sizes, pixels, mean and std of each channel, "

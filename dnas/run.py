@@ -22,7 +22,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from dnas import lock as locks
-from dnas.types import Genotype, Group
+from dnas.types import LONGEST, Genotype, Group
 
 MOST_SHOWN = 8
 """Differences between two configs that a message names."""
@@ -80,7 +80,7 @@ def read_arrays(path: Path, remedy: str) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} is missing or corrupt ({error}); {remedy}") from None
 
 
@@ -209,7 +209,8 @@ def load_genotype(path: str | Path) -> Genotype:
     path = Path(path)
     path = path / "genotype.json" if path.is_dir() else path
     try:
-        return Genotype.from_json(path.read_text(encoding="utf-8"))
+        with open(path, encoding="utf-8") as file:
+            return Genotype.from_json(file.read(LONGEST + 1))
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}; give a genotype.json or a finished run") from None
     except ValueError as error:
@@ -217,14 +218,19 @@ def load_genotype(path: str | Path) -> Genotype:
 
 
 def records(path: Path) -> list[dict[str, Any]]:
-    """The records of a file of JSON lines, [] if there is none. Raises ValueError on a bad line but the last."""
+    """The records of a file of JSON lines, [] if there is none. Raises ValueError on a bad line but the last.
+
+    An epoch in them is a whole number."""
     lines = path.read_bytes().split(b"\n") if path.exists() else []
     found = []
     for number, line in enumerate(lines, 1):
         try:
             if line:
-                found.append(dict(json.loads(line)))
-        except (ValueError, TypeError):
+                record = dict(json.loads(line))
+                if type(record.get("epoch", 0)) is not int:
+                    raise ValueError
+                found.append(record)
+        except (ValueError, TypeError, RecursionError):
             if number < len(lines):
                 raise ValueError(f"{path}, line {number}, is no JSON record; restore or remove the file") from None
     return found

@@ -92,6 +92,8 @@ class Choice(NamedTuple):
 
 
 SCHEMA = 1
+LONGEST = 10**6
+"""Characters of a genotype."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,8 @@ class Genotype:
     @classmethod
     def from_json(cls, text: str) -> Genotype:
         """Reads `to_json`'s text. Raises ValueError, in one line, on anything else."""
+        if len(text) > LONGEST:
+            raise ValueError(f"not a genotype: it has more than {LONGEST:,} characters")
         try:
             raw = json.loads(text)
         except (json.JSONDecodeError, RecursionError) as error:

@@ -32,8 +32,8 @@ OPTIONAL = ("resize", "fit", "augment", "class_weights", *FOUND, "budget")
 """Keys of a config.json that are there only if they say something."""
 CONFIG = ("space", "method", *DATA, *FOUND, "epochs", "batch", "seed", "diagnose", "stop_on_collapse", "budget")
 """Keys of a run's config.json: all that its result depends on."""
-BOUNDS = {"epochs": (1, 10**6), "batch": (1, None), "seed": (0, 2**32 - 1), "seeds": (1, None), "limit": (1, None),
-          "diagnose": (0, None)}
+BOUNDS = {"epochs": (1, 10**6), "batch": (1, None), "seed": (0, 2**32 - 1), "seeds": (1, 1000), "limit": (1, None),
+          "diagnose": (0, None), "cutout": (0, None)}
 """Least and greatest values of common options."""
 SHARED = "search_spaces.mixed:MixedOptions"
 """Options that every space has."""
@@ -292,6 +292,8 @@ def _flag(flag: str, value: Any) -> list[str]:
         head, name = re.fullmatch(r"(--(?:\w+\.)?)(.*)", flag).groups()
         return [flag if value else f"{head}no-{name}"]
     if isinstance(value, list):
+        if any(isinstance(item, str) and item.startswith("-") for item in value):
+            raise ValueError(f"{flag[2:]} is {json.dumps(value)}; a text in it cannot begin with -, a path may with ./")
         return [flag, *map(str, value)]
     if value is None or isinstance(value, (str, int, float)):
         return [f"{flag}={value}"]

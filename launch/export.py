@@ -117,9 +117,9 @@ def _sample(trained, folder: Path, data: tuple[str, ...]) -> Sample:
     from dnas.data import load
 
     config = _config(folder)
-    names = list(data) or [name for name in config.get("data", []) if ":" not in name or Path(name).exists()]
     known = {name: config[name] for name in ("resize", "fit", *([] if data else ["limit"])) if config.get(name)}
     try:
+        names = list(data) or [name for name in config.get("data", []) if ":" not in name or Path(name).exists()]
         found = load(names, **known)
     except (ValueError, TypeError):
         if data:

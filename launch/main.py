@@ -27,6 +27,8 @@ COMMANDS = {
     "datasets": ("launch.lists:datasets", "list the data sets and the forms in which data can be given"),
 }
 FAILED, BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
+LONGEST = 2000
+"""Characters of what is said of an error: what a file holds may be in it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: done; 1: it failed on the way, such as by a loss that is not finite; 2: bad input, or files that cannot be read
     or written; 130: interrupted. What is wrong is one line on standard error; DNAS_DEBUG=1 adds the traceback.
     """
+    _sure_of_output()
     try:
         code = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
@@ -56,6 +59,14 @@ def usage() -> str:
     lines = [f"  {name:<{width}}  {line}" for name, (_, line) in COMMANDS.items()]
     return "\n".join(["usage: dnas COMMAND [OPTIONS]", "", "Differentiable architecture search in JAX.", "", *lines, "",
                       "`dnas COMMAND --help` shows a command's options with their defaults; `dnas --version`."])
+
+
+def _sure_of_output() -> None:
+    """Whatever a file is called can be printed, in any encoding; and where there is no output at all, nothing is."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (it stays open as long as the process)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _run(argv: list[str]) -> int:
@@ -91,7 +102,8 @@ def _say(text: str, code: int) -> int:
     if os.environ.get("DNAS_DEBUG", "0") not in ("", "0"):
         traceback.print_exc()
     prefix = "dnas" if code == INTERRUPTED else "dnas: error"
-    print(f"{prefix}: {' '.join(text.split())}", file=sys.stderr)
+    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
+    print(f"{prefix}: {line if len(line) <= LONGEST else line[:LONGEST] + ' ...'}", file=sys.stderr)
     return code
 
 

@@ -182,23 +182,21 @@ def _course(told: Told) -> list[str]:
 def _logits(told: Told) -> list[str]:
     """The logits of every edge over the epochs; as the picture that lies in the run where the groups are not known."""
     from dnas.pictures import draw_logits
-    from dnas.run import read_arrays
-    from launch.show import shares
+    from launch.show import history, shares
 
-    title, file = report.heading("How the logits went"), told.folder / "arch.npz"
-    if told.groups is None or not file.exists():
+    title, logits = report.heading("How the logits went"), history(told.folder, told.groups or {})
+    if told.groups is None or logits is None:
         path = told.folder / "logits.svg"
         return [title, report.picture(path, "Softmax of each edge's logits, epoch by epoch")] if path.exists() else []
-    history = read_arrays(file, "the run's logits cannot be shown")
     parts = [title]
     for name, group in told.groups.items():
         if len(group.edges) > DRAWN:
             parts.append(report.paragraph(f"{name} has {len(group.edges)} edges, too many to draw.", quiet=True))
             continue
         path = told.scratch / "logits.svg"
-        draw_logits(history, {name: group}, path, most=4)
+        draw_logits(logits, {name: group}, path, most=4)
         parts.append(report.picture(path, f"{name}: softmax of each edge's logits, epoch by epoch"))
-    rows = shares(history, told.groups)
+    rows = shares(logits, told.groups)
     return [*parts, report.table(rows[0], rows[1:], text=len(rows[0]))]
 
 

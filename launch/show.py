@@ -34,8 +34,8 @@ def main(argv: Sequence[str]) -> int:
     from launch.subject import build, find
 
     subject = find(arguments.subject)
-    genotype, options = subject.genotype, subject.genotype.options
-    data = types.SimpleNamespace(image=tuple(options.get("image", (32, 32, 3))), classes=options.get("classes", 10))
+    genotype = subject.genotype
+    data = _images(genotype.options)
     space, built = build(subject, data, arguments.space, cells=arguments.cells, channels=arguments.channels)
     path = Path(arguments.subject).expanduser()
     beside = (path if path.is_dir() else path.parent) if path.exists() else Path(".")
@@ -46,18 +46,18 @@ def main(argv: Sequence[str]) -> int:
     from dnas.pictures import draw_genotype, draw_logits, terminal_cell
     from launch.compare import columns
 
+    logits = history(path, space.groups)
     print(terminal_cell(genotype, space.groups), space.format(genotype), "", sep="\n")
     print(_layers(space, genotype, data))
     out.mkdir(parents=True, exist_ok=True)
     written = ["cells.svg", "cells.png"]
     for name in written:
         draw_genotype(genotype, space.groups, out / name)
-    history = _history(path)
-    if history:
-        draw_logits({name: history[name] for name in space.groups}, space.groups, out / "logits.svg")
+    if logits:
+        draw_logits({name: logits[name] for name in space.groups}, space.groups, out / "logits.svg")
         written.append("logits.svg")
-        print("", f"shares of the operations over {len(next(iter(history.values()))) - 1} epochs", sep="\n")
-        print(columns(shares(history, space.groups), left=4))
+        print("", f"shares of the operations over {len(next(iter(logits.values()))) - 1} epochs", sep="\n")
+        print(columns(shares(logits, space.groups), left=4))
     print(f"\nwritten    {', '.join(str(out / name) for name in written)}")
     return 0
 
@@ -80,11 +80,33 @@ def _layers(space, genotype, data) -> str:
     return columns([*rows, ["network", "", f"{cost['params']:,}", f"{cost['macs']:,}"]], left=2)
 
 
-def _history(path: Path):
-    """The logits `[epochs + 1, E, K]` of the run at `path`, None where it is none."""
+def history(path: Path, groups):
+    """The logits `[epochs + 1, E, K]` of the run at `path`, None where it is none.
+
+    Raises ValueError, in one line, where they are not those of `groups`.
+    """
     from dnas.run import read_arrays
 
-    return read_arrays(path / "arch.npz", "the run's logits cannot be shown") if (path / "arch.npz").exists() else None
+    file = path / "arch.npz"
+    if not file.exists():
+        return None
+    found = read_arrays(file, "the run's logits cannot be shown")
+    for name, group in groups.items():
+        rows = found.get(name)
+        if rows is None or rows.dtype.kind != "f" or rows.ndim != 3 or not len(rows) or rows.shape[1:] != group.shape:
+            raise ValueError(f"{file}: no logits [epochs, {group.shape[0]}, {group.shape[1]}] of group {name!r} in it; the "
+                             "run's logits cannot be shown")
+    return found
+
+
+def _images(options):
+    """What a genotype's options say of the images and classes of its network, which may be missing."""
+    from dnas.data.pictures import LARGEST
+
+    image, classes = options.get("image", [32, 32, 3]), options.get("classes", 10)
+    if not isinstance(image, list) or len(image) != 3 or not all(type(n) is int and 0 < n <= LARGEST for n in image):
+        raise ValueError(f"images of the genotype are {str(image)[:80]}; it is height, width, channels, 1 to {LARGEST}")
+    return types.SimpleNamespace(image=tuple(image), classes=classes)
 
 
 def shares(history, groups) -> list[list[str]]:

@@ -109,6 +109,8 @@ SHOWN = (*DATA, "subject", "preset", "space", "cells", "channels", "run", "cache
 """Options that are not part of config.json as they stand."""
 NOT_TRAINS = ("clip", "inherit", "distill", "distill_temperature")
 """Options of the recipe that `dnas.train.train` does not take as they stand."""
+BELOW_ONE = ("momentum", "label_smoothing", "drop_path", "ema")
+"""Options of the recipe that are shares."""
 RECIPE = tuple(field.name for field in dataclasses.fields(Arguments) if field.name not in SHOWN)
 
 
@@ -189,6 +191,10 @@ def _arguments(argv: list[str]):
         value = getattr(arguments, name)
         if isinstance(value, float) and not (math.isfinite(value) and value >= 0):
             raise ValueError(f"--{name.replace('_', '-')} {value}: it must be a finite number, at least 0")
+        if name in BELOW_ONE and value >= 1:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: it must be at least 0 and below 1")
+    if len(set(arguments.splits)) < max(1, len(arguments.splits)):
+        raise ValueError(f"--splits {' '.join(arguments.splits)}: it takes one or more, each once")
     return arguments, subject
 
 

@@ -33,6 +33,7 @@ from dnas.types import Group, SearchSpace
 from search_spaces.flax_space import flax_space
 from search_spaces.mixed import MixedOp
 from search_spaces.primitives import BatchNorm, Identity, Linear, Zero, torch_uniform
+from search_spaces.sizes import check_sizes
 
 if TYPE_CHECKING:
     from dnas.data.graphs import Graph
@@ -322,6 +323,7 @@ def graph(graph: Graph | None, classes=7, *, layers: int = 3, hidden: int = 32, 
     if graph is None:
         raise ValueError("space graph needs --data that is a graph, a .npz in planetoid's form (`dnas datasets`); "
                          "this data is images")
+    check_sizes("graph", layers=layers, hidden=hidden, heads=heads, classes=classes)
     if min(layers, hidden, heads) < 1 or not 0 <= dropout < 1 or classes < 2:
         raise ValueError("space graph needs layers, hidden and heads >= 1, dropout in [0, 1), classes >= 2, "
                          f"got {layers}, {hidden}, {heads}, {dropout}, {classes}")

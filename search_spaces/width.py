@@ -21,6 +21,7 @@ import numpy as np
 from dnas.types import REMOVED, Choice, Group, SearchSpace
 from search_spaces.flax_space import flax_space
 from search_spaces.primitives import BatchNorm, Conv, Linear
+from search_spaces.sizes import check_sizes
 
 RATIOS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 KERNEL = 3
@@ -69,6 +70,7 @@ def width(image=(32, 32, 3), classes=10, *, channels: int = 32, stages: int = 3,
 
     Raises ValueError where a value is out of range.
     """
+    check_sizes("width", channels=channels, stages=stages, layers=layers, classes=classes)
     if min(channels, stages, layers) < 1 or classes < 2:
         raise ValueError("width needs channels, stages and layers >= 1, classes >= 2, "
                          f"got {channels}, {stages}, {layers}, {classes}")

@@ -1,5 +1,6 @@
 """The command line, in this process: helps, lists, one line and exit code 2 for whatever is wrong, and a whole run."""
 
+import io
 import json
 import os
 import re
@@ -181,6 +182,7 @@ def test_truncated_files(said, folder):
     ("{", "no valid JSON"), ("[]", "no JSON object"), ('{"epoch": 3}', "unknown key 'epoch'; did you mean 'epochs'?"),
     ('{"run": "x"}', "unknown key 'run'; its keys are space, method"),
     ('{"epochs": "x"}', "c.json: --epochs: 'x' is no whole number"),
+    ('{"data": ["--help"]}', 'data is ["--help"]; a text in it cannot begin with -'),
     ('{"epochs": {}}', "epochs is {}; it is a number"), ('{"epochs": -3}', "--epochs -3: it must be 1 to 1000000"),
     ('{"space": "nasbench201"}', 'space is "nasbench201"; it is {"name": ..., and its options}'),
     ('{"space": {"name": "nasbench201", "cell": 3}}', "unknown option --space.cell; did you mean --space.cells?"),
@@ -244,6 +246,15 @@ def test_other_errors(said, monkeypatch, error, code, line):
         raise error
     monkeypatch.setattr("launch.lists.spaces", fail)
     assert said("spaces") == (code, "", line)
+
+
+def test_any_name_is_printed_and_no_output_is_needed(folder, monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr("launch.lists.spaces", lambda argv: print("\xfc\udcff") or 0)
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="ascii"))
+    assert main(["spaces"]) == 0 and written.getvalue() == b"\\xfc\\udcff\n"
+    monkeypatch.setattr("sys.stdout", None)
+    assert main(["spaces"]) == 0
 
 
 def test_cache(folder, monkeypatch, capsys):

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -210,6 +211,16 @@ def test_limit_of_a_ready_dataset(tmp_path):
     (tmp_path / "my_images.py").write_text(FACTORIES)
     with pytest.raises(ValueError, match="limit 10 is not for a ready Dataset"):
         load(f"{tmp_path}/my_images.py:ready", limit=10)
+
+
+def test_an_array_that_claims_more_than_there_is_memory_for(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as file:
+        for name in "xy":
+            header = io.BytesIO()
+            np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (10**9, 10**6)})
+            file.writestr(f"{name}.npy", header.getvalue())
+    with pytest.raises(ValueError, match="a.npz: array x is truncated or corrupt"):
+        load(str(tmp_path / "a.npz"))
 
 
 def with_bad_pixels():

@@ -144,7 +144,10 @@ def test_data_of_a_run_is_not_imported(run, monkeypatch, capsys, tmp_path):
     (copy / "config.json").write_text(json.dumps(config | {"data": [f"{tmp_path}/evil.py:f"]}))
     assert main(["export", str(copy), "--format", "safetensors", "--cache", "off"]) == 0
     assert "drawn at random" in capsys.readouterr().out
+    (copy / "config.json").write_text(json.dumps(config | {"data": 5}))
+    assert main(["export", str(copy), "--format", "safetensors", "--cache", "off"]) == 0
     shutil.rmtree(copy / "export")
+    (copy / "config.json").write_text(json.dumps(config))
     assert main(["export", str(copy), "--format", "safetensors", "--data", "digits", "--cache", "off"]) == 0
     assert "359 of the 359 test images of digits" in capsys.readouterr().out
 

@@ -116,6 +116,11 @@ def other(path, **changed):
     checkpoint.save(path, tree, {name: json.dumps(part) for name, part in described.items()}, name=checkpoint.PLAIN)
 
 
+def only(space, **options):
+    space.clear()
+    space.update(options)
+
+
 def million(genotype):
     genotype["groups"]["width"] *= 5000
 
@@ -126,12 +131,17 @@ def million(genotype):
     (dict(genotype=lambda g: g.update(schema=9)), "not a genotype of schema 1"),
     (dict(genotype=lambda g: g.update(long="x" * 10**6)), "more than 1,000,000 are refused"),
     (dict(space=lambda s: s.update(layers=1)), "genotype has edge 1->2"),
-    (dict(space=lambda s: s.update(channels="3")), "cannot be built: TypeError"),
+    (dict(space=lambda s: s.update(channels="3")), "channels is '3'; it must be a whole number"),
+    (dict(space=lambda s: s.update(stages=10**6)), "stages is 1000000; it must be a whole number, at most 16"),
+    (dict(space=lambda s: only(s, name="darts", cells=10**6)), "cells is 1000000; it must be a whole number, at most 100"),
+    (dict(space=lambda s: only(s, name="nasbench201", cells=10**6, scan="off")), "cells is 1000000; it must be"),
     (dict(space=lambda s: s.update(depth=3)), "unexpected keyword argument 'depth'"),
     (dict(space=lambda s: s.update(name="../../evil.py:space")), "if you trust that"),
     (dict(space=lambda s: s.update(name="evil")), "no space 'evil'"),
     (dict(input=lambda i: i.update(std=[0])), "its input is not that of a network"),
     (dict(input=lambda i: i.update(classes=["\x1b[2J"] * 10)), "its input is not that of a network"),
+    (dict(input=lambda i: i.update(mean=[10**400])), "its input is not that of a network"),
+    (dict(input=lambda i: i.update(image=[10**6, 10**6, 1])), "its input is not that of a network"),
     (dict(input=lambda i: i.pop("mean")), "its input is not that of a network")])
 def test_a_file_that_lies_is_refused_in_one_line(run, tmp_path, change, message):
     file = tmp_path / "weights.safetensors"
@@ -158,7 +168,7 @@ def test_arrays_that_lie_outside_of_the_file_are_refused(tmp_path):
     """The header is as wrong as can be, and the digest of the whole is right."""
     file = tmp_path / "a.safetensors"
     checkpoint.save(file, {"a": np.zeros(4, np.float32)})
-    for wrong in b"[1600,16]", b"[-320,16]":
+    for wrong, message in (b"[1600,16]", "lies outside"), (b"[-320,16]", "lies outside"), (b"[1e999,16]", "its header"):
         content = file.read_bytes().replace(b"[0,16]", wrong)
         size = int.from_bytes(content[:8], "little") + len(wrong) - len(b"[0,16]")
         content = struct.pack("<Q", size) + content[8:]
@@ -166,7 +176,7 @@ def test_arrays_that_lie_outside_of_the_file_are_refused(tmp_path):
         head = content[:8 + size].replace(stored.encode(), b"0" * 64, 1)
         digest = checkpoint._digest(head, content[8 + size:])
         (tmp_path / "b.safetensors").write_bytes(content.replace(stored.encode(), digest.encode(), 1))
-        with pytest.raises(checkpoint.CorruptCheckpoint, match="lies outside of it"):
+        with pytest.raises(checkpoint.CorruptCheckpoint, match=message):
             checkpoint.restore(tmp_path / "b.safetensors", {"a": np.zeros(4, np.float32)})
 
 

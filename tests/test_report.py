@@ -79,6 +79,7 @@ def test_a_training(tmp_path):
     ("config.json", '{"a": 1}', "is of no search, training, selection or comparison"),
     ("config.json", '{"selection": {}, "run": "x"}', "is a selection; the report of its run shows it"),
     ("metrics.jsonl", "1\n2\n", "line 1, is no JSON record"), ("genotype.json", "{}", "not a genotype"),
+    ("metrics.jsonl", '{"epoch": "1"}\n{}\n', "line 1, is no JSON record"),
     ("arch.npz", "rubbish", "arch.npz is missing or corrupt"), ("results.json", "{", "no valid JSON"),
     ("groups.json", '{"cell": {"edges": [[0, 1]], "ops": [["none", 3]]}}', "operations have names"),
     ("groups.json", '{"cell": {"edges": [0], "ops": ["none"]}}', "no groups of edges"),

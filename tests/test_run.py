@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dnas import lock as locks
 from dnas.run import RunWriteError, flatten, load_genotype, open_run, write_atomic
 from dnas.types import Genotype
 
@@ -130,6 +131,24 @@ def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path):
             assert run.resumed
             with pytest.raises(ValueError, match=f"in use by process {os.getpid()};"):
                 open_run(tmp_path / "x", {"epochs": 5})
+
+
+def test_a_lock_file_may_hold_anything(tmp_path):
+    """It is taken over; one that is held is told of; and a link in its place empties no other file."""
+    (tmp_path / "run.lock").write_bytes(b"\xff\xfe\0" * 1000)
+    assert locks.holder(tmp_path) is None
+    with locks.take(tmp_path):
+        (tmp_path / "run.lock").write_bytes(b"\xff\xfe 5")
+        assert locks.holder(tmp_path).startswith("process ")
+    with locks.take(tmp_path):
+        assert (tmp_path / "run.lock").read_text().startswith(f"{os.getpid()} ")
+    (tmp_path / "run.lock").unlink()
+    (tmp_path / "other").write_text("precious")
+    (tmp_path / "run.lock").symlink_to(tmp_path / "other")
+    (tmp_path / "config.json").write_text('{"epochs": 5}')
+    with pytest.raises(ValueError, match="cannot write in"):
+        open_run(tmp_path, {"epochs": 5})
+    assert locks.holder(tmp_path) is None and (tmp_path / "other").read_text() == "precious"
 
 
 def test_metrics_come_back(run):

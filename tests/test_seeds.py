@@ -195,7 +195,7 @@ def test_the_command_writes_ordinary_runs_and_goes_on(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("argv, message", [
-    (["--seeds", "0"], "--seeds 0: it must be at least 1"),
+    (["--seeds", "0"], "--seeds 0: it must be 1 to 1000"), (["--seeds", "10000000"], "it must be 1 to 1000"),
     (["--seeds", "2", "--seed", "4294967295"], "--seeds 2 from --seed 4294967295 on: the last would be beyond 4294967295"),
     (["--seeds", "2", "--run", "one"], "one is a run itself; --seeds writes runs into folders of --run, choose another"),
     (["--seeds", "2", "--run", "other"], "other/1 holds a run of another config: ")])

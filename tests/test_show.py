@@ -1,15 +1,18 @@
 """`dnas show` and the table of layers."""
 
 import json
+import os
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from launch.main import main
 from search_spaces.cost import layers
 from search_spaces.nasbench201 import nasbench201
+from search_spaces.width import width
 from tests.test_spaces import PUBLISHED
 
 TOY = f"{Path(__file__).parent}/toy_space.py:toy"
@@ -51,9 +54,30 @@ def test_it_shows_a_genotype_and_a_run(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("make, message", [
     (lambda path: "absent.json", "absent.json does not exist"),
     (lambda path: "darts-v9", "did you mean"),
-    (lambda path: str(path / "g.json"), "say where it is")])
+    (lambda path: str(path / "g.json"), "say where it is"),
+    (lambda path: genotype_of(path, image=5), "images of the genotype are 5"),
+    (lambda path: genotype_of(path, image=[8, 8.5, 1]), "images of the genotype are [8, 8.5, 1]"),
+    (lambda path: genotype_of(path, image=[8, 8, 1], evil=[0] * 10**6), "more than 1,000,000 characters"),
+    (lambda path: genotype_of(path, image=[8, 8, 1], **{"\x1b[2J" * 5000: 1}), "unexpected keyword")])
 def test_bad_input_is_one_line(tmp_path, capsys, make, message):
     (tmp_path / "g.json").write_text(json.dumps({"schema": 1, "space": "evil.py:run", "options": {}, "groups": {}}))
     assert main(["show", make(tmp_path), "--out", str(tmp_path / "new")]) == 2
+    out, err = capsys.readouterr()
+    assert message in err and err[:-1].isprintable() and len(err) < 2100 and not out and not (tmp_path / "new").exists()
+
+
+def genotype_of(path, **options):
+    """A genotype.json with these options."""
+    groups = json.loads(width((8, 8, 1), 10, channels=4, stages=1).parse("4-3").to_json())["groups"]
+    (path / "o.json").write_text(json.dumps({"schema": 1, "space": "width", "options": options, "groups": groups}))
+    return str(path / "o.json")
+
+
+@pytest.mark.parametrize("found", [{"x": np.zeros((3, 2, 4))}, {"width": np.zeros((3, 1, 4))}, {"width": np.array("a")}, {}])
+def test_logits_of_something_else_are_named_before_anything_is_written(tmp_path, capsys, found):
+    options = {"image": [8, 8, 1], "channels": 4, "stages": 1}
+    os.rename(genotype_of(tmp_path, **options), tmp_path / "genotype.json")
+    np.savez(tmp_path / "arch.npz", **found)
+    assert main(["show", str(tmp_path)]) == 2
     err = capsys.readouterr().err
-    assert message in err and err.count("\n") == 1 and not (tmp_path / "new").exists()
+    assert "arch.npz: no logits [epochs, 2, 4] of group 'width'" in err and not (tmp_path / "cells.svg").exists()

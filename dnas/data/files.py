@@ -17,7 +17,7 @@ from dnas.data.dataset import checked_images, checked_labels
 IDX = {"x": "train-images", "y": "train-labels", "x_test": "t10k-images", "y_test": "t10k-labels"}
 IDX_BYTES = 0x0800
 CIFAR_RECORD = 1 + 3 * 32 * 32
-BROKEN = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+BROKEN = (OSError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 class Arrays(NamedTuple):

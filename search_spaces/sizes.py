@@ -1,0 +1,15 @@
+"""The most that the sizes of a space may be: a file, or a slip of the finger, may name any number."""
+
+from __future__ import annotations
+
+import numpy as np
+
+MOST = {"channels": 2**14, "hidden": 2**14, "heads": 2**10, "classes": 2**20, "cells": 100, "layers": 100, "stages": 16}
+"""By name. Depths are bounded so that a network can be refused, or counted, in the time that tracing it takes."""
+
+
+def check_sizes(space: str, **sizes) -> None:
+    """Raises ValueError, before anything is built, for a size that is no whole number or more than MOST of its name."""
+    for name, value in sizes.items():
+        if not isinstance(value, (int, np.integer)) or value > MOST[name]:
+            raise ValueError(f"{space}: {name} is {value!r}; it must be a whole number, at most {MOST[name]:,}")
