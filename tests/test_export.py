@@ -160,6 +160,7 @@ def test_what_cannot_be_exported_is_refused(run, capsys, tmp_path):
             ((run,), "--format is missing"), ((run, "--format", "onnx"), "invalid choice 'onnx'"),
             ((run, *flax, "--out", tmp_path / "file"), "is a file"), ((tmp_path, *flax), "no run directory"),
             ((run, *flax, "--data", tmp_path / "other.npz"), "2 classes of images (9, 9, 1); the network is for"),
-            ((run, *flax, "--data", "digit"), "did you mean 'digits'"), ((TOY.split(":")[0], *flax), "no .safetensors file")]:
+            ((run, *flax, "--data", "digit"), "did you mean 'digits'"),
+            ((TOY.split(":")[0], *flax), "no .safetensors file")]:
         assert message in refused(capsys, "export", *argv)
     assert not (run / "export").exists()
