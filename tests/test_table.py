@@ -426,7 +426,7 @@ def test_evaluate_refuses(said, tmp_path, monkeypatch, argv, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file.py").write_text("raise SystemExit('imported')")
     (tmp_path / "genotype.json").write_text(Genotype("file.py:f", {}, {"cell": ()}).to_json())
-    (tmp_path / "odd.json").write_text(Genotype("nasbench201", {"width": "x"}, {"cell": ()}).to_json())
+    (tmp_path / "odd.json").write_text(Genotype("nasbench201", {"image": 3}, {"cell": ()}).to_json())
     (tmp_path / "text.json").write_text("hello")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     assert message in refused(said, "evaluate", *argv)
