@@ -1,7 +1,7 @@
 """A trained network as one readable Python file that imports nothing of this toolkit.
 
 The file is put together of definitions: the network of its family as it is once nothing is searched, and of the operations
-those that its genotype uses, as they stand in `search_spaces.primitives`, on top of plain `leaves`. The networks are written
+those that its genotype uses, as they stand in `search_spaces.primitives`, calling plain `leaves`. The networks are written
 a second time here, without what only a search needs; `dnas export` compares every file that it writes with the network that
 was trained.
 """

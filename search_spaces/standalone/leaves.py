@@ -1,7 +1,8 @@
-"""What searched networks are made of in the end, in Flax's and JAX's own words: source of the files that `source` writes.
+"""What the operations of searched networks come down to, in Flax's and JAX's own words: source of the files that `source`
+writes.
 
-The forms in `search_spaces.primitives` are made for fast searches on a CPU. These have the same variables under the same
-names, and compute the same.
+The functions of these names that `search_spaces.primitives` calls are made for fast searches on a CPU. These compute the
+same.
 """
 
 import math
@@ -18,7 +19,7 @@ def torch_uniform(key, shape, dtype=jnp.float32, fan_in=None):
     return jax.random.uniform(key, shape, dtype, -limit, limit)
 
 
-def convolved(x, weight, stride, dilation=1, groups=1):
+def conv(x, weight, stride=1, dilation=1, groups=1):
     """The convolution of x [B, H, W, C] with weight [k, k, C / groups, D], torch's padding for odd k."""
     pad = dilation * (weight.shape[0] // 2)
     return lax.conv_general_dilated(x, weight, (stride, stride), ((pad, pad), (pad, pad)),
@@ -26,51 +27,15 @@ def convolved(x, weight, stride, dilation=1, groups=1):
                                     dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-class Conv(nn.Module):
-    """Bias-free convolution."""
-
-    channels: int
-    kernel: int = 3
-    stride: int = 1
-
-    @nn.compact
-    def __call__(self, x):
-        shape = (self.kernel, self.kernel, x.shape[-1], self.channels)
-        return convolved(x, self.param("kernel", torch_uniform, shape), self.stride)
+def depthwise(x, weight, stride=1, dilation=1):
+    """The convolution of every channel with a kernel of its own, weight [k, k, 1, C]."""
+    return conv(x, weight, stride, dilation, groups=x.shape[-1])
 
 
-class DepthwiseConv(nn.Module):
-    """Bias-free convolution of every channel with a kernel of its own."""
-
-    kernel: int = 3
-    stride: int = 1
-    dilation: int = 1
-
-    @nn.compact
-    def __call__(self, x):
-        weight = self.param("kernel", torch_uniform, (self.kernel, self.kernel, 1, x.shape[-1]))
-        return convolved(x, weight, self.stride, self.dilation, groups=x.shape[-1])
-
-
-class BatchNorm(nn.Module):
-    """Batch norm with torch's momentum and epsilon; batch statistics while training, running averages otherwise."""
-
-    affine: bool = False
-
-    @nn.compact
-    def __call__(self, x, train):
-        channels = x.shape[-1:]
-        mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
-        var = self.variable("batch_stats", "var", jnp.ones, channels)
-        now = mean.value, var.value
-        if train:
-            now = x.mean((0, 1, 2)), x.var((0, 1, 2))
-            if not self.is_initializing():
-                mean.value, var.value = (0.9 * average + 0.1 * batch for average, batch in zip((mean.value, var.value), now))
-        x = (x - now[0]) * lax.rsqrt(now[1] + 1e-5)
-        if not self.affine:
-            return x
-        return x * self.param("scale", nn.initializers.ones, channels) + self.param("bias", nn.initializers.zeros, channels)
+def normalised(x, epsilon):
+    """x [B, H, W, C] with mean 0 and variance 1 in every channel, the mean, and the variance [C]."""
+    mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    return (x - mean) * lax.rsqrt(variance + epsilon), mean, variance
 
 
 def avg_pool(x, stride=1):

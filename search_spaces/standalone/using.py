@@ -4,6 +4,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import unflatten_dict
 from safetensors.numpy import load_file
 
 from search_spaces.standalone.nasbench201 import Network
@@ -16,14 +17,7 @@ WEIGHTS = Path(__file__).with_name("network.safetensors")
 
 def load(path=WEIGHTS):
     """The variables {"params": ..., "batch_stats": ...} of a file whose arrays are called `params/head/dense/kernel`."""
-    variables = {}
-    for name, array in load_file(path).items():
-        *folders, last = name.split("/")
-        inner = variables
-        for folder in folders:
-            inner = inner.setdefault(folder, {})
-        inner[last] = array
-    return variables
+    return unflatten_dict(load_file(path), sep="/")
 
 
 @jax.jit
