@@ -240,8 +240,8 @@ def _save(run, space, subject, config: dict[str, Any], data, result) -> None:
 
     image = jax.ShapeDtypeStruct((1, *data.image), "float32")
     used = jax.eval_shape(lambda key: space.network(subject.genotype).init(key, image), jax.random.key(0))
-    weights, stats = (nested({path: leaf for path, leaf in flat(tree).items() if path in flat(shapes)})
-                      for tree, shapes in zip((result.weights, result.stats), used))
+    weights, stats = (nested({path: leaf for path, leaf in flat(tree).items() if path in known})
+                      for tree, known in zip((result.weights, result.stats), map(flat, used)))
     described = portable.Portable(subject.genotype, config["space"], portable.input_of(data, config), config)
     portable.save(run.folder / portable.FILE, described, weights, stats)
 
