@@ -40,13 +40,14 @@ SHARED = "search_spaces.mixed:MixedOptions"
 PARTS = {"space": SPACES, "method": METHODS}
 
 
-def _shown(metavar: str, unset: str | None = None):
+def shown(metavar: str, unset: str | None = None):
+    """How --help shows an option: what it takes, and what goes where it is not given, if its default does not say."""
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=unset and f"(default: {unset})")
 
 
-Resize = Annotated[tuple[int, ...], _shown("SIDE|HEIGHT WIDTH", "32; pictures of one size up to 64 are kept as they are")]
-Fitting = Annotated[Fit | None, _shown("{" + ",".join(FITS) + "}", "crop")]
-Augment = Annotated[str | None, _shown("FUNCTION", "random crops, and flips where they suit")]
+Resize = Annotated[tuple[int, ...], shown("SIDE|HEIGHT WIDTH", "32; pictures of one size up to 64 are kept as they are")]
+Fitting = Annotated[Fit | None, shown("{" + ",".join(FITS) + "}", "crop")]
+Augment = Annotated[str | None, shown("FUNCTION", "random crops, and flips where they suit")]
 Weighing = Literal["equal", "balanced"]
 """Types of options of DATA, which several commands have."""
 
@@ -55,9 +56,9 @@ Weighing = Literal["equal", "balanced"]
 class BudgetOptions:
     """What the network that is found may cost; it will use up all but 5 % of it."""
 
-    params: Annotated[float | None, _shown("N", "any")] = None
+    params: Annotated[float | None, shown("N", "any")] = None
     """Parameters at most, as a network of its own."""
-    macs: Annotated[float | None, _shown("N", "any")] = None
+    macs: Annotated[float | None, shown("N", "any")] = None
     """Multiply-adds per image at most, such as 20e6."""
     weight: float = 2.0
     """Of the penalty that pulls the architecture towards the budget. Published for TAS: 2."""
@@ -67,11 +68,11 @@ class BudgetOptions:
 class Arguments:
     """What the command line says. `_form` adds `space_options` and `method_options`, dataclasses of their own."""
 
-    space: Annotated[str, _shown("{" + ",".join(SPACES) + "}|FACTORY")] = "nasbench201"
+    space: Annotated[str, shown("{" + ",".join(SPACES) + "}|FACTORY")] = "nasbench201"
     """What is searched: a name (`dnas spaces`), package.module:factory or file.py:factory."""
-    method: Annotated[str, _shown("{" + ",".join(METHODS) + "}|FACTORY")] = "darts"
+    method: Annotated[str, shown("{" + ",".join(METHODS) + "}|FACTORY")] = "darts"
     """How it is searched: a name (`dnas methods`), package.module:factory or file.py:factory."""
-    data: Annotated[tuple[str, ...], _shown("{" + ",".join(DATASETS) + "}|PATH ...")] = ("digits",)
+    data: Annotated[tuple[str, ...], shown("{" + ",".join(DATASETS) + "}|PATH ...")] = ("digits",)
     """A name or other source of images (`dnas datasets`), or the several files of one set."""
     epochs: int = 30
     """Passes over the train split. Published for DARTS: 50."""
@@ -81,7 +82,7 @@ class Arguments:
     """Seed of everything random, 0 to 4294967295."""
     seeds: int = 1
     """Searches, of this seed and those that follow it, by one program. Several write into DIR/SEED."""
-    limit: Annotated[int | None, _shown("N", "all")] = None
+    limit: Annotated[int | None, shown("N", "all")] = None
     """Images to keep outside the test set, evenly of each class."""
     resize: Resize = ()
     """Size in pixels of pictures from folders and hf:."""
@@ -97,11 +98,11 @@ class Arguments:
     """End the search when a diagnosis says that it is collapsing."""
     budget: BudgetOptions = field(default_factory=BudgetOptions)
     """Limits on the network that is found."""
-    run: Annotated[str | None, _shown("DIR", "runs/SPACE-METHOD-DATA-SEED")] = None
+    run: Annotated[str | None, shown("DIR", "runs/SPACE-METHOD-DATA-SEED")] = None
     """Where the run is written, and continued if it was interrupted."""
-    config: Annotated[str | None, _shown("FILE", "none")] = None
+    config: Annotated[str | None, shown("FILE", "none")] = None
     """config.json of a run to repeat; options given besides it override it."""
-    cache: Annotated[str | None, _shown("DIR|off", "$DNAS_CACHE, else dnas/xla in your cache folder")] = None
+    cache: Annotated[str | None, shown("DIR|off", "$DNAS_CACHE, else dnas/xla in your cache folder")] = None
     """Where compiled programs are kept for the next time."""
     progress: bool = True
     """Show how the search goes on."""

@@ -11,16 +11,12 @@ from typing import Annotated, Any, Literal, NamedTuple
 import tyro
 
 from launch import cache
-from launch.arguments import parsed
+from launch.arguments import parsed, shown
 
 TOLERANCE = 1e-5
 """By which logits may differ, as they are and relative to their size."""
 TESTED, DRAWN = 512, 64
 """Images to compare on: of the test split, and drawn at random where it is not at hand."""
-
-
-def _shown(metavar: str, unset: str):
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {unset})")
 
 
 @dataclass(frozen=True)
@@ -33,13 +29,13 @@ class Arguments:
                       tyro.conf.arg(help_behavior_hint="(required)")] = ()
     """stablehlo: one program with its weights, which JAX runs without this toolkit. safetensors: the weights, and in the
     metadata what they are of. flax: a Python file that defines the network, and its weights."""
-    out: Annotated[str | None, _shown("DIR", "export, beside the weights")] = None
+    out: Annotated[str | None, shown("DIR", "export, beside the weights")] = None
     """Where it is written."""
-    data: Annotated[tuple[str, ...], _shown("SOURCE ...", "that of the run")] = ()
+    data: Annotated[tuple[str, ...], shown("SOURCE ...", "that of the run")] = ()
     """Images to compare on: a name or other source of images (`dnas datasets`)."""
-    space: Annotated[str | None, _shown("FACTORY", "that of the run")] = None
+    space: Annotated[str | None, shown("FACTORY", "that of the run")] = None
     """Where the network's space is, if it is your own: package.module:factory or file.py:factory."""
-    cache: Annotated[str | None, _shown("DIR|off", "as for search")] = None
+    cache: Annotated[str | None, shown("DIR|off", "as for search")] = None
     """Where compiled programs are kept for the next time."""
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from launch import cache
-from launch.arguments import parsed
+from launch.arguments import parsed, shown
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Arguments:
     """PNG or JPEG files, or folders of them. They are brought to the network's size, grey or colour as its data was."""
     top: int = 3
     """Classes to show for each picture, the most probable first."""
-    space: Annotated[str | None, tyro.conf.arg(metavar="FACTORY", help_behavior_hint="(default: that of the run)")] = None
+    space: Annotated[str | None, shown("FACTORY", "that of the run")] = None
     """Where the network's space is, if it is your own: package.module:factory or file.py:factory."""
-    cache: Annotated[str | None, tyro.conf.arg(metavar="DIR|off", help_behavior_hint="(default: as for search)")] = None
+    cache: Annotated[str | None, shown("DIR|off", "as for search")] = None
     """Where compiled programs are kept for the next time."""
 
 

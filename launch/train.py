@@ -13,7 +13,7 @@ import tyro
 
 from dnas.data import DATASETS
 from launch import cache
-from launch.arguments import DATA, Augment, Fitting, Resize, Weighing, check_bounds, given, learnt_from, parsed, words
+from launch.arguments import DATA, Augment, Fitting, Resize, Weighing, check_bounds, given, learnt_from, parsed, shown, words
 from launch.inherit import of_its_size, taken
 from launch.search import free_folder, stem
 
@@ -29,10 +29,6 @@ networks of that table were (arXiv 2001.00326)."""
 Split = Literal["train", "valid", "holdout"]
 
 
-def _shown(metavar: str, unset: str):
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {unset})")
-
-
 @dataclass(frozen=True)
 class Arguments:
     """What the command line says. Published values are those of DARTS on CIFAR-10 and of NAS-Bench-201."""
@@ -42,9 +38,9 @@ class Arguments:
     an earlier training repeats it, with its options."""
     preset: Literal["quick", "cifar", "nasbench201"] = "quick"
     """Defaults of the options below; quick is for small data, the others are as published."""
-    data: Annotated[tuple[str, ...], _shown("{" + ",".join(DATASETS) + "}|PATH ...", "that of the search, else digits")] = ()
+    data: Annotated[tuple[str, ...], shown("{" + ",".join(DATASETS) + "}|PATH ...", "that of the search, else digits")] = ()
     """A name or other source of images (`dnas datasets`), or the several files of one set."""
-    limit: Annotated[int | None, _shown("N", "as for the search, else all")] = None
+    limit: Annotated[int | None, shown("N", "as for the search, else all")] = None
     """Images to keep outside the test set, evenly of each class."""
     resize: Resize = ()
     """Size in pixels of pictures from folders and hf:. This and the next three are as for the search, if its data is."""
@@ -56,11 +52,11 @@ class Arguments:
     """Losses of classes: as they come, or each class the same however few its images."""
     splits: tuple[Split, ...] = ("train", "valid")
     """What is trained on. Published: everything but the test set, so that no hold-out accuracy is reported."""
-    space: Annotated[str | None, _shown("FACTORY", "that of the run or genotype")] = None
+    space: Annotated[str | None, shown("FACTORY", "that of the run or genotype")] = None
     """Where the genotype's space is: a name, package.module:factory or file.py:factory."""
-    cells: Annotated[int | None, _shown("INT", "as searched")] = None
+    cells: Annotated[int | None, shown("INT", "as searched")] = None
     """Cells of the network (of a stage, in NAS-Bench-201). Published: 20, and 5."""
-    channels: Annotated[int | None, _shown("INT", "as searched")] = None
+    channels: Annotated[int | None, shown("INT", "as searched")] = None
     """Channels of the first cells. Published: 36, and 16."""
     epochs: int = 30
     """Passes over the images. Published: 600, and 200."""
@@ -97,9 +93,9 @@ class Arguments:
     """That the logits of both are divided by."""
     ema: float = 0.0
     """Decay of a running average of the weights, by which the network is judged; 0 for none. Published: 0."""
-    run: Annotated[str | None, _shown("DIR", "runs/train-NAME-DATA-SEED")] = None
+    run: Annotated[str | None, shown("DIR", "runs/train-NAME-DATA-SEED")] = None
     """Where the training is written, and continued if it was interrupted."""
-    cache: Annotated[str | None, _shown("DIR|off", "as for search")] = None
+    cache: Annotated[str | None, shown("DIR|off", "as for search")] = None
     """Where compiled programs are kept for the next time."""
     progress: bool = True
     """Show how the training goes on."""
