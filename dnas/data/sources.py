@@ -63,20 +63,23 @@ def load(source: str | Sequence[str], *, limit: int | None = None, resize: Seque
     pictures = _pictures(names[0]) if len(names) == 1 else None
     if pictures:
         return pictures(limit=limit, resize=resize, fit=fit)
+    arrays = _arrays(names)
     if resize or fit:
-        for name in names:
-            if name not in DATASETS and ":" not in name:
-                _existing(name)
         raise ValueError(f"{names[0]}: resize and fit are for folders of pictures and hf:; this is arrays of one size")
+    return arrays(limit=limit)
+
+
+def _arrays(names: Sequence[str]) -> Callable[..., Dataset]:
+    """What loads the arrays that `names` stand for. Raises ValueError where one of them is not there."""
     if len(names) > 1:
-        return _from_npz([_existing(name) for name in names], limit)
+        return partial(_from_npz, [_existing(name) for name in names])
     name = names[0]
     if name in DATASETS:
-        return DATASETS[name](limit=limit)
+        return DATASETS[name]
     if ":" in name and not Path(name).exists():
-        return _from_factory(name, limit)
+        return partial(_from_factory, name)
     path = _existing(name)
-    return _from_folder(path, limit) if path.is_dir() else _from_npz([path], limit)
+    return partial(_from_folder, path) if path.is_dir() else partial(_from_npz, [path])
 
 
 def _pictures(name: str) -> Callable[..., Dataset] | None:
