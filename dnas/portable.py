@@ -15,12 +15,10 @@ from dnas import checkpoint
 from dnas.data import Dataset
 from dnas.data.decode import FITS, Fit
 from dnas.data.pictures import LARGEST
-from dnas.types import Genotype, Stats, Weights
+from dnas.types import LONGEST, Genotype, Stats, Weights
 
 FILE = "weights.safetensors"
 """Its name in a run."""
-LONGEST = 10**6
-"""Characters of an entry of the metadata."""
 
 
 class Input(NamedTuple):

@@ -93,7 +93,7 @@ class Choice(NamedTuple):
 
 SCHEMA = 1
 LONGEST = 10**6
-"""Characters of a genotype."""
+"""Characters of a genotype, and of whatever else a file says of a network."""
 
 
 @dataclass(frozen=True)
