@@ -9,6 +9,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from launch.text import plain
+
 COMMANDS = {
     "search": ("launch.search:main", "search a space on real images and write what is found into a run directory"),
     "select": ("launch.select:main", "choose the architecture of a trained supernet in another way"),
@@ -102,7 +104,7 @@ def _say(text: str, code: int) -> int:
     if os.environ.get("DNAS_DEBUG", "0") not in ("", "0"):
         traceback.print_exc()
     prefix = "dnas" if code == INTERRUPTED else "dnas: error"
-    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
+    line = plain(" ".join(text.split()))
     print(f"{prefix}: {line if len(line) <= LONGEST else line[:LONGEST] + ' ...'}", file=sys.stderr)
     return code
 

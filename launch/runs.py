@@ -12,6 +12,7 @@ import tyro
 
 from dnas.runs import Summary, find, summary
 from launch.arguments import parsed
+from launch.text import plain
 
 Key = Literal["folder", "status", "kind", "method", "space", "data", "seed", "epoch", "accuracy", "seconds", "date"]
 DOWN = "epoch", "accuracy", "date"
@@ -71,8 +72,3 @@ def _row(one: Summary) -> list[str]:
     return [str(one.folder), one.status, one.kind, one.method, one.space, one.data,
             "" if one.seed is None else str(one.seed), epoch, "" if one.accuracy is None else f"{one.accuracy:.2f}", one.of,
             "" if one.seconds is None else duration(one.seconds), str(one.selections or "")]
-
-
-def plain(text: str) -> str:
-    """`text` on one line, without what a terminal would obey."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
