@@ -45,6 +45,20 @@ class CorruptCheckpoint(ValueError):
         self.why = why
 
 
+class File(NamedTuple):
+    """A whole checkpoint as it was read: its content, the header of that, and where the arrays begin."""
+
+    path: Path
+    content: bytes
+    header: dict
+    body: int
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the checkpoint says of itself."""
+        return {key: value for key, value in self.header["__metadata__"].items() if key != "sha256"}
+
+
 class Latest(NamedTuple):
     """What `latest` found: the newest whole checkpoint, and a line for each newer one that was not."""
 
@@ -57,7 +71,7 @@ def save(path: str | Path, tree: Tree, metadata: Mapping[str, str] | None = None
          name: Callable = jax.tree_util.keystr) -> None:
     """Writes the arrays of `tree`, named by their paths in it, atomically; creates the folder.
 
-    name: from a path to the name in the file; `restore` needs the same.
+    name: from a path to the name in the file; `arrays` needs the same.
     Raises RunWriteError where the disk refuses, ValueError for a leaf that is no plain array (a typed PRNG key needs
     `jax.random.key_data`).
     """
@@ -81,14 +95,42 @@ def save(path: str | Path, tree: Tree, metadata: Mapping[str, str] | None = None
     write_atomic(path, head + body)
 
 
-def restore(path: str | Path, template: Tree, *, name: Callable = jax.tree_util.keystr) -> tuple[Tree, dict[str, str]]:
+def read(path: str | Path) -> File:
+    """Reads a checkpoint. Raises CorruptCheckpoint unless every byte is as written, ValueError where there is none."""
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist") from None
+    except OSError as error:
+        raise CorruptCheckpoint(path, error.strerror) from None
+    body = 8 + int.from_bytes(content[:8], "little")
+    if len(content) < max(8, body):
+        raise CorruptCheckpoint(path, f"it ends after {len(content)} bytes")
+    try:
+        header = json.loads(content[8:body])
+        stored = header["__metadata__"]["sha256"]
+        head = content[:body].replace(stored.encode("ascii"), _NO_DIGEST.encode(), 1)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise CorruptCheckpoint(path, NO_HEADER) from None
+    if _digest(head, memoryview(content)[body:]) != stored:
+        raise CorruptCheckpoint(path, "its content does not match its SHA-256")
+    return File(path, content, header, body)
+
+
+def restore(path: str | Path, template: Tree) -> tuple[Tree, dict[str, str]]:
     """Reads a checkpoint into the structure of `template` (arrays, or ShapeDtypeStructs): the tree and its metadata.
 
     Leaves are writable numpy arrays, so that no type is narrowed by JAX's 32-bit default.
     Raises CorruptCheckpoint, and ValueError naming the first leaf that is missing, new, or of another shape or type.
     """
-    path = Path(path)
-    content, header, body = _read(path)
+    file = read(path)
+    return arrays(file, template), file.metadata
+
+
+def arrays(file: File, template: Tree, *, name: Callable = jax.tree_util.keystr) -> Tree:
+    """The tree alone, of a file that was read already. name: as for `save`."""
+    path, content, header, body = file
     names = {code: dtype for dtype, code in CODES.items()}
     here = _specs(template, name)
     try:
@@ -106,12 +148,7 @@ def restore(path: str | Path, template: Tree, *, name: Callable = jax.tree_util.
         raise CorruptCheckpoint(path, "an array of its header lies outside of it")
     leaves = [np.frombuffer(content, jnp.dtype(dtype), count=sizes[leaf], offset=starts[leaf]).reshape(shape).copy()
               for leaf, (shape, dtype) in here.items()]
-    return jax.tree.unflatten(jax.tree.structure(template), leaves), _metadata(header)
-
-
-def metadata(path: str | Path) -> dict[str, str]:
-    """What a checkpoint says of itself. Raises CorruptCheckpoint, and ValueError where there is none."""
-    return _metadata(_read(Path(path))[1])
+    return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
 
 def latest(folder: str | Path, template: Tree, *, set_aside: bool = True) -> Latest | None:
@@ -176,30 +213,3 @@ def _digest(head: bytes, body: bytes | memoryview) -> str:
     digest = hashlib.sha256(head)
     digest.update(body)
     return digest.hexdigest()
-
-
-def _metadata(header: Mapping[str, dict]) -> dict[str, str]:
-    return {key: value for key, value in header["__metadata__"].items() if key != "sha256"}
-
-
-def _read(path: Path) -> tuple[bytes, dict, int]:
-    """The content of a checkpoint, its header and where its arrays begin; CorruptCheckpoint unless every byte is as
-    written, ValueError where there is none."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist") from None
-    except OSError as error:
-        raise CorruptCheckpoint(path, error.strerror) from None
-    body = 8 + int.from_bytes(content[:8], "little")
-    if len(content) < max(8, body):
-        raise CorruptCheckpoint(path, f"it ends after {len(content)} bytes")
-    try:
-        header = json.loads(content[8:body])
-        stored = header["__metadata__"]["sha256"]
-        head = content[:body].replace(stored.encode("ascii"), _NO_DIGEST.encode(), 1)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise CorruptCheckpoint(path, NO_HEADER) from None
-    if _digest(head, memoryview(content)[body:]) != stored:
-        raise CorruptCheckpoint(path, "its content does not match its SHA-256")
-    return content, header, body

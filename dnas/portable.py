@@ -68,9 +68,9 @@ def save(path: str | Path, network: Portable, weights: Weights, stats: Stats) ->
     checkpoint.save(path, {"params": weights, "batch_stats": stats}, metadata, name=checkpoint.PLAIN)
 
 
-def describe(path: str | Path) -> Portable:
-    """What the file says of its network. Raises ValueError, in one line that names the file, unless it is whole."""
-    metadata = checkpoint.metadata(path)
+def describe(file: checkpoint.File) -> Portable:
+    """What the file says of its network. Raises ValueError, in one line that names the file, where that is none."""
+    path, metadata = file.path, file.metadata
     for name in ("genotype", "space", "input", "config"):
         if not isinstance(metadata.get(name), str):
             raise ValueError(f"{path} has no {name} in its metadata; a trained network is read from a run's {FILE}")
@@ -86,12 +86,12 @@ def describe(path: str | Path) -> Portable:
     return Portable(genotype, space, _input(path, given), config)
 
 
-def restore(path: str | Path, weights: Weights, stats: Stats) -> tuple[Weights, Stats]:
+def restore(file: checkpoint.File, weights: Weights, stats: Stats) -> tuple[Weights, Stats]:
     """The arrays of the file in the structure of `weights` and `stats`, which may be ShapeDtypeStructs.
 
     Raises ValueError naming the first that is missing, new, or of another shape or type.
     """
-    found, _ = checkpoint.restore(path, {"params": weights, "batch_stats": stats}, name=checkpoint.PLAIN)
+    found = checkpoint.arrays(file, {"params": weights, "batch_stats": stats}, name=checkpoint.PLAIN)
     return found["params"], found["batch_stats"]
 
 

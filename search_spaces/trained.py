@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dnas import portable, registry
+from dnas import checkpoint, portable, registry
 from dnas.data import evaluation_indices, normalise
 from dnas.portable import Input, Portable
 from dnas.types import Array, Network, SearchSpace, Stats, Weights
@@ -92,7 +92,8 @@ def load(path: str | Path, *, space: str | None = None) -> Trained:
     file = _file(path) if path.is_dir() else path
     if file.exists() and file.suffix != ".safetensors":
         raise ValueError(f"{file} is no .safetensors file; name the run directory of a training, or its {portable.FILE}")
-    found = portable.describe(file)
+    content = checkpoint.read(file)
+    found = portable.describe(content)
     made = _space(file, found, space)
     try:
         network = made.network(found.genotype)
@@ -100,7 +101,7 @@ def load(path: str | Path, *, space: str | None = None) -> Trained:
                                 jax.random.key(0))
     except Exception as error:
         raise ValueError(f"{file}: space {made.name} has no such network: {_said(error)}") from error
-    weights, stats = jax.device_put(portable.restore(file, *shapes))
+    weights, stats = jax.device_put(portable.restore(content, *shapes))
     run = jax.jit(function(network, found.input))
     logits = lambda images: run(weights, stats, checked(images, found.input))
     softmax = jax.jit(jax.nn.softmax)

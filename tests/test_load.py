@@ -107,7 +107,7 @@ def test_what_is_no_training_is_refused(run, tmp_path, capsys):
 
 def other(path, **changed):
     """The file written anew with other metadata, its digest right."""
-    found = checkpoint.metadata(path)
+    found = checkpoint.read(path).metadata
     trained = dnas.load(path)
     described = {name: json.loads(found[name]) for name in found}
     for name, change in changed.items():
