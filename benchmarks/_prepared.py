@@ -8,14 +8,14 @@ def prepared(*words):
     import jax
     import jax.numpy as jnp
 
-    from dnas.programs import Images
+    from dnas.engine.compile import Examples
     from launch.arguments import parse
     from launch.prepare import prepare
 
     arguments = parse("search", "", list(words))
     ready = prepare(arguments)
-    images = Images(jnp.asarray(ready.data.images), jnp.asarray(ready.data.labels))
-    return ready, arguments.batch, images, ready.method.init(jax.random.key(0), images.pixels[:1].astype("float32"))
+    images = Examples(jnp.asarray(ready.data.inputs), jnp.asarray(ready.data.targets))
+    return ready, arguments.batch, images, ready.method.init(jax.random.key(0), images.inputs[:1].astype("float32"))
 
 
 def bare(ready, batch, state):
@@ -24,7 +24,7 @@ def bare(ready, batch, state):
     import jax.numpy as jnp
     import numpy as np
 
-    from dnas.programs import built
+    from dnas.engine.compile import built
     from dnas.types import Batch
 
     rng = np.random.default_rng(0)

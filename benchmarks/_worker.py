@@ -87,8 +87,8 @@ def of_jax(space, channels, cells, batch, size, half, layout):
     import jax.numpy as jnp
 
     from benchmarks._ported import ported
+    from dnas.engine.compile import built
     from dnas.methods.darts import darts
-    from dnas.programs import built
     from dnas.types import Batch
     from search_spaces import SPACES
 
@@ -119,7 +119,7 @@ def of_jax(space, channels, cells, batch, size, half, layout):
     before = None
     while True:
         if word[0] == "logits":
-            found = {"apart": compared(space_, ported(space, state.weights, word[1]), state.stats, train.images, word[1])}
+            found = {"apart": compared(space_, ported(space, state.weights, word[1]), state.stats, train.inputs, word[1])}
         elif word[0] == "step":
             before = before or forget_peak()
             found = timed(step)

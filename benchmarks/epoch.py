@@ -26,9 +26,9 @@ def main(argv):
 
     from benchmarks._prepared import bare, prepared
     from dnas.data import epoch_indices
-    from dnas.loop import tagged
-    from dnas.programs import epoch_of
-    from dnas.progress import display
+    from dnas.engine.compile import epoch_of
+    from dnas.engine.progress import display
+    from dnas.engine.search import tagged
 
     ready, batch, images, state = prepared(*words)
     steps = min(options.steps, ready.steps)

@@ -61,7 +61,7 @@ def steps(common, rounds, names):
     import jax.numpy as jnp
     import numpy as np
 
-    from dnas.programs import Images, compile_steps
+    from dnas.engine.compile import Examples, compile_steps
     from launch import cache
     from launch.arguments import parse
     from launch.prepare import prepare
@@ -72,8 +72,8 @@ def steps(common, rounds, names):
         words = VARIANTS[name]
         arguments = parse("search", "", [*common, *words])
         ready = prepare(arguments)
-        images = Images(jnp.asarray(ready.data.images), jnp.asarray(ready.data.labels))
-        state = ready.method.init(jax.random.key(0), images.pixels[:1])
+        images = Examples(jnp.asarray(ready.data.inputs), jnp.asarray(ready.data.targets))
+        state = ready.method.init(jax.random.key(0), images.inputs[:1])
         # past any warm-up, where the architecture moves
         state = state._replace(step=jnp.asarray(ready.steps * (arguments.epochs - 1), jnp.int32))
         begun = time.perf_counter()

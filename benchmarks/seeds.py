@@ -34,7 +34,7 @@ def main(argv):
 
     import jax
 
-    from dnas.memory import spelled
+    from dnas.engine.devices import spelled
     from dnas.run import environment
     from launch import cache
     from launch.arguments import parse
@@ -77,12 +77,12 @@ def form(ready, options, at_once):
     import jax.numpy as jnp
 
     from dnas.data import epoch_indices
-    from dnas.programs import Images
-    from dnas.together import epochs_of
+    from dnas.engine.compile import Examples
+    from dnas.engine.lanes import epochs_of
 
     data, seeds = ready.data, range(options.seeds)
-    images = Images(jnp.asarray(data.images), jnp.asarray(data.labels))
-    states = [ready.method.init(jax.random.key(seed), images.pixels[:1]) for seed in seeds]
+    images = Examples(jnp.asarray(data.inputs), jnp.asarray(data.targets))
+    states = [ready.method.init(jax.random.key(seed), images.inputs[:1]) for seed in seeds]
     keys = [jax.random.key(seed) for seed in seeds]
     rows = [[part[:options.steps] for part in epoch_indices(seed, 0, data.splits["train"], data.splits["valid"],
                                                             options.batch)] for seed in seeds]

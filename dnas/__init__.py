@@ -6,21 +6,22 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dnas.bilevel import BilevelOptimizer, Method, SearchInfo, SearchState
+    from dnas.algorithms.players import BilevelOptimizer, Method, SearchInfo, SearchState
     from dnas.checkpoint import CorruptCheckpoint
-    from dnas.loop import NonFiniteLoss, Result, estimate, search, search_seeds
+    from dnas.engine.search import NonFiniteLoss, Result, estimate, search, search_seeds
     from dnas.run import Run, RunWriteError, load_genotype, open_run
     from dnas.types import Batch, Choice, Evaluator, Genotype, Group, Network, SearchSpace
 
     __version__: str
 
 _PLACES = {
-    "BilevelOptimizer": "bilevel", "Method": "bilevel", "SearchInfo": "bilevel", "SearchState": "bilevel",
-    "CorruptCheckpoint": "checkpoint",
-    "NonFiniteLoss": "loop", "Result": "loop", "estimate": "loop", "search": "loop", "search_seeds": "loop",
-    "Run": "run", "RunWriteError": "run", "load_genotype": "run", "open_run": "run",
-    "Batch": "types", "Choice": "types", "Evaluator": "types", "Genotype": "types", "Group": "types",
-    "Network": "types", "SearchSpace": "types",
+    name: place for place, names in {
+        "algorithms.players": ("BilevelOptimizer", "Method", "SearchInfo", "SearchState"),
+        "checkpoint": ("CorruptCheckpoint",),
+        "engine.search": ("NonFiniteLoss", "Result", "estimate", "search", "search_seeds"),
+        "run": ("Run", "RunWriteError", "load_genotype", "open_run"),
+        "types": ("Batch", "Choice", "Evaluator", "Genotype", "Group", "Network", "SearchSpace"),
+    }.items() for name in names
 }
 _BUILDS_SPACES = {"Trained": "search_spaces.trained", "load": "search_spaces.trained"}
 """Named as places, as the spaces themselves are: nothing in this package imports one."""

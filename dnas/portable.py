@@ -55,7 +55,7 @@ def input_of(data: Dataset, config: Mapping[str, Any]) -> Input:
     them; classes without a name are called by their number."""
     mean, std = (tuple(map(float, values)) for values in (data.mean, data.std))
     classes = tuple(config.get("class_names") or map(str, range(data.classes)))
-    return Input(data.image, str(data.images.dtype), mean, std, classes, config.get("fit") or FITS[0])
+    return Input(data.image, str(data.inputs.dtype), mean, std, classes, config.get("fit") or FITS[0])
 
 
 def save(path: str | Path, network: Portable, weights: Weights, stats: Stats) -> None:

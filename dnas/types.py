@@ -28,14 +28,15 @@ OPEN, REMOVED = -1, -2
 
 
 class Batch(NamedTuple):
-    """A mini-batch: images `[B, H, W, C]`, labels `[B]` integers; weights `[B]` of their losses, None for equal ones."""
+    """A mini-batch: inputs `[B, ...]`, such as images `[B, H, W, C]`; targets `[B, ...]`, such as classes `[B]` integers;
+    weights `[B]` of their losses, None for equal ones."""
 
-    images: Array
-    labels: Array
+    inputs: Array
+    targets: Array
     weights: Array | None = None
 
     def mean(self, losses: Array) -> Array:
-        """Mean of the images' losses `[B]`, times the weights if there are any."""
+        """Mean of the examples' losses `[B]`, times the weights if there are any."""
         return (losses if self.weights is None else losses * self.weights).mean()
 
 
@@ -224,7 +225,7 @@ class SearchSpace(NamedTuple):
     format(genotype) -> the published notation, on one line; parse(text) -> Genotype, raising ValueError.
     expected(gates) -> {"params", "macs"}: what `cost` is on average over networks drawn by the gates, edge by edge; at
         one-hot gates `cost` itself. Differentiable; of numpy gates it is numpy's. None where nobody knows.
-    penalty(gates) -> scalar that the architecture step descends on beside its loss; None for nothing (`dnas.budget`).
+    penalty(gates) -> scalar that the architecture step descends on beside its loss; None for nothing (`algorithms.budget`).
     inherited: this space with another `network` and `cost`, those of the discrete networks that take what `inherit`
         gives and compute what the supernet computes at one-hot gates; None where nobody knows.
     """

@@ -143,11 +143,11 @@ def _entries(trained: Supernet, label: str, names, chosen, selections, truth, tr
 
     from dnas import checkpoint, compare
     from dnas.benchmarks import nasbench201
-    from dnas.programs import Images, evaluation
+    from dnas.engine.compile import Examples, evaluation
     from dnas.selection.types import Unsuitable
 
     space, data, on = trained.ready.space, trained.ready.data, trained.on
-    images = Images(*(jax.numpy.asarray(a) for a in (data.images, data.labels)))
+    images = Examples(*(jax.numpy.asarray(a) for a in (data.inputs, data.targets)))
     gates = on.method.gates(on.state)
     evaluate = evaluation(space, data, images, on.state, gates, trained.searched.batch)
     accuracy = lambda state, gates: 100 * evaluate(state, gates)["holdout_accuracy"]
@@ -198,8 +198,8 @@ def _genotype(space, decisions: Mapping[str, Any], n: int):
 
 def _trained(trained: Supernet, genotype, epochs: int, out: Path) -> float:
     """Hold-out accuracy in % after a short training, from the file of an earlier one if there is one."""
+    from dnas.engine.train import train
     from dnas.run import write_atomic
-    from dnas.train import train
 
     what = f"{trained.folder.resolve()} {trained.epoch} {epochs} {genotype.to_json()}"
     file = out / "trained" / f"{hashlib.sha256(what.encode()).hexdigest()[:16]}.json"

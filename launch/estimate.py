@@ -15,7 +15,7 @@ def main(argv: Sequence[str]) -> int:
     prepared = prepare(arguments)
     from dnas import estimate
     from dnas.data import describe
-    from dnas.memory import spelled
+    from dnas.engine.devices import spelled
 
     cache.enable(arguments.cache)
     print(describe(prepared.data))

@@ -126,7 +126,7 @@ def _sample(trained, folder: Path, data: tuple[str, ...]) -> Sample:
                          f"{len(trained.classes)} of {trained.described.input.image}; name its data by --data")
     test = found.splits["test"]
     rows = test[np.unique(np.linspace(0, len(test) - 1, min(TESTED, len(test))).astype(int))]
-    return Sample(found.images[rows], found.labels[rows], f"{len(rows)} of the {len(test)} test images of {found.name}")
+    return Sample(found.inputs[rows], found.targets[rows], f"{len(rows)} of the {len(test)} test images of {found.name}")
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class Origin(NamedTuple):
     """What a training takes from a supernet.
 
     space, options: the space whose networks run on its weights and how it was built, None and {} for another network.
-    config: what config.json says of it. given: arguments of `dnas.train.train`. lines: the same for a person.
+    config: what config.json says of it. given: arguments of `dnas.engine.train.train`. lines: the same for a person.
     """
 
     space: SearchSpace | None = None
@@ -91,7 +91,7 @@ def _inherited(made: Origin, which: str, trained: Supernet, subject: Subject) ->
 
 def _taught(made: Origin, which: str, trained: Supernet, arguments: Any) -> Origin:
     """With the teacher."""
-    from dnas.distill import supernet_teacher
+    from dnas.algorithms.distillation import supernet_teacher
 
     weight, temperature = arguments.distill, arguments.distill_temperature
     teacher = supernet_teacher(trained.ready.space, trained.on.state, trained.on.method.gates(trained.on.state),
@@ -118,7 +118,7 @@ def _check(flag: str, arguments: Any, trained: Supernet, data: Dataset) -> None:
 
 
 def _digests(data: Dataset, *splits: str) -> list[bytes]:
-    return [blake2b(image.tobytes(), digest_size=16).digest() for name in splits for image in data.images[data.splits[name]]]
+    return [blake2b(image.tobytes(), digest_size=16).digest() for name in splits for image in data.inputs[data.splits[name]]]
 
 
 def _tuned(trained: Supernet, choice: Path) -> Tree | None:

@@ -47,7 +47,7 @@ def _check(argv: Sequence[str]) -> int:
 
     print(f"{describe(ready.data).splitlines()[0]}\nspace {named(ready.config, 'space')}\n", flush=True)
     wrong = 0
-    images = ready.data.images[ready.data.splits["train"][:4]]
+    images = ready.data.inputs[ready.data.splits["train"][:4]]
     images = np.asarray(normalise(images, ready.data.mean, ready.data.std))
     for finding in check(ready.space, images, ready.data.classes):
         wrong += finding.wrong is not None

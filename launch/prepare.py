@@ -12,7 +12,7 @@ from launch.options import read
 
 if TYPE_CHECKING:
     from dnas import Genotype, Method, SearchSpace
-    from dnas.budget import Budget
+    from dnas.algorithms.budget import Budget
     from dnas.types import Gates
 
 
@@ -70,7 +70,7 @@ def loaded(config: Mapping[str, Any], batch: int, splits: Sequence[str] = ("trai
 
     from dnas.data.augmentation import augment_by
 
-    images = jax.ShapeDtypeStruct((batch, *data.image), data.images.dtype)
+    images = jax.ShapeDtypeStruct((batch, *data.image), data.inputs.dtype)
     jax.eval_shape(lambda key, images: augment_by(data.augment, key, images), jax.random.key(0), images)
     return data
 
@@ -99,7 +99,7 @@ def built_method(config: Mapping[str, Any], space: SearchSpace, epochs: int, ste
 
     Raises ValueError where the space cannot."""
     from dnas import Method
-    from dnas.budget import penalised, within
+    from dnas.algorithms.budget import penalised, within
 
     budget = budget_of(config)
     method = built("method", config, Method, penalised(space, budget), epochs, steps)
@@ -110,7 +110,7 @@ def built_method(config: Mapping[str, Any], space: SearchSpace, epochs: int, ste
 
 def within_budget(space: SearchSpace, config: Mapping[str, Any]) -> SearchSpace:
     """`space`, whose rule chooses within the budget of a config, if it has one."""
-    from dnas.budget import within
+    from dnas.algorithms.budget import within
 
     budget = budget_of(config)
     if not budget.given:
@@ -120,14 +120,14 @@ def within_budget(space: SearchSpace, config: Mapping[str, Any]) -> SearchSpace:
 
 def budget_of(config: Mapping[str, Any]) -> Budget:
     """The budget of a config, without limits if it names none."""
-    from dnas.budget import Budget
+    from dnas.algorithms.budget import Budget
 
     return Budget(**config.get("budget", {}))
 
 
 def budget_lines(config: Mapping[str, Any], space: SearchSpace, genotype: Genotype, gates: Gates | None = None) -> list[str]:
     """For each limit of a config a line that says whether `genotype` meets it, and what `gates` make one expect."""
-    from dnas.budget import BAND, NAMES, likelihood, met
+    from dnas.algorithms.budget import BAND, NAMES, likelihood, met
 
     budget = budget_of(config)
     if not budget.given:

@@ -208,7 +208,7 @@ def _diagnoses(told: Told) -> list[str]:
         "eigenvalue", "skips", "edges"))]
     if not measured:
         return []
-    from dnas.diagnostics import collapse
+    from dnas.engine.diagnose import collapse
 
     found = collapse(measured)
     verdict = found.sentence if found else f"no sign of a collapse in {len(measured)} " + (

@@ -156,7 +156,7 @@ def report_seeds(prepared: Prepared, results: Mapping[int, Result | NonFiniteLos
     import numpy as np
 
     from dnas.compare import agreement
-    from dnas.progress import percent
+    from dnas.engine.progress import percent
 
     space = prepared.space
     lines = ["", "seed  hold-out %     parameters  genotype"]

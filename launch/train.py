@@ -104,7 +104,7 @@ class Arguments:
 SHOWN = (*DATA, "subject", "preset", "space", "cells", "channels", "run", "cache", "progress")
 """Options that are not part of config.json as they stand."""
 NOT_TRAINS = ("clip", "inherit", "distill", "distill_temperature")
-"""Options of the recipe that `dnas.train.train` does not take as they stand."""
+"""Options of the recipe that `dnas.engine.train.train` does not take as they stand."""
 BELOW_ONE = ("momentum", "label_smoothing", "drop_path", "ema")
 """Options of the recipe that are shares."""
 RECIPE = tuple(field.name for field in dataclasses.fields(Arguments) if field.name not in SHOWN)
@@ -220,7 +220,7 @@ def _try(network, image: tuple[int, int, int], space: str, drop_path: float) -> 
 
 
 def _trained(network, data, arguments: Arguments, run, extras: Mapping[str, Any]):
-    from dnas.train import train
+    from dnas.engine.train import train
 
     recipe = {name: getattr(arguments, name) for name in RECIPE if name not in NOT_TRAINS}
     return train(network, data, **recipe, **extras, clip=arguments.clip or None, final="test", run=run,
@@ -245,10 +245,10 @@ def _save(run, space, subject, config: dict[str, Any], data, result) -> None:
 def _written(run, data, arguments: Arguments, cost, result) -> dict[str, Any]:
     """Writes results.json and the pictures; returns what results.json holds."""
     from dnas.confusion import accuracy, draw_confusion, shares
+    from dnas.engine.train import best
     from dnas.pictures import draw_curves
     from dnas.run import write_json
     from dnas.tensorboard import events
-    from dnas.train import best
 
     share, images = accuracy(result.confusion), int(result.confusion.sum())
     results = {"test": {"accuracy": share, "loss": result.loss, "images": images,

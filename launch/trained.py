@@ -10,7 +10,7 @@ from launch.arguments import Arguments, parse
 from launch.prepare import Prepared, built_method, prepare, within_budget
 
 if TYPE_CHECKING:
-    from dnas.bilevel import Method
+    from dnas.algorithms.players import Method
     from dnas.selection.select import Selected
     from dnas.selection.types import Bench, Selection
 

@@ -10,10 +10,10 @@ import numpy as np
 import optax
 import pytest
 
-from dnas.bilevel import Forward, Penalty, bilevel, cross_entropy
-from dnas.hypergradients import HYPERGRADIENTS, finite_difference, first_order, unrolled
-from dnas.optimizers import cosine_by_epoch, sgd
-from dnas.relaxations import softmax, undecided
+from dnas.algorithms.hypergradients import HYPERGRADIENTS, finite_difference, first_order, unrolled
+from dnas.algorithms.optimizers import cosine_by_epoch, sgd
+from dnas.algorithms.players import Forward, Penalty, bilevel, cross_entropy
+from dnas.algorithms.relaxations import softmax, undecided
 from dnas.types import OPEN, REMOVED, Batch, Genotype, Group, SearchSpace
 
 
@@ -33,7 +33,7 @@ TRAIN, VALID = Batch(None, False), Batch(None, True)
 
 def scalar_loss(key, weights, stats, gates, batch):
     w, a = weights, gates["a"][0, 0]
-    return (a * w - 2 * a + 1 if batch.labels else (w - a) ** 2), Forward(stats, jnp.zeros(()), jnp.zeros((1, 1)))
+    return (a * w - 2 * a + 1 if batch.targets else (w - a) ** 2), Forward(stats, jnp.zeros(()), jnp.zeros((1, 1)))
 
 
 def identity(key, arch, step):

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import dnas
-from dnas.bilevel import cross_entropy
-from dnas.budget import Budget, bounds, met, penalised, within
-from dnas.hypergradients import HYPERGRADIENTS
-from dnas.relaxations import softmax
+from dnas.algorithms.budget import Budget, bounds, met, penalised, within
+from dnas.algorithms.hypergradients import HYPERGRADIENTS
+from dnas.algorithms.players import cross_entropy
+from dnas.algorithms.relaxations import softmax
 from dnas.types import REMOVED
 from launch import arguments
 from launch.main import main

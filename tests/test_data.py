@@ -57,12 +57,12 @@ def assert_whole(data):
     """Splits are sorted, disjoint, complete and not empty; moments are those of the train split."""
     assert tuple(data.splits) == SPLITS
     index = np.concatenate(list(data.splits.values()))
-    assert np.array_equal(np.sort(index), np.arange(len(data.images)))
+    assert np.array_equal(np.sort(index), np.arange(len(data.inputs)))
     for part in data.splits.values():
         assert part.dtype == np.int32 and len(part) and np.all(np.diff(part) > 0)
-    assert data.labels.dtype == np.int32 and data.labels.shape == (len(data.images),)
-    assert data.images.dtype in (np.uint8, np.float32) and data.images.flags.c_contiguous
-    train = data.images[data.splits["train"]] / (255 if data.images.dtype == np.uint8 else 1)
+    assert data.targets.dtype == np.int32 and data.targets.shape == (len(data.inputs),)
+    assert data.inputs.dtype in (np.uint8, np.float32) and data.inputs.flags.c_contiguous
+    train = data.inputs[data.splits["train"]] / (255 if data.inputs.dtype == np.uint8 else 1)
     np.testing.assert_allclose(data.mean, train.mean((0, 1, 2)), rtol=1e-5)
     np.testing.assert_allclose(data.std, train.std((0, 1, 2)), rtol=1e-4)
 
@@ -72,12 +72,12 @@ def test_named(name):
     data = load(name)
     assert_whole(data)
     assert data.name == name and DATASETS[name].__doc__
-    assert data.classes == len(np.unique(data.labels))
+    assert data.classes == len(np.unique(data.targets))
 
 
 def test_digits():
     data = load("digits")
-    assert data.image == (8, 8, 1) and data.images.max() == 255 and (data.pad, data.flip) == (1, False)
+    assert data.image == (8, 8, 1) and data.inputs.max() == 255 and (data.pad, data.flip) == (1, False)
     assert [len(data.splits[part]) for part in SPLITS] == [647, 648, 143, 359]
     assert data.splits["train"][:4].tolist() == [3, 6, 9, 15]
     assert "digits: 1797 images 8x8x1 uint8, 10 classes" in describe(data)
@@ -100,9 +100,9 @@ def test_split_is_stratified_and_fixed():
 def test_limit_keeps_the_test_set_and_the_shares():
     whole, limited = load("digits"), load("digits", limit=300)
     assert_whole(limited)
-    assert len(limited.labels) == 300 + 359
-    assert np.array_equal(whole.images[whole.splits["test"]], limited.images[limited.splits["test"]])
-    counts = np.bincount(np.delete(limited.labels, limited.splits["test"]))
+    assert len(limited.targets) == 300 + 359
+    assert np.array_equal(whole.inputs[whole.splits["test"]], limited.inputs[limited.splits["test"]])
+    counts = np.bincount(np.delete(limited.targets, limited.splits["test"]))
     assert counts.sum() == 300 and counts.min() >= 28
     full = load("digits", limit=1797 - 359)
     assert all(np.array_equal(full.splits[part], whole.splits[part]) for part in SPLITS)
@@ -112,7 +112,7 @@ def test_npz(tmp_path):
     x, y = arrays()
     data = load(write_npz(tmp_path / "a.npz"))
     assert_whole(data)
-    assert data.name == "a" and np.array_equal(data.images, x) and np.array_equal(data.labels, y)
+    assert data.name == "a" and np.array_equal(data.inputs, x) and np.array_equal(data.targets, y)
     assert (data.classes, data.image, data.pad, data.flip) == (3, (8, 8, 3), 1, False)
 
 
@@ -126,15 +126,15 @@ def test_npz_of_other_pixels(tmp_path, change, dtype):
     x = change(arrays()[0])
     data = load(write_npz(tmp_path / "a.npz", x=x, y=arrays()[1].astype(np.uint8)))
     assert_whole(data)
-    assert data.images.dtype == dtype and data.images.shape == (60, 8, 8, 3 if x.ndim == 4 else 1)
-    np.testing.assert_allclose(data.images.reshape(x.shape), x.astype(np.float64), rtol=1e-6)
+    assert data.inputs.dtype == dtype and data.inputs.shape == (60, 8, 8, 3 if x.ndim == 4 else 1)
+    np.testing.assert_allclose(data.inputs.reshape(x.shape), x.astype(np.float64), rtol=1e-6)
 
 
 def test_npz_with_test_set(tmp_path):
     x, y = arrays(15, seed=1)
     data = load(write_npz(tmp_path / "a.npz", x_test=x, y_test=y))
     assert_whole(data)
-    assert np.array_equal(data.images[data.splits["test"]], x) and np.array_equal(data.labels[60:], y)
+    assert np.array_equal(data.inputs[data.splits["test"]], x) and np.array_equal(data.targets[60:], y)
 
 
 def test_pieces(tmp_path):
@@ -146,7 +146,7 @@ def test_pieces(tmp_path):
     data, folder = load(names), load(str(tmp_path))
     for found, order in ((data, (0, 2, 1)), (folder, (2, 0, 1))):
         assert_whole(found)
-        assert np.array_equal(found.images, x[np.concatenate([parts[k] for k in order])])
+        assert np.array_equal(found.inputs, x[np.concatenate([parts[k] for k in order])])
         assert np.array_equal(found.splits["test"], np.arange(40, 60))
     assert (data.name, data.pad, data.flip) == ("cifar_2 and 2 more", 4, True)
     assert (folder.name, folder.pad, folder.flip) == (tmp_path.name, 4, True)
@@ -158,13 +158,13 @@ def test_idx(tmp_path, name, zipped, dot, pad, flip):
     data = load(str(write_idx(tmp_path / name, zipped, dot)))
     assert_whole(data)
     assert (data.name, data.image, data.pad, data.flip) == (name, (6, 6, 1), pad, flip)
-    assert np.array_equal(data.images[:60, ..., 0], arrays(60, (6, 6))[0]) and len(data.splits["test"]) == 12
+    assert np.array_equal(data.inputs[:60, ..., 0], arrays(60, (6, 6))[0]) and len(data.splits["test"]) == 12
 
 
 def test_cifar_binary(tmp_path):
     data = load(str(write_cifar(tmp_path / "bin")))
     assert_whole(data)
-    assert np.array_equal(data.images[30:60], arrays(30, (3, 32, 32))[0].transpose(0, 2, 3, 1))
+    assert np.array_equal(data.inputs[30:60], arrays(30, (3, 32, 32))[0].transpose(0, 2, 3, 1))
     assert (data.pad, data.flip, len(data.splits["test"])) == (4, True, 30)
 
 
@@ -373,7 +373,7 @@ def test_fashion_mnist():
     data = load(str(REAL / "fashion_mnist"))
     assert data.image == (28, 28, 1) and data.classes == 10 and (data.pad, data.flip) == (4, True)
     assert [len(data.splits[part]) for part in SPLITS] == [27000, 27000, 6000, 10000]
-    assert np.all(np.bincount(data.labels[data.splits["train"]]) == 2700)
+    assert np.all(np.bincount(data.targets[data.splits["train"]]) == 2700)
     np.testing.assert_allclose([data.mean[0], data.std[0]], [0.2860, 0.3530], atol=1e-3)
 
 
@@ -381,8 +381,8 @@ def test_fashion_mnist():
 def test_cifar10_pieces():
     pieces = ("train_1", "train_2", "test_first1000")
     data = load([str(REAL / "cifar10" / f"cifar10_{piece}.npz") for piece in pieces], limit=5000)
-    assert data.image == (32, 32, 3) and data.images.dtype == np.uint8 and (data.pad, data.flip) == (4, True)
-    assert len(data.images) == 6000 and len(data.splits["test"]) == 1000
+    assert data.image == (32, 32, 3) and data.inputs.dtype == np.uint8 and (data.pad, data.flip) == (4, True)
+    assert len(data.inputs) == 6000 and len(data.splits["test"]) == 1000
     np.testing.assert_allclose(data.mean, [0.4914, 0.4822, 0.4465], atol=0.01)
     whole = load(str(REAL / "cifar10"))
-    assert len(whole.images) == 21000 and np.array_equal(whole.images[20000:], data.images[5000:])
+    assert len(whole.inputs) == 21000 and np.array_equal(whole.inputs[20000:], data.inputs[5000:])

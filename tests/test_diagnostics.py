@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dnas.diagnostics import collapse, curvature, early_stop, largest_eigenvalue, sharpness, skips
-from dnas.loop import search
+from dnas.engine.diagnose import collapse, curvature, early_stop, largest_eigenvalue, sharpness, skips
+from dnas.engine.search import search
 from dnas.types import Choice, Genotype
 from tests.test_loop import BATCH, EPOCHS, parts, tiny
 

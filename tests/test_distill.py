@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dnas.distill import Teachers, distillation, divergence, voting
+from dnas.algorithms.distillation import Teachers, distillation, divergence, voting
 from dnas.methods.darts import darts
 from dnas.methods.sd_darts import sd_darts
 from tests.test_bilevel import KEY, at, batches, plain
@@ -92,7 +92,7 @@ def supernets(count):
 
 
 def logits_of(weights, gates, stats, batch, k=0):
-    return SPACE.apply(row(weights, k), stats, row(gates, k), batch.images, train=True)[0]
+    return SPACE.apply(row(weights, k), stats, row(gates, k), batch.inputs, train=True)[0]
 
 
 @pytest.mark.parametrize("vote", ["soft", "hard"])
@@ -137,7 +137,7 @@ def test_a_student_like_its_teachers_learns_nothing_from_them(teachers, temperat
     memory = sd.init(*one)._replace(known=jnp.int32(teachers))
 
     def value(weights, gates):
-        student, _ = SPACE.apply(weights, stats, gates, batch.images, train=True)
+        student, _ = SPACE.apply(weights, stats, gates, batch.inputs, train=True)
         return sd.value(memory, KEY, 0, stats, batch, student)
 
     found, grads = jax.value_and_grad(value, (0, 1))(*one)

@@ -52,15 +52,15 @@ def test_exports_run_without_the_toolkit(run, exported, tmp_path):
     folder = shutil.copytree(exported, tmp_path / "elsewhere")
     data = load_data("digits", limit=200)
     rows = data.splits["test"]
-    np.save(folder / "images.npy", data.images[rows])
+    np.save(folder / "images.npy", data.inputs[rows])
     done = subprocess.run([sys.executable, "-c", "import jax.export\n" + ALONE], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    expected = np.asarray(dnas.load(run).logits(data.images[rows]))
+    expected = np.asarray(dnas.load(run).logits(data.inputs[rows]))
     accuracy = json.loads((run / "results.json").read_text())["test"]["accuracy"]
     for name in ("stablehlo", "flax"):
         found = np.load(folder / f"{name}.npy")
         np.testing.assert_allclose(found, expected, 1e-5, 1e-5)
-        assert (found.argmax(-1) == data.labels[rows]).mean() == accuracy
+        assert (found.argmax(-1) == data.targets[rows]).mean() == accuracy
     about = json.loads((folder / "network.json").read_text())
     assert about["images"] == {"shape": ["any", 8, 8, 1], "type": "uint8", "fit": "crop"}
     assert about["classes"] == list("0123456789")

@@ -50,14 +50,14 @@ def test_a_folder_of_classes(tmp_path):
     data = load(str(folder))
     assert_whole(data)
     assert (data.name, data.image, data.class_names, data.classes) == ("pets", (8, 8, 3), CLASSES, 3)
-    assert (data.pad, data.flip, len(data.images)) == (1, False, 24)
-    for file, image, label in zip(data.pictures.files, data.images, data.labels):
+    assert (data.pad, data.flip, len(data.inputs)) == (1, False, 24)
+    for file, image, label in zip(data.pictures.files, data.inputs, data.targets):
         assert np.array_equal(image, np.asarray(Image.open(file))) and f"/{CLASSES[label]}/" in file
     assert describe(data).splitlines()[2:] == [
         "pictures of 8x8 pixels, kept as they are", "images of cat 8, dog 8, owl 8", "no image is in two splits"]
     few = load(str(folder), limit=18)
-    assert len(few.images) == 18 + len(data.splits["test"])
-    assert np.array_equal(few.images[few.splits["test"]], data.images[data.splits["test"]])
+    assert len(few.inputs) == 18 + len(data.splits["test"])
+    assert np.array_equal(few.inputs[few.splits["test"]], data.inputs[data.splits["test"]])
 
 
 @pytest.mark.parametrize("names, test, holdout", [(("train", "test"), 6, None), (("Training", "val"), 6, None),
@@ -109,14 +109,14 @@ def test_fits(tmp_path, shape):
 
 def test_modes(tmp_path):
     grey = load(str(write_folder(tmp_path / "grey", shape=(8, 8))))
-    assert grey.image == (8, 8, 1) and np.array_equal(grey.images[0, ..., 0], pixels((0, 0, 0), (8, 8)))
+    assert grey.image == (8, 8, 1) and np.array_equal(grey.inputs[0, ..., 0], pixels((0, 0, 0), (8, 8)))
     mixed = write_folder(tmp_path / "mixed", shape=(8, 8))
     write(mixed / "cat" / "colour.png", pixels(1))
     write(mixed / "cat" / "clear.png", np.zeros((8, 8, 4), np.uint8))
     Image.fromarray(pixels(2)).quantize(4).save(mixed / "owl" / "palette.png")
     Image.fromarray(pixels(3)).convert("CMYK").save(mixed / "owl" / "print.jpg")
     data = load(str(mixed))
-    of = lambda name: data.images[[name in file for file in data.pictures.files].index(True)]
+    of = lambda name: data.inputs[[name in file for file in data.pictures.files].index(True)]
     assert data.image == (8, 8, 3) and np.array_equal(of("colour"), pixels(1)) and np.all(of("clear") == 255)
     assert np.array_equal(of("cat/00"), np.repeat(pixels((0, 0, 0), (8, 8, 1)), 3, -1))
     assert "; 1 with transparent parts, laid on white" in describe(data)
@@ -342,7 +342,7 @@ def test_a_saved_hugging_face_data_set(tmp_path, monkeypatch):
         data = load(source)
         assert_whole(data)
         assert (data.name, data.class_names, len(data.splits["test"])) == ("saved", CLASSES, 6)
-        assert np.array_equal(data.images[:24], np.stack([pixels(i) for i in range(24)]))
+        assert np.array_equal(data.inputs[:24], np.stack([pixels(i) for i in range(24)]))
     assert "6 of test also in" in describe(data) or sum(leak.images for leak in leaks(data)) >= 6
     rows.save_to_disk(tmp_path / "alone")
     assert load(str(tmp_path / "alone"), resize=[4]).image == (4, 4, 3)

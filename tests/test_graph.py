@@ -105,8 +105,8 @@ def test_node_aggregators_do_not_know_the_nodes_numbers(op):
 
 def test_rows_asked_for_are_those_nodes_and_one_hot_gates_the_discrete_network():
     data, space = built()
-    weights, stats = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), space.init(jax.random.key(0), data.images))
-    numbers = np.asarray(data.images, np.float64)
+    weights, stats = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), space.init(jax.random.key(0), data.inputs))
+    numbers = np.asarray(data.inputs, np.float64)
     supernet = jax.jit(lambda gates, rows, key: space.apply(weights, stats, gates, rows, train=True, key=key)[0])
     for seed in range(2):
         rng = np.random.default_rng(seed)
@@ -121,11 +121,11 @@ def test_rows_asked_for_are_those_nodes_and_one_hot_gates_the_discrete_network()
 def test_gradient_reaches_the_gates_of_every_layer():
     """SANE's own code gives all layers the logits of the first."""
     data, space = built()
-    weights, stats = space.init(jax.random.key(0), data.images)
+    weights, stats = space.init(jax.random.key(0), data.inputs)
     sides = np.random.default_rng(0).normal(size=(40, 4))
     gates = {g: jnp.full(group.shape, 1 / group.shape[1]) for g, group in space.groups.items()}
     grads = jax.jit(jax.grad(lambda gates: jnp.sum(
-        sides * space.apply(weights, stats, gates, data.images, train=True, key=jax.random.key(0))[0])))(gates)
+        sides * space.apply(weights, stats, gates, data.inputs, train=True, key=jax.random.key(0))[0])))(gates)
     for g, group in space.groups.items():
         assert (np.abs(grads[g]) > 1e-9).sum() == group.shape[0] * (group.shape[1] - (g == "skip"))
 
@@ -138,7 +138,7 @@ def test_splits_of_a_graph():
     whole = small() | {"val_idx": np.setdiff1d(np.arange(40), np.concatenate([small()["train_idx"], small()["test_idx"]]))}
     data = planetoid("a", "ring", whole)
     assert [len(data.splits[part]) for part in ("train", "valid", "holdout", "test")] == [10, 16, 4, 10]
-    assert sorted(data.labels[data.splits["holdout"]]) == [0, 1, 2, 3]
+    assert sorted(data.targets[data.splits["holdout"]]) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("changes, message", [
@@ -191,4 +191,4 @@ def test_cora():
     data = load(os.path.join(os.environ["DNAS_DATA"], "cora.npz"))
     assert (data.graph.nodes, data.graph.edges.shape[1], data.graph.features, data.classes) == (2708, 5278, 1433, 7)
     assert [len(data.splits[part]) for part in ("train", "valid", "holdout", "test")] == [140, 500, 1068, 1000]
-    assert (np.bincount(data.labels[data.splits["train"]]) == 20).all()
+    assert (np.bincount(data.targets[data.splits["train"]]) == 20).all()

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from dnas.hypergradients import (
+from dnas.algorithms.hypergradients import (
     HYPERGRADIENTS,
     conjugate_gradient,
     finite_difference,

@@ -11,12 +11,12 @@ import pytest
 
 import dnas
 from dnas import load_genotype
+from dnas.algorithms.distillation import supernet_teacher
+from dnas.algorithms.supervised import trained_in, trainer
 from dnas.checkpoint import restore
 from dnas.data import train_indices
-from dnas.distill import supernet_teacher
-from dnas.programs import Images, evaluation, settler
-from dnas.train import train
-from dnas.trainer import trained_in, trainer
+from dnas.engine.compile import Examples, evaluation, settler
+from dnas.engine.train import train
 from dnas.types import Batch, Group
 from launch.main import main
 from launch.trained import supernet
@@ -86,9 +86,9 @@ def test_networks_of_no_framework_drop_no_paths():
 
 def test_statistics_are_the_mean_over_the_batches_whatever_they_were(data):
     """Of a network with an average that never moves, and of cells in a loop."""
-    images = Images(jnp.asarray(data.images), jnp.asarray(data.labels))
+    images = Examples(jnp.asarray(data.inputs), jnp.asarray(data.targets))
     rows = train_indices(0, 0, data.splits["train"], 32)[:3]
-    pixels = [(data.images[row] / np.float32(255) - data.mean) / data.std for row in rows]
+    pixels = [(data.inputs[row] / np.float32(255) - data.mean) / data.std for row in rows]
     plain = network()
     weights, stats = plain.init(jax.random.key(0), pixels[0])
     fixed = plain._replace(apply=lambda w, s, x, **given: (None, {
@@ -135,13 +135,13 @@ def test_the_loss_with_a_teacher():
     teacher = supernet_teacher(space, state, gates, weight=weight, temperature=temperature)
     batch = Batch(rng.normal(size=(6, *IMAGE)).astype(np.float32), rng.integers(0, 3, 6))
     how = trainer(network(3), optax.sgd(0.1), teacher=teacher)
-    begun = how.init(jax.random.key(1), batch.images)
+    begun = how.init(jax.random.key(1), batch.inputs)
     after, info = jax.jit(how.step)(jax.random.key(2), begun, batch)
-    taught = np.asarray(space.apply(weights, stats, gates, batch.images, train=True)[0], np.float64)
-    logits, _ = network(3).apply(begun.weights, begun.stats, batch.images, train=True, key=None)
+    taught = np.asarray(space.apply(weights, stats, gates, batch.inputs, train=True)[0], np.float64)
+    logits, _ = network(3).apply(begun.weights, begun.stats, batch.inputs, train=True, key=None)
     logs, target, soft = (jax.nn.log_softmax(np.asarray(x, np.float64) / t)
                           for x, t in ((logits, 1), (taught, temperature), (logits, temperature)))
-    loss = -(1 - weight) * logs[np.arange(6), batch.labels].mean()
+    loss = -(1 - weight) * logs[np.arange(6), batch.targets].mean()
     loss += weight * temperature**2 * (np.exp(target) * (target - soft)).sum(-1).mean()
     np.testing.assert_allclose(info.train_loss, loss, rtol=1e-5)
     assert same(after.teacher, begun.teacher) and not same(after.weights, begun.weights)
@@ -171,7 +171,7 @@ def test_a_step_in_another_type_and_a_judgement_in_this_one(data):
 def run(tmp_path_factory):
     """A search on classes of different brightness, and a selection in it that fine-tunes."""
     folder, bright = tmp_path_factory.mktemp("runs") / "mine", tiny(400)
-    np.savez(folder.parent / "bright.npz", x=bright.images, y=bright.labels)
+    np.savez(folder.parent / "bright.npz", x=bright.inputs, y=bright.targets)
     assert main(["search", "--space", TOY, "--data", str(folder.parent / "bright.npz"), "--epochs", "3", "--batch", "16",
                  "--method.lr", "0.1", "--run", str(folder), *QUICK]) == 0
     assert main(["select", str(folder), "--selection", "perturbation", "--cache", "off"]) == 0
@@ -192,7 +192,7 @@ def test_no_accuracy_is_lost_on_the_way(run, tmp_path, capsys):
     assert "weights   of the supernet of" in capsys.readouterr().out
     results, trained, genotype = json.loads((tmp_path / "net/results.json").read_text()), supernet(run), load_genotype(run)
     space, on, data = trained.ready.space, trained.on, trained.ready.data
-    images = Images(jnp.asarray(data.images), jnp.asarray(data.labels))
+    images = Examples(jnp.asarray(data.inputs), jnp.asarray(data.targets))
     judge = evaluation(space, data, images, on.state, on.method.gates(on.state), 16)
     before = judge(on.state, genotype.gates(space.groups))
     assert before["holdout_accuracy"] > 0.9 and results["test"]["accuracy"] > 0.9
@@ -207,8 +207,8 @@ def test_no_accuracy_is_lost_on_the_way(run, tmp_path, capsys):
     page = (tmp_path / "net/report.html").read_text()
     assert "Training from the weights of a supernet" in page and "as inherited" in page
     rows = data.splits["test"]
-    classes = dnas.load(tmp_path / "net", space=TOY).predict(data.images[rows]).argmax(-1)
-    assert (classes == data.labels[rows]).mean() == pytest.approx(results["test"]["accuracy"])
+    classes = dnas.load(tmp_path / "net", space=TOY).predict(data.inputs[rows]).argmax(-1)
+    assert (classes == data.targets[rows]).mean() == pytest.approx(results["test"]["accuracy"])
 
 
 def test_a_selection_hands_on_what_it_fine_tuned(run, tmp_path, capsys):
@@ -237,7 +237,7 @@ def test_interrupted_it_goes_on_from_its_folder_alone(inherited, tmp_path, monke
             return train_indices(seed, epoch, *args)
 
         folder = str(tmp_path / f"part{stop}")
-        monkeypatch.setattr("dnas.train.train_indices", indices)
+        monkeypatch.setattr("dnas.engine.train.train_indices", indices)
         assert main(["train", str(inherited), "--run", folder, *QUICK]) == 130
         monkeypatch.undo()
         assert main(["train", folder, "--run", folder, "--cache", "off"]) == 0

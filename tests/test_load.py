@@ -41,12 +41,12 @@ def test_a_folder_alone_gives_the_accuracy_that_was_reported(run, data, tmp_path
     shutil.copy(run / "weights.safetensors", tmp_path)
     trained = dnas.load(tmp_path)
     rows = data.splits["test"]
-    shares = np.asarray(trained.predict(data.images[rows]))
+    shares = np.asarray(trained.predict(data.inputs[rows]))
     np.testing.assert_allclose(shares.sum(-1), 1, rtol=1e-5)
     results = json.loads((run / "results.json").read_text())
     counts = np.array(results["confusion"])
     np.testing.assert_array_equal(np.bincount(shares.argmax(-1), minlength=10), counts.sum(0))
-    assert (shares.argmax(-1) == data.labels[rows]).mean() == results["test"]["accuracy"]
+    assert (shares.argmax(-1) == data.targets[rows]).mean() == results["test"]["accuracy"]
     assert trained.classes == tuple("0123456789") and trained.described.config["data"] == ["digits"]
     assert not [path for path in run.rglob("*") if path.suffix in (".pkl", ".pickle", ".msgpack")]
 
@@ -58,7 +58,7 @@ def test_it_is_shown_on_one_line(run):
 
 def test_the_module_is_the_network(run, data):
     trained = dnas.load(run)
-    images = data.images[:4]
+    images = data.inputs[:4]
     normalised = (images / np.float32(255) - data.mean) / data.std
     logits = trained.module.apply(trained.variables, normalised)
     np.testing.assert_allclose(logits, trained.logits(images), atol=1e-6)
@@ -75,7 +75,7 @@ def test_the_module_is_the_network(run, data):
     (lambda images: images.astype(np.int32), "images are int32")])
 def test_images_of_another_kind_are_refused(run, data, wrong, message):
     with pytest.raises(ValueError) as error:
-        dnas.load(run).predict(wrong(data.images[:2]))
+        dnas.load(run).predict(wrong(data.inputs[:2]))
     assert message in str(error.value)
 
 
@@ -89,7 +89,7 @@ def test_a_space_of_the_users_own_is_not_imported_unless_named(untrained, data, 
         patched.setattr("dnas.registry.load", never)
         with pytest.raises(ValueError, match=r"space 'toy_space.py:toy'; if you trust that, say where it is: --space"):
             dnas.load(own)
-    assert dnas.load(own, space=TOY).predict(data.images[:2]).shape == (2, 10)
+    assert dnas.load(own, space=TOY).predict(data.inputs[:2]).shape == (2, 10)
 
 
 def test_what_is_no_training_is_refused(run, tmp_path, capsys):
@@ -183,12 +183,12 @@ def test_arrays_that_lie_outside_of_the_file_are_refused(tmp_path):
 def test_pictures_get_classes_and_probabilities(run, data, tmp_path, capsys):
     """A picture of the network's size is classified as the array is; others are brought to that size, and to grey."""
     row = data.splits["test"][0]
-    Image.fromarray(data.images[row, ..., 0]).save(tmp_path / "a.png")
+    Image.fromarray(data.inputs[row, ..., 0]).save(tmp_path / "a.png")
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 20, 3), np.uint8)).save(tmp_path / "b.jpg")
     assert main(["predict", str(run), str(tmp_path), "--top", "2", "--cache", "off"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [len(line) for line in lines] == [7, 7] and lines[1][0] == str(tmp_path / "b.jpg")
-    shares = np.asarray(dnas.load(run).predict(data.images[row][None]))[0]
+    shares = np.asarray(dnas.load(run).predict(data.inputs[row][None]))[0]
     best = shares.argsort()[::-1][:2]
     assert lines[0][1::3] == [str(k) for k in best] and lines[0][2::3] == [f"{100 * shares[k]:.1f}" for k in best]
 

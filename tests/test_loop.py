@@ -16,7 +16,7 @@ import pytest
 
 from dnas import checkpoint
 from dnas.data import from_arrays, steps_per_epoch
-from dnas.loop import NonFiniteLoss, entropy, estimate, search
+from dnas.engine.search import NonFiniteLoss, entropy, estimate, search
 from dnas.methods.darts import darts
 from dnas.run import RunWriteError, load_genotype, open_run
 from tests.toy_space import toy

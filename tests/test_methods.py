@@ -12,8 +12,8 @@ import pytest
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from dnas import checkpoint
-from dnas.bilevel import cross_entropy
-from dnas.hypergradients import HYPERGRADIENTS
+from dnas.algorithms.hypergradients import HYPERGRADIENTS
+from dnas.algorithms.players import cross_entropy
 from dnas.methods import METHODS
 from dnas.methods.darts import darts
 from dnas.methods.darts_2nd import darts_2nd
@@ -348,7 +348,7 @@ def test_running_averages_are_those_of_the_weights_step(factory, float64):
         chex.assert_trees_all_close(after.extra.stats, forward.stats, rtol=1e-11)
     else:
         trace = one_step(factory, arch_lr=0.0)[2].stats["mean"] - before.stats["mean"]
-        np.testing.assert_allclose(trace, 0.1 * ((train.images @ before.weights["stem"]).mean(0) - 1), rtol=1e-11)
+        np.testing.assert_allclose(trace, 0.1 * ((train.inputs @ before.weights["stem"]).mean(0) - 1), rtol=1e-11)
 
 
 def test_edge_weights_are_logits_of_their_own(float64):

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from dnas.optimizers import adam, cosine_by_epoch, sgd
+from dnas.algorithms.optimizers import adam, cosine_by_epoch, sgd
 
 
 @pytest.fixture(autouse=True)

@@ -12,13 +12,13 @@ import optax
 import pytest
 
 from dnas import Batch, search
-from dnas.bilevel import cross_entropy
+from dnas.algorithms.players import cross_entropy
+from dnas.algorithms.supervised import Trainer, trainer
 from dnas.data import balanced, from_arrays
 from dnas.data.augmentation import augment_by
+from dnas.engine.compile import Examples, training_of
+from dnas.engine.train import train
 from dnas.methods.darts import darts
-from dnas.programs import Images, training_of
-from dnas.train import train
-from dnas.trainer import Trainer, trainer
 from launch.main import main
 from tests.toy_space import toy
 
@@ -37,13 +37,13 @@ def uneven(shape=(4, 4, 1), images=160):
 def test_balanced_weights():
     data = uneven()
     weights = balanced(data)
-    counts = np.bincount(data.labels[data.splits["train"]])
+    counts = np.bincount(data.targets[data.splits["train"]])
     np.testing.assert_allclose(weights, counts.sum() / (2 * counts), rtol=1e-6)
-    assert weights[data.labels[data.splits["train"]]].mean() == pytest.approx(1) and weights.dtype == np.float32
+    assert weights[data.targets[data.splits["train"]]].mean() == pytest.approx(1) and weights.dtype == np.float32
     np.testing.assert_allclose(balanced(data._replace(classes=3)), [*weights, 1], rtol=1e-6)
     both = balanced(data, ("train", "valid"))
     rows = np.concatenate([data.splits["train"], data.splits["valid"]])
-    np.testing.assert_allclose(both, len(rows) / (2 * np.bincount(data.labels[rows])), rtol=1e-6)
+    np.testing.assert_allclose(both, len(rows) / (2 * np.bincount(data.targets[rows])), rtol=1e-6)
 
 
 def linear(weights, stats, *rest, train, key):
@@ -73,7 +73,7 @@ def test_each_image_gets_the_weight_of_its_class():
     data = uneven()._replace(class_weights=np.array([0.25, 3], np.float32))
     rows = np.arange(16).reshape(2, 8).astype(np.int32)
     seen = seen_by_a_trainer(data, rows, lambda batch: (batch.weights * 4 ** jnp.arange(8)).sum())
-    expected = [(np.array([0.25, 3])[data.labels[row]] * 4.0 ** np.arange(8)).sum() for row in rows]
+    expected = [(np.array([0.25, 3])[data.targets[row]] * 4.0 ** np.arange(8)).sum() for row in rows]
     np.testing.assert_allclose(seen, expected, rtol=1e-6)
 
 
@@ -88,7 +88,7 @@ class Seen(NamedTuple):
 def seen_by_a_trainer(data, rows, of):
     """Of each batch of an epoch what `of` makes of it."""
     how = Trainer(None, None, lambda key, state, batch: (State(state.step + 1), Seen(of(batch))), None)
-    images, state = Images(jnp.asarray(data.images), jnp.asarray(data.labels)), State(jnp.zeros((), jnp.int32))
+    images, state = Examples(jnp.asarray(data.inputs), jnp.asarray(data.targets)), State(jnp.zeros((), jnp.int32))
     return training_of(how, data, images, state, *rows.shape)(state, KEY, rows, look=lambda infos, done: infos)[1]["value"]
 
 
@@ -114,10 +114,10 @@ def darker(key, images):
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_the_function_gets_pixels_and_its_result_is_normalised(dtype):
     data = uneven((3, 5, 2))
-    data = data._replace(images=data.images.astype(dtype), augment=darker, pad=1)
+    data = data._replace(inputs=data.inputs.astype(dtype), augment=darker, pad=1)
     rows = np.arange(8).reshape(1, 8).astype(np.int32)
-    seen = seen_by_a_trainer(data, rows, lambda batch: (batch.images * data.std + data.mean).mean((1, 2, 3)).sum())
-    given = data.images[:8].astype(np.float32) / (255 if dtype == np.uint8 else 1)
+    seen = seen_by_a_trainer(data, rows, lambda batch: (batch.inputs * data.std + data.mean).mean((1, 2, 3)).sum())
+    given = data.inputs[:8].astype(np.float32) / (255 if dtype == np.uint8 else 1)
     key = jax.random.split(jax.random.fold_in(KEY, 0))[1]
     np.testing.assert_allclose(seen, np.asarray(darker(key, given)).mean((1, 2, 3)).sum(), rtol=1e-4)
 

@@ -12,11 +12,11 @@ import numpy as np
 import optax
 import pytest
 
-from dnas.bilevel import bilevel, cross_entropy
-from dnas.hypergradients import first_order
+from dnas.algorithms.hypergradients import first_order
+from dnas.algorithms.players import bilevel, cross_entropy
+from dnas.algorithms.rarts import rarts
+from dnas.algorithms.relaxations import softmax
 from dnas.methods.rarts import rarts as method
-from dnas.rarts import rarts
-from dnas.relaxations import softmax
 from dnas.types import Batch
 from tests.test_bilevel import KEY, at, batches, begun, identity, iterate, plain, scalar_loss, start
 from tests.toy_space import toy
@@ -173,7 +173,7 @@ def test_each_copy_has_its_own_data_statistics_and_optimiser():
         grads = jax.tree.map(lambda g, scale=weight: scale * g, grads)
         moved = jax.tree.map(lambda w, g, o: w - 0.1 * (g + 2.0 * (w - o)), state.weights, grads, other)
         chex.assert_trees_all_close((found, stats, loss), (moved, forward.stats, expected), rtol=1e-12, atol=1e-14)
-    again, _ = optimizer.step(KEY, state, train, Batch(valid.images + 1, valid.labels))
+    again, _ = optimizer.step(KEY, state, train, Batch(valid.inputs + 1, valid.targets))
     chex.assert_trees_all_equal((again.weights, again.stats, again.weights_opt),
                                 (after.weights, after.stats, after.weights_opt))
     assert np.abs(again.extra.stats["mean"] - after.extra.stats["mean"]).max() > 0.01

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dnas.relaxations import EDGES, decided, edge_logits, edge_normalised, initial_logits, softmax, undecided
+from dnas.algorithms.relaxations import EDGES, decided, edge_logits, edge_normalised, initial_logits, softmax, undecided
 from dnas.types import OPEN, REMOVED, Genotype, Group
 from search_spaces.mixed import MixedOp, MixedOptions, channel_shuffle, mixed_options
 from search_spaces.nasbench201 import EDGES as CELL

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from matplotlib.image import imsave
 
-from dnas import loop, pictures, together
-from dnas.loop import NonFiniteLoss, search, search_seeds
+from dnas import pictures
+from dnas.engine import lanes as together
+from dnas.engine import search as loop
+from dnas.engine.search import NonFiniteLoss, search, search_seeds
 from dnas.run import open_run
 from launch import arguments
 from launch.main import main

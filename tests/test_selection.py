@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dnas.bilevel import Method, SearchState
+from dnas.algorithms.players import Method, SearchState
+from dnas.algorithms.relaxations import decided, undecided
 from dnas.data import from_arrays
-from dnas.loop import search
-from dnas.programs import Images, scorer
-from dnas.relaxations import decided, undecided
+from dnas.engine.compile import Examples, scorer
+from dnas.engine.search import search
 from dnas.selection import SELECTIONS
 from dnas.selection.magnitude import magnitude, magnitude_edge
 from dnas.selection.perturbation import _missed, perturbation, race, rounds, schedule
@@ -57,14 +57,14 @@ def test_images_that_come_class_by_class_are_judged_among_those_of_other_classes
     labels = np.repeat([0, 1], 320)
     data = from_arrays("sorted", np.full((640, 4, 4, 1), 50, np.uint8) + 150 * labels[:, None, None, None].astype(np.uint8),
                        labels)
-    assert (np.diff(data.labels[data.splits["valid"]]) >= 0).all()
+    assert (np.diff(data.targets[data.splits["valid"]]) >= 0).all()
 
     def apply(weights, stats, gates, images, *, train, key):
         above = images.mean((1, 2, 3)) - images.mean()
         return jnp.stack([-above, above], -1), stats
 
     space, state = SearchSpace("mean", {}, {}, *[None] * 8)._replace(apply=apply), one_edge()[0].state
-    score = scorer(space, data, Images(jnp.asarray(data.images), jnp.asarray(data.labels)), state, {}, 16, 1)
+    score = scorer(space, data, Examples(jnp.asarray(data.inputs), jnp.asarray(data.targets)), state, {}, 16, 1)
     _, hits = score(state, [{}])
     assert hits.mean() == 1
 

@@ -6,14 +6,14 @@ import numpy as np
 import optax
 import pytest
 
+from dnas.algorithms.optimizers import cosine_by_epoch, sgd
+from dnas.algorithms.supervised import linear_ramp, trainer
 from dnas.checkpoint import restore
 from dnas.confusion import accuracy
 from dnas.data import steps_per_epoch, train_indices
-from dnas.loop import NonFiniteLoss
-from dnas.optimizers import cosine_by_epoch, sgd
+from dnas.engine.search import NonFiniteLoss
+from dnas.engine.train import best, train
 from dnas.run import open_run
-from dnas.train import best, train
-from dnas.trainer import linear_ramp, trainer
 from dnas.types import Batch, Network
 from tests.test_loop import contents, same, tiny
 
@@ -57,17 +57,17 @@ def test_two_steps_are_those_written_by_hand():
         net, rng = network(), np.random.default_rng(0)
         batches = [Batch(rng.normal(size=(6, 2, 2, 1)), rng.integers(0, 2, 6)) for _ in range(2)]
         how = trainer(net, sgd(cosine_by_epoch(0.5, 0.0, 4, 1), momentum=0.9, decay=0.01, clip=0.05))
-        state = how.init(jax.random.key(0), batches[0].images)
+        state = how.init(jax.random.key(0), batches[0].inputs)
         weights, stats, moved = state.weights, state.stats, jax.tree.map(jnp.zeros_like, state.weights)
 
         def loss(weights, stats, batch):
-            logits, _ = net.apply(weights, stats, batch.images, train=True, key=None)
-            return -jax.nn.log_softmax(logits)[jnp.arange(6), batch.labels].mean()
+            logits, _ = net.apply(weights, stats, batch.inputs, train=True, key=None)
+            return -jax.nn.log_softmax(logits)[jnp.arange(6), batch.targets].mean()
 
         for batch, rate in zip(batches, (0.5, 0.25 * (1 + np.cos(np.pi / 4)))):
             grads = jax.grad(loss)(weights, stats, batch)
             value = loss(weights, stats, batch)
-            _, stats = net.apply(weights, stats, batch.images, train=True, key=None)
+            _, stats = net.apply(weights, stats, batch.inputs, train=True, key=None)
             norm = optax.tree.norm(grads)
             assert norm > 0.05
             moved = jax.tree.map(lambda m, g, w, norm=norm: 0.9 * m + 0.05 / norm * g + 0.01 * w, moved, grads, weights)
@@ -124,7 +124,7 @@ def test_going_on_ends_bit_identical(data, finished, tmp_path, stop, monkeypatch
         return real(seed, epoch, *args)
 
     with open_run(tmp_path / "run", {"name": "toy"}) as run:
-        monkeypatch.setattr("dnas.train.train_indices", indices)
+        monkeypatch.setattr("dnas.engine.train.train_indices", indices)
         with pytest.raises(KeyboardInterrupt):
             go(data, run=run)
         monkeypatch.undo()
@@ -138,9 +138,9 @@ def test_going_on_ends_bit_identical(data, finished, tmp_path, stop, monkeypatch
 
 def test_only_the_named_splits_are_trained_on(data):
     """Images of the others may be anything."""
-    images = data.images.copy()
+    images = data.inputs.copy()
     images[np.concatenate([data.splits["valid"], data.splits["test"]])] = 255
-    one, two = (go(d, splits=("train",), epochs=1) for d in (data, data._replace(images=images)))
+    one, two = (go(d, splits=("train",), epochs=1) for d in (data, data._replace(inputs=images)))
     assert same(one[:2], two[:2])
     assert not same(one[:2], go(data, epochs=1)[:2])
 
@@ -181,19 +181,19 @@ def test_smoothed_labels_and_the_auxiliary_head_are_what_their_formulas_say():
             return (logits, 2 * logits + images.sum((1, 2))) if train else logits, stats
 
         how = trainer(net._replace(apply=apply), optax.sgd(0.1), label_smoothing=0.1, auxiliary=0.4)
-        state = how.init(jax.random.key(0), batch.images)
+        state = how.init(jax.random.key(0), batch.inputs)
         _, info = how.step(jax.random.key(1), state, batch)
         expected = 0
-        for weight, logits in zip((1, 0.4), apply(state.weights, state.stats, batch.images, train=True, key=None)[0]):
+        for weight, logits in zip((1, 0.4), apply(state.weights, state.stats, batch.inputs, train=True, key=None)[0]):
             logs = jax.nn.log_softmax(logits)
-            expected -= weight * (0.9 * logs[jnp.arange(5), batch.labels] + 0.1 * logs.mean(-1)).mean()
+            expected -= weight * (0.9 * logs[jnp.arange(5), batch.targets] + 0.1 * logs.mean(-1)).mean()
         np.testing.assert_allclose(info.train_loss, expected, rtol=1e-12)
 
 
 def test_the_running_average_is_the_result():
     how = trainer(network(), optax.sgd(0.5), ema=0.15)
     batch = Batch(np.random.default_rng(0).normal(size=(6, 2, 2, 1)), np.arange(6) % 2)
-    state = how.init(jax.random.key(0), batch.images)
+    state = how.init(jax.random.key(0), batch.inputs)
     average = jax.device_get((state.weights, state.stats))
     for decay in (0.1, 0.15, 0.15):  # 1/10, then 2/11 and 3/12 at most
         state, _ = how.step(jax.random.key(1), state, batch)
@@ -229,10 +229,10 @@ def test_the_final_split_is_judged_by_the_last_weights(data, finished, tmp_path)
         again = go(data, run=run, final="test", report=None, say=[].append)
     assert result.accuracy is None and not (tmp_path / "run" / "best.safetensors").exists()
     assert np.array_equal(result.confusion, again.confusion) and result.loss == again.loss
-    assert result.confusion.sum(1).tolist() == np.bincount(data.labels[data.splits["test"]]).tolist()
-    pixels = (data.images[data.splits["test"]] / 255 - data.mean) / data.std
+    assert result.confusion.sum(1).tolist() == np.bincount(data.targets[data.splits["test"]]).tolist()
+    pixels = (data.inputs[data.splits["test"]] / 255 - data.mean) / data.std
     logits, _ = network().apply(*finished[1][:2], pixels.astype(np.float32), train=False, key=None)
-    assert accuracy(result.confusion) == pytest.approx((logits.argmax(-1) == data.labels[data.splits["test"]]).mean())
+    assert accuracy(result.confusion) == pytest.approx((logits.argmax(-1) == data.targets[data.splits["test"]]).mean())
 
 
 def test_best_and_last_weights_are_kept(finished):

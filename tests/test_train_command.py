@@ -78,7 +78,7 @@ def test_its_folder_is_enough_to_go_on_and_to_repeat(trained, place, capsys, mon
             raise KeyboardInterrupt
         return train_indices(seed, epoch, *args)
 
-    monkeypatch.setattr("dnas.train.train_indices", indices)
+    monkeypatch.setattr("dnas.engine.train.train_indices", indices)
     assert main(["train", str(trained), "--run", "part", "--cache", "off"]) == 130
     monkeypatch.undo()
     monkeypatch.chdir(place)

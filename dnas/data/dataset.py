@@ -35,7 +35,7 @@ class Pictures(NamedTuple):
 class Dataset(NamedTuple):
     """Images with labels, divided into four disjoint splits.
 
-    images: [N, H, W, C] uint8 or float32, those of all splits; labels: [N] int32, 0..classes-1.
+    inputs: [N, H, W, C] uint8 or float32 images, those of all splits; targets: [N] int32, classes 0..classes-1.
     splits: sorted int32 indices into them. train: weights; valid: architecture; holdout: reported while
         searching; test: for the network trained after the search, and nothing before.
     mean, std: [C] float32 over the train split, of the pixels divided by 255 if uint8, as they are if float.
@@ -47,8 +47,8 @@ class Dataset(NamedTuple):
     """
 
     name: str
-    images: np.ndarray
-    labels: np.ndarray
+    inputs: np.ndarray
+    targets: np.ndarray
     splits: Mapping[str, np.ndarray]
     classes: int
     mean: np.ndarray
@@ -64,7 +64,7 @@ class Dataset(NamedTuple):
     @property
     def image(self) -> tuple[int, int, int]:
         """(H, W, C)."""
-        return self.images.shape[1:]
+        return self.inputs.shape[1:]
 
 
 def split(labels: np.ndarray, test: np.ndarray | None = None,
@@ -116,7 +116,7 @@ def balanced(data: Dataset, splits: Sequence[str] = ("train",)) -> np.ndarray:
 
     images / (classes with images * images of the class), as scikit-learn's; 1 for a class without images.
     """
-    counts = np.bincount(np.concatenate([data.labels[data.splits[name]] for name in splits]), minlength=data.classes)
+    counts = np.bincount(np.concatenate([data.targets[data.splits[name]] for name in splits]), minlength=data.classes)
     return np.where(counts, counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1)), 1).astype(np.float32)
 
 

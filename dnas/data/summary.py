@@ -40,13 +40,13 @@ def leaks(data: Dataset, same: np.ndarray | None = None) -> list[Leak]:
 
 def contradictions(data: Dataset, same: np.ndarray) -> int:
     """How many images are identical to one of another class. same: as `identical` gives it."""
-    kinds = np.unique(np.stack([same, data.labels]), axis=1)[0]
+    kinds = np.unique(np.stack([same, data.targets]), axis=1)[0]
     return int((np.bincount(kinds)[same] > 1).sum())
 
 
 def identical(data: Dataset) -> np.ndarray:
     """A number [N] for each image, equal for those whose pixels are."""
-    rows = np.ascontiguousarray(data.images).reshape(len(data.images), -1).view(np.uint8)
+    rows = np.ascontiguousarray(data.inputs).reshape(len(data.inputs), -1).view(np.uint8)
     digests = [hashlib.blake2b(row, digest_size=16).digest() for row in rows]
     return np.unique(np.array(digests, "V16"), return_inverse=True)[1].reshape(-1)
 
@@ -60,11 +60,11 @@ def describe(data: Dataset) -> str:
         return (f"{data.name}: a graph of {graph.nodes} nodes and {graph.edges.shape[1]} edges, {graph.features} "
                 f"features, {data.classes} classes\n{sizes} nodes")
     mean, std = (" ".join(f"{value:.3g}" for value in values) for values in (data.mean, data.std))
-    empty = data.classes - len(np.unique(data.labels))
+    empty = data.classes - len(np.unique(data.targets))
     absent = f" ({empty} of them without an image)" if empty else ""
     crops = f"random crops with pad {data.pad}, {'flips' if data.flip else 'no flips'}"
     own = getattr(data.augment, "__name__", "a function")
-    lines = [f"{data.name}: {len(data.labels)} images {_times(data.image)} {data.images.dtype}, "
+    lines = [f"{data.name}: {len(data.targets)} images {_times(data.image)} {data.inputs.dtype}, "
              f"{data.classes} classes{absent}, mean {mean}, std {std}",
              f"{sizes}; {crops if data.augment is None else f'augmented by {own}'}"]
     if data.pictures:
@@ -81,7 +81,7 @@ def _pictures(data: Dataset) -> str:
 
 
 def _classes(data: Dataset) -> str:
-    counts = np.bincount(data.labels, minlength=data.classes)
+    counts = np.bincount(data.targets, minlength=data.classes)
     name = lambda k: data.class_names[k] if data.class_names else str(k)
     if data.class_names and data.classes <= LISTED:
         line = "images of " + ", ".join(f"{name(k)} {count}" for k, count in enumerate(counts))

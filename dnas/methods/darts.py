@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from dnas.bilevel import Method, as_method, bilevel, cross_entropy
-from dnas.distill import distillation
-from dnas.hypergradients import HYPERGRADIENTS
-from dnas.optimizers import adam, cosine_by_epoch, refuse_negative, sgd
-from dnas.relaxations import edge_logits, edge_normalised, initial_logits, softmax
+from dnas.algorithms.distillation import distillation
+from dnas.algorithms.hypergradients import HYPERGRADIENTS
+from dnas.algorithms.optimizers import adam, cosine_by_epoch, refuse_negative, sgd
+from dnas.algorithms.players import Method, as_method, bilevel, cross_entropy
+from dnas.algorithms.relaxations import edge_logits, edge_normalised, initial_logits, softmax
 from dnas.types import SearchSpace
 
 

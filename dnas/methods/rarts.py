@@ -1,15 +1,15 @@
 """RARTS: one level, two coupled networks, one architecture (Xue, Qi & Xin, IEEE Access 2022, arXiv 2008.03901).
 
-The equations are in `dnas/rarts.py`. The paper's own coupling, weight and rates could not be confirmed: the optimisers
-are those of DARTS (arXiv 1806.09055), coupling and weight are ours.
+The equations are in `dnas/algorithms/rarts.py`. The paper's own coupling, weight and rates could not be confirmed: the
+optimisers are those of DARTS (arXiv 1806.09055), coupling and weight are ours.
 """
 
 from __future__ import annotations
 
-from dnas.bilevel import Method, as_method, cross_entropy
-from dnas.optimizers import adam, cosine_by_epoch, refuse_negative, sgd
-from dnas.rarts import rarts as optimizer
-from dnas.relaxations import initial_logits, softmax
+from dnas.algorithms.optimizers import adam, cosine_by_epoch, refuse_negative, sgd
+from dnas.algorithms.players import Method, as_method, cross_entropy
+from dnas.algorithms.rarts import rarts as optimizer
+from dnas.algorithms.relaxations import initial_logits, softmax
 from dnas.types import SearchSpace
 
 

@@ -1,7 +1,7 @@
 """SD-DARTS (Zhu, Li, Liu & Wang, Neural Networks 2023, arXiv 2302.05629): DARTS taught by its own past.
 
-The equations, and what of them is ours, are in `dnas/distill.py`. Three teachers, one an epoch, are our choice; all
-other defaults are those of `darts`. Any method with the option `distill` is distilled the same way.
+The equations, and what of them is ours, are in `dnas/algorithms/distillation.py`. Three teachers, one an epoch, are our
+choice; all other defaults are those of `darts`. Any method with the option `distill` is distilled the same way.
 """
 
 from dnas.methods.darts import darts

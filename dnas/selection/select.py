@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dnas import checkpoint
-from dnas.bilevel import Method
+from dnas.algorithms.players import Method
 from dnas.data import Dataset, epoch_indices, evaluation_indices, steps_per_epoch
-from dnas.programs import Images, epoch_of, scorer
+from dnas.engine.compile import Examples, epoch_of, scorer
 from dnas.run import load_genotype, read_arrays, write_arrays, write_atomic
 from dnas.selection.types import TRIED, Bench, Progress, Selection
 from dnas.types import REMOVED, Genotype, SearchSpace, Tree
@@ -41,7 +41,7 @@ def bench(space: SearchSpace, method: Method, tuner: Method, data: Dataset, stat
     tuner: the method with a tenth of its learning rate, constant; its step is what fine-tuning runs. The weights'
     optimiser starts afresh, the architecture's goes on.
     """
-    images = Images(jnp.asarray(data.images), jnp.asarray(data.labels))
+    images = Examples(jnp.asarray(data.inputs), jnp.asarray(data.targets))
     steps = steps_per_epoch(data, batch)
     rows = evaluation_indices(data.splits["valid"], batch)[0].shape[1]
     width = max(WIDTH, *(max(group.shape[1], _most_into(group)) for group in space.groups.values()))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dnas.bilevel import Method
+from dnas.algorithms.players import Method
 from dnas.types import Array, Genotype, SearchSpace, Tree
 
 

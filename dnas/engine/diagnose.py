@@ -20,7 +20,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from scipy.sparse.linalg import LinearOperator, eigsh
 
-from dnas.bilevel import Loss
+from dnas.algorithms.players import Loss
 from dnas.types import Array, Genotype, Tree
 
 WINDOW, DELTA, FACTOR, NOT_BEFORE = 5, 4, 1.3, 10

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dnas.relaxations import Relaxation, decided, undecided
+from dnas.algorithms.relaxations import Relaxation, decided, undecided
 from dnas.types import Array, Batch, Gates, Genotype, Logits, SearchSpace, Stats, Tree, Weights
 
 
@@ -83,11 +83,11 @@ def cross_entropy(space: SearchSpace) -> Loss:
     """
 
     def loss(key, weights, stats, gates, batch):
-        logits, stats = space.apply(weights, stats, gates, batch.images, train=True, key=key)
+        logits, stats = space.apply(weights, stats, gates, batch.inputs, train=True, key=key)
         chex.assert_rank(logits, 2)
-        chex.assert_equal_shape_prefix((logits, batch.labels), 1)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
-        accuracy = jnp.mean(logits.argmax(-1) == batch.labels, dtype=losses.dtype)
+        chex.assert_equal_shape_prefix((logits, batch.targets), 1)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets)
+        accuracy = jnp.mean(logits.argmax(-1) == batch.targets, dtype=losses.dtype)
         value = batch.mean(losses)
         if space.penalty is not None:
             penalty = space.penalty(gates)
@@ -98,7 +98,7 @@ def cross_entropy(space: SearchSpace) -> Loss:
 
 
 class Penalty(NamedTuple):
-    """A term of the weight step's loss with a memory, kept in `state.extra`: see `dnas.distill`.
+    """A term of the weight step's loss with a memory, kept in `state.extra`: see `dnas.algorithms.distillation`.
 
     init(weights, gates) -> memory; value(memory, key, step, stats, batch, logits) -> scalar added to the training loss;
     observe(memory, step, weights, gates) -> memory, with the weights before this step and the gates it trained them by.
@@ -116,7 +116,7 @@ def bilevel(loss: Loss, relaxation: Relaxation, hypergradient: Callable | None,
     """Alternates the two steps, the architecture first. The weight step sees the new architecture.
 
     Args:
-        hypergradient: (inner, outer, weights, arch, lookahead) -> (value, aux), grad: see `dnas.hypergradients`;
+        hypergradient: (inner, outer, weights, arch, lookahead) -> (value, aux), grad: see `dnas.algorithms.hypergradients`;
             None leaves the architecture as it is.
         lookahead_tx: the step that a second-order hypergradient looks ahead by, if not `weights_tx`; states of the
             same structure.

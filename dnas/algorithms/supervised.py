@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dnas.distill import Teacher
-from dnas.optimizers import refuse_negative
+from dnas.algorithms.distillation import Teacher
+from dnas.algorithms.optimizers import refuse_negative
 from dnas.types import Array, Network, Stats, Tree, Weights
 
 
@@ -47,7 +47,7 @@ class Trainer(NamedTuple):
 def trainer(network: Network, tx: optax.GradientTransformation, *, label_smoothing: float = 0.0,
             drop_path: Callable[[Array], Array] | None = None, ema: float = 0.0, auxiliary: float = 0.0,
             teacher: Teacher | None = None) -> Trainer:
-    """Trains `network` by `tx`, such as `dnas.optimizers.sgd`, on batches that are augmented already.
+    """Trains `network` by `tx`, such as `dnas.algorithms.optimizers.sgd`, on batches that are augmented already.
 
     Args:
         label_smoothing: share of the target that is spread over all classes.
@@ -66,8 +66,8 @@ def trainer(network: Network, tx: optax.GradientTransformation, *, label_smoothi
 
     def cross_entropy(logits, batch):
         if not label_smoothing:
-            return batch.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels))
-        targets = jax.nn.one_hot(batch.labels, logits.shape[-1], dtype=logits.dtype)
+            return batch.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets))
+        targets = jax.nn.one_hot(batch.targets, logits.shape[-1], dtype=logits.dtype)
         return batch.mean(optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing)))
 
     def init(key, images):
@@ -82,14 +82,14 @@ def trainer(network: Network, tx: optax.GradientTransformation, *, label_smoothi
         dropping = {} if drop_path is None else {"drop_path": drop_path(state.step)}
 
         def loss(weights):
-            logits, stats = network.apply(weights, state.stats, batch.images, train=True, key=key, **dropping)
+            logits, stats = network.apply(weights, state.stats, batch.inputs, train=True, key=key, **dropping)
             logits, *others = logits if auxiliary else (logits,)
             value = cross_entropy(logits, batch)
             if teacher:
-                value = (1 - teacher.weight) * value + teacher.weight * teacher.loss(state.teacher, batch.images, logits)
+                value = (1 - teacher.weight) * value + teacher.weight * teacher.loss(state.teacher, batch.inputs, logits)
             for other in others:
                 value += auxiliary * cross_entropy(other, batch)
-            return value, (stats, jnp.mean(logits.argmax(-1) == batch.labels, dtype=value.dtype))
+            return value, (stats, jnp.mean(logits.argmax(-1) == batch.targets, dtype=value.dtype))
 
         (value, (stats, accuracy)), grads = jax.value_and_grad(loss, has_aux=True)(state.weights)
         updates, opt = tx.update(grads, state.opt, state.weights)

@@ -12,16 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from dnas import checkpoint
+from dnas.algorithms.distillation import Teacher
+from dnas.algorithms.optimizers import cosine_by_epoch, refuse_negative, sgd
+from dnas.algorithms.supervised import TrainState, linear_ramp, trained_in, trainer
 from dnas.confusion import accuracy, confusion
 from dnas.data import SPLITS, Dataset, steps_per_epoch, train_indices
-from dnas.distill import Teacher
+from dnas.engine.compile import Examples, predictor, settler, training_of
+from dnas.engine.progress import SILENT, display
+from dnas.engine.search import refuse_non_finite, tagged
 from dnas.journal import notes
-from dnas.loop import refuse_non_finite, tagged
-from dnas.optimizers import cosine_by_epoch, refuse_negative, sgd
-from dnas.programs import Images, predictor, settler, training_of
-from dnas.progress import SILENT, display
 from dnas.run import Run
-from dnas.trainer import TrainState, linear_ramp, trained_in, trainer
 from dnas.types import Network, Stats, Weights
 
 SETTLING = 100
@@ -64,12 +64,12 @@ def train(network: Network, data: Dataset, *, epochs: int, batch: int, seed: int
         splits, report: of the data set. final: a split that is looked at once, when all is done.
         batch: images in a mini-batch, with which splits are evaluated too.
         lr, lr_min: first and last learning rate. clip: of the gradient's norm; None for no clipping.
-        label_smoothing, ema, auxiliary: see `dnas.trainer.trainer`. cutout: side in pixels, 0 for none.
+        label_smoothing, ema, auxiliary: see `dnas.algorithms.supervised.trainer`. cutout: side in pixels, 0 for none.
         drop_path: its probability after the last epoch, reached linearly from 0.
         dtype: in which a training step computes; weights and statistics are float32, and so is what judges them.
         start: weights and stats to start from, such as `SearchSpace.inherit` gives. The stats are taken anew from images
             of `splits`, and `report` is looked at, before the first epoch; there may be 0 epochs then.
-        teacher: see `dnas.distill.supernet_teacher`.
+        teacher: see `dnas.algorithms.distillation.supernet_teacher`.
         progress: show how it goes on. say: what lines go to, where not to the terminal.
 
     Raises ValueError for settings out of range, NonFiniteLoss, and what `dnas.checkpoint` and `dnas.run` raise.
@@ -92,7 +92,7 @@ def train(network: Network, data: Dataset, *, epochs: int, batch: int, seed: int
         noted, say = stack.enter_context(notes(run, first)), say or shown.say
         for message in messages:
             say(message)
-        begun, images = time.monotonic(), Images(jnp.asarray(data.images), jnp.asarray(data.labels))
+        begun, images = time.monotonic(), Examples(jnp.asarray(data.inputs), jnp.asarray(data.targets))
         if first < 0:
             settle = settler(network, data, images, *start, batch)
             state = how.start(start[0], settle(*start, train_indices(seed, 0, rows, batch)[:SETTLING]))
@@ -151,14 +151,14 @@ def _resumed(run: Run | None, state: TrainState, epochs: int, fresh: int) -> tup
     return jax.tree.map(jnp.asarray, found.tree), found.epoch, [*found.skipped, said]
 
 
-def _judge(network: Network, data: Dataset, images: Images, result: tuple[Weights, Stats], batch: int) -> Callable:
+def _judge(network: Network, data: Dataset, images: Examples, result: tuple[Weights, Stats], batch: int) -> Callable:
     """Compiles `(weights, stats, split) -> loss, confusion`."""
     predict = predictor(network, data, images, *result, batch)
 
     def judge(weights, stats, split):
         rows = data.splits[split]
         losses, classes = predict(weights, stats, rows)
-        return float(losses.mean(dtype=np.float64)), confusion(data.labels[rows], classes, data.classes)
+        return float(losses.mean(dtype=np.float64)), confusion(data.targets[rows], classes, data.classes)
 
     return judge
 

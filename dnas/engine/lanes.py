@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dnas.bilevel import Method
+from dnas.algorithms.players import Method
 from dnas.data import Dataset
-from dnas.memory import available, planned, size, spelled
-from dnas.programs import Images, compile_steps, epoch_by
+from dnas.engine.compile import Examples, compile_steps, epoch_by
+from dnas.engine.devices import available, planned, size, spelled
 from dnas.types import Array, Tree
 
 
@@ -26,7 +26,7 @@ class Together(NamedTuple):
     """An epoch of several searches.
 
     advance: `(states, keys, train, valid, *, look) -> states` of `width` searches, all of them lists, train and valid of
-        rows `[steps, batch]`; look(infos, done) as for `dnas.programs.epoch_of`, its values `[width, done]`.
+        rows `[steps, batch]`; look(infos, done) as for `dnas.engine.compile.epoch_of`, its values `[width, done]`.
     width: searches that one call advances; there are calls until all have been.
     memory: bytes for all searches, as estimated; None where nobody knows. note: on both, for a person.
     """
@@ -37,7 +37,7 @@ class Together(NamedTuple):
     note: str
 
 
-def epochs_of(method: Method, data: Dataset, images: Images, state: Tree, steps: int, batch: int, searches: int, *,
+def epochs_of(method: Method, data: Dataset, images: Examples, state: Tree, steps: int, batch: int, searches: int, *,
               at_once: bool | None = None) -> Together:
     """Compiles an epoch of `searches` searches with states like `state`: of as many at once as the memory allows.
 

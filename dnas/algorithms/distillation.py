@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dnas.bilevel import Penalty
+from dnas.algorithms.players import Penalty
 from dnas.types import Array, Gates, SearchSpace, Tree, Weights
 
 
@@ -99,7 +99,7 @@ def distillation(space: SearchSpace, *, teachers: int, weight: float, temperatur
     def value(memory, key, step, stats, batch, logits):
         def probabilities(snapshot):
             weights, gates = snapshot
-            taught, _ = space.apply(weights, stats, gates, batch.images, train=True, key=key)
+            taught, _ = space.apply(weights, stats, gates, batch.inputs, train=True, key=key)
             return jax.nn.softmax(taught / temperature)
 
         votes = jax.lax.stop_gradient(jax.lax.map(probabilities, (memory.weights, memory.gates)))

@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dnas.bilevel import BilevelOptimizer, Loss, SearchInfo, SearchState
-from dnas.relaxations import Relaxation, decided
+from dnas.algorithms.players import BilevelOptimizer, Loss, SearchInfo, SearchState
+from dnas.algorithms.relaxations import Relaxation, decided
 from dnas.types import Stats, Tree, Weights
 
 

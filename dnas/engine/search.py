@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from dnas import checkpoint
-from dnas.bilevel import Method
+from dnas.algorithms.players import Method
 from dnas.data import Dataset, epoch_indices, steps_per_epoch
-from dnas.diagnostics import collapse, skips
+from dnas.engine.compile import Examples, diagnosis, evaluation
+from dnas.engine.diagnose import collapse, skips
+from dnas.engine.lanes import Epoch, NonFiniteLoss, advanced, epochs_of
+from dnas.engine.progress import SILENT, Display, display, shared
 from dnas.journal import journal
-from dnas.programs import Images, diagnosis, evaluation
-from dnas.progress import SILENT, Display, display, shared
 from dnas.run import Run
-from dnas.together import Epoch, NonFiniteLoss, advanced, epochs_of
 from dnas.types import Array, Genotype, SearchSpace, Tree
 
 
@@ -46,7 +46,7 @@ def search(space: SearchSpace, method: Method, data: Dataset, *, epochs: int, ba
     The same arguments give the same bits. With `run` everything of note is written into its directory, and a search
     that was interrupted there goes on from its last whole checkpoint.
 
-    diagnose: epochs between diagnoses (see `dnas.diagnostics`), 0 for none; what they say of a collapse is shown, and
+    diagnose: epochs between diagnoses (see `dnas.engine.diagnose`), 0 for none; what they say of a collapse is shown, and
     with `stop_on_collapse` ends the search with the genotype of the epoch before it.
 
     Raises ValueError for a batch larger than a split, NonFiniteLoss, and what `dnas.checkpoint` and `dnas.run` raise.
@@ -64,7 +64,7 @@ def search_seeds(space: SearchSpace, method: Method, data: Dataset, *, epochs: i
     """The searches of several seeds by one program, each equal to `search` with its seed up to rounding.
 
     runs: a directory for each. Where an interrupted search left them at different epochs, those behind catch up first.
-    at_once: see `dnas.programs.epochs_of`; in turn, as on a CPU, each is equal to `search` bit for bit.
+    at_once: see `dnas.engine.compile.epochs_of`; in turn, as on a CPU, each is equal to `search` bit for bit.
 
     A search whose loss is not finite ends there, with the error in place of its result; the others go on.
     Raises ValueError where a seed is named twice, and otherwise what `search` raises.
@@ -78,7 +78,7 @@ def search_seeds(space: SearchSpace, method: Method, data: Dataset, *, epochs: i
     def programs():
         begun = time.monotonic()
         shown.say("compiling the search step and the evaluation ...")
-        images = Images(jnp.asarray(data.images), jnp.asarray(data.labels))
+        images = Examples(jnp.asarray(data.inputs), jnp.asarray(data.targets))
         state = jax.tree.map(jnp.asarray, found[0].tree)
         together = epochs_of(method, data, images, state, steps, batch, len(seeds), at_once=at_once)
         evaluate = evaluation(space, data, images, state, method.gates(state), batch)
@@ -125,7 +125,7 @@ def search_seeds(space: SearchSpace, method: Method, data: Dataset, *, epochs: i
 def _course(space: SearchSpace, method: Method, data: Dataset, programs: Callable, shown: Display,
             found: checkpoint.Latest, *, epochs: int, batch: int, seed: int, run: Run | None, diagnose: int,
             stop_on_collapse: bool) -> Generator[Epoch, tuple, tuple]:
-    """One search from where it was left: asks for epochs, is sent what `dnas.together.advanced` gives for each, and
+    """One search from where it was left: asks for epochs, is sent what `dnas.engine.lanes.advanced` gives for each, and
     returns the parts of its Result but the seconds. programs() -> Together, evaluation, diagnosis or None."""
     steps = steps_per_epoch(data, batch)
     first, state, warned = found.epoch, jax.tree.map(jnp.asarray, found.tree), False
@@ -191,7 +191,7 @@ def estimate(space: SearchSpace, method: Method, data: Dataset, *, batch: int, s
     """
     steps_per_epoch(data, batch)
     state = jax.eval_shape(method.init, jax.random.key(0), jax.ShapeDtypeStruct((batch, *data.image), jnp.float32))
-    images = Images(*(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (data.images, data.labels)))
+    images = Examples(*(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (data.inputs, data.targets)))
     started = time.monotonic()
     together = epochs_of(method, data, images, state, 1, batch, searches)
     seconds = time.monotonic() - started
