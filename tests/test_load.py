@@ -230,7 +230,7 @@ def test_a_network_of_other_than_pictures_says_so(run, tmp_path, capsys):
 def test_the_auxiliary_head_stays_behind(tmp_path):
     """What is kept of a training's weights is what the network alone has."""
     space, genotype = darts((32, 32, 3), 10, channels=2, cells=3), published("darts-v2")
-    data = types.SimpleNamespace(image=(32, 32, 3), images=np.zeros(1, np.uint8), mean=np.zeros(3), std=np.ones(3),
+    data = types.SimpleNamespace(image=(32, 32, 3), inputs=np.zeros(1, np.uint8), mean=np.zeros(3), std=np.ones(3),
                                  classes=10)
     image = jax.ShapeDtypeStruct((1, *data.image), "float32")
     weights, stats = space.network(genotype, auxiliary=True).init(jax.random.key(0), image)

@@ -1,16 +1,45 @@
-"""Relaxations: `(key, arch, step) -> gates`, from logits `[E, K]` to mixing weights of every group."""
+"""Relaxations: how the logits of an architecture become the mixing weights of its operations.
+
+A relaxation is a pair of pure functions. Its `gates` may hold entries beside those of the groups of edges, such as a scalar
+`[]` that the space reads under its name.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dnas.types import OPEN, Array, Gates, Group, Logits
+from dnas.algorithms.schedules import Ramp
+from dnas.types import Array, Gates, Group, Logits
 
-Relaxation = Callable[[Array | None, Logits, Array], Gates]
+
+class Architecture(NamedTuple):
+    """What a relaxation relaxes. logits: `[E, K]` of each group, and whatever the relaxation's `init` added.
+
+    mask: booleans `[E, K]` of each group: which operations are still in the race. groups: the space's.
+    """
+
+    logits: Logits
+    mask: Mapping[str, Array]
+    groups: Mapping[str, Group]
+
+    def masked(self) -> dict[str, Array]:
+        """The groups' logits, -inf where an operation is out of the race."""
+        return {name: jnp.where(self.mask[name], self.logits[name], -jnp.inf) for name in self.groups}
+
+
+class Relaxation(NamedTuple):
+    """init(key, groups) -> logits; gates(key, architecture, hyper, t) -> gates.
+
+    Without a key, None, `gates` gives what a relaxation that draws gives on average, by which networks are judged.
+    """
+
+    init: Callable[..., Logits]
+    gates: Callable[..., Gates]
 
 
 def initial_logits(key: Array, groups: Mapping[str, Group], *, scale: float = 1e-3) -> dict[str, Array]:
@@ -19,58 +48,56 @@ def initial_logits(key: Array, groups: Mapping[str, Group], *, scale: float = 1e
     return {name: scale * jax.random.normal(k, groups[name].shape) for k, name in zip(keys, sorted(groups))}
 
 
-def softmax(groups: Mapping[str, Group]) -> Relaxation:
-    """gates[e] = softmax(arch[e]) over the operations of edge e (DARTS, arXiv 1806.09055, eq. 2)."""
+def softmax() -> Relaxation:
+    """gates[e] = softmax(logits[e]) over the operations of edge e (DARTS, arXiv 1806.09055, eq. 2)."""
+    def gates(key, architecture, hyper, t):
+        return {name: jax.nn.softmax(row) for name, row in architecture.masked().items()}
 
-    def relax(key, arch, step):
-        return {name: jax.nn.softmax(jnp.where(group.allowed, arch[name], -jnp.inf)) for name, group in groups.items()}
+    return Relaxation(initial_logits, gates)
 
-    return relax
+
+def gumbel(*, tau: Ramp, hard: bool = False) -> Relaxation:
+    """gates[e] = softmax((logits[e] + noise) / tau), noise from a standard Gumbel distribution (arXiv 1611.01144).
+
+    tau: the temperature, above 0. hard: forward the one-hot of the largest entry, backward the gradient of the softmax
+    (straight through). Without a key the gates are softmax(logits), the probabilities of that draw.
+    """
+    def gates(key, architecture, hyper, t):
+        logits = architecture.masked()
+        if key is None:
+            return {name: jax.nn.softmax(row) for name, row in logits.items()}
+        drawn = {}
+        for k, (name, row) in zip(jax.random.split(key, len(logits)), logits.items()):
+            soft = jax.nn.softmax((row + jax.random.gumbel(k, row.shape, row.dtype)) / tau(hyper, t))
+            one_hot = jax.nn.one_hot(soft.argmax(-1), row.shape[-1], dtype=row.dtype)
+            drawn[name] = one_hot + soft - jax.lax.stop_gradient(soft) if hard else soft
+        return drawn
+
+    return Relaxation(initial_logits, gates)
 
 
 EDGES = "/edges"
-"""Ends the name of a group's edge logits in `arch`."""
+"""Ends the name of a group's edge logits."""
 
 
-def edge_logits(key: Array, groups: Mapping[str, Group], *, scale: float = 1e-3) -> dict[str, Array]:
-    """`initial_logits`, and for each group `[E]` logits of its edges, named group + EDGES."""
-    first, second = jax.random.split(key)
-    keys = jax.random.split(second, len(groups))
-    edges = {name + EDGES: scale * jax.random.normal(k, groups[name].shape[:1])
-             for k, name in zip(keys, sorted(groups))}
-    return initial_logits(first, groups, scale=scale) | edges
+def edge_normalised(relaxation: Relaxation) -> Relaxation:
+    """The gates of `relaxation`, times the share of an edge among those into its node, a softmax of logits of the edges.
 
-
-def edge_normalised(groups: Mapping[str, Group]) -> Relaxation:
-    """gates[e] = softmax(arch[e]) * share of e among the edges into its node, a softmax of the edge logits.
-
-    PC-DARTS (arXiv 1907.05737, eq. 2). `arch` is that of `edge_logits`.
+    PC-DARTS (arXiv 1907.05737, eq. 2). `init` adds for each group logits `[E]`, named group + EDGES.
     """
-    mix = softmax(groups)
+    def init(key, groups, *, scale=1e-3):
+        first, second = jax.random.split(key)
+        keys = jax.random.split(second, len(groups))
+        edges = {name + EDGES: scale * jax.random.normal(k, groups[name].shape[:1]) for k, name in zip(keys, sorted(groups))}
+        return relaxation.init(first, groups) | edges
 
-    def relax(key, arch, step):
-        gates = mix(key, arch, step)
-        for name, group in groups.items():
+    def gates(key, architecture, hyper, t):
+        found = dict(relaxation.gates(key, architecture, hyper, t))
+        for name, group in architecture.groups.items():
             targets = np.array([target for _, target in group.edges])
             same = targets[:, None] == targets
-            shares = jax.nn.softmax(jnp.where(same, arch[name + EDGES], -jnp.inf), -1)
-            gates[name] *= jnp.diagonal(shares)[:, None]
-        return gates
+            shares = jax.nn.softmax(jnp.where(same, architecture.logits[name + EDGES], -jnp.inf), -1)
+            found[name] *= jnp.diagonal(shares)[:, None]
+        return found
 
-    return relax
-
-
-def decided(gates: Gates, decisions: Mapping[str, Array]) -> dict[str, Array]:
-    """Gates with the rows of decided edges replaced: one-hot for an operation's index, zero for REMOVED.
-
-    decisions: per group integers `[E]`, OPEN where the edge is still mixed. A replaced row passes no gradient.
-    """
-    def replace(row, choice):
-        return jnp.where((choice == OPEN)[:, None], row, jax.nn.one_hot(choice, row.shape[-1], dtype=row.dtype))
-
-    return {name: replace(row, decisions[name]) for name, row in gates.items()}
-
-
-def undecided(groups: Mapping[str, Group]) -> dict[str, Array]:
-    """Decisions that leave every edge open."""
-    return {name: jnp.full(group.shape[0], OPEN, jnp.int32) for name, group in groups.items()}
+    return Relaxation(init, gates)
