@@ -225,7 +225,6 @@ class SearchSpace(NamedTuple):
     format(genotype) -> the published notation, on one line; parse(text) -> Genotype, raising ValueError.
     expected(gates) -> {"params", "macs"}: what `cost` is on average over networks drawn by the gates, edge by edge; at
         one-hot gates `cost` itself. Differentiable; of numpy gates it is numpy's. None where nobody knows.
-    penalty(gates) -> scalar that the architecture step descends on beside its loss; None for nothing (`algorithms.budget`).
     inherited: this space with another `network` and `cost`, those of the discrete networks that take what `inherit`
         gives and compute what the supernet computes at one-hot gates; None where nobody knows.
     """
@@ -242,7 +241,6 @@ class SearchSpace(NamedTuple):
     format: Callable[[Genotype], str]
     parse: Callable[[str], Genotype]
     expected: Callable[[Gates], dict[str, Array]] | None = None
-    penalty: Callable[[Gates], Array] | None = None
     inherited: SearchSpace | None = None
 
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from dnas.algorithms.method import Method
 from dnas.types import REMOVED, Array, Gates, Genotype, SearchSpace
 
 BAND = 0.05
@@ -37,29 +38,35 @@ class Budget(NamedTuple):
         return {name: float(getattr(self, name)) for name in NAMES if getattr(self, name) is not None}
 
 
-def penalised(space: SearchSpace, budget: Budget) -> SearchSpace:
-    """`space`, whose architecture is pulled towards the budget by every method that descends on its `cross_entropy`.
+def budgeted(method: Method, space: SearchSpace, budget: Budget) -> Method:
+    """`method`, whose architecture player is pulled towards the budget by a term of its own, and which selects within it.
 
     Raises ValueError, in one line, where the space cannot tell what it expects to cost, or no network meets the budget.
     """
-    if not budget.given:
-        return space
+    limits = budget.given
+    if not limits:
+        return method
     if space.expected is None:
         raise ValueError(f"space {space.name} does not say what its gates make one expect to cost; it takes no budget")
     lowest, highest = bounds(space)
-    for name, limit in budget.given.items():
+    for name, limit in limits.items():
         if not lowest[name] <= limit <= highest[name]:
             raise ValueError(f"a budget of {limit:,.0f} {NAMES[name]} is out of reach: networks of space {space.name} have "
                              f"{lowest[name]:,} to {highest[name]:,}")
     likely = likelihood(space)
 
-    def penalty(gates):
+    def value(hyper, t, arch, gates, forward, memory):
         cost = space.expected(likely(gates))
-        ratio = jnp.stack([cost[name] / limit for name, limit in budget.given.items()]).max()
-        log = jnp.log(ratio)
-        return budget.weight * (jnp.maximum(log, 0) + jnp.maximum(np.log(1 - BAND) - log, 0))
+        log = jnp.log(jnp.stack([cost[name] / hyper[f"budget_{name}"] for name in limits]).max())
+        return hyper["budget_weight"] * (jnp.maximum(log, 0) + jnp.maximum(np.log(1 - BAND) - log, 0))
 
-    return space._replace(penalty=penalty)
+    def select(space, state, gates):
+        edges = {name: gates[name] for name in space.groups}
+        genotype = method.select(space, state, gates) if method.select else space.genotype(edges)
+        return within(space, budget, edges, genotype)
+
+    numbers = {f"budget_{name}": limit for name, limit in limits.items()} | {"budget_weight": budget.weight}
+    return method.extend(arch={"terms": {"budget": value}}, hyper=numbers, select=select)
 
 
 def likelihood(space: SearchSpace) -> Callable[[Gates], dict[str, Array]]:
@@ -71,7 +78,7 @@ def likelihood(space: SearchSpace) -> Callable[[Gates], dict[str, Array]]:
     kept = {g: len(choices) / len(space.groups[g].edges) for g, choices in space.genotype(even).choices.items()}
 
     def likely(gates):
-        return {g: kept[g] * rows / (rows.sum(-1, keepdims=True) + 1e-30) for g, rows in gates.items()}
+        return {g: kept[g] * gates[g] / (gates[g].sum(-1, keepdims=True) + 1e-30) for g in space.groups}
 
     return likely
 
@@ -96,7 +103,7 @@ def within(space: SearchSpace, budget: Budget, gates: Gates, genotype: Genotype)
     if not limits:
         return genotype
     logs = {g: np.log(np.maximum(np.asarray(rows, np.float64) / (np.sum(rows, -1, keepdims=True) + 1e-30), 1e-9))
-            for g, rows in gates.items()}
+            for g, rows in gates.items() if g in space.groups}
 
     def excess(decisions):
         cost = space.expected(_one_hot(space, decisions))

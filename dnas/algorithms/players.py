@@ -1,8 +1,8 @@
-"""The alternating optimiser: an architecture step on validation data, then a weight step on training data.
+"""The two players of a search, who share one architecture: how each sees it, what it descends on, and how it moves.
 
-    min over arch of L_valid(w*(arch), arch)   with   w*(arch) = argmin over w of L_train(w, arch)
+    relaxation -> perturbation -> decided edges and mask -> forward -> loss of the task + terms
 
-(DARTS, arXiv 1806.09055, eq. 3-4 and algorithm 1). What approximates d L_valid / d arch is the hypergradient.
+is the path from the logits to an objective; every method is made of such objectives.
 """
 
 from __future__ import annotations
@@ -10,187 +10,206 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
 
-from dnas.algorithms.relaxations import Relaxation, decided, undecided
-from dnas.types import Array, Batch, Gates, Genotype, Logits, SearchSpace, Stats, Tree, Weights
+from dnas.algorithms.decisions import decided, full_mask, undecided
+from dnas.algorithms.relaxations import Architecture, Relaxation
+from dnas.algorithms.schedules import Hyper, Time
+from dnas.task import Task
+from dnas.types import Array, Batch, Gates, Logits, SearchSpace, Stats, Tree, Weights
 
 
 class SearchState(NamedTuple):
-    """All that the next step needs. `step` counts steps taken; `decisions` holds per group integers `[E]`; `extra` is
-    what a method keeps besides: teachers, a second copy of the weights."""
+    """All that the next step needs. `step` counts steps taken.
+
+    decisions: per group integers `[E]`, OPEN where an edge is still mixed. mask: per group booleans `[E, K]`, which
+    operations are still in the race. memory: of the players' terms, by player and term. extra: what a method has besides,
+    such as a second copy of the weights.
+    """
 
     step: Array
     weights: Weights
     stats: Stats
     arch: Logits
     decisions: Mapping[str, Array]
+    mask: Mapping[str, Array]
     weights_opt: Tree
     arch_opt: Tree
+    memory: Tree = ()
     extra: Tree = ()
 
 
-class SearchInfo(NamedTuple):
-    """What a person wants to see of one step: mean losses in nats and accuracies in [0, 1], scalars."""
-
-    train_loss: Array
-    train_accuracy: Array
-    valid_loss: Array
-    valid_accuracy: Array
-
-
-class BilevelOptimizer(NamedTuple):
-    """init(weights, arch, stats, decisions) -> state; step(key, state, train, valid) -> state, info."""
-
-    init: Callable[..., SearchState]
-    step: Callable[..., tuple[SearchState, SearchInfo]]
-
-
-class Method(NamedTuple):
-    """A way of searching a space, as the files of `dnas.methods` return it.
-
-    init(key, images) -> state; step(key, state, train, valid) -> state, info, pure and traceable;
-    gates(state) -> the gates by which the supernet is judged, decided edges one-hot;
-    select(state) -> Genotype, by the method's own rule.
-    A state has at least the fields of SearchState; an info is a NamedTuple of scalars, all of which must stay finite.
-    """
-
-    init: Callable[..., Tree]
-    step: Callable[..., tuple[Tree, Tree]]
-    gates: Callable[[Tree], Gates]
-    select: Callable[[Tree], Genotype]
-
-
 class Forward(NamedTuple):
-    """What a loss returns beside its value: updated averages, accuracy in [0, 1], logits `[B, classes]`."""
+    """What a term may use of a pass through the supernet.
 
-    stats: Stats
-    accuracy: Array
-    logits: Array
-
-
-Loss = Callable[[Array, Weights, Stats, Gates, Batch], tuple[Array, Forward]]
-
-
-def cross_entropy(space: SearchSpace) -> Loss:
-    """Loss `(key, weights, stats, gates, batch) -> loss, Forward` of the supernet, with batch statistics.
-
-    The images' losses count by the weights of the batch, if it has any. The space's penalty adds to the gradient with
-    respect to the gates, and not to the value.
+    outputs: `[B, ...]`; batch: what they are of. apply(weights, gates) -> outputs of the same inputs by other weights and
+    gates, with the same running averages and the same randomness. task: what is predicted.
     """
 
+    outputs: Array
+    batch: Batch
+    apply: Callable[[Weights, Gates], Array]
+    task: Task
+
+
+class Term(NamedTuple):
+    """A term of a player's loss beside that of the task. It is reported under its own name.
+
+    value(hyper, t, arch, gates, forward, memory) -> scalar. One with a memory has besides:
+    init(weights, gates) -> memory; observe(memory, hyper, t, weights, gates) -> memory, after each step, with the weights
+    before it and the gates by which it trained them.
+    """
+
+    value: Callable[..., Array]
+    init: Callable[..., Tree] | None = None
+    observe: Callable[..., Tree] | None = None
+
+
+class Player(NamedTuple):
+    """One of the two.
+
+    relaxation: the gates that it sees. optimizer: (hyper, t) -> optax.GradientTransformation.
+    terms: by name, `Term`s or functions like `Term.value`. perturbation: (key, loss, gates, hyper, t) -> gates, where
+    loss(gates) is the loss of the task on this step's batch; None for none.
+    """
+
+    relaxation: Relaxation
+    optimizer: Callable[[Hyper, Time], optax.GradientTransformation]
+    terms: Mapping[str, Any] = {}
+    perturbation: Callable[..., Gates] | None = None
+
+
+class Problem(NamedTuple):
+    """What a method is to solve: a space, a task, and the players that its algorithm lets move."""
+
+    space: SearchSpace
+    task: Task
+    arch: Player
+    weights: Player
+
+
+Objective = Callable[[Weights, Logits], tuple[Array, tuple[Stats, dict[str, Array]]]]
+"""(weights, arch) -> loss with terms, (running averages, {name: scalar}): the second is what a person reads of it."""
+
+
+def gates_of(problem: Problem, player: Player, key: Array | None, arch: Logits, state: SearchState, hyper: Hyper,
+             t: Time) -> Gates:
+    """The gates of `arch` as `player` relaxes them, with decided edges one-hot; on average, without a key."""
+    relaxed = player.relaxation.gates(key, Architecture(arch, state.mask, problem.space.groups), hyper, t)
+    return decided(relaxed, state.decisions, state.mask)
+
+
+def task_loss(space: SearchSpace, task: Task) -> Callable:
+    """`(key, weights, stats, gates, batch) -> loss, outputs, stats` of the supernet, with batch statistics.
+
+    The examples' losses count by the weights of the batch, if it has any.
+    """
     def loss(key, weights, stats, gates, batch):
-        logits, stats = space.apply(weights, stats, gates, batch.inputs, train=True, key=key)
-        chex.assert_rank(logits, 2)
-        chex.assert_equal_shape_prefix((logits, batch.targets), 1)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets)
-        accuracy = jnp.mean(logits.argmax(-1) == batch.targets, dtype=losses.dtype)
-        value = batch.mean(losses)
-        if space.penalty is not None:
-            penalty = space.penalty(gates)
-            value += penalty - jax.lax.stop_gradient(penalty)
-        return value, Forward(stats, accuracy, logits)
+        outputs, stats = space.apply(weights, stats, gates, batch.inputs, train=True, key=key)
+        return batch.mean(task.losses(outputs, batch.targets)), outputs, stats
 
     return loss
 
 
-class Penalty(NamedTuple):
-    """A term of the weight step's loss with a memory, kept in `state.extra`: see `dnas.algorithms.distillation`.
+def objective(problem: Problem, player: Player, key: Array, batch: Batch, state: SearchState, hyper: Hyper, t: Time,
+              memory: Mapping[str, Tree] = {}) -> Objective:
+    """What `player` descends on in this step: the loss of the task on `batch` by its gates, and its terms.
 
-    init(weights, gates) -> memory; value(memory, key, step, stats, batch, logits) -> scalar added to the training loss;
-    observe(memory, step, weights, gates) -> memory, with the weights before this step and the gates it trained them by.
+    memory: of its terms, by name.
     """
+    relax_key, perturb_key, forward_key = jax.random.split(key, 3)
+    space, task = problem.space, problem.task
+    task_of = task_loss(space, task)
 
-    init: Callable[..., Tree]
-    value: Callable[..., Array]
-    observe: Callable[..., Tree]
+    def of(weights, arch):
+        relaxed = player.relaxation.gates(relax_key, Architecture(arch, state.mask, space.groups), hyper, t)
+        settle = lambda gates: decided(gates, state.decisions, state.mask)
+        loss_of = lambda gates: task_of(forward_key, weights, state.stats, settle(gates), batch)
+        if player.perturbation:
+            relaxed = player.perturbation(perturb_key, lambda gates: loss_of(gates)[0], relaxed, hyper, t)
+        gates = settle(relaxed)
+        value, outputs, stats = loss_of(gates)
+        info = {"loss": value} | {name: jnp.mean(metric(outputs, batch.targets), dtype=value.dtype)
+                                  for name, metric in task.metrics.items()}
+        again = lambda weights, gates: task_of(forward_key, weights, state.stats, gates, batch)[1]
+        forward = Forward(outputs, batch, again, task)
+        for name, term in player.terms.items():
+            term_value = as_term(term).value(hyper, t, arch, gates, forward, memory.get(name, ()))
+            value, info = value + term_value, info | {name: term_value}
+        return value, (stats, info)
+
+    return of
 
 
-def bilevel(loss: Loss, relaxation: Relaxation, hypergradient: Callable | None,
-            weights_tx: optax.GradientTransformation, arch_tx: optax.GradientTransformation, *,
-            lookahead_tx: optax.GradientTransformation | None = None, arch_starts: int = 0, arch_every: int = 1,
-            penalty: Penalty | None = None, penalise_arch: bool = False) -> BilevelOptimizer:
-    """Alternates the two steps, the architecture first. The weight step sees the new architecture.
+def move(player: Player, grads: Tree, opt: Tree, params: Tree, hyper: Hyper, t: Time) -> tuple[Tree, Tree]:
+    """(params, optimiser's state) after a step of the weights' player by `grads`.
 
-    Args:
-        hypergradient: (inner, outer, weights, arch, lookahead) -> (value, aux), grad: see `dnas.algorithms.hypergradients`;
-            None leaves the architecture as it is.
-        lookahead_tx: the step that a second-order hypergradient looks ahead by, if not `weights_tx`; states of the
-            same structure.
-        arch_starts: steps before the first architecture step. arch_every: weight steps to one architecture step.
-        penalty: added to the loss of the weight step, and of the architecture step too if `penalise_arch`.
+    While a selection fine-tunes, the step is that of the first epoch's rate times hyper["fine_tuning"], whatever the
+    optimiser: its updates are scaled, as the learning rate would scale them.
     """
-
-    def gates_of(key, state, arch):
-        return decided(relaxation(key, arch, state.step), state.decisions)
-
-    def init(weights, arch, stats, decisions):
-        state = SearchState(jnp.zeros((), jnp.int32), weights, stats, arch, decisions, weights_tx.init(weights),
-                            arch_tx.init(arch))
-        extra = penalty.init(weights, gates_of(jax.random.key(0), state, arch)) if penalty else ()
-        return state._replace(extra=extra)
-
-    def step(key, state, train, valid):
-        relax_key, train_key, valid_key, penalty_key = jax.random.split(key, 4)
-
-        def objective(key, batch, penalised):
-            def of(weights, arch):
-                value, forward = loss(key, weights, state.stats, gates_of(relax_key, state, arch), batch)
-                if penalty and penalised:
-                    value += penalty.value(state.extra, penalty_key, state.step, state.stats, batch, forward.logits)
-                return value, forward
-            return of
-
-        def descend(grads, tx=weights_tx):
-            updates, opt = tx.update(grads, state.weights_opt, state.weights)
-            return optax.apply_updates(state.weights, updates), opt
-
-        inner, outer = objective(train_key, train, True), objective(valid_key, valid, penalise_arch)
-
-        def arch_step():
-            (value, forward), grads = hypergradient(inner, outer, state.weights, state.arch,
-                                                    lambda grads: descend(grads, lookahead_tx or weights_tx)[0])
-            updates, opt = arch_tx.update(grads, state.arch_opt, state.arch)
-            return optax.apply_updates(state.arch, updates), opt, value, forward.accuracy
-
-        def arch_rest():
-            value, forward = outer(state.weights, state.arch)
-            return state.arch, state.arch_opt, value, forward.accuracy
-
-        if hypergradient is None:
-            arch, arch_opt, valid_loss, valid_accuracy = arch_rest()
-        elif arch_starts or arch_every > 1:
-            due = (state.step >= arch_starts) & ((state.step + 1) % arch_every == 0)
-            arch, arch_opt, valid_loss, valid_accuracy = jax.lax.cond(due, arch_step, arch_rest)
-        else:
-            arch, arch_opt, valid_loss, valid_accuracy = arch_step()
-
-        (train_loss, forward), grads = jax.value_and_grad(inner, has_aux=True)(state.weights, arch)
-        weights, weights_opt = descend(grads)
-        extra = penalty.observe(state.extra, state.step, state.weights, gates_of(relax_key, state, arch)) \
-            if penalty else state.extra
-        state = SearchState(state.step + 1, weights, forward.stats, arch, state.decisions, weights_opt, arch_opt, extra)
-        return state, SearchInfo(train_loss, forward.accuracy, valid_loss, valid_accuracy)
-
-    return BilevelOptimizer(init, step)
+    tuning = jnp.asarray(hyper["fine_tuning"])
+    optimizer = player.optimizer(hyper, t._replace(step=jnp.where(tuning > 0, 0, t.step)))
+    updates, opt = optimizer.update(grads, opt, params)
+    scale = jnp.where(tuning > 0, tuning, 1)
+    updates = jax.tree.map(lambda update: (scale * update).astype(update.dtype), updates)
+    return optax.apply_updates(params, updates), opt
 
 
-def as_method(space: SearchSpace, optimizer: BilevelOptimizer, relaxation: Relaxation,
-              logits: Callable[[Array, Mapping[str, Any]], Logits]) -> Method:
-    """The Method of an optimiser: fresh weights, the relaxation's gates, and the space's rule on those gates.
+def move_arch(player: Player, grads: Tree, state: SearchState, hyper: Hyper, t: Time) -> tuple[Logits, Tree]:
+    """(logits, optimiser's state) after a step of the architecture's player by `grads`."""
+    updates, opt = player.optimizer(hyper, t).update(grads, state.arch_opt, state.arch)
+    return optax.apply_updates(state.arch, updates), opt
 
-    logits(key, groups) -> the first architecture logits.
+
+def first_state(problem: Problem, key: Array, inputs: Array, hyper: Hyper) -> SearchState:
+    """A state before the first step: fresh weights, logits of the architecture player's relaxation, every edge open."""
+    weights_key, arch_key = jax.random.split(key)
+    space = problem.space
+    weights, stats = space.init(weights_key, inputs)
+    arch, t = problem.arch.relaxation.init(arch_key, space.groups), Time(0, hyper["epochs"], hyper["steps"])
+    state = SearchState(jnp.zeros((), jnp.int32), weights, stats, arch, undecided(space.groups), full_mask(space.groups),
+                        problem.weights.optimizer(hyper, t).init(weights), problem.arch.optimizer(hyper, t).init(arch))
+    memory = {}
+    for name, player in (("arch", problem.arch), ("weights", problem.weights)):
+        gates = gates_of(problem, player, jax.random.key(0), arch, state, hyper, t) if has_memory(player) else None
+        memory[name] = {key: term.init(weights, gates) for key, term in with_memory(player)}
+    return state._replace(memory=memory)
+
+
+def observed(problem: Problem, keys: Mapping[str, Array], state: SearchState, arch: Logits, hyper: Hyper, t: Time) -> Tree:
+    """The terms' memory after a step from `state`, in which the weights were trained by the logits `arch`.
+
+    keys: by player, those of its objective.
     """
+    memory = {}
+    for name, player in (("arch", problem.arch), ("weights", problem.weights)):
+        if not has_memory(player):
+            memory[name] = state.memory[name]
+            continue
+        gates = gates_of(problem, player, jax.random.split(keys[name], 3)[0], arch, state, hyper, t)
+        memory[name] = {key: term.observe(state.memory[name][key], hyper, t, state.weights, gates)
+                        for key, term in with_memory(player)}
+    return memory
 
-    def init(key, images):
-        weights_key, arch_key = jax.random.split(key)
-        weights, stats = space.init(weights_key, images)
-        return optimizer.init(weights, logits(arch_key, space.groups), stats, undecided(space.groups))
 
-    def gates(state):
-        return decided(relaxation(None, state.arch, state.step), state.decisions)
+def as_term(term: Any) -> Term:
+    """`term`, or a Term of the function that it is."""
+    return term if isinstance(term, Term) else Term(term)
 
-    return Method(init, optimizer.step, gates, lambda state: space.genotype(gates(state)))
+
+def with_memory(player: Player) -> list[tuple[str, Term]]:
+    """The player's terms that have a memory."""
+    return [(name, term) for name, value in player.terms.items() if (term := as_term(value)).init is not None]
+
+
+def has_memory(player: Player) -> bool:
+    """Whether any of the player's terms has a memory."""
+    return bool(with_memory(player))
+
+
+def step_info(train: Mapping[str, Array], valid: Mapping[str, Array]) -> dict[str, Array]:
+    """{"train_loss", "valid_loss", ...}: what a step reports, as scalars. A term's value is named like the loss."""
+    return {f"{split}_{name}": value for split, values in (("train", train), ("valid", valid))
+            for name, value in values.items()}

@@ -15,14 +15,15 @@ architecture, Gauss-Seidel sweeps, no mixed second derivatives. The objective is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from dnas.algorithms.players import BilevelOptimizer, Loss, SearchInfo, SearchState
-from dnas.algorithms.relaxations import Relaxation, decided
+from dnas.algorithms.method import Steps
+from dnas.algorithms.players import Problem, first_state, move, move_arch, objective, observed, step_info
+from dnas.algorithms.schedules import time_of
 from dnas.types import Stats, Tree, Weights
 
 
@@ -34,61 +35,56 @@ class Copy(NamedTuple):
     opt: Tree
 
 
-def rarts(loss: Loss, relaxation: Relaxation, weights_tx: optax.GradientTransformation,
-          arch_tx: optax.GradientTransformation, *, coupling: float, weight: float,
-          merged: bool = True) -> BilevelOptimizer:
+def rarts(*, merged: bool = True) -> Callable[[Problem], Steps]:
     """The sweep w, y, arch; w and y begin equal and have optimiser states and running averages of their own.
 
-    Args:
-        coupling: beta, the strength that holds w and y together. With step size lr it needs lr * coupling < 2.
-        weight: lambda, of the training loss.
-        merged: two passes, the architecture's gradients taken before w and y move; otherwise four.
+    Of the method's numbers it reads `coupling`, beta, the strength that holds w and y together, and `weight`, lambda, of
+    the training loss. w is trained by the weights' player, y and the architecture by the architecture's objective.
 
-    Raises ValueError unless both are positive.
+    merged: two passes, the architecture's gradients taken before w and y move; otherwise four.
     """
-    if not (coupling > 0 and weight > 0):
-        raise ValueError(f"rarts needs coupling > 0 and weight > 0, got {coupling} and {weight}")
+    def steps(problem: Problem) -> Steps:
+        def init(key, inputs, hyper):
+            state = first_state(problem, key, inputs, hyper)
+            return state._replace(extra=Copy(*jax.tree.map(jnp.copy, (state.weights, state.stats, state.weights_opt))))
 
-    def init(weights, arch, stats, decisions):
-        copy = Copy(*jax.tree.map(jnp.copy, (weights, stats)), weights_tx.init(weights))
-        return SearchState(jnp.zeros((), jnp.int32), weights, stats, arch, decisions, weights_tx.init(weights),
-                           arch_tx.init(arch), copy)
+        def step(key, state, train, valid, hyper):
+            t, copy = time_of(hyper, state.step), state.extra
+            train_key, valid_key = jax.random.split(key)
 
-    def step(key, state, train, valid):
-        relax_key, train_key, valid_key = jax.random.split(key, 3)
-        copy = state.extra
+            def scaled(objective, scale):
+                def of(weights, arch):
+                    value, aux = objective(weights, arch)
+                    return scale * value, aux
+                return of
 
-        def objective(key, stats, batch, scale):
-            def of(weights, arch):
-                gates = decided(relaxation(relax_key, arch, state.step), state.decisions)
-                value, forward = loss(key, weights, stats, gates, batch)
-                return scale * value, (value, forward)
-            return of
+            def evaluate(objective, weights):
+                wanted = (0, 1) if merged else 0
+                (_, aux), grads = jax.value_and_grad(objective, argnums=wanted, has_aux=True)(weights, state.arch)
+                return aux, *(grads if merged else (grads, None))
 
-        def evaluate(objective, weights):
-            wanted = (0, 1) if merged else 0
-            (_, seen), grads = jax.value_and_grad(objective, argnums=wanted, has_aux=True)(weights, state.arch)
-            return seen, *(grads if merged else (grads, None))
+            def descend(grads, opt, weights, other):
+                pulled = jax.tree.map(lambda g, a, b: g + hyper["coupling"] * (a - b), grads, weights, other)
+                return move(problem.weights, pulled, opt, weights, hyper, t)
 
-        def descend(grads, opt, weights, other):
-            pulled = jax.tree.map(lambda g, a, b: g + coupling * (a - b), grads, weights, other)
-            updates, opt = weights_tx.update(pulled, opt, weights)
-            return optax.apply_updates(weights, updates), opt
+            on_train = scaled(objective(problem, problem.weights, train_key, train, state, hyper, t,
+                                        state.memory["weights"]), hyper["weight"])
+            on_valid = objective(problem, problem.arch, valid_key, valid, state._replace(stats=copy.stats), hyper, t,
+                                 state.memory["arch"])
+            (stats, train_info), grads, arch_train = evaluate(on_train, state.weights)
+            weights, weights_opt = descend(grads, state.weights_opt, state.weights, copy.weights)
+            (copy_stats, valid_info), grads, arch_valid = evaluate(on_valid, copy.weights)
+            twin, twin_opt = descend(grads, copy.opt, copy.weights, weights)
+            if merged:
+                to_arch = jax.tree.map(jnp.add, arch_train, arch_valid)
+            else:
+                to_arch = jax.grad(lambda arch: on_train(weights, arch)[0] + on_valid(twin, arch)[0])(state.arch)
+            arch, arch_opt = move_arch(problem.arch, to_arch, state, hyper, t)
+            memory = observed(problem, {"weights": train_key, "arch": valid_key}, state, state.arch, hyper, t)
+            state = state._replace(step=state.step + 1, weights=weights, stats=stats, arch=arch, weights_opt=weights_opt,
+                                   arch_opt=arch_opt, memory=memory, extra=Copy(twin, copy_stats, twin_opt))
+            return state, step_info(train_info, valid_info)
 
-        on_train = objective(train_key, state.stats, train, weight)
-        on_valid = objective(valid_key, copy.stats, valid, 1.0)
-        (train_loss, seen), grads, arch_train = evaluate(on_train, state.weights)
-        weights, weights_opt = descend(grads, state.weights_opt, state.weights, copy.weights)
-        (valid_loss, seen_valid), grads, arch_valid = evaluate(on_valid, copy.weights)
-        twin, twin_opt = descend(grads, copy.opt, copy.weights, weights)
-        if not merged:
-            to_arch = jax.grad(lambda arch: on_train(weights, arch)[0] + on_valid(twin, arch)[0])(state.arch)
-        else:
-            to_arch = jax.tree.map(jnp.add, arch_train, arch_valid)
-        updates, arch_opt = arch_tx.update(to_arch, state.arch_opt, state.arch)
-        arch = optax.apply_updates(state.arch, updates)
-        state = SearchState(state.step + 1, weights, seen.stats, arch, state.decisions, weights_opt, arch_opt,
-                            Copy(twin, seen_valid.stats, twin_opt))
-        return state, SearchInfo(train_loss, seen.accuracy, valid_loss, seen_valid.accuracy)
+        return Steps(init, step)
 
-    return BilevelOptimizer(init, step)
+    return steps

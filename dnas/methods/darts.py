@@ -11,24 +11,25 @@ from __future__ import annotations
 
 from typing import Literal
 
-from dnas.algorithms.distillation import distillation
+from dnas.algorithms.bilevel import bilevel
+from dnas.algorithms.distillation import check_distillation, distillation
 from dnas.algorithms.hypergradients import HYPERGRADIENTS
-from dnas.algorithms.optimizers import adam, cosine_by_epoch, refuse_negative, sgd
-from dnas.algorithms.players import Method, as_method, bilevel, cross_entropy
-from dnas.algorithms.relaxations import edge_logits, edge_normalised, initial_logits, softmax
-from dnas.types import SearchSpace
+from dnas.algorithms.method import Method
+from dnas.algorithms.optimizers import adam, sgd
+from dnas.algorithms.players import Player
+from dnas.algorithms.relaxations import edge_normalised, softmax
+from dnas.algorithms.schedules import cosine_by_epoch, refuse_negative
 
 
-def darts(space: SearchSpace, epochs: int, steps: int, *, lr: float = 0.025, lr_min: float = 0.001,
-          momentum: float = 0.9, decay: float = 3e-4, clip: float = 5.0, arch_lr: float = 3e-4,
-          arch_decay: float = 1e-3, arch_warmup: int = 0, arch_every: int = 1, arch_frozen: bool = False,
-          edge_normalisation: bool = False,
+def darts(*, lr: float = 0.025, lr_min: float = 0.001, momentum: float = 0.9, decay: float = 3e-4, clip: float = 5.0,
+          arch_lr: float = 3e-4, arch_decay: float = 1e-3, arch_warmup: int = 0, arch_every: int = 1,
+          arch_frozen: bool = False, edge_normalisation: bool = False,
           hypergradient: Literal["first-order", "unrolled", "finite-difference", "neumann",
                                  "conjugate-gradient"] = "first-order",
           terms: int = 2, distill: int = 0, distill_weight: float = 1.0, distill_temperature: float = 1.0,
           distill_vote: Literal["soft", "hard"] = "soft", distill_every: Literal["epoch", "step"] = "epoch",
           distill_warmup: int = 5, distill_arch: bool = False) -> Method:
-    """First-order DARTS on `space`, for `epochs` epochs of `steps` steps.
+    """First-order DARTS.
 
     Args:
         lr: learning rate of the weights in the first epoch; falls along a cosine, once an epoch.
@@ -54,27 +55,53 @@ def darts(space: SearchSpace, epochs: int, steps: int, *, lr: float = 0.025, lr_
 
     Raises ValueError where one is out of range.
     """
-    refuse_negative(arch_lr=arch_lr, arch_decay=arch_decay, arch_warmup=arch_warmup, distill=distill)
-    if arch_every < 1:
-        raise ValueError(f"arch_every is {arch_every}, it must be at least 1")
     if hypergradient not in HYPERGRADIENTS:
-        raise ValueError(f"hypergradient {hypergradient!r} is none of {', '.join(HYPERGRADIENTS)}")
-    if arch_warmup >= epochs and arch_warmup:
-        raise ValueError(f"arch_warmup {arch_warmup} leaves none of {epochs} epochs to the architecture; "
-                         "give more epochs or a smaller arch_warmup")
-    schedule = cosine_by_epoch(lr, lr_min, epochs, steps)
-    settings = {"neumann": {"terms": terms, "lr": lr}, "conjugate-gradient": {"iterations": terms}}
-    estimator = None if arch_frozen else HYPERGRADIENTS[hypergradient](**settings.get(hypergradient, {}))
-    unclipped = sgd(schedule, momentum=momentum, decay=decay) if hypergradient == "finite-difference" else None
-    relaxation, logits = (edge_normalised, edge_logits) if edge_normalisation else (softmax, initial_logits)
-    relaxation = relaxation(space.groups)
-    penalty = distillation(
-        space, teachers=distill, weight=distill_weight, temperature=distill_temperature, vote=distill_vote,
-        every=steps if distill_every == "epoch" else 1, warmup=distill_warmup * steps,
-    ) if distill and distill_weight else None
-    optimizer = bilevel(
-        cross_entropy(space), relaxation, estimator, sgd(schedule, momentum=momentum, decay=decay, clip=clip),
-        adam(arch_lr, decay=arch_decay), lookahead_tx=unclipped, arch_starts=arch_warmup * steps,
-        arch_every=arch_every, penalty=penalty, penalise_arch=distill_arch)
-    return as_method(space, optimizer, relaxation, logits)
+        raise ValueError(f"hypergradient {hypergradient!r} must be one of {', '.join(HYPERGRADIENTS)}")
+    refuse_negative(distill=distill)
+    numbers = {"lr": lr, "lr_min": lr_min, "momentum": momentum, "decay": decay, "clip": clip, "arch_lr": arch_lr,
+               "arch_decay": arch_decay, "arch_warmup": arch_warmup, "arch_every": arch_every}
+    settings = {"neumann": lambda hyper: {"terms": terms, "lr": hyper["lr"]},
+                "conjugate-gradient": lambda hyper: {"iterations": terms}}.get(hypergradient, lambda hyper: {})
+    HYPERGRADIENTS[hypergradient](**settings(numbers))  # it refuses settings out of range
+    estimator = None if arch_frozen else lambda hyper: HYPERGRADIENTS[hypergradient](**settings(hyper))
+    relaxation = edge_normalised(softmax()) if edge_normalisation else softmax()
+    method = Method(numbers, Player(relaxation, arch_adam), Player(relaxation, weights_sgd),
+                    bilevel(estimator, lookahead=unclipped_sgd if hypergradient == "finite-difference" else None),
+                    check=check)
+    if not distill:
+        return method
+    term = {"terms": {"distillation": distillation(teachers=distill, vote=distill_vote, every=distill_every)}}
+    return method.extend(weights=term, arch=term if distill_arch else None, check=check_distillation,
+                         hyper={"distill_weight": distill_weight, "distill_temperature": distill_temperature,
+                                "distill_warmup": distill_warmup})
 
+
+def weights_sgd(hyper, t):
+    """The weights' SGD, whose rate falls along a cosine, once an epoch."""
+    return sgd(cosine_by_epoch("lr", "lr_min")(hyper, t), momentum=hyper["momentum"], decay=hyper["decay"],
+               clip=hyper["clip"])
+
+
+def unclipped_sgd(hyper, t):
+    """The same without clipping, by whose step the authors' second order looks ahead."""
+    return sgd(cosine_by_epoch("lr", "lr_min")(hyper, t), momentum=hyper["momentum"], decay=hyper["decay"])
+
+
+def arch_adam(hyper, t):
+    """The architecture's Adam."""
+    return adam(hyper["arch_lr"], decay=hyper["arch_decay"])
+
+
+def check(hyper):
+    """Raises ValueError where one of the numbers is out of range."""
+    refuse_negative(**{name: hyper[name] for name in ("lr", "lr_min", "momentum", "decay", "arch_lr", "arch_decay",
+                                                      "arch_warmup")})
+    if not hyper["momentum"] < 1:
+        raise ValueError(f"momentum is {hyper['momentum']}, it must be below 1")
+    if not hyper["clip"] > 0:
+        raise ValueError(f"clip is {hyper['clip']}, it must be positive")
+    if hyper["arch_every"] < 1:
+        raise ValueError(f"arch_every is {hyper['arch_every']}, it must be at least 1")
+    if hyper["arch_warmup"] >= hyper.get("epochs", float("inf")) and hyper["arch_warmup"]:
+        raise ValueError(f"arch_warmup {hyper['arch_warmup']} leaves none of {hyper['epochs']} epochs to the architecture; "
+                         "give more epochs or a smaller arch_warmup")

@@ -6,17 +6,18 @@ optimisers are those of DARTS (arXiv 1806.09055), coupling and weight are ours.
 
 from __future__ import annotations
 
-from dnas.algorithms.optimizers import adam, cosine_by_epoch, refuse_negative, sgd
-from dnas.algorithms.players import Method, as_method, cross_entropy
-from dnas.algorithms.rarts import rarts as optimizer
-from dnas.algorithms.relaxations import initial_logits, softmax
-from dnas.types import SearchSpace
+from dnas.algorithms.method import Method
+from dnas.algorithms.players import Player
+from dnas.algorithms.rarts import rarts as sweep
+from dnas.algorithms.relaxations import softmax
+from dnas.methods.darts import arch_adam, weights_sgd
+from dnas.methods.darts import check as check_darts
 
 
-def rarts(space: SearchSpace, epochs: int, steps: int, *, coupling: float = 1.0, weight: float = 1.0,
-          merged: bool = True, lr: float = 0.025, lr_min: float = 0.001, momentum: float = 0.9, decay: float = 3e-4,
-          clip: float = 5.0, arch_lr: float = 3e-4, arch_decay: float = 1e-3) -> Method:
-    """RARTS on `space`, for `epochs` epochs of `steps` steps.
+def rarts(*, coupling: float = 1.0, weight: float = 1.0, merged: bool = True, lr: float = 0.025, lr_min: float = 0.001,
+          momentum: float = 0.9, decay: float = 3e-4, clip: float = 5.0, arch_lr: float = 3e-4,
+          arch_decay: float = 1e-3) -> Method:
+    """RARTS.
 
     Args:
         coupling: beta, that holds the two networks together; lr * coupling must be below 2.
@@ -32,12 +33,17 @@ def rarts(space: SearchSpace, epochs: int, steps: int, *, coupling: float = 1.0,
 
     Raises ValueError where lr and coupling break the bound below which a descent step on the coupling can converge.
     """
-    refuse_negative(arch_lr=arch_lr, arch_decay=arch_decay)
+    numbers = {"coupling": coupling, "weight": weight, "lr": lr, "lr_min": lr_min, "momentum": momentum, "decay": decay,
+               "clip": clip, "arch_lr": arch_lr, "arch_decay": arch_decay}
+    return Method(numbers, Player(softmax(), arch_adam), Player(softmax(), weights_sgd), sweep(merged=merged), check=check)
+
+
+def check(hyper):
+    """Raises ValueError where one of the numbers is out of range."""
+    check_darts({"arch_warmup": 0, "arch_every": 1, **hyper})
+    if not (hyper["coupling"] > 0 and hyper["weight"] > 0):
+        raise ValueError(f"rarts needs coupling > 0 and weight > 0, got {hyper['coupling']} and {hyper['weight']}")
+    lr, coupling = hyper["lr"], hyper["coupling"]
     if lr * coupling >= 2:
         raise ValueError(f"lr {lr} times coupling {coupling} is {lr * coupling:g}: rarts diverges unless "
                          f"lr * coupling < 2; take coupling < {2 / lr:g}")
-    relaxation = softmax(space.groups)
-    built = optimizer(cross_entropy(space), relaxation,
-                      sgd(cosine_by_epoch(lr, lr_min, epochs, steps), momentum=momentum, decay=decay, clip=clip),
-                      adam(arch_lr, decay=arch_decay), coupling=coupling, weight=weight, merged=merged)
-    return as_method(space, built, relaxation, initial_logits)

@@ -35,7 +35,7 @@ def neumann(*, terms: int = 2, lr: float = 0.025, reverse: bool = False):
     """
     if terms < 0:
         raise ValueError(f"terms is {terms}, but must be 0 or more")
-    if not lr > 0:
+    if isinstance(lr, (int, float)) and not lr > 0:  # a traced rate was checked as a number of the method
         raise ValueError(f"lr is {lr}, but must be positive")
 
     def hypergradient(inner, outer, weights, arch, lookahead):

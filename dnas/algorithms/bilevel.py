@@ -1,0 +1,69 @@
+"""The alternating optimiser: an architecture step on validation data, then a weight step on training data.
+
+    min over arch of L_valid(w*(arch), arch)   with   w*(arch) = argmin over w of L_train(w, arch)
+
+(DARTS, arXiv 1806.09055, eq. 3-4 and algorithm 1). What approximates d L_valid / d arch is the hypergradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import optax
+
+from dnas.algorithms.hypergradients import first_order
+from dnas.algorithms.method import Steps
+from dnas.algorithms.players import Problem, first_state, move, move_arch, objective, observed, step_info
+from dnas.algorithms.schedules import Hyper, Time, time_of
+
+
+def bilevel(hypergradient: Callable[[Hyper], Callable] | None = lambda hyper: first_order(), *,
+            lookahead: Callable[[Hyper, Time], optax.GradientTransformation] | None = None) -> Callable[[Problem], Steps]:
+    """Alternates the two steps, the architecture first. The weight step sees the new architecture.
+
+    Of the method's numbers it reads `arch_warmup`, epochs before the first architecture step, and `arch_every`, weight
+    steps to one architecture step; a method without either takes one before every weight step.
+
+    Args:
+        hypergradient: hyper -> (inner, outer, weights, arch, lookahead) -> (value, aux), grad: see
+            `dnas.algorithms.hypergradients`; None leaves the architecture as it is.
+        lookahead: the optimiser by whose step a second-order hypergradient goes ahead, if it is not that of the weights;
+            states of the same structure.
+    """
+    def steps(problem: Problem) -> Steps:
+        arch_player, weight_player = problem.arch, problem.weights
+        ahead_player = weight_player._replace(optimizer=lookahead) if lookahead else weight_player
+
+        def step(key, state, train, valid, hyper):
+            t = time_of(hyper, state.step)
+            train_key, valid_key = jax.random.split(key)
+            inner = objective(problem, weight_player, train_key, train, state, hyper, t, state.memory["weights"])
+            outer = objective(problem, arch_player, valid_key, valid, state, hyper, t, state.memory["arch"])
+
+            def arch_step():
+                ahead = lambda grads: move(ahead_player, grads, state.weights_opt, state.weights, hyper, t)[0]
+                (_, (_, info)), grads = hypergradient(hyper)(inner, outer, state.weights, state.arch, ahead)
+                return *move_arch(arch_player, grads, state, hyper, t), info
+
+            def arch_rest():
+                return state.arch, state.arch_opt, outer(state.weights, state.arch)[1][1]
+
+            if hypergradient is None:
+                arch, arch_opt, valid_info = arch_rest()
+            elif "arch_warmup" in hyper or "arch_every" in hyper:
+                due = (t.step >= hyper.get("arch_warmup", 0) * t.steps) & ((t.step + 1) % hyper.get("arch_every", 1) == 0)
+                arch, arch_opt, valid_info = jax.lax.cond(due, arch_step, arch_rest)
+            else:
+                arch, arch_opt, valid_info = arch_step()
+
+            (_, (stats, train_info)), grads = jax.value_and_grad(inner, has_aux=True)(state.weights, arch)
+            weights, weights_opt = move(weight_player, grads, state.weights_opt, state.weights, hyper, t)
+            memory = observed(problem, {"weights": train_key, "arch": valid_key}, state, arch, hyper, t)
+            state = state._replace(step=state.step + 1, weights=weights, stats=stats, arch=arch, weights_opt=weights_opt,
+                                   arch_opt=arch_opt, memory=memory)
+            return state, step_info(train_info, valid_info)
+
+        return Steps(lambda key, inputs, hyper: first_state(problem, key, inputs, hyper), step)
+
+    return steps

@@ -1,0 +1,136 @@
+"""What a method is: numbers, two players, and an algorithm that lets them move; and a method bound to a space and a task."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dnas.algorithms.decisions import Stop
+from dnas.algorithms.players import Player, Problem, SearchState, gates_of
+from dnas.algorithms.schedules import ENGINE, Hyper, time_of
+from dnas.task import Task
+from dnas.types import Array, Batch, Gates, Genotype, SearchSpace
+
+RESERVED = ("loss", "entropy", "epoch", "step", "gap", "sharpness", "eigenvalue", "skips", "edges")
+"""Names of metrics that no term may have."""
+
+
+class Steps(NamedTuple):
+    """init(key, inputs, hyper) -> state; step(key, state, train, valid, hyper) -> state, {name: scalar}. Pure functions."""
+
+    init: Callable[..., SearchState]
+    step: Callable[..., tuple[SearchState, dict[str, Array]]]
+
+
+class Algorithm(NamedTuple):
+    """A method bound to a space and a task: pure functions of a state and of the method's numbers, all traceable but select.
+
+    init(key, inputs, hyper) -> state, where of the inputs only the shape counts;
+    step(key, state, train, valid, hyper) -> state, {name: scalar}, all of which must stay finite;
+    gates(state, hyper) -> the gates by which the supernet is judged, decided edges one-hot;
+    select(state, hyper) -> Genotype, by the method's own rule.
+    """
+
+    init: Callable[..., SearchState]
+    step: Callable[[Array, SearchState, Batch, Batch, Hyper], tuple[SearchState, dict[str, Array]]]
+    gates: Callable[[SearchState, Hyper], Gates]
+    select: Callable[[SearchState, Hyper], Genotype]
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """A way of searching, as the files of `dnas.methods` return it. It knows of no space and no number of epochs.
+
+    hyper: its numbers by name. They travel into the compiled step as arguments: another value compiles nothing anew.
+    arch, weights: the players. algorithm: Problem -> Steps, how they take turns; see `bilevel`, `single_level`, `rarts`.
+    check: (hyper) -> None, raises ValueError in one line for numbers out of range; it is called when the method is made,
+        and when a search begins with the search's own numbers (`dnas.algorithms.schedules.ENGINE`) beside the method's.
+    select: (space, state, gates) -> Genotype, the method's own rule; None for the space's rule on the gates.
+    decide: (space, state, record) -> state with other decisions or another mask, a function on the host called after each
+        epoch with its record; None for none. stop: (records) -> Stop or None, called likewise.
+    """
+
+    hyper: Mapping[str, float]
+    arch: Player
+    weights: Player
+    algorithm: Callable[[Problem], Steps]
+    check: Callable[[Hyper], None] = lambda hyper: None
+    select: Callable[[SearchSpace, SearchState, Gates], Genotype] | None = None
+    decide: Callable[[SearchSpace, SearchState, Mapping[str, Any]], SearchState] | None = None
+    stop: Callable[[Any], Stop | None] | None = None
+
+    def __post_init__(self):
+        hyper = {name: _number(name, value) for name, value in self.hyper.items()}
+        clash = hyper.keys() & ENGINE.keys()
+        if clash:
+            raise ValueError(f"a method's number cannot be called {min(clash)!r}: the search itself has one")
+        for player in (self.arch, self.weights):
+            clash = player.terms.keys() & set(RESERVED)
+            if clash:
+                raise ValueError(f"a term cannot be called {min(clash)!r}: the metrics have that name already")
+        object.__setattr__(self, "hyper", hyper)
+        self.check(hyper)
+
+    def replace(self, **numbers: float) -> Method:
+        """This method with other numbers. Raises ValueError for a name that it does not have, or a value out of range."""
+        for name in numbers:
+            if name not in self.hyper:
+                near = difflib.get_close_matches(name, self.hyper, 1)
+                hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(self.hyper)}"
+                raise ValueError(f"the method has no number {name!r}; {hint}")
+        return dataclasses.replace(self, hyper={**self.hyper, **numbers})
+
+    def extend(self, *, arch: Mapping[str, Any] | None = None, weights: Mapping[str, Any] | None = None, relaxation=None,
+               terms: Mapping[str, Any] | None = None, hyper: Mapping[str, float] | None = None,
+               check: Callable[[Hyper], None] | None = None, **parts) -> Method:
+        """This method with other parts.
+
+        Args:
+            arch, weights: fields of `Player` to replace in that player; terms join those that it has.
+            relaxation, terms: the same for both players.
+            hyper: numbers that join or replace those of this method. check: what must hold of them, beside what must now.
+            parts: other fields of `Method`.
+        """
+        shared = {} if relaxation is None else {"relaxation": relaxation}
+        joined = lambda player, changes: player._replace(
+            **{**shared, **changes, "terms": {**player.terms, **(terms or {}), **changes.get("terms", {})}})
+        checks = [self.check, check] if check else [self.check]
+        return dataclasses.replace(self, hyper={**self.hyper, **(hyper or {})}, arch=joined(self.arch, arch or {}),
+                                   weights=joined(self.weights, weights or {}),
+                                   check=lambda hyper: [one(hyper) for one in checks] and None, **parts)
+
+    def bind(self, space: SearchSpace, task: Task) -> Algorithm:
+        """The functions that search `space` for `task`."""
+        problem = Problem(space, task, self.arch, self.weights)
+        steps = self.algorithm(problem)
+
+        def gates(state, hyper):
+            return gates_of(problem, self.weights, None, state.arch, state, hyper, time_of(hyper, state.step))
+
+        def select(state, hyper):
+            if self.select:
+                return self.select(space, state, gates(state, hyper))
+            return space.genotype({name: row for name, row in gates(state, hyper).items() if name in space.groups})
+
+        return Algorithm(steps.init, steps.step, gates, select)
+
+    def numbers_of(self, *, epochs: int, steps: int, fine_tuning: float = 0.0) -> dict[str, Any]:
+        """All numbers of a search by this method of `epochs` epochs of `steps` steps, as arrays: what a step is given.
+
+        Raises ValueError, in one line, where they do not go together.
+        """
+        whole = {**self.hyper, "epochs": epochs, "steps": steps, "fine_tuning": fine_tuning}
+        self.check(whole)
+        return {name: np.asarray(value, np.int32 if name in ("epochs", "steps") else np.float32)
+                for name, value in whole.items()}
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise ValueError(f"{name} is {value!r}, it must be a number")
+    return value

@@ -1,0 +1,77 @@
+"""Where a search is, and ramps: pure functions of a method's numbers and of that time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from dnas.types import Array
+
+Hyper = Mapping[str, Any]
+"""The numbers of a method or a training by name: scalars, traced or not."""
+
+ENGINE = {"epochs": 1, "steps": 1, "fine_tuning": 0.0}
+"""Numbers that come with the search, not with the method. epochs: how many there are; steps: in an epoch; fine_tuning: 0 in
+a search, and while a selection fine-tunes the share of the first learning rate at which the weights move."""
+
+
+class Time(NamedTuple):
+    """Where a search or a training is: `step` steps behind it, of `epochs` epochs of `steps` steps. Scalars, traced or not."""
+
+    step: Array
+    epochs: Array
+    steps: Array
+
+    @property
+    def epoch(self) -> Array:
+        """Whole epochs behind it, at most `epochs`."""
+        return jnp.minimum(self.step // self.steps, self.epochs)
+
+    @property
+    def share(self) -> Array:
+        """The share of all steps that is behind it, in [0, 1]."""
+        return jnp.minimum(self.step / (self.epochs * self.steps), 1.0)
+
+
+def time_of(hyper: Hyper, step: Array) -> Time:
+    """The time after `step` steps of a search with these numbers."""
+    return Time(step, hyper["epochs"], hyper["steps"])
+
+
+Ramp = Callable[[Hyper, Time], Array]
+"""(hyper, t) -> scalar."""
+
+
+def constant(name: str) -> Ramp:
+    """The number called `name`."""
+    return lambda hyper, t: hyper[name]
+
+
+def linear(first: str, last: str) -> Ramp:
+    """From the number called `first` to the one called `last` along a line, step by step."""
+    return lambda hyper, t: hyper[first] + (hyper[last] - hyper[first]) * t.share
+
+
+def exponential(first: str, last: str) -> Ramp:
+    """From the number called `first` to the one called `last`, both positive, by an equal factor each step."""
+    return lambda hyper, t: hyper[first] * (hyper[last] / hyper[first]) ** t.share
+
+
+def cosine_by_epoch(first: str, last: str) -> Ramp:
+    """Cosine decay that changes once an epoch: last + (first - last) (1 + cos(pi e / epochs)) / 2 in epoch e.
+
+    The first epoch has the number called `first`, the last a little more than the one called `last`, as in torch.
+    """
+    def ramp(hyper, t):
+        return hyper[last] + 0.5 * (hyper[first] - hyper[last]) * (1 + jnp.cos(jnp.pi * t.epoch / t.epochs))
+
+    return ramp
+
+
+def refuse_negative(**values: float) -> None:
+    """Raises ValueError, naming the first value below 0."""
+    for name, value in values.items():
+        if not value >= 0:
+            raise ValueError(f"{name} is {value}, it must be 0 or more")
