@@ -5,10 +5,12 @@ from __future__ import annotations
 import jax
 from jax import lax
 
+from dnas.platform import on_cpu
+
 
 def conv(x, weight, stride=1):
     """Convolves `x [B, H, W, C]` with `weight [k, k, C, D]`, torch's padding for odd k."""
-    if stride != 1 or jax.default_backend() != "cpu":
+    if stride != 1 or not on_cpu():
         return plain_conv(x, weight, stride)
     return _conv(x, weight)
 

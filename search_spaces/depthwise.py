@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dnas.platform import on_cpu
+
 _form = contextvars.ContextVar("depthwise_form", default=None)
 
 
@@ -29,7 +31,7 @@ def depthwise_form(name: str | None) -> Iterator[None]:
 def depthwise(x, weight, stride=1, dilation=1):
     """Convolves every channel of `x [B, H, W, C]` with a kernel of its own, `weight [k, k, 1, C]`; torch's padding for
     odd k. A stride s leaves ceil(H / s) rows."""
-    form = _form.get() or ("taps" if jax.default_backend() == "cpu" else "plain")
+    form = _form.get() or ("taps" if on_cpu() else "plain")
     return FORMS[form](x, weight, stride, dilation)
 
 

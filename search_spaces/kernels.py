@@ -13,6 +13,8 @@ from functools import wraps
 import jax
 from jax.experimental.xla_metadata import set_xla_metadata
 
+from dnas.platform import on_cpu
+
 
 def kernel(function: Callable) -> Callable:
     """`function` of arrays, whose arguments and results are in memory on a CPU; elsewhere as it is."""
@@ -20,7 +22,7 @@ def kernel(function: Callable) -> Callable:
 
     @wraps(function)
     def call(*args):
-        if jax.default_backend() != "cpu":
+        if not on_cpu():
             return function(*args)
         with set_xla_metadata(inlineable="false"):
             return compiled(*args)

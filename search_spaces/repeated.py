@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dnas.platform import on_cpu
 from search_spaces.mixed import current_options
 
 UNROLL = 5
@@ -42,8 +43,8 @@ class Repeated(nn.Module):
             for i in range(self.count):
                 x = self.cell(name=f"cell_{i}")(x, *args)
             return x
-        written_out = jax.default_backend() == "cpu" and self.count <= UNROLL
-        again = jax.default_backend() == "cpu" and not written_out
+        written_out = on_cpu() and self.count <= UNROLL
+        again = on_cpu() and not written_out
         run = lambda cell, x, _: (cell(x, *args), None)
         body = nn.scan(nn.remat(run, prevent_cse=False) if again else run, length=self.count,
                        unroll=self.count if written_out else 1,

@@ -13,6 +13,7 @@ from dnas.confusion import accuracy
 from dnas.data import steps_per_epoch, train_indices
 from dnas.engine.search import NonFiniteLoss
 from dnas.engine.train import best, train
+from dnas.platform import platform
 from dnas.run import open_run
 from dnas.types import Batch, Network
 from tests.test_loop import contents, same, tiny
@@ -105,10 +106,10 @@ def test_the_step_is_traced_once_and_uses_running_averages_to_judge(data):
     assert calls == [True, False]  # the step, the evaluation
 
 
-def test_the_loop_on_the_device_takes_the_same_steps(data, finished, monkeypatch):
+def test_the_loop_on_the_device_takes_the_same_steps(data, finished):
     """That of other platforms than CPUs, run on this one."""
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    looped = go(data)
+    with platform("gpu"):
+        looped = go(data)
     for mine, theirs in zip(jax.tree.leaves(looped[:2]), jax.tree.leaves(finished[1][:2])):
         np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)
     assert looped.accuracy == finished[1].accuracy

@@ -21,6 +21,7 @@ from dnas.data import Dataset, augment, evaluation_indices, mixed, normalise
 from dnas.data.augmentation import augment_by
 from dnas.data.augmentation import cutout as cut_out
 from dnas.engine.diagnose import curvature, largest_eigenvalue
+from dnas.platform import current, on_cpu
 from dnas.types import Array, Batch, Gates, Network, SearchSpace, Tree
 
 LOOK_EVERY = 0.25
@@ -67,7 +68,7 @@ def training_of(trainer: Trainer, data: Dataset, examples: Examples, state: Tree
 
 def epoch_by(compiled: Callable, infos: Tree, examples: Examples, steps: int) -> Callable:
     """An epoch `(state, key, *rows, look, steps) -> state, what look returned last` of what `compile_steps` returned."""
-    one_by_one = jax.default_backend() == "cpu"
+    one_by_one = on_cpu()
 
     def advance(state, key, *rows, look, steps=steps):
         rows = [jnp.asarray(row) for row in rows]
@@ -134,7 +135,7 @@ def _compile_rows(step: Callable, examples: Examples, state: Tree, steps: int, b
             state, info = step(carry[0], key, examples, *(indices[row] for indices in rows))
             return state, {name: values.at[row].set(info[name]) for name, values in carry[1].items()}
 
-        if jax.default_backend() == "cpu":
+        if on_cpu():
             return body(start, (state, infos))
         return jax.lax.fori_loop(start, stop, body, (state, infos))
 
@@ -229,7 +230,7 @@ def scorer(space: SearchSpace, data: Dataset, examples: Examples, state: Tree, g
             return jnp.stack([losses, (logits.argmax(-1) == labels).astype(losses.dtype)])
 
         def each(row):
-            if jax.default_backend() != "cpu":
+            if not on_cpu():
                 return jax.vmap(one, (0, None))(stacked, row)
             put = lambda m, found: found.at[m].set(one({g: a[m] for g, a in stacked.items()}, row))
             return jax.lax.fori_loop(0, count, put, jnp.zeros((width, 2, len(row))))
@@ -279,7 +280,7 @@ def diagnosis(space: SearchSpace, method: Method, data: Dataset, examples: Examp
 def built(lowered):
     """The program, with COMPILER_OPTIONS where this version of XLA knows them."""
     try:
-        return lowered.compile(compiler_options=COMPILER_OPTIONS.get(jax.default_backend()))
+        return lowered.compile(compiler_options=COMPILER_OPTIONS.get(current()))
     except jax.errors.JaxRuntimeError as error:
         if "option" not in str(error):
             raise

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 
+from dnas.platform import on_cpu
 from dnas.types import Tree
 
 
@@ -21,7 +22,7 @@ def planned(compiled: jax.stages.Compiled) -> int | None:
 def available() -> int | None:
     """Bytes that programs may take on the first device: all that its allocator has, or what the machine has free where
     the device is its processor; None where nobody says."""
-    if jax.default_backend() != "cpu":
+    if not on_cpu():
         return (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
     with contextlib.suppress(OSError, ValueError):
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())

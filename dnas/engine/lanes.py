@@ -15,6 +15,7 @@ from dnas.algorithms.players import Method
 from dnas.data import Dataset
 from dnas.engine.compile import Examples, compile_steps, epoch_by
 from dnas.engine.devices import available, planned, size, spelled
+from dnas.platform import on_cpu
 from dnas.types import Array, Tree
 
 
@@ -44,7 +45,7 @@ def epochs_of(method: Method, data: Dataset, images: Examples, state: Tree, step
     at_once: False for one after another by the program of a single one. None: so on a CPU, where a convolution of
         several networks at once takes longer than their convolutions one by one; at once elsewhere.
     """
-    at_once = jax.default_backend() != "cpu" if at_once is None else at_once
+    at_once = not on_cpu() if at_once is None else at_once
     fitting, had, asked = searches if at_once else 1, available(), None
     while True:
         width = -(-searches // -(-searches // fitting))
@@ -58,7 +59,7 @@ def epochs_of(method: Method, data: Dataset, images: Examples, state: Tree, step
         fitting = min(max(int((had - size(images) - searches * size(state)) / each), 1), width - 1)
     use = f"{spelled(memory)} of {spelled(had)}"
     if not at_once:
-        why = " (a CPU takes longer for all at once)" if jax.default_backend() == "cpu" else ""
+        why = " (a CPU takes longer for all at once)" if on_cpu() else ""
         note = f"{searches} searches in turn, by one program{why}: {use}"
     elif width == searches:
         note = f"{searches} searches at once, in one program: {use}"
