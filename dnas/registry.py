@@ -19,12 +19,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-GROUPS = {"space": "dnas.search_spaces", "method": "dnas.methods", "selection": "dnas.selections"}
+GROUPS = {"space": "dnas.search_spaces", "method": "dnas.methods", "selection": "dnas.selections", "task": "dnas.tasks"}
 """Group of entry points of each kind."""
 
 
 def names(registry: Mapping[str, str], kind: str) -> dict[str, str]:
-    """Place of every name: those of `registry`, and of the entry points of `kind` ("space", "method", "selection")."""
+    """Place of every name: those of `registry`, and of the entry points of `kind`, one of GROUPS."""
     points = {point.name: f"{point.module}:{point.attr}" for point in metadata.entry_points(group=GROUPS[kind])}
     return {**points, **registry}
 

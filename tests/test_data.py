@@ -60,11 +60,13 @@ def assert_whole(data):
     assert np.array_equal(np.sort(index), np.arange(len(data.inputs)))
     for part in data.splits.values():
         assert part.dtype == np.int32 and len(part) and np.all(np.diff(part) > 0)
-    assert data.targets.dtype == np.int32 and data.targets.shape == (len(data.inputs),)
+    assert data.targets.dtype == (np.float32 if data.task == "regression" else np.int32)
+    assert data.targets.shape == (len(data.inputs),)
     assert data.inputs.dtype in (np.uint8, np.float32) and data.inputs.flags.c_contiguous
     train = data.inputs[data.splits["train"]] / (255 if data.inputs.dtype == np.uint8 else 1)
-    np.testing.assert_allclose(data.mean, train.mean((0, 1, 2)), rtol=1e-5)
-    np.testing.assert_allclose(data.std, train.std((0, 1, 2)), rtol=1e-4)
+    axes = tuple(range(train.ndim - 1))
+    np.testing.assert_allclose(data.mean, train.mean(axes), rtol=1e-5)
+    np.testing.assert_allclose(data.std, train.std(axes), rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -72,7 +74,7 @@ def test_named(name):
     data = load(name)
     assert_whole(data)
     assert data.name == name and DATASETS[name].__doc__
-    assert data.classes == len(np.unique(data.targets))
+    assert data.classes == (1 if data.task == "regression" else len(np.unique(data.targets)))
 
 
 def test_digits():
@@ -196,7 +198,7 @@ def test_factories(tmp_path, monkeypatch, factory, test):
     ("my_images.py:x", "no callable 'x'"),
     ("my_images.py:number", "returned int; a factory returns"),
     ("my_images.py:three", "returned a tuple of 3"),
-    ("my_images.py:half", "lacks images for valid, holdout, test"),
+    ("my_images.py:half", "lacks examples for valid, holdout, test"),
     ("absent.py:two", "no file 'absent.py'"),
     ("absent_module:two", "No module named 'absent_module'"),
     ("some/where:two", "no file or module 'some/where'")])
@@ -238,15 +240,19 @@ def with_bad_pixels():
     ({"x": np.full((60, 4, 4), 256)}, "integers 256..256; integer pixels are 0..255"),
     ({"x": np.full((60, 4, 4), -1)}, "integers -1..-1"),
     ({"x": np.full((60, 4, 4), "a")}, "dtype <U1; pixels are uint8 or float"),
-    ({"x": np.ones((60, 4))}, r"shape \(60, 4\); images are \[N, H, W, C\]"),
+    ({"x": np.ones(())}, "60 labels for 1 rows"),
+    ({"x": np.ones((60, 4, 0))}, "at least one image"),
+    ({"x": np.arange(-1, 59)[:, None]}, "integers -1..58; tokens are 0 or more"),
+    ({"x": np.ones((60, 4), bool)}, "tokens are integers"),
     ({"x": np.ones((60, 4, 0, 3))}, "at least one pixel"),
     ({"x": np.ones((0, 4, 4)), "y": np.ones(0, int)}, "at least one image"),
     ({"y": np.arange(59) % 3}, "59 labels for 60 images"),
     ({"y": np.ones((60, 1), int)}, r"shape \(60, 1\); labels are \[60\]"),
-    ({"y": np.ones(60)}, "dtype float64; labels are integers"),
-    ({"y": np.arange(60) - 1}, "label -1 of image 0"),
-    ({"y": np.arange(60, dtype=np.uint64) + 2**63}, "label 9223372036854775808 of image 0"),
-    ({"y": np.arange(60) + 1}, "label 60 among only 60 images"),
+    ({"y": np.ones(60)}, "every target is 1; there is nothing to predict"),
+    ({"y": np.full(60, "a")}, "dtype <U1; labels are integers"),
+    ({"y": np.arange(60) - 1}, "label -1 of example 0"),
+    ({"y": np.arange(60, dtype=np.uint64) + 2**63}, "label 9223372036854775808 of example 0"),
+    ({"y": np.arange(60) + 1}, "label 60 among only 60 labels"),
     ({"y": np.full(60, 2)}, "every label is 2; a set needs at least two classes"),
     ({"y": np.arange(60) // 2}, "leave the holdout split empty"),
     ({"x_test": arrays(3)[0]}, "y_test is missing"),
@@ -254,7 +260,7 @@ def with_bad_pixels():
     ({"x_test": arrays(3)[0], "y_test": np.arange(4)}, "test set: 4 labels for 3 images"),
     ({"x_test": arrays(3, (8, 9, 3))[0], "y_test": arrays(3)[1]}, r"test set: images of \(8, 9, 3\) uint8"),
     ({"x_test": arrays(3)[0] / 255, "y_test": arrays(3)[1]}, "float32; the others are .* uint8"),
-    ({"x_test": arrays(3)[0], "y_test": np.array([0, 1, 3])}, "label 3; the other labels end at 2")])
+    ({"x_test": arrays(3)[0], "y_test": np.array([0, 1, 3])}, "label 3 of example 2; there are 3 classes, 0..2")])
 def test_bad_npz(tmp_path, changes, message):
     path = write_npz(tmp_path / "a.npz", **changes)
     with pytest.raises(ValueError, match=f"^{re.escape(path)}.*{message}") as error:
@@ -339,10 +345,11 @@ def test_bad_cifar(tmp_path, name, change, message):
     ("Digits", "did you mean 'digits'"),
     ("nothing/here.npz", "no file, folder or data set 'nothing/here.npz'; give a name"),
     ([], "no data named"),
-    (".", "holds note.txt; a folder of data has"),
-    ("note.txt", "note.txt: not a .npz file")])
+    (".", "holds note.md, note.txt; a folder of data has"),
+    ("note.md", "note.md: not a .npz, .csv or .txt file")])
 def test_bad_sources(tmp_path, monkeypatch, source, message):
     (tmp_path / "note.txt").write_text("hello")
+    (tmp_path / "note.md").write_text("hello")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=message):
         load(source)

@@ -4,8 +4,9 @@
 """
 
 from dnas.data.batches import epoch_indices, evaluation_indices, mixed, steps_per_epoch, train_indices
-from dnas.data.dataset import SPLITS, Dataset, balanced, from_arrays, split
+from dnas.data.dataset import Dataset, balanced, from_arrays
 from dnas.data.sources import DATASETS, load
+from dnas.data.splits import SPLITS, split
 from dnas.data.summary import describe
 
 __all__ = ["DATASETS", "SPLITS", "Dataset", "augment", "balanced", "cutout", "describe", "epoch_indices",

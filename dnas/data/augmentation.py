@@ -15,8 +15,10 @@ def augment(key: Array, images: Array, *, pad: int, flip: bool) -> Array:
 
     images: [B, H, W, C] of any dtype; the result has the same shape and dtype. Both offsets of an image are
     uniform over 0..2 pad, as in torchvision's RandomCrop; the flip is horizontal, with probability 1/2. The
-    offsets do not depend on `flip`. Without pad and flip the images come back as they are.
+    offsets do not depend on `flip`. Without pad and flip inputs of any shape come back as they are.
     """
+    if not (pad or flip):
+        return images
     batch, height, width, _ = images.shape
     crop_key, flip_key = jax.random.split(key)
     rows = jnp.arange(height)[None, :, None, None]
@@ -52,30 +54,35 @@ def cutout(key: Array, images: Array, size: int) -> Array:
 
 
 def augment_by(function: Callable[[Array, Array], Array], key: Array, images: Array) -> Array:
-    """function(key, images), a pure function of images `[B, H, W, C]` float32 that keeps their shape.
+    """function(key, images), a pure function of images `[B, H, W, C]` or features `[B, F]` float32 that keeps their shape.
 
-    uint8 images are divided by 255 first, so that `normalise` takes them as they come back.
+    uint8 images are divided by 255 first, so that `normalise` takes them as they come back. Tokens `[B, T]` int32 are
+    handed over as they are, and have to come back as int32.
     Raises ValueError, in one line, where it fails or returns something else.
     """
-    given = images.astype(jnp.float32) / (255 if images.dtype == jnp.uint8 else 1)
+    tokens = jnp.issubdtype(images.dtype, jnp.signedinteger)
+    given = images if tokens else images.astype(jnp.float32) / (255 if images.dtype == jnp.uint8 else 1)
     name = getattr(function, "__name__", repr(function))
     try:
         found = function(key, given)
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0]
-        raise ValueError(f"augmentation {name}(key, images) failed on images {given.shape} float32: "
+        raise ValueError(f"augmentation {name}(key, images) failed on images {given.shape} {given.dtype}: "
                          f"{type(error).__name__}: {reason}") from error
     shape, dtype = getattr(found, "shape", None), getattr(found, "dtype", type(found).__name__)
-    if shape != given.shape or not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"augmentation {name} made {dtype} {shape} of float32 {given.shape}; it has to return float images "
-                         "of the same shape")
-    return found.astype(jnp.float32)
+    if shape != given.shape or not jnp.issubdtype(dtype, jnp.signedinteger if tokens else jnp.floating):
+        raise ValueError(f"augmentation {name} made {dtype} {shape} of {given.dtype} {given.shape}; it has to return "
+                         f"{'tokens' if tokens else 'float images'} of the same shape")
+    return found.astype(given.dtype)
 
 
 def normalise(images: Array, mean: Array, std: Array) -> Array:
-    """(images - mean) / std as float32, `[B, H, W, C]`; uint8 images are divided by 255 first.
+    """(images - mean) / std as float32, of images `[B, H, W, C]` or features `[B, ..., F]`; uint8 images are divided by
+    255 first. Tokens, which are int32, come back as they are.
 
     mean, std: [C], in the units of the pixels after that division, as `Dataset` holds them.
     """
+    if jnp.issubdtype(images.dtype, jnp.signedinteger):
+        return images
     scale = 255 if images.dtype == jnp.uint8 else 1
     return (images.astype(jnp.float32) / scale - mean) / std

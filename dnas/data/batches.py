@@ -1,4 +1,4 @@
-"""Which images make up each mini-batch: index arrays, pure functions of the seed and the epoch."""
+"""Which examples make up each mini-batch: index arrays, pure functions of the seed and the epoch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def steps_per_epoch(data: Dataset | Mapping[str, int], batch: int) -> int:
         raise ValueError(f"batch {batch}: it must be at least 1")
     for name, size in data.items():
         if batch > size:
-            raise ValueError(f"batch {batch} is larger than the {name} split; it has {size} images")
+            raise ValueError(f"batch {batch} is larger than the {name} split; it has {size} examples")
     return data["train"] // batch
 
 
@@ -55,7 +55,7 @@ def train_indices(seed: int, epoch: int, train: np.ndarray, batch: int) -> np.nd
 
 
 def mixed(split: np.ndarray) -> np.ndarray:
-    """A split in a fixed order that has nothing to do with its images: data often comes class by class, and statistics of
+    """A split in a fixed order that has nothing to do with its examples: data often comes class by class, and statistics of
     a batch of one class are not those that a network was trained with."""
     return np.random.default_rng(0).permutation(split)
 
@@ -64,14 +64,14 @@ def evaluation_indices(split: np.ndarray, batch: int) -> tuple[np.ndarray, np.nd
     """Batches that go once through a split, in order: indices int32 and weights float32, both [M, B'].
 
     M = ceil(n / batch) batches of one size B' = ceil(n / M) <= batch, so that the step compiles once. The
-    last batch is filled up with the first images at weight 0; all other weights are 1.
+    last batch is filled up with the first examples at weight 0; all other weights are 1.
     Raises ValueError where `batch` is below 1 or the split is empty.
     """
-    images = len(split)
+    examples = len(split)
     if batch < 1:
         raise ValueError(f"batch {batch}: it must be at least 1")
-    if not images:
-        raise ValueError("a split of 0 images cannot be evaluated; it needs at least 1")
-    rows = -(-images // batch)
-    places = np.arange(rows * -(-images // rows)).reshape(rows, -1)
-    return np.asarray(split)[places % images].astype(np.int32), (places < images).astype(np.float32)
+    if not examples:
+        raise ValueError("a split of 0 examples cannot be evaluated; it needs at least 1")
+    rows = -(-examples // batch)
+    places = np.arange(rows * -(-examples // rows)).reshape(rows, -1)
+    return np.asarray(split)[places % examples].astype(np.int32), (places < examples).astype(np.float32)

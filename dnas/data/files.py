@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dnas.data.dataset import checked_images, checked_labels
+from dnas.data.checks import NOUNS, checked_count, checked_inputs, checked_labels, kind_of
 
 IDX = {"x": "train-images", "y": "train-labels", "x_test": "t10k-images", "y_test": "t10k-labels"}
 IDX_BYTES = 0x0800
@@ -21,7 +21,7 @@ BROKEN = (OSError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib
 
 
 class Arrays(NamedTuple):
-    """What a source holds: images [N, H, W, C], labels [N], and the same of its test set or None."""
+    """What a source holds: inputs [N, ...], targets [N, ...], and the same of its test set or None."""
 
     x: np.ndarray
     y: np.ndarray
@@ -32,7 +32,7 @@ class Arrays(NamedTuple):
 def npz(path: Path) -> Arrays:
     """Arrays `x` and `y`, and `x_test` and `y_test` if there, of a .npz file; pickled objects are refused.
 
-    Raises ValueError, beginning with the path, where it is no such file or its arrays are no labelled images.
+    Raises ValueError, beginning with the path, where it is no such file or x is not what a network can take.
     """
     with _opened(path) as file:
         found = {name: _member(path, file, name) for name in Arrays._fields if name in file.files}
@@ -41,13 +41,13 @@ def npz(path: Path) -> Arrays:
         missing = [name for name in (x, y) if name not in found]
         if x == "x" and missing:
             raise ValueError(f"{path}: no array {' or '.join(missing)}; its arrays are {names}, and it needs "
-                             f"x (images) and y (labels)")
+                             f"x (inputs) and y (targets)")
         if len(missing) == 1:
             raise ValueError(f"{path}: x_test and y_test come together; {missing[0]} is missing")
         if not missing:
             where = str(path) if x == "x" else f"{path}, test set"
-            found[x] = checked_images(where, found[x])
-            found[y] = checked_labels(where, found[y], len(found[x]))
+            found[x] = checked_inputs(where, found[x])
+            found[y] = checked_count(where, found[y], found[x])
     return Arrays(**found)
 
 
@@ -68,15 +68,15 @@ def npz_graph(path: Path, names: Sequence[str]) -> dict[str, np.ndarray] | None:
 def npz_pieces(paths: list[Path]) -> Arrays:
     """The .npz pieces of one set, joined in the order given. One with `test` in its file name is test data.
 
-    Raises ValueError where pieces differ in the shape or type of their images, or all of them are test data.
+    Raises ValueError where pieces differ in the shape or type of their inputs, or all of them are test data.
     """
     train, test, first = [], [], None
     for path in paths:
         piece = npz(path)
         kind = (piece.x.shape[1:], piece.x.dtype)
-        first = first or kind
+        first, things = first or kind, NOUNS[kind_of(piece.x)] + "s"
         if kind != first:
-            raise ValueError(f"{path}: images of {kind[0]} {kind[1]}; "
+            raise ValueError(f"{path}: {things} of {kind[0]} {kind[1]}; "
                              f"those of {paths[0]} are {first[0]} {first[1]}")
         (test if "test" in path.name.lower() else train).append((piece.x, piece.y))
         if piece.x_test is not None:
@@ -161,9 +161,9 @@ def _opened(path: Path):
         # numpy takes whatever is no archive for a pickle, and its message then recommends to allow those
         why = "it is no archive" if isinstance(error, ValueError) else _reason(error)
         raise ValueError(f"{path}: not a whole .npz file ({why}); "
-                         f"numpy.savez(path, x=images, y=labels) writes one") from None
+                         f"numpy.savez(path, x=inputs, y=targets) writes one") from None
     if isinstance(file, np.ndarray):
-        raise ValueError(f"{path}: a single array; numpy.savez(path, x=images, y=labels) writes a .npz")
+        raise ValueError(f"{path}: a single array; numpy.savez(path, x=inputs, y=targets) writes a .npz")
     return file
 
 

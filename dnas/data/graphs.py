@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dnas.data.dataset import Dataset, checked_labels, quantiles
+from dnas.data.checks import checked_labels
+from dnas.data.dataset import Dataset
+from dnas.data.splits import quantiles
 
 ARRAYS = ("x_data", "x_indices", "x_indptr", "x_shape", "edge_index", "y", "train_idx", "val_idx", "test_idx")
 """What a .npz in planetoid's form holds."""

@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dnas.data.dataset import Dataset, checked_labels
+from dnas.data.checks import checked_labels
+from dnas.data.dataset import Dataset
 from dnas.data.decode import File, Fit
 from dnas.data.pictures import PARTS, Labelled, from_pictures
 

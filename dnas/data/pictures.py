@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dnas.data.dataset import Dataset, Pictures, arranged, moments
+from dnas.data.checks import moments
+from dnas.data.dataset import Dataset, Pictures
 from dnas.data.decode import FITS, File, Fit, decode, look
+from dnas.data.splits import arranged
 
 PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "valid", "valid": "valid",
          "validation": "valid", "dev": "valid"}

@@ -3,55 +3,98 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dnas import registry
 from dnas.data import graphs
-from dnas.data.dataset import SPLITS, Dataset, from_arrays
+from dnas.data.dataset import Dataset, from_arrays, with_task
 from dnas.data.decode import Fit
 from dnas.data.files import IDX, Arrays, cifar_folder, idx_file, idx_folder, npz, npz_graph, npz_pieces
 from dnas.data.folders import holds_folders, picture_folder
 from dnas.data.huggingface import PREFIX, hugging_face, is_saved
+from dnas.data.splits import SPLITS
+from dnas.data.tables import csv_table
+from dnas.data.text import text_file
 
 FORMS = ("a name (`dnas datasets` lists them), a folder of pictures in a folder for each class, a .npz file, the .npz "
-         "pieces of one set, a folder of them, of the four idx files or of CIFAR-10's binary batches, hf:NAME, "
-         "package.module:factory or file.py:factory")
+         "pieces of one set, a .csv table, a .txt text, a folder of .npz pieces, of the four idx files or of CIFAR-10's "
+         "binary batches, hf:NAME, package.module:factory or file.py:factory")
 
 
-def digits(limit: int | None = None) -> Dataset:
+class Options(NamedTuple):
+    """What `load` is given beside the source; None where nothing is."""
+
+    limit: int | None = None
+    task: str | None = None
+    target: str | None = None
+    window: int | None = None
+    standardise: bool | None = None
+
+    def refuse(self, name: str, option: str, why: str) -> None:
+        """Raises ValueError, in one line that begins with `name` and ends with `why`, where the option is given."""
+        if getattr(self, option) is not None:
+            raise ValueError(f"{name}: {option} {getattr(self, option)} {why}")
+
+    def of_arrays(self) -> dict[str, Any]:
+        """Those that every source of arrays takes."""
+        return {"limit": self.limit, "task": self.task, "standardise": self.standardise}
+
+
+def digits(**options) -> Dataset:
     """1,797 handwritten digits, 8x8 grey, 10 classes; scikit-learn carries them (Alpaydin & Kaynak 1998)."""
-    from sklearn.datasets import load_digits
+    raw = _carried("digits.csv.gz", ",")
+    if raw is None:
+        from sklearn.datasets import load_digits
 
-    raw = load_digits()
-    images = np.rint(raw.images * (255 / 16)).astype(np.uint8)
-    return from_arrays("digits", images, raw.target, pad=1, flip=False, limit=limit)
+        found = load_digits()
+        raw = np.column_stack([found.data, found.target])
+    images = np.rint(raw[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    return from_arrays("digits", images, raw[:, -1].astype(int), pad=1, flip=False, **options)
 
 
-DATASETS: dict[str, Callable[..., Dataset]] = {"digits": digits}
-"""Loaders by name, with one optional argument, `limit`; the docstring is the line that lists the data set."""
+def diabetes(**options) -> Dataset:
+    """442 patients, 10 measurements each, and how far diabetes went in a year: regression; scikit-learn carries them."""
+    x, y = _carried("diabetes_data_raw.csv.gz", None), _carried("diabetes_target.csv.gz", None)
+    if x is None or y is None:
+        from sklearn.datasets import load_diabetes
+
+        x, y = load_diabetes(return_X_y=True, scaled=False)
+    return from_arrays("diabetes", x, y, kind="features", **options)
 
 
-def load(source: str | Sequence[str], *, limit: int | None = None, resize: Sequence[int] = (),
-         fit: Fit | None = None) -> Dataset:
+DATASETS: dict[str, Callable[..., Dataset]] = {"diabetes": diabetes, "digits": digits}
+"""Loaders by name, whose options are those of `from_arrays`; the docstring is the line that lists the data set."""
+
+
+def load(source: str | Sequence[str], *, limit: int | None = None, resize: Sequence[int] = (), fit: Fit | None = None,
+         task: str | None = None, target: str | None = None, window: int | None = None,
+         standardise: bool | None = None) -> Dataset:
     """The data set that `source` names.
 
     source: one of
         a name in DATASETS;
-        a .npz with `x` [N, H, W, C] or [N, H, W] and `y` [N], and `x_test` and `y_test` if there are any;
+        a .npz with `x` [N, ...] and `y` [N, ...], see `from_arrays`, and `x_test` and `y_test` if there are any;
         a .npz with a graph in planetoid's form (the arrays of `dnas.data.graphs.ARRAYS`);
         several .npz, the pieces of one set in order: one with `test` in its file name is the test set;
-        a folder of such pieces (in the order of their names), of the four idx files of MNIST or Fashion-MNIST
+        a .csv table, its first line the names of the columns (`dnas.data.tables`);
+        a .txt text, whose characters are predicted from those before them (`dnas.data.text`);
+        a folder of such .npz pieces (in the order of their names), of the four idx files of MNIST or Fashion-MNIST
         (plain or .gz), or of the binary batches of CIFAR-10;
         a folder of PNG or JPEG pictures, FOLDER/CLASS/PICTURE or FOLDER/train/CLASS/PICTURE beside test or val;
         `hf:NAME`, a data set of Hugging Face's hub, `hf:FOLDER`, or a folder that `datasets` wrote;
         `package.module:factory` or `file.py:factory`, a callable without arguments that returns a Dataset,
         (x, y) or (x, y, x_test, y_test).
-    limit: how many images outside the test set to keep, evenly of each class; always the same ones.
+    limit: how many examples outside the test set to keep, evenly of each class; always the same ones.
     resize, fit: what becomes of pictures (folders of them, and hf:), see `dnas.data.pictures`; not for arrays.
+    task: name or place of a task, see `dnas.task`; None takes what fits the targets.
+    target: the column of a table that is predicted. window: characters of a text in an example.
+    standardise: whether images and features are brought to mean 0 and standard deviation 1; default True.
 
     Augmentation: CIFAR-10 (or a 32x32x3 .npz with `cifar` in its name or its folder's) and idx files in a
     folder with `fashion` in its name get pad 4 and flips; other idx files pad 2, digits pad 1, else H // 8.
@@ -60,26 +103,40 @@ def load(source: str | Sequence[str], *, limit: int | None = None, resize: Seque
     names = [source] if isinstance(source, str) else [str(name) for name in source]
     if not names:
         raise ValueError(f"no data named; give {FORMS}")
+    options, end = Options(limit, task, target, window, standardise), Path(names[0]).suffix.lower()
+    for option, suffix in ("target", ".csv"), ("window", ".txt"):
+        if end != suffix:
+            options.refuse(names[0], option, f"is for {suffix} files only")
     pictures = _pictures(names[0]) if len(names) == 1 else None
     if pictures:
-        return pictures(limit=limit, resize=resize, fit=fit)
+        options.refuse(names[0], "standardise", "is not for pictures, which always are")
+        return with_task(pictures(limit=limit, resize=resize, fit=fit), task)
     arrays = _arrays(names)
     if resize or fit:
         raise ValueError(f"{names[0]}: resize and fit are for folders of pictures and hf:; this is arrays of one size")
-    return arrays(limit=limit)
+    return arrays(options)
 
 
-def _arrays(names: Sequence[str]) -> Callable[..., Dataset]:
+def _carried(name: str, delimiter: str | None) -> np.ndarray | None:
+    """The numbers of a file that scikit-learn carries, without importing it, which takes a second; None without the file."""
+    spec = importlib.util.find_spec("sklearn")
+    path = Path(spec.origin).parent / "datasets" / "data" / name if spec and spec.origin else None
+    return np.loadtxt(path, delimiter=delimiter) if path and path.is_file() else None
+
+
+def _arrays(names: Sequence[str]) -> Callable[[Options], Dataset]:
     """What loads the arrays that `names` stand for. Raises ValueError where one of them is not there."""
     if len(names) > 1:
         return partial(_from_npz, [_existing(name) for name in names])
     name = names[0]
     if name in DATASETS:
-        return DATASETS[name]
+        return lambda options: DATASETS[name](**options.of_arrays())
     if ":" in name and not Path(name).exists():
         return partial(_from_factory, name)
     path = _existing(name)
-    return partial(_from_folder, path) if path.is_dir() else partial(_from_npz, [path])
+    if path.is_dir():
+        return partial(_from_folder, path)
+    return partial({".csv": _from_csv, ".txt": _from_text}.get(path.suffix.lower(), _from_npz), [path])
 
 
 def _pictures(name: str) -> Callable[..., Dataset] | None:
@@ -108,32 +165,41 @@ def _existing(name: str) -> Path:
     raise ValueError(f"no file, folder or data set {name!r}; {hint}")
 
 
-def _from_npz(paths: list[Path], limit) -> Dataset:
+def _from_csv(paths: list[Path], options: Options) -> Dataset:
+    return csv_table(paths[0], target=options.target, **options.of_arrays())
+
+
+def _from_text(paths: list[Path], options: Options) -> Dataset:
+    options.refuse(str(paths[0]), "standardise", "is for images and features; a text is tokens")
+    return with_task(text_file(paths[0], window=options.window, limit=options.limit), options.task)
+
+
+def _from_npz(paths: list[Path], options: Options) -> Dataset:
     for path in paths:
         if path.suffix != ".npz":
-            raise ValueError(f"{path}: not a .npz file; data is {FORMS}")
+            raise ValueError(f"{path}: not a .npz, .csv or .txt file; data is {FORMS}")
     first = paths[0].resolve()
     found = npz_graph(paths[0], graphs.ARRAYS) if len(paths) == 1 else None
     if found:
-        if limit is not None:
-            raise ValueError(f"{paths[0]}: limit {limit} is not for a graph, whose nodes belong together")
-        return graphs.planetoid(str(paths[0]), first.stem, found)
+        for option in "limit", "standardise":
+            options.refuse(str(paths[0]), option, "is not for a graph, whose nodes belong together")
+        return with_task(graphs.planetoid(str(paths[0]), first.stem, found), options.task)
     name = first.stem + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
     arrays = npz(paths[0]) if len(paths) == 1 else npz_pieces(paths)
-    return _dataset(str(paths[0]), name, arrays, limit, *_suits(f"{first.parent.name}/{first.name}", arrays))
+    return _dataset(str(paths[0]), name, arrays, options, *_suits(f"{first.parent.name}/{first.name}", arrays))
 
 
-def _from_folder(folder: Path, limit) -> Dataset:
+def _from_folder(folder: Path, options: Options) -> Dataset:
     name = folder.resolve().name
     if any(idx_file(folder, stem) for stem in IDX.values()):
         pad, flip = (4, True) if "fashion" in name.lower() else (2, False)
-        return _dataset(str(folder), name, idx_folder(folder), limit, pad, flip)
+        return _dataset(str(folder), name, idx_folder(folder), options, pad, flip)
     if any(folder.glob("data_batch_*.bin")):
-        return _dataset(str(folder), name, cifar_folder(folder), limit, 4, True)
+        return _dataset(str(folder), name, cifar_folder(folder), options, 4, True)
     pieces = sorted(folder.glob("*.npz"))
     if pieces:
         arrays = npz_pieces(pieces)
-        return _dataset(str(folder), name, arrays, limit, *_suits(f"{name}/{pieces[0].name}", arrays))
+        return _dataset(str(folder), name, arrays, options, *_suits(f"{name}/{pieces[0].name}", arrays))
     files = sorted(path.name for path in folder.iterdir())
     listed = ", ".join(files[:5] + ["..."] * (len(files) > 5)) or "nothing"
     raise ValueError(f"{folder}: holds {listed}; a folder of data has a folder of pictures for each class, .npz files, the "
@@ -146,21 +212,21 @@ def _suits(name: str, arrays: Arrays) -> tuple[int | None, bool]:
     return (4, True) if cifar else (None, False)
 
 
-def _dataset(where: str, name: str, arrays: Arrays, limit, pad, flip) -> Dataset:
-    return from_arrays(where, *arrays, pad=pad, flip=flip, limit=limit)._replace(name=name)
+def _dataset(where: str, name: str, arrays: Arrays, options: Options, pad, flip) -> Dataset:
+    return from_arrays(where, *arrays, pad=pad, flip=flip, **options.of_arrays())._replace(name=name)
 
 
-def _from_factory(name: str, limit) -> Dataset:
+def _from_factory(name: str, options: Options) -> Dataset:
     found = registry.load(name)()
     if isinstance(found, Dataset):
-        if limit is not None:
-            raise ValueError(f"{name}: limit {limit} is not for a ready Dataset; return (x, y) instead")
+        for option in "limit", "standardise":
+            options.refuse(name, option, "is not for a ready Dataset; return (x, y) instead")
         empty = [part for part in SPLITS if not len(found.splits.get(part, ()))]
         if empty:
-            raise ValueError(f"{name}: its Dataset lacks images for {', '.join(empty)}; each needs some")
-        return found
+            raise ValueError(f"{name}: its Dataset lacks examples for {', '.join(empty)}; each needs some")
+        return with_task(found, options.task)
     if not isinstance(found, tuple) or len(found) not in (2, 4):
         what = f"a tuple of {len(found)}" if isinstance(found, tuple) else type(found).__name__
         raise ValueError(f"{name}: it returned {what}; a factory returns a Dataset, (x, y) or "
                          f"(x, y, x_test, y_test)")
-    return from_arrays(name, *found, limit=limit)
+    return from_arrays(name, *found, **options.of_arrays())

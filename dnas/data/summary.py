@@ -1,4 +1,4 @@
-"""What a person should know of a data set before it is used: sizes, classes, images that are in two splits."""
+"""What a person should know of a data set before it is used: sizes, targets, examples that are in two splits."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dnas.data.dataset import SPLITS, Dataset
+from dnas.data.checks import NOUNS
+from dnas.data.dataset import Dataset
+from dnas.data.splits import SPLITS
 
 LISTED = 10
-"""Most classes whose numbers of images are spelled out."""
+"""Most classes whose numbers of examples are spelled out."""
 UNEVEN = 2
-"""Times as many images as of the smallest class from which on weights are suggested."""
+"""Times as many examples as of the smallest class from which on weights are suggested."""
 
 
 class Leak(NamedTuple):
-    """Images of the split `of` that `also` holds too, pixel by pixel, and the first such pair (row, row)."""
+    """Examples of the split `of` that `also` holds too, number by number, and the first such pair (row, row)."""
 
     of: str
     also: str
@@ -26,7 +28,7 @@ class Leak(NamedTuple):
 
 
 def leaks(data: Dataset, same: np.ndarray | None = None) -> list[Leak]:
-    """The identical images of each two splits, those of the test set first. same: as `identical` gives it, if known."""
+    """The identical inputs of each two splits, those of the test set first. same: as `identical` gives it, if known."""
     same = identical(data) if same is None else same
     found = []
     for of, also in itertools.combinations(reversed(SPLITS), 2):
@@ -39,37 +41,73 @@ def leaks(data: Dataset, same: np.ndarray | None = None) -> list[Leak]:
 
 
 def contradictions(data: Dataset, same: np.ndarray) -> int:
-    """How many images are identical to one of another class. same: as `identical` gives it."""
-    kinds = np.unique(np.stack([same, data.targets]), axis=1)[0]
+    """How many inputs are identical to one with another target. same: as `identical` gives it."""
+    kinds = np.unique(np.stack([same, equal_rows(data.targets)]), axis=1)[0]
     return int((np.bincount(kinds)[same] > 1).sum())
 
 
 def identical(data: Dataset) -> np.ndarray:
-    """A number [N] for each image, equal for those whose pixels are."""
-    rows = np.ascontiguousarray(data.inputs).reshape(len(data.inputs), -1).view(np.uint8)
+    """A number [N] for each input, equal for those whose pixels, features or tokens are."""
+    return equal_rows(data.inputs)
+
+
+def equal_rows(array: np.ndarray) -> np.ndarray:
+    """A number [N] for each row of `array` [N, ...], equal for those that are equal byte by byte."""
+    rows = np.ascontiguousarray(array).reshape(len(array), -1).view(np.uint8)
     digests = [hashlib.blake2b(row, digest_size=16).digest() for row in rows]
     return np.unique(np.array(digests, "V16"), return_inverse=True)[1].reshape(-1)
 
 
 def describe(data: Dataset) -> str:
-    """A few lines for a person: shape, classes, pixels; the sizes of the splits and the augmentation; what pictures were
-    made of; images of each class; identical images in two splits."""
+    """A few lines for a person: shape and targets; the sizes of the splits and the augmentation; what pictures were made
+    of; how targets are distributed; identical inputs in two splits."""
     sizes = ", ".join(f"{name} {len(data.splits[name])}" for name in SPLITS)
     graph = data.graph
     if graph is not None:
         return (f"{data.name}: a graph of {graph.nodes} nodes and {graph.edges.shape[1]} edges, {graph.features} "
                 f"features, {data.classes} classes\n{sizes} nodes")
-    mean, std = (" ".join(f"{value:.3g}" for value in values) for values in (data.mean, data.std))
-    empty = data.classes - len(np.unique(data.targets))
-    absent = f" ({empty} of them without an image)" if empty else ""
-    crops = f"random crops with pad {data.pad}, {'flips' if data.flip else 'no flips'}"
-    own = getattr(data.augment, "__name__", "a function")
-    lines = [f"{data.name}: {len(data.targets)} images {_times(data.image)} {data.inputs.dtype}, "
-             f"{data.classes} classes{absent}, mean {mean}, std {std}",
-             f"{sizes}; {crops if data.augment is None else f'augmented by {own}'}"]
+    lines = [f"{data.name}: {_inputs(data)}, {_outputs(data)}{_scale(data)}", f"{sizes}{_augmented(data)}"]
     if data.pictures:
         lines.append(_pictures(data))
-    return "\n".join([*lines, _classes(data), _leaks(data)])
+    return "\n".join([*lines, *_targets(data), _leaks(data)])
+
+
+def _inputs(data: Dataset) -> str:
+    many, shape = len(data.inputs), data.image
+    if data.kind == "images":
+        return f"{many} images {_times(shape)} {data.inputs.dtype}"
+    if data.kind == "tokens":
+        return f"{many * shape[0]:,} tokens in {many:,} windows of {shape[0]}, vocabulary {data.vocabulary}"
+    return f"{many:,} rows of {_times(shape)} number{'s' if shape != (1,) else ''}"
+
+
+def _outputs(data: Dataset) -> str:
+    shown = {"regression": f"{data.classes} target{'s' if data.classes > 1 else ''}", "multilabel": f"{data.classes} labels",
+             "next-token": "the next token of each", "dense": f"{data.classes} classes of pixels"}
+    if data.task in shown:
+        return shown[data.task]
+    if data.targets.dtype.kind == "f":
+        return f"{shown['regression']}, task {data.task}"
+    empty = data.classes - len(np.unique(data.targets))
+    absent = f" ({empty} of them without an {'image' if data.kind == 'images' else 'example'})" if empty else ""
+    return f"{data.classes} classes{absent}" + (f", task {data.task}" if data.task != "classification" else "")
+
+
+def _scale(data: Dataset) -> str:
+    if data.kind == "images":
+        mean, std = (" ".join(f"{value:.3g}" for value in values) for values in (data.mean, data.std))
+        return f", mean {mean}, std {std}"
+    if data.kind == "tokens":
+        return ""
+    return ", as they are" if (data.mean == 0).all() and (data.std == 1).all() else ", standardised"
+
+
+def _augmented(data: Dataset) -> str:
+    if data.augment is not None:
+        return f"; augmented by {getattr(data.augment, '__name__', 'a function')}"
+    if data.kind != "images":
+        return ""
+    return f"; random crops with pad {data.pad}, {'flips' if data.flip else 'no flips'}"
 
 
 def _pictures(data: Dataset) -> str:
@@ -80,15 +118,30 @@ def _pictures(data: Dataset) -> str:
     return f"pictures of {sizes} pixels, {changed}{laid}"
 
 
+def _targets(data: Dataset) -> list[str]:
+    """How the targets are distributed: at most one line."""
+    if data.task == "multilabel":
+        shares = 100 * data.targets.mean(0)
+        return [f"a label is set in {shares.min():.1f} % to {shares.max():.1f} % of the {NOUNS[data.kind]}s"]
+    if data.targets.dtype.kind == "f":
+        rows = zip(data.target_mean, data.target_std) if data.target_mean is not None else []
+        shown = [f"mean {mean:.4g}, std {std:.4g}" for mean, std in rows][:LISTED]
+        return [f"targets of the train split: {'; '.join(shown)}{'; ...' if data.classes > LISTED else ''}"]
+    if data.task == "dense":
+        shares = 100 * np.bincount(data.targets.reshape(-1), minlength=data.classes) / data.targets.size
+        return [f"a class has {shares.min():.1f} % to {shares.max():.1f} % of the pixels"]
+    return [_classes(data)] if data.targets.ndim == 1 else []
+
+
 def _classes(data: Dataset) -> str:
-    counts = np.bincount(data.targets, minlength=data.classes)
+    counts, things = np.bincount(data.targets, minlength=data.classes), NOUNS[data.kind] + "s"
     name = lambda k: data.class_names[k] if data.class_names else str(k)
     if data.class_names and data.classes <= LISTED:
-        line = "images of " + ", ".join(f"{name(k)} {count}" for k, count in enumerate(counts))
+        line = f"{things} of " + ", ".join(f"{name(k)} {count}" for k, count in enumerate(counts))
     elif counts.min() == counts.max():
-        line = f"{counts.min()} images of each class"
+        line = f"{counts.min()} {things} of each class"
     else:
-        line = f"{counts.min()} ({name(counts.argmin())}) to {counts.max()} images ({name(counts.argmax())}) of a class"
+        line = f"{counts.min()} ({name(counts.argmin())}) to {counts.max()} {things} ({name(counts.argmax())}) of a class"
     if data.class_weights is not None:
         return f"{line}; weights of their losses {min(data.class_weights):.3g} to {max(data.class_weights):.3g}"
     if counts.max() >= UNEVEN * counts.min():
@@ -97,16 +150,17 @@ def _classes(data: Dataset) -> str:
 
 
 def _leaks(data: Dataset) -> str:
-    same = identical(data)
+    same, noun = identical(data), NOUNS[data.kind]
     found, other = leaks(data, same), contradictions(data, same)
-    torn = f"; {other} are identical to one of another class" if other else ""
+    target = "class" if data.targets.ndim == 1 and data.targets.dtype.kind in "iu" else "target"
+    torn = f"; {other} are identical to one {'of' if target == 'class' else 'with'} another {target}" if other else ""
     if not found:
-        return f"no image is in two splits{torn}"
-    where = lambda row: data.pictures.files[row] if data.pictures else f"image {row}"
+        return f"no {noun} is in two splits{torn}"
+    where = lambda row: data.pictures.files[row] if data.pictures else f"{noun} {row}"
     seen = lambda row: where(row) if where(row).isprintable() else ascii(where(row))
     parts = [f"{leak.images} of {leak.of} also in {leak.also}" for leak in found]
     first, second = found[0].pair
-    return f"identical images: {', '.join(parts)}; such as {seen(first)} and {seen(second)}{torn}"
+    return f"identical {noun}s: {', '.join(parts)}; such as {seen(first)} and {seen(second)}{torn}"
 
 
 def _times(sizes: tuple[int, ...]) -> str:

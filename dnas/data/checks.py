@@ -1,0 +1,117 @@
+"""Whether arrays are inputs that a network can take, and their mean and standard deviation."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from dnas.task import named
+
+Kind = Literal["images", "features", "tokens", "nodes"]
+NOUNS = {"images": "image", "features": "row", "tokens": "sequence", "nodes": "node"}
+"""What an example of each kind of inputs is called."""
+MIN_STD = 1e-5
+MOST = 1e6
+PIECE = 2**25
+
+
+def kind_of(inputs: np.ndarray) -> Kind:
+    """What checked inputs are: images [N, H, W, C], tokens [N, T] integers, or features [N, ...] float."""
+    if inputs.ndim == 4:
+        return "images"
+    return "tokens" if inputs.dtype.kind in "iu" else "features"
+
+
+def checked_inputs(where: str, x, kind: Kind | None = None) -> np.ndarray:
+    """`x` as it is stored: images [N, H, W, C] uint8 or float32, features [N, F] (or [N, T, F]) float32, or tokens
+    [N, T] int32.
+
+    kind: which of these, where the shape and type do not say it: [N, H, W], [N, H, W, C] are images, other floats are
+    features, other integers tokens. Raises ValueError, beginning with `where`, if it is none of these.
+    """
+    x = np.ascontiguousarray(x)
+    if kind == "images" or kind is None and (x.ndim in (3, 4) or x.dtype.kind not in "biuf"):
+        return checked_images(where, x)
+    if kind == "tokens" or kind is None and x.dtype.kind != "f":
+        return _tokens(where, x)
+    if x.dtype.kind not in "biuf" or x.ndim == 4:
+        raise ValueError(f"{where}: x is {x.dtype} {x.shape}; features are numbers [N, F] or [N, T, F]")
+    x = x if x.ndim > 1 else x[:, None]
+    return _finite(where, x, "features", "row")
+
+
+def checked_images(where: str, x) -> np.ndarray:
+    """`x` as [N, H, W, C] uint8 or float32. Raises ValueError, beginning with `where`, if it is no images."""
+    x = np.ascontiguousarray(x)
+    if x.dtype.kind not in "biuf":
+        raise ValueError(f"{where}: x has dtype {x.dtype}; pixels are uint8 or float")
+    if x.ndim not in (3, 4):
+        raise ValueError(f"{where}: x has shape {x.shape}; images are [N, H, W, C] or [N, H, W]")
+    if not x.size:
+        raise ValueError(f"{where}: x has shape {x.shape}; it needs at least one image of at least one pixel")
+    x = x if x.ndim == 4 else x[..., None]
+    if x.dtype.kind == "f":
+        x = _finite(where, x, "pixels", "image")
+        large = np.abs(x).max((1, 2, 3))
+        if large.max() > MOST:
+            raise ValueError(f"{where}: image {large.argmax()} has a pixel of size {large.max():g}; "
+                             f"float pixels beyond {MOST:g} are refused")
+        return x
+    if x.dtype != np.uint8 and (x.min() < 0 or x.max() > 255):
+        raise ValueError(f"{where}: x holds integers {x.min()}..{x.max()}; integer pixels are 0..255, "
+                         f"others are stored as float")
+    return x.astype(np.uint8, copy=False)
+
+
+def _tokens(where: str, x) -> np.ndarray:
+    if x.dtype.kind not in "iu" or x.ndim != 2 or not x.size:
+        raise ValueError(f"{where}: x is {x.dtype} {x.shape}; tokens are integers [N, T], other numbers are stored as float")
+    if x.min() < 0 or x.max() >= 2**31 - 1:
+        raise ValueError(f"{where}: x holds integers {x.min()}..{x.max()}; tokens are 0 or more, and other numbers are "
+                         "stored as float")
+    return x.astype(np.int32, copy=False)
+
+
+def _finite(where: str, x: np.ndarray, things: str, noun: str) -> np.ndarray:
+    if not x.size:
+        raise ValueError(f"{where}: x has shape {x.shape}; it needs at least one {noun} of at least one number")
+    with np.errstate(over="ignore"):
+        x = x.astype(np.float32, copy=False)
+    bad = ~np.isfinite(x)
+    if bad.any():
+        first = np.argmax(bad.reshape(len(x), -1).any(1))
+        raise ValueError(f"{where}: {bad.sum()} NaN or infinite {things}, the first in {noun} {first}; "
+                         f"{things} are finite numbers")
+    return x
+
+
+def checked_count(where: str, y, inputs: np.ndarray) -> np.ndarray:
+    """`y` as an array. Raises ValueError, beginning with `where`, where it has not as many rows as `inputs`."""
+    y, noun = np.asarray(y), NOUNS[kind_of(inputs)]
+    if y.ndim and len(y) != len(inputs):
+        raise ValueError(f"{where}: {len(y)} labels for {len(inputs)} {noun}s; each {noun} needs one")
+    return y
+
+
+def checked_labels(where: str, y, inputs: int) -> np.ndarray:
+    """`y` as [inputs] int32 classes. Raises ValueError, beginning with `where`, if it is no such labels."""
+    y = np.asarray(y)
+    if y.ndim == 1 and len(y) != inputs:
+        raise ValueError(f"{where}: {len(y)} labels for {inputs} images; each image needs one")
+    return named("classification").check(where, y, 2**31 - 1)
+
+
+def moments(inputs: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of the last axis [C] float32, piece by piece: a float64 copy of all is 8 times the set.
+
+    Those of bytes after a division by 255. A feature that does not vary has standard deviation 1, pixels MIN_STD.
+    """
+    scale, axes = 255 if inputs.dtype == np.uint8 else 1, tuple(range(inputs.ndim - 1))
+    pieces = np.array_split(train, -(-len(train) // max(1, min(1024, PIECE // inputs[0].size))))
+    count = len(train) * (inputs[0].size // inputs.shape[-1])
+    mean = sum((inputs[p] / np.float64(scale)).sum(axes) for p in pieces) / count
+    std = np.sqrt(sum(((inputs[p] / np.float64(scale) - mean) ** 2).sum(axes) for p in pieces) / count)
+    if kind_of(inputs) == "images":
+        return mean.astype(np.float32), np.maximum(std, MIN_STD).astype(np.float32)
+    return mean.astype(np.float32), np.where(std > 1e-6 * np.abs(mean), std, 1).astype(np.float32)

@@ -1,0 +1,92 @@
+"""Fixed splits: which examples are for what. They depend on the data alone, on no seed."""
+
+from __future__ import annotations
+
+import operator
+
+import numpy as np
+
+SPLITS = ("train", "valid", "holdout", "test")
+TEST, HOLDOUT = 0.2, 0.1
+
+
+def split(labels: np.ndarray, test: np.ndarray | None = None,
+          holdout: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """Four disjoint, sorted int32 index arrays that cover `labels` [N], stratified by class.
+
+    Of examples without classes all labels are 0, which makes the splits those of a fixed random permutation.
+
+    test, holdout: the indices of the given sets. Without a test set 20 % of each class become it; of the rest, without
+    a hold-out, 10 % of each class; train and valid take half each of what is left. Depends on the labels alone, on no
+    seed.
+    """
+    labels = np.asarray(labels)
+    if test is None:
+        test = _set_aside(labels, holdout)
+    given = holdout is not None
+    rest = np.setdiff1d(np.arange(len(labels)), np.union1d(test, holdout) if given else test)
+    place = quantiles(labels[rest])
+    first = 0 if given else HOLDOUT
+    middle = (1 + first) / 2
+    parts = {"train": rest[(place >= first) & (place < middle)], "valid": rest[place >= middle],
+             "holdout": np.sort(holdout) if given else rest[place < first], "test": np.sort(test)}
+    return {name: index.astype(np.int32) for name, index in parts.items()}
+
+
+def arranged(name: str, labels: np.ndarray, test: np.ndarray | None = None, holdout: np.ndarray | None = None,
+             limit: int | None = None, noun: str = "image") -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(kept, splits): which of `labels` are kept, sorted, and the splits as indices into those.
+
+    test, holdout: as for `split`. limit: how many to keep outside these, evenly of each class; always the same ones.
+    noun: what an example is called in messages.
+    Raises ValueError, in one line that begins with `name`, for a limit out of range or a split that stays empty.
+    """
+    if test is None:
+        test = _set_aside(labels, holdout)
+    kept = np.arange(len(labels))
+    given = test if holdout is None else np.union1d(test, holdout)
+    if limit is not None:
+        kept = _limited(name, labels, given, limit, noun)
+        test, holdout = (None if index is None else np.searchsorted(kept, index) for index in (test, holdout))
+    splits = split(labels[kept], test, holdout)
+    for part, index in splits.items():
+        if not len(index):
+            outside = "the test set" if holdout is None else "the test set and the hold-out"
+            raise ValueError(f"{name}: {len(kept) - len(given)} {noun}s outside {outside} leave the "
+                             f"{part} split empty; it takes at least 6{' of some class' if labels.any() else ''}")
+    return kept, splits
+
+
+def quantiles(labels: np.ndarray) -> np.ndarray:
+    """Place in (0, 1) of each example among those of its class, in a shuffled order that never changes."""
+    order = np.random.default_rng(0).permutation(len(labels))
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    counts = np.bincount(labels)
+    ranks = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    place = np.empty(len(labels))
+    place[by_class] = (ranks + 0.5) / np.repeat(counts, counts)
+    return place
+
+
+def _limited(name, labels, given, limit, noun) -> np.ndarray:
+    """Indices of the given sets and of `limit` of the other examples."""
+    rest = np.setdiff1d(np.arange(len(labels)), given)
+    if whole_number(f"{name}: limit", limit, 1) > len(rest):
+        raise ValueError(f"{name}: limit {limit}, but it has {len(rest)} {noun}s outside the test set")
+    first = np.argsort(quantiles(labels[rest]), kind="stable")[:limit]
+    return np.union1d(rest[first], given)
+
+
+def _set_aside(labels: np.ndarray, holdout: np.ndarray | None = None) -> np.ndarray:
+    rest = np.arange(len(labels)) if holdout is None else np.setdiff1d(np.arange(len(labels)), holdout)
+    return rest[quantiles(labels[rest]) < TEST]
+
+
+def whole_number(what: str, value, least: int) -> int:
+    try:
+        value = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{what} {value!r}; it is a whole number, at least {least}") from None
+    if value < least:
+        raise ValueError(f"{what} {value}; it is at least {least}")
+    return value

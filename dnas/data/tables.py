@@ -1,0 +1,162 @@
+"""A table as a data set: a .csv file whose rows are examples and one of whose columns is predicted."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dnas.data.dataset import Dataset, from_arrays
+
+TARGETS = ("target", "label", "class", "y")
+"""Names of the column that is predicted where none is named, the first that is there."""
+CLASSES = 20
+"""Most different integers that are taken for classes rather than for values."""
+CATEGORIES = 256
+"""Most different texts of a column, each of which becomes a feature of 0 and 1."""
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+INTEGER = re.compile(r"[+-]?\d{1,9}", re.ASCII)
+MISSING = ("", "?", "na", "n/a", "nan", "null", "none")
+"""What stands for a missing number, in small letters; in a column of texts only the first does."""
+
+
+class Table:
+    """The columns of a .csv file: `columns[name]` are the cells of one, `lines` the line of the file of each row."""
+
+    def __init__(self, path: Path):
+        self.path, rows = path, _rows(path)
+        if not rows:
+            raise ValueError(f"{path}: it is empty; its first line must name the columns, separated by commas")
+        (_, header), *rows = rows
+        names = [name.strip() for name in header]
+        for name in names:
+            if not name or not name.isprintable():
+                raise ValueError(f"{path}: column {names.index(name) + 1} has no name that can be printed; the first line "
+                                 "must name the columns")
+            if names.count(name) > 1:
+                raise ValueError(f"{path}: two columns are called {name!r}; every column needs a name of its own")
+        if len(names) == 1:
+            raise ValueError(f"{path}: it has one column, {names[0][:60]!r}; columns are separated by commas, and one of "
+                             "several is predicted")
+        for line, row in rows:
+            if len(row) != len(names):
+                raise ValueError(f"{path}, line {line}: {len(row)} fields; the header names {len(names)} columns")
+        if not rows:
+            raise ValueError(f"{path}: it has no rows below its header")
+        self.lines = [line for line, _ in rows]
+        self.columns = {name: [row[i].strip() for _, row in rows] for i, name in enumerate(names)}
+
+    def numbers(self, name: str) -> np.ndarray | None:
+        """The column as float64 [N]; None where it holds texts. Raises ValueError, naming the line, for a missing value."""
+        cells = self.columns[name]
+        missing = [cell.lower() in MISSING for cell in cells]
+        if all(NUMBER.fullmatch(cell) or gone for cell, gone in zip(cells, missing)) and not all(missing):
+            self._refuse(name, missing)
+            return np.array(cells, np.float64)
+        self._refuse(name, [not cell for cell in cells])
+        return None
+
+    def _refuse(self, name: str, missing: Sequence[bool]) -> None:
+        if any(missing):
+            first = missing.index(True)
+            more = f", and {sum(missing) - 1} more of the column" if sum(missing) > 1 else ""
+            raise ValueError(f"{self.path}, line {self.lines[first]}: column {name!r} is {self.columns[name][first]!r}, a "
+                             f"missing value{more}; fill it, or take away the row or the column")
+
+
+def csv_table(path: Path, *, target: str | None = None, task: str | None = None, standardise: bool | None = None,
+              limit: int | None = None) -> Dataset:
+    """The Dataset of a .csv file, its first line the names of the columns: inputs are features [N, F] float32.
+
+    Columns of numbers are features as they are; each different text of any other column is a feature that is 0 or 1.
+    target: the column that is predicted; default the first of TARGETS that is there. Texts, and at most CLASSES different
+    integers, are classes, in the order of their names or values; other numbers are values, for regression.
+    task: overrides that. standardise, limit: as for `from_arrays`.
+    Raises ValueError, in one line that names the file and the line or column, for whatever does not fit.
+    """
+    table = Table(path)
+    target = _target(table, target)
+    y, names = _predicted(table, target, task)
+    parts = [_features(table, name) for name in table.columns if name != target]
+    return from_arrays(str(path), np.concatenate(parts, 1), y, task=task or ("classification" if names else "regression"),
+                       standardise=standardise, limit=limit, kind="features", class_names=names)._replace(
+                           name=path.resolve().stem)
+
+
+def _rows(path: Path) -> list[tuple[int, list[str]]]:
+    """Number of the line on which it ends, and fields, of each row that is not blank."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[:error.start].count(b"\n") + 1
+        raise ValueError(f"{path}, line {line}: it is not UTF-8; the table has to be stored as that") from None
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}; it should be a file that can be read") from None
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        return [(reader.line_num, row) for row in reader if row]
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: {error}; fields with commas or line ends are in double "
+                         "quotes") from None
+
+
+def _target(table: Table, target: str | None) -> str:
+    names = list(table.columns)
+    listed = ", ".join(names[:30]) + (", ..." if len(names) > 30 else "")
+    if target is None:
+        lower = {name.lower(): name for name in reversed(names)}
+        found = next((lower[name] for name in TARGETS if name in lower), None)
+        if found is None:
+            raise ValueError(f"{table.path}: --target has to name the column that is predicted; there are {listed}")
+        return found
+    if target in names:
+        return target
+    near = difflib.get_close_matches(target, names, 1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(f"{table.path}: no column {target!r} to predict; {hint}there are {listed}")
+
+
+def _predicted(table: Table, target: str, task: str | None) -> tuple[np.ndarray, list[str]]:
+    """The targets, and the names of their classes, none where they are values."""
+    values, cells = table.numbers(target), table.columns[target]
+    if task in ("multilabel", "dense", "next-token"):
+        raise ValueError(f"{table.path}: task {task} needs several targets a row, and a table has one column of them; "
+                         "--task classification or regression fits")
+    if task == "regression" and values is None:
+        wrong = next(i for i, cell in enumerate(cells) if not NUMBER.fullmatch(cell))
+        raise ValueError(f"{table.path}, line {table.lines[wrong]}: column {target!r} is {cells[wrong]!r}, which is not a "
+                         "number; --task classification fits texts")
+    integers = values is not None and all(INTEGER.fullmatch(cell) for cell in cells)
+    few = integers and len(np.unique(values)) <= CLASSES
+    if values is not None and task != "classification" and not (few and task is None):
+        return values, []
+    keys = cells if values is None else values
+    different, y = np.unique(np.array(keys), return_inverse=True)
+    names = [str(key) if values is None else str(int(key)) if key.is_integer() else repr(float(key)) for key in different]
+    if len(names) < 2:
+        raise ValueError(f"{table.path}: column {target!r} is {names[0]!r} in every row; there is nothing to predict")
+    odd = next((name for name in names if not name.isprintable()), None)
+    if odd is not None:
+        raise ValueError(f"{table.path}: class {ascii(odd)} has a name that cannot be printed; call it something else")
+    return y.reshape(-1), names
+
+
+def _features(table: Table, name: str) -> np.ndarray:
+    """The features [N, ...] of a column."""
+    values = table.numbers(name)
+    if values is not None:
+        large = np.abs(values) > np.finfo(np.float32).max
+        if large.any():
+            raise ValueError(f"{table.path}, line {table.lines[large.argmax()]}: column {name!r} is "
+                             f"{table.columns[name][large.argmax()]}, which float32 cannot hold")
+        return values[:, None].astype(np.float32)
+    texts, which = np.unique(np.array(table.columns[name]), return_inverse=True)
+    if len(texts) > CATEGORIES:
+        raise ValueError(f"{table.path}: column {name!r} has {len(texts)} different texts, such as {texts[0][:40]!r}; more "
+                         f"than {CATEGORIES} are refused; take the column away, or turn it into numbers")
+    return (which.reshape(-1, 1) == np.arange(len(texts))).astype(np.float32)

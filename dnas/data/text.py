@@ -1,0 +1,74 @@
+"""A text as a data set: windows of characters, and the character after each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from dnas.data.dataset import Dataset, assembled
+from dnas.data.splits import HOLDOUT, SPLITS, TEST, whole_number
+
+WINDOW = 64
+
+
+def text_file(path: Path, *, window: int | None = None, limit: int | None = None) -> Dataset:
+    """The Dataset of a UTF-8 file for the task next-token: inputs and targets [N, window] int32, numbers of characters.
+
+    Characters are numbered in the order of their code points; `class_names` are they, escaped where they cannot be printed.
+    The text is cut into four blocks, train, valid, holdout and test, and each of them into windows that do not overlap, so
+    that splits share no characters. A target is the character after its input, of the same block.
+    window: characters, default WINDOW. limit: windows to keep outside the test set, the first of each block.
+    Raises ValueError, in one line that begins with the path, where it is no such text or too short.
+    """
+    window = whole_number(f"{path}: window", WINDOW if window is None else window, 1)
+    numbers, characters = _numbered(path)
+    blocks = dict(zip(SPLITS, np.split(numbers, _borders(len(numbers)))))
+    counts = {part: max(0, len(block) - 1) // window for part, block in blocks.items()}
+    if min(counts.values()) < 1:
+        part = min(counts, key=counts.get)
+        raise ValueError(f"{path}: {len(numbers):,} characters leave {len(blocks[part]):,} for the {part} split, which "
+                         f"needs at least {window + 1} for a window of {window}")
+    counts |= _limited(str(path), {part: counts[part] for part in SPLITS[:3]}, limit)
+    inputs, targets = (np.concatenate([blocks[part][shift:shift + counts[part] * window] for part in SPLITS])
+                       .reshape(-1, window) for shift in (0, 1))
+    splits = dict(zip(SPLITS, np.split(np.arange(len(inputs), dtype=np.int32), np.cumsum(list(counts.values()))[:-1])))
+    names = tuple(c if c.isprintable() else ascii(c)[1:-1] for c in characters)
+    data = assembled(str(path), inputs, targets, splits, len(characters), "next-token")
+    return data._replace(name=path.resolve().stem, class_names=names)
+
+
+def _numbered(path: Path) -> tuple[np.ndarray, list[str]]:
+    """The number of each character int32, and the characters in the order of these."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: byte {error.start} is not UTF-8; the text has to be stored as that") from None
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}; it should be a file that can be read") from None
+    codes, numbers = np.unique(np.frombuffer(text.encode("utf-32-le"), np.uint32), return_inverse=True)
+    if len(codes) < 2:
+        raise ValueError(f"{path}: {len(codes)} different characters; a text needs at least two")
+    return numbers.reshape(-1).astype(np.int32), [chr(code) for code in codes]
+
+
+def _borders(length: int) -> list[int]:
+    """Where the blocks of valid, holdout and test begin."""
+    test = round(length * (1 - TEST))
+    holdout = round(test * (1 - HOLDOUT))
+    return [holdout // 2, holdout, test]
+
+
+def _limited(where: str, counts: dict[str, int], limit: int | None) -> dict[str, int]:
+    """How many windows of each part are kept, in the proportions in which they are there."""
+    total = sum(counts.values())
+    if limit is None:
+        return counts
+    if whole_number(f"{where}: limit", limit, 1) > total:
+        raise ValueError(f"{where}: limit {limit}, but it has {total} windows outside the test set")
+    ends = np.rint(np.cumsum(list(counts.values())) * (limit / total)).astype(int)
+    kept = dict(zip(counts, np.diff(ends, prepend=0).tolist()))
+    if min(kept.values()) < 1:
+        part = min(kept, key=kept.get)
+        raise ValueError(f"{where}: {limit} windows outside the test set leave the {part} split empty")
+    return kept
