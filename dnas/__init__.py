@@ -6,9 +6,12 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dnas.algorithms.players import BilevelOptimizer, Method, SearchInfo, SearchState
+    from dnas.algorithms.method import Algorithm, Method
+    from dnas.algorithms.players import Player, SearchState, Term
     from dnas.checkpoint import CorruptCheckpoint
-    from dnas.engine.search import NonFiniteLoss, Result, estimate, search, search_seeds
+    from dnas.engine.lanes import NonFiniteLoss
+    from dnas.engine.search import Lane, Result, estimate, search, search_lanes
+    from dnas.task import Task
     from dnas.run import Run, RunWriteError, load_genotype, open_run
     from dnas.types import Batch, Choice, Evaluator, Genotype, Group, Network, SearchSpace
 
@@ -16,10 +19,13 @@ if TYPE_CHECKING:
 
 _PLACES = {
     name: place for place, names in {
-        "algorithms.players": ("BilevelOptimizer", "Method", "SearchInfo", "SearchState"),
+        "algorithms.method": ("Algorithm", "Method"),
+        "algorithms.players": ("Player", "SearchState", "Term"),
         "checkpoint": ("CorruptCheckpoint",),
-        "engine.search": ("NonFiniteLoss", "Result", "estimate", "search", "search_seeds"),
+        "engine.lanes": ("NonFiniteLoss",),
+        "engine.search": ("Lane", "Result", "estimate", "search", "search_lanes"),
         "run": ("Run", "RunWriteError", "load_genotype", "open_run"),
+        "task": ("Task",),
         "types": ("Batch", "Choice", "Evaluator", "Genotype", "Group", "Network", "SearchSpace"),
     }.items() for name in names
 }
@@ -27,9 +33,9 @@ _BUILDS_SPACES = {"Trained": "search_spaces.trained", "load": "search_spaces.tra
 """Named as places, as the spaces themselves are: nothing in this package imports one."""
 
 __all__ = [
-    "Batch", "BilevelOptimizer", "Choice", "CorruptCheckpoint", "Evaluator", "Genotype", "Group", "Method",
-    "Network", "NonFiniteLoss", "Result", "Run", "RunWriteError", "SearchInfo", "SearchSpace", "SearchState", "Trained",
-    "estimate", "load", "load_genotype", "open_run", "search", "search_seeds",
+    "Algorithm", "Batch", "Choice", "CorruptCheckpoint", "Evaluator", "Genotype", "Group", "Lane", "Method", "Network",
+    "NonFiniteLoss", "Player", "Result", "Run", "RunWriteError", "SearchSpace", "SearchState", "Task", "Term", "Trained",
+    "estimate", "load", "load_genotype", "open_run", "search", "search_lanes",
 ]
 
 

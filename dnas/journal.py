@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from dnas import checkpoint, pictures
-from dnas.run import Run
+from dnas.run import FAILED, Run, write_json
 from dnas.tensorboard import Events, events
 from dnas.types import Array, Group, SearchSpace
 
@@ -37,6 +37,7 @@ class Journal(NamedTuple):
     """records and last as in Notes; trajectory: the logits `[epochs + 1, E, K]` so far, by name.
 
     epoch(record, timing, state, genotype): writes all of an epoch, the checkpoint last.
+    fail(reason): records that the search cannot go on; starting it again takes that back.
     end(genotype): writes the genotype that is the result, and draws the pictures.
     """
 
@@ -44,6 +45,7 @@ class Journal(NamedTuple):
     trajectory: dict[str, np.ndarray]
     last: Callable[[], str]
     epoch: Callable[..., None]
+    fail: Callable[[str], None]
     end: Callable[..., None]
 
 
@@ -94,6 +96,7 @@ def journal(run: Run | None, space: SearchSpace, first: int, arch: Mapping[str, 
                              "restore the file, or search again in another --run")
     if run:
         run.save_groups(space.groups)
+        (run.folder / FAILED).unlink(missing_ok=True)
     with notes(run, first, space.groups) as noted:
         def epoch(record, timing, state, genotype):
             for name, rows in state.arch.items():
@@ -102,6 +105,10 @@ def journal(run: Run | None, space: SearchSpace, first: int, arch: Mapping[str, 
                 run.save_arch(trajectory)
                 run.save_genotype(genotype)
             noted.epoch(record, timing, state, state.arch)
+
+        def fail(reason):
+            if run:
+                write_json(run.folder / FAILED, {"error": reason})
 
         def end(genotype):
             if not run:
@@ -113,4 +120,4 @@ def journal(run: Run | None, space: SearchSpace, first: int, arch: Mapping[str, 
             pictures.draw_curves(noted.records, run.folder / "curves.svg")
             noted.board.picture(run.folder / "cells.png", len(noted.records))
 
-        yield Journal(noted.records, trajectory, noted.last, epoch, end)
+        yield Journal(noted.records, trajectory, noted.last, epoch, fail, end)

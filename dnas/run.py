@@ -24,6 +24,8 @@ import numpy as np
 from dnas import lock as locks
 from dnas.types import LONGEST, Genotype, Group
 
+FAILED = "failed.json"
+"""Says why a search cannot go on: {"error": text}."""
 MOST_SHOWN = 8
 """Differences between two configs that a message names."""
 

@@ -18,7 +18,7 @@ a search, and while a selection fine-tunes the share of the first learning rate 
 
 
 class Time(NamedTuple):
-    """Where a search or a training is: `step` steps behind it, of `epochs` epochs of `steps` steps. Scalars, traced or not."""
+    """Where a search or a training is: `step` steps behind it, of `epochs` epochs of `steps` steps. Scalars."""
 
     step: Array
     epochs: Array

@@ -1,22 +1,25 @@
-"""The step that trains a network from scratch: cross-entropy, what regularises it, and an optimiser's update."""
+"""The step that trains a network by itself: the loss of its task, what regularises it, and an optimiser's update."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from dnas.algorithms.distillation import Teacher
-from dnas.algorithms.optimizers import refuse_negative
+from dnas.algorithms.optimizers import sgd
+from dnas.algorithms.schedules import Hyper, cosine_by_epoch, refuse_negative, time_of
+from dnas.task import Task
 from dnas.types import Array, Network, Stats, Tree, Weights
 
 
 class TrainState(NamedTuple):
-    """All that the next step needs. `step` counts steps taken; `average`: of weights and stats, `teacher`: what it knows;
-    () without one."""
+    """All that the next step needs. `step` counts steps taken; `average`: of weights and stats, `teacher`: its arrays; ()
+    without one."""
 
     step: Array
     weights: Weights
@@ -26,107 +29,155 @@ class TrainState(NamedTuple):
     teacher: Tree = ()
 
 
-class TrainInfo(NamedTuple):
-    """Of one mini-batch, before the step: the loss that is trained on, with smoothed labels, weights of the images,
-    the auxiliary head's part and the teacher's if there are such, in nats, and the accuracy in [0, 1]."""
+class Recipe(NamedTuple):
+    """How a network is trained. The defaults are those of DARTS's final networks (arXiv 1806.09055; quark0/darts,
+    cnn/train.py), not regularised. All but nesterov and dtype are numbers: another value compiles nothing anew, except
+    where a part is turned on that was off, at 0.
 
-    train_loss: Array
-    train_accuracy: Array
+    lr, lr_min: first and last learning rate, along a cosine, once an epoch. momentum, nesterov, weight_decay: of SGD.
+    clip: largest norm of the gradient, 0 for no limit.
+    label_smoothing: share of a target that is spread over all classes. cutout: side in pixels of a square left out.
+    drop_path: probability of dropping an operation's output after the last epoch, reached linearly from 0.
+    ema: decay of a running average of weights and stats, which is the result; 0 for none. In the first steps it is
+        (1 + steps) / (10 + steps) at most, as TensorFlow's, so that the average forgets the initial weights.
+    auxiliary: weight of the loss of the auxiliary head. distill, distill_temperature: the teacher's share of the loss, and
+        what outputs are divided by. dtype: in which a step computes; weights and statistics are float32.
+    """
+
+    lr: float = 0.025
+    lr_min: float = 0.0
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 3e-4
+    clip: float = 5.0
+    label_smoothing: float = 0.0
+    cutout: int = 0
+    drop_path: float = 0.0
+    ema: float = 0.0
+    auxiliary: float = 0.0
+    distill: float = 0.0
+    distill_temperature: float = 2.0
+    dtype: str = "float32"
+
+    def check(self) -> Recipe:
+        """This recipe. Raises ValueError, in one line, where a value is out of range."""
+        least_zero = "lr", "lr_min", "momentum", "weight_decay", "clip", "cutout", "auxiliary"
+        refuse_negative(**{name: getattr(self, name) for name in least_zero})
+        for name in ("momentum", "label_smoothing", "drop_path", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, it must be at least 0 and below 1")
+        if not 0 <= self.distill <= 1:
+            raise ValueError(f"distill is {self.distill:g}, it must be 0 to 1: the share of the loss that is the teacher's")
+        if not self.distill_temperature > 0:
+            raise ValueError(f"distill_temperature is {self.distill_temperature:g}, it must be above 0")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype is {self.dtype!r}, it must be float32 or bfloat16")
+        return self
+
+    def numbers(self, *, epochs: int, steps: int) -> dict[str, Any]:
+        """All numbers of a training of `epochs` epochs of `steps` steps, as arrays: what a step is given."""
+        values = {name: value for name, value in self._asdict().items() if name not in ("nesterov", "dtype", "cutout")}
+        values["clip"] = self.clip or np.inf
+        return {name: np.float32(value) for name, value in values.items()} | {
+            "epochs": np.int32(epochs), "steps": np.int32(steps), "cutout": np.int32(self.cutout)}
 
 
 class Trainer(NamedTuple):
-    """init(key, images) -> state; start(weights, stats) -> state, with copies of these; step(key, state, batch) -> state,
-    info, pure and traceable; result(state) -> weights, stats, by which the network is judged."""
+    """init(key, inputs) -> state; start(weights, stats) -> state, with copies of these; step(key, state, batch, hyper) ->
+    state, {name: scalar}, pure and traceable; result(state) -> weights, stats, by which the network is judged."""
 
     init: Callable[..., TrainState]
     start: Callable[[Weights, Stats], TrainState]
-    step: Callable[..., tuple[TrainState, TrainInfo]]
+    step: Callable[..., tuple[TrainState, dict[str, Array]]]
     result: Callable[[TrainState], tuple[Weights, Stats]]
 
 
-def trainer(network: Network, tx: optax.GradientTransformation, *, label_smoothing: float = 0.0,
-            drop_path: Callable[[Array], Array] | None = None, ema: float = 0.0, auxiliary: float = 0.0,
-            teacher: Teacher | None = None) -> Trainer:
-    """Trains `network` by `tx`, such as `dnas.algorithms.optimizers.sgd`, on batches that are augmented already.
+def trainer(network: Network, task: Task, recipe: Recipe, *, teacher: Teacher | None = None) -> Trainer:
+    """Trains `network` on batches that are augmented already.
 
-    Args:
-        label_smoothing: share of the target that is spread over all classes.
-        drop_path: steps taken -> probability with which the output of an operation is dropped; see `linear_ramp`.
-        ema: decay of a running average of weights and stats, which is the result; 0 for none. In the first steps it is
-            (1 + steps) / (10 + steps) at most, as TensorFlow's, so that the average forgets the initial weights.
-        auxiliary: weight of the loss of the auxiliary head, which the network must have; 0 for none.
-        teacher: whose logits are a part of the target; what it knows travels in the state.
+    What a step reports of a mini-batch is from before the step: the loss that is trained on, with smoothed targets, weights
+    of examples, the auxiliary head's part and the teacher's if there are such, and the task's metrics.
 
-    Raises ValueError where a value is out of range.
+    recipe: which of its parts there are; the numbers come with each step. teacher: whose outputs are a part of the
+    target, if recipe.distill is above 0; its arrays travel in the state.
+
+    Raises ValueError where the task cannot be smoothed or distilled.
     """
-    refuse_negative(auxiliary=auxiliary)
-    for name, value in (("label_smoothing", label_smoothing), ("ema", ema)):
-        if not 0 <= value < 1:
-            raise ValueError(f"{name} is {value}, it must be at least 0 and below 1")
+    teacher = teacher if recipe.distill else None
+    smoothed, dropped, averaged = recipe.label_smoothing > 0, recipe.drop_path > 0, recipe.ema > 0
+    network = trained_in(network, recipe.dtype)
+    if smoothed and task.smoothed is None:
+        raise ValueError(f"label_smoothing spreads classes, which the task {task.name} does not have; it must be 0")
+    if teacher and task.divergence is None:
+        raise ValueError(f"the task {task.name} has no divergence to distil by; distill must be 0")
 
-    def cross_entropy(logits, batch):
-        if not label_smoothing:
-            return batch.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets))
-        targets = jax.nn.one_hot(batch.targets, logits.shape[-1], dtype=logits.dtype)
-        return batch.mean(optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing)))
+    def optimizer(hyper, t):
+        return sgd(cosine_by_epoch("lr", "lr_min")(hyper, t), momentum=hyper["momentum"], decay=hyper["weight_decay"],
+                   clip=hyper["clip"], nesterov=recipe.nesterov)
 
-    def init(key, images):
-        return start(*network.init(key, images))
+    def loss_of(outputs, batch, hyper):
+        if smoothed:
+            return batch.mean(task.smoothed(outputs, batch.targets, hyper["label_smoothing"]))
+        return batch.mean(task.losses(outputs, batch.targets))
+
+    def init(key, inputs):
+        return start(*network.init(key, inputs))
 
     def start(weights, stats):
         copied = lambda: jax.tree.map(jnp.array, (weights, stats))
-        first, known = copied(), jax.tree.map(jnp.array, teacher.known) if teacher else ()
-        return TrainState(jnp.zeros((), jnp.int32), *first, tx.init(first[0]), copied() if ema else (), known)
+        zeros = recipe.numbers(epochs=1, steps=1)
+        first, arrays = copied(), jax.tree.map(jnp.array, teacher.arrays) if teacher else ()
+        opt = optimizer(zeros, time_of(zeros, 0)).init(first[0])
+        return TrainState(jnp.zeros((), jnp.int32), *first, opt, copied() if averaged else (), arrays)
 
-    def step(key, state, batch):
-        dropping = {} if drop_path is None else {"drop_path": drop_path(state.step)}
+    def step(key, state, batch, hyper):
+        t = time_of(hyper, state.step)
+        dropping = {"drop_path": hyper["drop_path"] * t.epoch / t.epochs} if dropped else {}
 
         def loss(weights):
-            logits, stats = network.apply(weights, state.stats, batch.inputs, train=True, key=key, **dropping)
-            logits, *others = logits if auxiliary else (logits,)
-            value = cross_entropy(logits, batch)
+            outputs, stats = network.apply(weights, state.stats, batch.inputs, train=True, key=key, **dropping)
+            outputs, *heads = outputs if recipe.auxiliary else (outputs,)
+            value = loss_of(outputs, batch, hyper)
             if teacher:
-                value = (1 - teacher.weight) * value + teacher.weight * teacher.loss(state.teacher, batch.inputs, logits)
-            for other in others:
-                value += auxiliary * cross_entropy(other, batch)
-            return value, (stats, jnp.mean(logits.argmax(-1) == batch.targets, dtype=value.dtype))
+                taught = jax.lax.stop_gradient(teacher.outputs(state.teacher, batch.inputs))
+                softened = task.soften(taught, hyper["distill_temperature"])
+                apart = task.divergence(softened, outputs, hyper["distill_temperature"]).mean()
+                value = (1 - hyper["distill"]) * value + hyper["distill"] * apart
+            for head in heads:
+                value += hyper["auxiliary"] * loss_of(head, batch, hyper)
+            metrics = {f"train_{name}": jnp.mean(metric(outputs, batch.targets), dtype=value.dtype)
+                       for name, metric in task.metrics.items()}
+            return value, (stats, metrics)
 
-        (value, (stats, accuracy)), grads = jax.value_and_grad(loss, has_aux=True)(state.weights)
-        updates, opt = tx.update(grads, state.opt, state.weights)
+        (value, (stats, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(state.weights)
+        updates, opt = optimizer(hyper, t).update(grads, state.opt, state.weights)
         weights = optax.apply_updates(state.weights, updates)
-        average = averaged(state, weights, stats) if ema else ()
+        average = running_average(state, weights, stats, hyper) if averaged else ()
         state = TrainState(state.step + 1, weights, stats, opt, average, state.teacher)
-        return state, TrainInfo(value, accuracy)
+        return state, {"train_loss": value, **metrics}
 
-    def averaged(state, weights, stats):
-        decay = jnp.minimum(ema, (1 + state.step) / (10 + state.step))
-        return jax.tree.map(lambda old, new: (decay * old + (1 - decay) * new).astype(new.dtype), state.average,
-                            (weights, stats))
+    return Trainer(init, start, step, lambda state: state.average if averaged else (state.weights, state.stats))
 
-    return Trainer(init, start, step, lambda state: state.average if ema else (state.weights, state.stats))
+
+def running_average(state: TrainState, weights: Weights, stats: Stats, hyper: Hyper) -> Tree:
+    """The average of weights and stats after a step, see `Recipe.ema`."""
+    decay = jnp.minimum(hyper["ema"], (1 + state.step) / (10 + state.step))
+    mean = lambda old, new: (decay * old + (1 - decay) * new).astype(new.dtype)
+    return jax.tree.map(mean, state.average, (weights, stats))
 
 
 def trained_in(network: Network, dtype: str) -> Network:
-    """`network`, which while training computes in `dtype`; weights, stats and logits stay as they are (mixed precision)."""
+    """`network`, which while training computes in `dtype`; weights, stats and outputs stay as they are (mixed precision)."""
     if dtype == "float32":
         return network
 
-    def apply(weights, stats, images, *, train, **given):
+    def apply(weights, stats, inputs, *, train, **given):
         if not train:
-            return network.apply(weights, stats, images, train=False, **given)
-        weights, images = jax.tree.map(lambda leaf: leaf.astype(dtype), (weights, images))
-        logits, moved = network.apply(weights, stats, images, train=True, **given)
+            return network.apply(weights, stats, inputs, train=False, **given)
+        cast = lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+        weights, inputs = jax.tree.map(cast, (weights, inputs))
+        outputs, moved = network.apply(weights, stats, inputs, train=True, **given)
         like = lambda new, old: new.astype(old.dtype)
-        return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), logits), jax.tree.map(like, moved, stats)
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), outputs), jax.tree.map(like, moved, stats)
 
     return network._replace(apply=apply)
-
-
-def linear_ramp(highest: float, epochs: int, steps: int) -> Callable[[Array], Array] | None:
-    """highest * e / epochs in epoch e, counted from 0, of `steps` steps; None where `highest` is 0.
-
-    DARTS's drop-path probability (quark0/darts, cnn/train.py). Raises ValueError for one that is not in [0, 1).
-    """
-    if not 0 <= highest < 1:
-        raise ValueError(f"drop_path is {highest}, it must be at least 0 and below 1")
-    return (lambda step: highest * (step // steps) / epochs) if highest else None

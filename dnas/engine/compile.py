@@ -1,31 +1,33 @@
 """Compiled programs: the only place that compiles what a search, a diagnosis, a selection or a training runs.
 
-All are compiled ahead of time, so that nothing can trace them again.
+All are compiled ahead of time, so that nothing can trace them again. Numbers of methods and trainings are arguments.
 """
 
 from __future__ import annotations
 
 import operator
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from dnas.algorithms.players import Method, cross_entropy
-from dnas.algorithms.supervised import Trainer
+from dnas import platform
+from dnas.algorithms.method import Algorithm
+from dnas.algorithms.players import task_loss
+from dnas.algorithms.schedules import Hyper
+from dnas.algorithms.supervised import Recipe, Trainer
 from dnas.data import Dataset, augment, evaluation_indices, mixed, normalise
 from dnas.data.augmentation import augment_by
 from dnas.data.augmentation import cutout as cut_out
 from dnas.engine.diagnose import curvature, largest_eigenvalue
-from dnas.platform import current, on_cpu
+from dnas.task import Task
 from dnas.types import Array, Batch, Gates, Network, SearchSpace, Tree
 
-LOOK_EVERY = 0.25
-"""Seconds between looks at the losses; each waits for the device."""
+METRICS_EVERY = 0.25
+"""Seconds between readings of the metrics; each waits for the device."""
 
 
 COMPILER_OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}}
@@ -40,248 +42,262 @@ class Examples(NamedTuple):
     targets: Array
 
 
-def epoch_of(method: Method, data: Dataset, examples: Examples, state: Tree, steps: int, batch: int) -> Callable:
-    """Compiles an epoch `(state, key, train, valid, *, look, steps) -> state, what look returned last`.
-
-    train, valid: rows of indices `[steps, batch]`. look(infos, done) is called with the values of the first `done`
-    steps, about every LOOK_EVERY seconds and after the last. A smaller `steps` takes those of the first rows only.
-    """
-    return epoch_by(*compile_steps(method, data, examples, state, steps, batch), examples, steps)
+def on_device(data: Dataset) -> Examples:
+    """The inputs and targets of a data set as arrays of the default device."""
+    return Examples(jnp.asarray(data.inputs), jnp.asarray(data.targets))
 
 
-def training_of(trainer: Trainer, data: Dataset, examples: Examples, state: Tree, steps: int, batch: int, *,
-                cutout: int = 0) -> Callable:
-    """Compiles an epoch `(state, key, rows, *, look) -> state, what look returned last` of a network's training.
+def shape_of(tree: Tree) -> Tree:
+    """The shapes and types of arrays, with which a program is compiled."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), tree)
 
-    rows: indices `[steps, batch]`; look as in `epoch_of`; cutout: side in pixels of a square that is left out, 0: none.
-    """
-    def step(state, key, examples, rows):
+
+def compile_search(algorithm: Algorithm, data: Dataset, examples: Examples, state: Tree, hyper: Hyper, steps: int,
+                   batch: int, width: int | None = None) -> tuple[Callable, Tree]:
+    """Compiles steps of a search, see `compile_steps`; each takes a row of the train and one of the valid split."""
+    def step(state, hyper, key, examples, train, valid):
+        step_key, train_key, valid_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
+        return algorithm.step(step_key, state, _loaded(train_key, data, examples, train),
+                              _loaded(valid_key, data, examples, valid), hyper)
+
+    return compile_steps(step, examples, state, hyper, steps, batch, 2, width)
+
+
+def compile_training(trainer: Trainer, recipe: Recipe, data: Dataset, examples: Examples, state: Tree, hyper: Hyper,
+                     steps: int, batch: int) -> tuple[Callable, Tree]:
+    """Compiles steps of a network's training, see `compile_steps`; each takes a row."""
+    def step(state, hyper, key, examples, rows):
         step_key, load_key = jax.random.split(jax.random.fold_in(key, state.step))
         loaded = _loaded(load_key, data, examples, rows)
-        if cutout:
-            loaded = loaded._replace(inputs=cut_out(jax.random.fold_in(load_key, 1), loaded.inputs, cutout))
-        state, info = trainer.step(step_key, state, loaded)
-        return state, info._asdict()
+        if recipe.cutout:
+            loaded = loaded._replace(inputs=cut_out(jax.random.fold_in(load_key, 1), loaded.inputs, hyper["cutout"]))
+        return trainer.step(step_key, state, loaded, hyper)
 
-    return epoch_by(*_compile_rows(step, examples, state, steps, batch, 1), examples, steps)
+    return compile_steps(step, examples, state, hyper, steps, batch, 1)
 
 
-def epoch_by(compiled: Callable, infos: Tree, examples: Examples, steps: int) -> Callable:
-    """An epoch `(state, key, *rows, look, steps) -> state, what look returned last` of what `compile_steps` returned."""
-    one_by_one = on_cpu()
+def compile_steps(step: Callable, examples: Examples, state: Tree, hyper: Hyper, steps: int, batch: int, splits: int,
+                  width: int | None = None) -> tuple[Callable, Tree]:
+    """Compiles `(state, metrics, hyper, key, examples, *rows, start, stop) -> state, metrics`: steps start..stop of an epoch
+    by `step(state, hyper, key, examples, *row) -> state, {name: scalar}`. Returns the program and the metrics' shapes.
 
-    def advance(state, key, *rows, look, steps=steps):
+    rows: indices `[steps, batch]` of each of `splits` splits. metrics: {name: [steps]}. On a CPU a call is one step, for the
+    gradient of a convolution is slow in its loops; elsewhere it is a loop on the device, and one program serves any number
+    of steps. With a `width` it is the same of so many lanes at once: state is a tuple of states like the one that is given,
+    and metrics, hyper, key and rows have a leading axis.
+    """
+    step = jax.jit(step)  # traced once, for what it returns and for the program
+
+    def steps_of(state, metrics, hyper, key, examples, *rows_start_stop):
+        *rows, start, stop = rows_start_stop
+
+        def body(row, carry):
+            state, info = step(carry[0], hyper, key, examples, *(indices[row] for indices in rows))
+            return state, {name: values.at[row].set(info[name]) for name, values in carry[1].items()}
+
+        if platform.on_cpu():
+            return body(start, (state, metrics))
+        return jax.lax.fori_loop(start, stop, body, (state, metrics))
+
+    def lanes_of(states, metrics, hyper, key, examples, *rest):
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        axes = (0, 0, 0, 0, None, *[0] * splits, None, None)
+        stacked, metrics = jax.vmap(steps_of, axes)(stacked, metrics, hyper, key, examples, *rest)
+        return tuple(jax.tree.map(operator.itemgetter(n), stacked) for n in range(width)), metrics
+
+    key, row, hyper = jax.eval_shape(jax.random.key, 0), jax.ShapeDtypeStruct((batch,), jnp.int32), shape_of(hyper)
+    _, info = jax.eval_shape(step, state, hyper, key, examples, *[row] * splits)
+    lanes = (width,) if width else ()
+    across = lambda leaf: jax.ShapeDtypeStruct((*lanes, *leaf.shape), leaf.dtype)
+    metrics = {name: jax.ShapeDtypeStruct((*lanes, steps), value.dtype) for name, value in info.items()}
+    rows, number = across(jax.ShapeDtypeStruct((steps, batch), jnp.int32)), jax.ShapeDtypeStruct((), jnp.int32)
+    lowered = jax.jit(lanes_of if width else steps_of, donate_argnums=(0, 1)).lower(
+        (state,) * width if width else state, metrics, jax.tree.map(across, hyper), across(key), examples, *[rows] * splits,
+        number, number)
+    return compile_lowered(lowered), metrics
+
+
+def epoch_of(program: Callable, metrics: Tree, examples: Examples, steps: int) -> Callable:
+    """An epoch `(state, hyper, key, *rows, on_metrics, steps=steps) -> state, what on_metrics returned last` of what
+    `compile_steps` returned.
+
+    on_metrics(metrics, done): is given the values of the first `done` steps, about every METRICS_EVERY seconds and after
+    the last step. A smaller `steps` takes those of the first rows only.
+    """
+    one_by_one = platform.on_cpu()
+
+    def advance(state, hyper, key, *rows, on_metrics, steps=steps):
         rows = [jnp.asarray(row) for row in rows]
-        values = {name: jnp.zeros(info.shape, info.dtype) for name, info in infos.items()}
-        done, stride, seen = 0, 1, time.monotonic()
+        values = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in metrics.items()}
+        done, stride, read = 0, 1, time.monotonic()
         while done < steps:
             stop = min(done + stride, steps)
-            state, values = compiled(state, values, key, examples, *rows, np.int32(done), np.int32(stop))
+            state, values = program(state, values, hyper, key, examples, *rows, np.int32(done), np.int32(stop))
             done = stop
-            waited = time.monotonic() - seen
-            if done == steps or waited > LOOK_EVERY or not one_by_one:
-                shown = look({name: np.asarray(value[..., :done]) for name, value in jax.device_get(values).items()}, done)
-                if not one_by_one and time.monotonic() - seen < LOOK_EVERY:
+            if done == steps or time.monotonic() - read > METRICS_EVERY or not one_by_one:
+                seen = {name: np.asarray(value[..., :done]) for name, value in jax.device_get(values).items()}
+                answer = on_metrics(seen, done)
+                if not one_by_one and time.monotonic() - read < METRICS_EVERY:
                     stride *= 2
-                seen = time.monotonic()
-        return state, shown
+                read = time.monotonic()
+        return state, answer
 
     return advance
 
 
-def compile_steps(method: Method, data: Dataset, examples: Examples, state: Tree, steps: int, batch: int,
-                  width: int | None = None):
-    """Compiles `(state, infos, key, examples, train, valid, start, stop) -> state, infos`: rows start..stop of an epoch.
+def compile_evaluation(space: SearchSpace, task: Task, data: Dataset, examples: Examples, state: Tree, gates: Gates,
+                       batch: int, split: str = "holdout") -> Callable:
+    """Compiles `(state, gates) -> {"loss", and each metric of the task: mean}`: each example of a split once, with batch
+    statistics."""
+    score = compile_scores(space, task, data, examples, state, gates, batch, 1, split=split)
 
-    Ahead of time, so that nothing can trace it again. On a CPU a call is one step, for the gradient of a convolution
-    is slow in its loops; elsewhere it is a loop on the device, and one program serves any number of rows.
-    With a `width` it is the same of so many searches at once: state is a tuple of states like the one that is given, and
-    infos, key, train and valid have a leading axis.
+    def evaluate(state, gates):
+        return {name: float(values.mean(dtype=np.float64)) for name, values in score(state, [gates]).items()}
+
+    return evaluate
+
+
+def compile_scores(space: SearchSpace, task: Task, data: Dataset, examples: Examples, state: Tree, gates: Gates, batch: int,
+                   width: int, *, split: str = "valid") -> Callable:
+    """Compiles `(state, masks, first, last) -> {name: [len(masks), last - first]}`: the loss, called "loss", and the task's
+    metrics of the supernet under several gates, on examples of a split, with batch statistics.
+
+    masks: at most `width` mappings {group: [E, K]}; what else `gates` has besides the groups is as there unless they say it.
+    first, last: positions in the mixed split. Batches are the same whatever these are, so they must fall on multiples of
+    `batch`, or at the split's end.
+
+    One program for any number of masks: on a CPU, where a batch fills the cores, mask after mask; elsewhere at once.
     """
-    def step(state, key, examples, train, valid):
-        step_key, train_key, valid_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
-        state, info = method.step(step_key, state, _loaded(train_key, data, examples, train),
-                                  _loaded(valid_key, data, examples, valid))
-        return state, info._asdict()
+    rows, _ = (jnp.asarray(a) for a in evaluation_indices(mixed(data.splits[split]), batch))
+    total, names = len(data.splits[split]), ["loss", *task.metrics]
 
-    return _compile_rows(step, examples, state, steps, batch, 2, width)
+    def score(weights, stats, stacked, count, examples, rows, start, stop):
+        def one(gates, row):
+            inputs, targets = normalise(examples.inputs[row], data.mean, data.std), examples.targets[row]
+            outputs, _ = space.apply(weights, stats, gates, inputs, train=True, key=None)
+            losses = task.losses(outputs, targets)
+            return jnp.stack([losses, *(metric(outputs, targets).astype(losses.dtype) for metric in task.metrics.values())])
 
+        def each(row):
+            if not platform.on_cpu():
+                return jax.vmap(one, (0, None))(stacked, row)
+            put = lambda m, scores: scores.at[m].set(one({g: a[m] for g, a in stacked.items()}, row))
+            return jax.lax.fori_loop(0, count, put, jnp.zeros((width, len(names), len(row))))
 
-def _loaded(key: Array, data: Dataset, examples: Examples, rows: Array) -> Batch:
-    """The augmented mini-batch of examples `rows`."""
-    pixels = examples.inputs[rows]
-    if data.augment is None:
-        pixels = augment(key, pixels, pad=data.pad, flip=data.flip)
-    else:
-        pixels = augment_by(data.augment, key, pixels)
-    return _batch(data, pixels, examples.targets[rows])
+        put = lambda b, scores: scores.at[b].set(each(rows[b]))
+        return jax.lax.fori_loop(start, stop, put, jnp.zeros((rows.shape[0], width, len(names), rows.shape[1])))
 
+    stack = lambda masks: {g: jnp.stack([jnp.asarray({**gates, **m}[g], jnp.float32) for m in masks]) for g in gates}
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    lowered = jax.jit(score).lower(state.weights, state.stats, stack([gates] * width), number, examples, rows, number, number)
+    program = compile_lowered(lowered)
+    size = rows.shape[1]
 
-def _batch(data: Dataset, pixels: Array, labels: Array) -> Batch:
-    weights = None if data.class_weights is None else jnp.asarray(data.class_weights)[labels]
-    return Batch(normalise(pixels, data.mean, data.std), labels, weights)
+    def scores_of(state, masks: Sequence[Gates], first: int = 0, last: int = total):
+        if not 0 < len(masks) <= width:
+            raise ValueError(f"{len(masks)} masks, the program takes 1 to {width}")
+        start, stop = first // size, -(-last // size)
+        scores = program(state.weights, state.stats, stack([*masks, *[masks[0]] * (width - len(masks))]),
+                         np.int32(len(masks)), examples, rows, np.int32(start), np.int32(stop))
+        scores = np.asarray(scores)[start:stop, :len(masks)]
+        flat = np.moveaxis(scores, (1, 2), (0, 1)).reshape(len(masks), len(names), -1)
+        flat = flat[:, :, first - start * size:last - start * size]
+        return {name: flat[:, i] for i, name in enumerate(names)}
 
-
-def _compile_rows(step: Callable, examples: Examples, state: Tree, steps: int, batch: int, sets: int,
-                  width: int | None = None):
-    """Compiles `step(state, key, examples, *row) -> state, {name: scalar}` as `compile_steps` says, for `sets` arrays of
-    rows."""
-    step = jax.jit(step)  # traced once, for what it returns and for the program
-
-    def steps_of(state, infos, key, examples, *rows_start_stop):
-        *rows, start, stop = rows_start_stop
-
-        def body(row, carry):
-            state, info = step(carry[0], key, examples, *(indices[row] for indices in rows))
-            return state, {name: values.at[row].set(info[name]) for name, values in carry[1].items()}
-
-        if on_cpu():
-            return body(start, (state, infos))
-        return jax.lax.fori_loop(start, stop, body, (state, infos))
-
-    def at_once(states, *rest):
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-        stacked, infos = jax.vmap(steps_of, (0, 0, 0, None, *[0] * sets, None, None))(stacked, *rest)
-        return tuple(jax.tree.map(operator.itemgetter(n), stacked) for n in range(width)), infos
-
-    key, row = jax.eval_shape(jax.random.key, 0), jax.ShapeDtypeStruct((batch,), jnp.int32)
-    _, info = jax.eval_shape(step, state, key, examples, *[row] * sets)
-    across = (width,) if width else ()
-    infos = {name: jax.ShapeDtypeStruct((*across, steps), value.dtype) for name, value in info.items()}
-    key, rows = jax.ShapeDtypeStruct(across, key.dtype), jax.ShapeDtypeStruct((*across, steps, batch), jnp.int32)
-    number, program = jax.ShapeDtypeStruct((), jnp.int32), at_once if width else steps_of
-    lowered = jax.jit(program, donate_argnums=(0, 1)).lower((state,) * width if width else state, infos, key, examples,
-                                                            *[rows] * sets, number, number)
-    return built(lowered), infos
+    return scores_of
 
 
-def evaluation(space: SearchSpace, data: Dataset, examples: Examples, state: Tree, gates: Gates, batch: int) -> Callable:
-    """Compiles `(state, gates) -> {"holdout_loss", "holdout_accuracy"}`: each image once, batch statistics."""
-    score = scorer(space, data, examples, state, gates, batch, 1, split="holdout")
+class Judgement(NamedTuple):
+    """What a trained network says of n examples. losses: [n]; metrics: {name: [n]}; predictions: [n, ...]."""
 
-    def of(state, gates):
-        loss, accuracy = (float(values.mean(dtype=np.float64)) for values in score(state, [gates]))
-        return {"holdout_loss": loss, "holdout_accuracy": accuracy}
-
-    return of
+    losses: np.ndarray
+    metrics: Mapping[str, np.ndarray]
+    predictions: np.ndarray
 
 
-def predictor(network: Network, data: Dataset, examples: Examples, weights: Tree, stats: Tree, batch: int) -> Callable:
-    """Compiles `(weights, stats, rows [n]) -> losses [n], classes [n]`: of each image the cross-entropy in nats and the
-    class that the trained network gives it, by its running averages. One program for any number of rows."""
-    def predict(weights, stats, examples, row):
-        pixels, labels = normalise(examples.inputs[row], data.mean, data.std), examples.targets[row]
-        logits, _ = network.apply(weights, stats, pixels, train=False, key=None)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels), logits.argmax(-1)
+def compile_judgement(network: Network, task: Task, data: Dataset, examples: Examples, weights: Tree, stats: Tree,
+                      batch: int) -> Callable:
+    """Compiles `(weights, stats, rows [n]) -> Judgement` of examples by a trained network, by its running averages. One
+    program for any number of rows."""
+    def judge(weights, stats, examples, row):
+        inputs, targets = normalise(examples.inputs[row], data.mean, data.std), examples.targets[row]
+        outputs, _ = network.apply(weights, stats, inputs, train=False, key=None)
+        metrics = {name: metric(outputs, targets) for name, metric in task.metrics.items()}
+        return Judgement(task.losses(outputs, targets), metrics, task.predict(outputs))
 
     row = jax.ShapeDtypeStruct((batch,), jnp.int32)
-    compiled = built(jax.jit(predict).lower(weights, stats, examples, row))
+    program = compile_lowered(jax.jit(judge).lower(weights, stats, examples, row))
 
-    def of(weights, stats, rows):
+    def judgement_of(weights, stats, rows):
         padded = np.resize(np.asarray(rows, np.int32), (-(-len(rows) // batch), batch))
-        found = jax.device_get([compiled(weights, stats, examples, row) for row in padded])
-        return tuple(np.concatenate(parts)[:len(rows)] for parts in zip(*found))
+        parts = jax.device_get([program(weights, stats, examples, row) for row in padded])
+        return jax.tree.map(lambda *values: np.concatenate(values)[:len(rows)], *parts)
 
-    return of
+    return judgement_of
 
 
-def settler(network: Network, data: Dataset, examples: Examples, weights: Tree, stats: Tree, batch: int) -> Callable:
-    """Compiles `(weights, stats, rows [S, batch]) -> stats`: for each running average the mean over S mini-batches, as
-    they are stored, of what the network averages; one that does not move stays as it was.
+def recalibrate_batch_norm(network: Network, data: Dataset, examples: Examples, weights: Tree, stats: Tree,
+                           rows: np.ndarray) -> Tree:
+    """Stats in which each running average is the mean, over the mini-batches `rows` `[S, batch]` as they are stored, of what
+    the network averages; one that does not move stays as it was.
 
     An average moves to share * old + (1 - share) * new: of old zeros, and divided by 1 - share, that is the new alone,
     and the share is its derivative with respect to the old.
     """
     def of_batch(weights, stats, examples, row):
-        pixels = normalise(examples.inputs[row], data.mean, data.std)
-        move = lambda stats: network.apply(weights, stats, pixels, train=True, key=None)[1]
+        inputs = normalise(examples.inputs[row], data.mean, data.std)
+        move = lambda stats: network.apply(weights, stats, inputs, train=True, key=None)[1]
         zeros, ones = (jax.tree.map(like, stats) for like in (jnp.zeros_like, jnp.ones_like))
         moved, share = jax.jvp(move, (zeros,), (ones,))
         return jax.tree.map(lambda old, new, share: jnp.where(share == 1, old, new / (1 - share)), stats, moved, share)
 
-    row = jax.ShapeDtypeStruct((batch,), jnp.int32)
-    compiled = jax.jit(of_batch).lower(weights, stats, examples, row).compile()
-
-    def of(weights, stats, rows):
-        found = [compiled(weights, stats, examples, row) for row in np.asarray(rows, np.int32)]
-        return jax.tree.map(lambda *values: sum(values) / len(values), *found)
-
-    return of
+    row = jax.ShapeDtypeStruct((rows.shape[1],), jnp.int32)
+    program = jax.jit(of_batch).lower(weights, stats, examples, row).compile()
+    averages = [program(weights, stats, examples, row) for row in np.asarray(rows, np.int32)]
+    return jax.tree.map(lambda *values: sum(values) / len(values), *averages)
 
 
-def scorer(space: SearchSpace, data: Dataset, examples: Examples, state: Tree, gates: Gates, batch: int,
-           width: int, *, split: str = "valid") -> Callable:
-    """Compiles `(state, masks, first, last) -> losses, hits`: the supernet under several gates, on examples of a split.
-
-    masks: at most `width` mappings {group: [E, K]}; first, last: positions in the mixed split. Returns arrays
-    `[len(masks), last - first]`: cross-entropies in nats, and 1 where the prediction is right. Batch statistics, of
-    batches that are the same whatever first and last are, so these fall on multiples of `batch`, or at the split's end.
-
-    One program for any number of masks: on a CPU, where a batch fills the cores, mask after mask; elsewhere at once.
-    """
-    rows, _ = (jnp.asarray(a) for a in evaluation_indices(mixed(data.splits[split]), batch))
-    total = len(data.splits[split])
-
-    def score(weights, stats, stacked, count, examples, rows, start, stop):
-        def one(gates, row):
-            pixels, labels = normalise(examples.inputs[row], data.mean, data.std), examples.targets[row]
-            logits, _ = space.apply(weights, stats, gates, pixels, train=True, key=None)
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            return jnp.stack([losses, (logits.argmax(-1) == labels).astype(losses.dtype)])
-
-        def each(row):
-            if not on_cpu():
-                return jax.vmap(one, (0, None))(stacked, row)
-            put = lambda m, found: found.at[m].set(one({g: a[m] for g, a in stacked.items()}, row))
-            return jax.lax.fori_loop(0, count, put, jnp.zeros((width, 2, len(row))))
-
-        put = lambda b, found: found.at[b].set(each(rows[b]))
-        return jax.lax.fori_loop(start, stop, put, jnp.zeros((rows.shape[0], width, 2, rows.shape[1])))
-
-    stack = lambda masks: {g: jnp.stack([jnp.asarray(m[g], jnp.float32) for m in masks]) for g in gates}
-    number = jax.ShapeDtypeStruct((), jnp.int32)
-    compiled = built(jax.jit(score).lower(state.weights, state.stats, stack([gates] * width), number, examples, rows,
-                                              number, number))
-    size = rows.shape[1]
-
-    def of(state, masks, first=0, last=total):
-        if not 0 < len(masks) <= width:
-            raise ValueError(f"{len(masks)} masks, the program takes 1 to {width}")
-        start, stop = first // size, -(-last // size)
-        found = compiled(state.weights, state.stats, stack([*masks, *[masks[0]] * (width - len(masks))]),
-                         np.int32(len(masks)), examples, rows, np.int32(start), np.int32(stop))
-        found = np.asarray(found)[start:stop, :len(masks)]
-        flat = np.moveaxis(found, (1, 2), (0, 1)).reshape(len(masks), 2, -1)
-        flat = flat[:, :, first - start * size:last - start * size]
-        return flat[:, 0], flat[:, 1]
-
-    return of
-
-
-def diagnosis(space: SearchSpace, method: Method, data: Dataset, examples: Examples, state: Tree, batch: int) -> Callable:
-    """Compiles `state -> {"sharpness", "eigenvalue"}` on the same few examples of the train and valid splits every time."""
+def compile_diagnosis(space: SearchSpace, task: Task, algorithm: Algorithm, data: Dataset, examples: Examples, state: Tree,
+                      hyper: Hyper, batch: int) -> Callable:
+    """Compiles `(state, hyper) -> {"sharpness", "eigenvalue"}` on the same few examples of the train and valid splits every
+    time."""
     def first(split):
         rows = jnp.asarray(mixed(data.splits[split])[:batch])
         return _batch(data, examples.inputs[rows], examples.targets[rows])
 
-    train, valid = first("train"), first("valid")
-    sharp, product = curvature(cross_entropy(space), method.gates)
+    train, valid, hyper = first("train"), first("valid"), shape_of(hyper)
+    sharp, product = curvature(task_loss(space, task), algorithm.gates)
     size = sum(leaf.size for leaf in jax.tree.leaves(state.arch))
-    sharp = built(jax.jit(sharp).lower(state, train))
-    product = built(jax.jit(product).lower(state, valid, jax.ShapeDtypeStruct((size,), jnp.float32)))
+    sharp = compile_lowered(jax.jit(sharp).lower(state, hyper, train))
+    product = compile_lowered(jax.jit(product).lower(state, hyper, valid, jax.ShapeDtypeStruct((size,), jnp.float32)))
 
-    def of(state):
-        times = lambda vector: np.asarray(product(state, valid, np.asarray(vector, np.float32)), np.float64)
-        return {"sharpness": float(sharp(state, train)), "eigenvalue": largest_eigenvalue(times, size)}
+    def diagnose(state, hyper):
+        times = lambda vector: np.asarray(product(state, hyper, valid, np.asarray(vector, np.float32)), np.float64)
+        return {"sharpness": float(sharp(state, hyper, train)), "eigenvalue": largest_eigenvalue(times, size)}
 
-    return of
+    return diagnose
 
 
-def built(lowered):
+def compile_lowered(lowered):
     """The program, with COMPILER_OPTIONS where this version of XLA knows them."""
     try:
-        return lowered.compile(compiler_options=COMPILER_OPTIONS.get(current()))
+        return lowered.compile(compiler_options=COMPILER_OPTIONS.get(platform.current()))
     except jax.errors.JaxRuntimeError as error:
         if "option" not in str(error):
             raise
         return lowered.compile()
+
+
+def _loaded(key: Array, data: Dataset, examples: Examples, rows: Array) -> Batch:
+    """The augmented mini-batch of examples `rows`."""
+    inputs = examples.inputs[rows]
+    if data.augment is not None:
+        inputs = augment_by(data.augment, key, inputs)
+    elif data.kind == "images":
+        inputs = augment(key, inputs, pad=data.pad, flip=data.flip)
+    return _batch(data, inputs, examples.targets[rows])
+
+
+def _batch(data: Dataset, inputs: Array, targets: Array) -> Batch:
+    weights = None if data.class_weights is None else jnp.asarray(data.class_weights)[targets]
+    return Batch(normalise(inputs, data.mean, data.std), targets, weights)

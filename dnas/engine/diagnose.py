@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from scipy.sparse.linalg import LinearOperator, eigsh
 
-from dnas.algorithms.players import Loss
+from dnas.algorithms.decisions import Stop
 from dnas.types import Array, Genotype, Tree
 
 WINDOW, DELTA, FACTOR, NOT_BEFORE = 5, 4, 1.3, 10
@@ -48,20 +47,22 @@ def largest_eigenvalue(product: Callable[[np.ndarray], np.ndarray], size: int, *
     return float(eigsh(operator, k=1, which="LA", v0=start, tol=tolerance, return_eigenvectors=False)[0])
 
 
-def curvature(loss: Loss, gates: Callable) -> tuple[Callable, Callable]:
-    """Two functions to compile: `sharp(state, train) -> sharpness` and `product(state, valid, vector) -> H vector`.
+def curvature(loss: Callable, gates: Callable) -> tuple[Callable, Callable]:
+    """Two functions to compile: `sharp(state, hyper, train) -> sharpness` and
+    `product(state, hyper, valid, vector) -> H vector`.
 
-    gates(state): differentiable in `state.arch`, whose leaves in their order make up the vector. Batch statistics.
+    loss: that of `dnas.algorithms.players.task_loss`, with batch statistics. gates(state, hyper): differentiable in
+    `state.arch`, whose leaves in their order make up the vector.
     """
-    def value(state, batch):
-        return loss(jax.random.key(0), state.weights, state.stats, gates(state), batch)[0]
+    def value(state, hyper, batch):
+        return loss(jax.random.key(0), state.weights, state.stats, gates(state, hyper), batch)[0]
 
-    def sharp(state, train):
-        return sharpness(lambda weights: value(state._replace(weights=weights), train), state.weights)
+    def sharp(state, hyper, train):
+        return sharpness(lambda weights: value(state._replace(weights=weights), hyper, train), state.weights)
 
-    def product(state, valid, vector):
+    def product(state, hyper, valid, vector):
         flat, unflat = ravel_pytree(state.arch)
-        slope = jax.grad(lambda flat: value(state._replace(arch=unflat(flat)), valid))
+        slope = jax.grad(lambda flat: value(state._replace(arch=unflat(flat)), hyper, valid))
         return jax.jvp(slope, (flat,), (vector.astype(flat.dtype),))[1]
 
     return sharp, product
@@ -88,25 +89,18 @@ def early_stop(epochs: Sequence[int], eigenvalues: Sequence[float]) -> tuple[int
     return None
 
 
-class Collapse(NamedTuple):
-    """A sentence for a person, and the epoch whose genotype to take instead, if an earlier one."""
-
-    sentence: str
-    epoch: int
-
-
-def collapse(records: Sequence[Mapping]) -> Collapse | None:
-    """What the records of a search say of its collapse; None if nothing."""
+def collapse(records: Sequence[Mapping]) -> Stop | None:
+    """What the records of a search say of its collapse, and the epoch whose genotype to take instead; None if nothing."""
     measured = [r for r in records if "eigenvalue" in r]
     if not measured:
         return None
     last = measured[-1]
     if last["skips"] == last["edges"]:
-        return Collapse(f"the architecture has collapsed: at epoch {last['epoch']} every edge is a skip connection",
-                        last["epoch"])
-    found = early_stop([r["epoch"] for r in measured], [r["eigenvalue"] for r in measured])
-    if found:
-        return Collapse(
-            f"the architecture may be collapsing: by epoch {found[0]} the largest eigenvalue of its Hessian had grown "
-            f"by more than {FACTOR} times; the genotype of epoch {found[1]} is the one to take (DARTS-ES)", found[1])
+        return Stop(f"the architecture has collapsed: at epoch {last['epoch']} every edge is a skip connection",
+                    last["epoch"])
+    stop = early_stop([r["epoch"] for r in measured], [r["eigenvalue"] for r in measured])
+    if stop:
+        return Stop(
+            f"the architecture may be collapsing: by epoch {stop[0]} the largest eigenvalue of its Hessian had grown "
+            f"by more than {FACTOR} times; the genotype of epoch {stop[1]} is the one to take (DARTS-ES)", stop[1])
     return None

@@ -1,19 +1,20 @@
-"""Several searches advanced by one program: all at once where the device is good at that, else in turn."""
+"""Lanes: several searches advanced by one program, as a leading axis where the device is good at that, else in turn."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dnas.algorithms.players import Method
+from dnas.algorithms.method import Algorithm
+from dnas.algorithms.schedules import Hyper
 from dnas.data import Dataset
-from dnas.engine.compile import Examples, compile_steps, epoch_by
+from dnas.engine.compile import Examples, compile_search, epoch_of
 from dnas.engine.devices import available, planned, size, spelled
 from dnas.platform import on_cpu
 from dnas.types import Array, Tree
@@ -23,13 +24,14 @@ class NonFiniteLoss(RuntimeError):
     """A loss became NaN or infinite. The message names the step and the last good checkpoint."""
 
 
-class Together(NamedTuple):
+class LaneProgram(NamedTuple):
     """An epoch of several searches.
 
-    advance: `(states, keys, train, valid, *, look) -> states` of `width` searches, all of them lists, train and valid of
-        rows `[steps, batch]`; look(infos, done) as for `dnas.engine.compile.epoch_of`, its values `[width, done]`.
-    width: searches that one call advances; there are calls until all have been.
-    memory: bytes for all searches, as estimated; None where nobody knows. note: on both, for a person.
+    advance: `(states, hypers, keys, train, valid, *, on_metrics) -> states` of `width` lanes, all of them lists, train and
+        valid of rows `[steps, batch]`; on_metrics(metrics, done) as for `dnas.engine.compile.epoch_of`, with values
+        `[width, done]`.
+    width: lanes that one call advances; there are calls until all have been.
+    memory: bytes for all lanes, as estimated; None if unavailable. note: on both, for a person.
     """
 
     advance: Callable
@@ -38,85 +40,111 @@ class Together(NamedTuple):
     note: str
 
 
-def epochs_of(method: Method, data: Dataset, images: Examples, state: Tree, steps: int, batch: int, searches: int, *,
-              at_once: bool | None = None) -> Together:
-    """Compiles an epoch of `searches` searches with states like `state`: of as many at once as the memory allows.
+def compile_lanes(algorithm: Algorithm, data: Dataset, examples: Examples, state: Tree, hyper: Hyper, steps: int, batch: int,
+                  lanes: int, *, at_once: bool | None = None) -> LaneProgram:
+    """Compiles an epoch of `lanes` searches with states like `state`: of as many at once as the memory allows.
 
     at_once: False for one after another by the program of a single one. None: so on a CPU, where a convolution of
         several networks at once takes longer than their convolutions one by one; at once elsewhere.
     """
     at_once = not on_cpu() if at_once is None else at_once
-    fitting, had, asked = searches if at_once else 1, available(), None
+    fitting, memory_there, all_at_once = lanes if at_once else 1, available(), None
     while True:
-        width = -(-searches // -(-searches // fitting))
-        compiled, infos = compile_steps(method, data, images, state, steps, batch, width if width > 1 else None)
-        plan = planned(compiled)
-        memory = plan and plan + (searches - width) * size(state)
-        asked = asked or memory
-        if width == 1 or None in (memory, had) or memory <= had:
+        width = -(-lanes // -(-lanes // fitting))
+        program, metrics = compile_search(algorithm, data, examples, state, hyper, steps, batch,
+                                          width if width > 1 else None)
+        plan = planned(program)
+        memory = plan and plan + (lanes - width) * size(state)
+        all_at_once = all_at_once or memory
+        if width == 1 or None in (memory, memory_there) or memory <= memory_there:
             break
-        each = (plan - size(images)) / width - size(state)  # beside its state, which is there in any case
-        fitting = min(max(int((had - size(images) - searches * size(state)) / each), 1), width - 1)
-    use = f"{spelled(memory)} of {spelled(had)}"
+        each = (plan - size(examples)) / width - size(state)  # beside its state, which is there in any case
+        fitting = min(max(int((memory_there - size(examples) - lanes * size(state)) / each), 1), width - 1)
+    use = f"{spelled(memory)} of {spelled(memory_there)}"
     if not at_once:
         why = " (a CPU takes longer for all at once)" if on_cpu() else ""
-        note = f"{searches} searches in turn, by one program{why}: {use}"
-    elif width == searches:
-        note = f"{searches} searches at once, in one program: {use}"
+        note = f"{lanes} searches in turn, by one program{why}: {use}"
+    elif width == lanes:
+        note = f"{lanes} searches at once, in one program: {use}"
     else:
-        note = f"{searches} searches at once need {spelled(asked)}, {fitting} would fit: {width} at a time, {use}"
-    if None not in (memory, had) and memory > had:
+        note = f"{lanes} searches at once need {spelled(all_at_once)}, {fitting} would fit: {width} at a time, {use}"
+    if None not in (memory, memory_there) and memory > memory_there:
         note += ", which may be too little"
-    return Together(_listed(epoch_by(compiled, infos, images, steps), width), width, memory, note)
+    advance = epoch_of(program, metrics, examples, steps)
+    return LaneProgram(_in_turn(advance) if width == 1 else _at_once(advance), width, memory, note)
 
 
-def _listed(advance: Callable, width: int) -> Callable:
-    """`Together.advance` of the epoch of a program of `width` searches."""
-    def alone(states, keys, train, valid, *, look):
-        each = lambda infos, done: look({name: values[None] for name, values in infos.items()}, done)
-        return [advance(states[0], keys[0], train[0], valid[0], look=each)[0]]
+def _in_turn(advance: Callable) -> Callable:
+    """`LaneProgram.advance` of the epoch of a program of a single search."""
+    def run(states, hypers, keys, train, valid, *, on_metrics):
+        each = lambda metrics, done: on_metrics({name: values[None] for name, values in metrics.items()}, done)
+        return [advance(states[0], hypers[0], keys[0], train[0], valid[0], on_metrics=each)[0]]
 
-    def at_once(states, keys, train, valid, *, look):
-        return list(advance(tuple(states), jnp.stack(keys), np.stack(train), np.stack(valid), look=look)[0])
+    return run
 
-    return alone if width == 1 else at_once
+
+def _at_once(advance: Callable) -> Callable:
+    """`LaneProgram.advance` of the epoch of a program of several lanes."""
+    def run(states, hypers, keys, train, valid, *, on_metrics):
+        hyper = {name: np.stack([hyper[name] for hyper in hypers]) for name in hypers[0]}
+        return list(advance(tuple(states), hyper, jnp.stack(keys), np.stack(train), np.stack(valid),
+                            on_metrics=on_metrics)[0])
+
+    return run
 
 
 class Epoch(NamedTuple):
-    """What a search asks for: its state after the steps of epoch `number`.
+    """An epoch that a lane is due for: its state before it and what the steps are given.
 
-    train, valid: rows `[steps, batch]`. look(infos, done, seconds): takes the values `[done]` of the first steps, and
-        this search's share of the seconds that they took; its last answer comes back with the state.
+    train, valid: rows `[steps, batch]`. on_metrics(metrics, done, seconds): is given the values `[done]` of the first
+    steps, and this lane's share of the seconds that they took.
     """
 
-    number: int
     state: Tree
+    hyper: Hyper
     key: Array
     train: np.ndarray
     valid: np.ndarray
-    look: Callable
+    on_metrics: Callable
 
 
-def advanced(together: Together, asked: Mapping[int, Epoch]) -> dict[int, tuple | NonFiniteLoss]:
-    """Gives those who ask, by their places among `together.width`, (state, look's last answer, seconds), or the error
-    that their look raised. Where nobody asks, somebody's steps are taken twice."""
-    begun, seen, failed = time.monotonic(), {}, {}
-    spare = next(iter(asked.values()))
-    epochs = [asked[place] if place in asked else spare._replace(state=jax.tree.map(jnp.copy, spare.state))
-              for place in range(together.width)]
-    share = lambda: (time.monotonic() - begun) / len(asked)
+class Advanced(NamedTuple):
+    """A lane after an epoch. summary: what its on_metrics returned last; seconds: its share of the time."""
 
-    def look(infos, done):
-        for place, epoch in asked.items():
+    state: Tree
+    summary: object
+    seconds: float
+
+
+def advance_lanes(program: LaneProgram, due: Sequence[Epoch]) -> list[Advanced | NonFiniteLoss]:
+    """Every due epoch, `program.width` of them at a time; of a lane whose on_metrics raised NonFiniteLoss that error.
+
+    Idle places of the program repeat an active lane's steps; the result is discarded.
+    """
+    done = []
+    for first in range(0, len(due), program.width):
+        done += _advance_group(program, due[first:first + program.width])
+    return done
+
+
+def _advance_group(program: LaneProgram, due: Sequence[Epoch]) -> list[Advanced | NonFiniteLoss]:
+    began, summaries, failed = time.monotonic(), {}, {}
+    idle = [due[0]._replace(state=jax.tree.map(jnp.copy, due[0].state)) for _ in range(program.width - len(due))]
+    share = lambda: (time.monotonic() - began) / len(due)
+
+    def on_metrics(metrics: Mapping[str, np.ndarray], done: int) -> None:
+        for place, epoch in enumerate(due):
             try:
                 if place not in failed:
-                    seen[place] = epoch.look({name: values[place] for name, values in infos.items()}, done, share())
+                    values = {name: value[place] for name, value in metrics.items()}
+                    summaries[place] = epoch.on_metrics(values, done, share())
             except NonFiniteLoss as error:
                 failed[place] = error
-        if len(failed) == len(asked):
-            raise next(iter(failed.values()))
+        if len(failed) == len(due):
+            raise failed[0]
 
+    states = [epoch.state for epoch in due]
     with contextlib.suppress(NonFiniteLoss):
-        _, states, keys, train, valid, _ = map(list, zip(*epochs))
-        states = together.advance(states, keys, train, valid, look=look)
-    return {place: failed.get(place) or (states[place], seen[place], share()) for place in asked}
+        states, hypers, keys, train, valid, _ = map(list, zip(*due, *idle))
+        states = program.advance(states, hypers, keys, train, valid, on_metrics=on_metrics)
+    return [failed.get(place) or Advanced(states[place], summaries[place], share()) for place in range(len(due))]

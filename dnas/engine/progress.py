@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dnas.task import Task
+
 
 class Display(NamedTuple):
     """say(text): a line of its own. step(done, record, rate): steps done of the whole run, this epoch's means so
-    far, images per second. epoch(record, rate): an epoch's record is complete. Losses and accuracies are numbers, or arrays
-    of several searches'."""
+    far, examples per second. epoch(record, rate): an epoch's record is complete. Losses and metrics are numbers, or arrays
+    of several lanes."""
 
     say: Callable[[str], None]
     step: Callable[[int, Mapping[str, Any], float], None]
@@ -25,8 +27,8 @@ SILENT = Display(lambda text: None, lambda done, record, rate: None, lambda reco
 
 
 @contextlib.contextmanager
-def display(epochs: int, steps: int, done: int = 0) -> Iterator[Display]:
-    """Shows a run of `epochs` epochs of `steps` steps, of which `done` are behind it."""
+def display(task: Task, epochs: int, steps: int, done: int = 0) -> Iterator[Display]:
+    """Shows a run of `epochs` epochs of `steps` steps, of which `done` are behind it, by the metric that decides."""
     console = Console(highlight=False, soft_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[shown]}"),
                TimeRemainingColumn())
@@ -34,56 +36,66 @@ def display(epochs: int, steps: int, done: int = 0) -> Iterator[Display]:
     with Progress(*columns, console=console, transient=True, disable=not live) as bar:
         task = bar.add_task("", total=epochs * steps, completed=done, shown="")
 
-        held = {}
+        latest = {}
 
         def step(done, record, rate):
-            shown = "  ".join([_shown(record, rate), *held.values()])
+            shown = "  ".join([_shown(task, record, rate), *latest.values()])
             bar.update(task, completed=done, shown=shown,
                        description=f"epoch {min(done // steps + 1, epochs)}/{epochs}")
 
         def epoch(record, rate):
-            if "holdout" in record["accuracy"]:
-                held["holdout"] = f"holdout {percent(record['accuracy']['holdout'])}"
+            if "holdout" in record[task.metric]:
+                latest["holdout"] = f"holdout {metric_text(task, record[task.metric]['holdout'])}"
             if not live:
-                console.print(f"epoch {record['epoch']}/{epochs}  {_shown(record, rate)}")
+                console.print(f"epoch {record['epoch']}/{epochs}  {_shown(task, record, rate)}")
 
         yield Display(console.print, step, epoch)
 
 
-def shared(shown: Display, done: Mapping[int, int]) -> tuple[list[Display], Callable[[], None]]:
-    """A display for each of several searches, by their seeds and the steps done so far, that show means on one.
+def shared(shown: Display, task: Task, done: Mapping[Hashable, int]) -> tuple[list[Display], Callable[[], None]]:
+    """A display for each of several lanes, by their names and the steps done so far, that show means on one.
 
     The function beside them shows an epoch, when all that were to come to its end have.
     """
     done, means, records = dict(done), {}, []
 
-    def of(seed):
+    def of(name):
         def step(steps, record, rate):
-            done[seed], means[seed] = steps, record
-            shown.step(sum(done.values()), _pooled(list(means.values())), rate)
+            done[name], means[name] = steps, record
+            shown.step(sum(done.values()), _pooled(task, list(means.values())), rate)
 
-        return Display(lambda text: shown.say(f"seed {seed}: {text}"), step,
+        return Display(lambda text: shown.say(f"{name}: {text}"), step,
                        lambda record, rate: records.append((record, rate)))
 
     def finish_epoch():
         if records:
-            shown.epoch(_pooled([record for record, _ in records]) | {"epoch": records[0][0]["epoch"]}, records[-1][1])
+            pooled = _pooled(task, [record for record, _ in records])
+            shown.epoch(pooled | {"epoch": records[0][0]["epoch"]}, records[-1][1])
         means.clear()
         records.clear()
 
-    return [of(seed) for seed in done], finish_epoch
+    return [of(name) for name in done], finish_epoch
 
 
-def _pooled(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The losses and accuracies of several records, as arrays."""
+def _pooled(task: Task, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The losses and the metric that decides of several records, as arrays."""
     return {quantity: {split: np.array([record[quantity][split] for record in records])
-                       for split in records[0][quantity]} for quantity in ("loss", "accuracy")}
+                       for split in records[0][quantity]} for quantity in ("loss", task.metric)}
 
 
-def _shown(record: Mapping[str, Any], rate: float) -> str:
-    losses = "  ".join(f"{split} {np.mean(loss):.3f} {percent(record['accuracy'][split])}"
-                       for split, loss in record["loss"].items() if split in record["accuracy"])
-    return f"{losses}  {rate:,.0f} images/s"
+def _shown(task: Task, record: Mapping[str, Any], rate: float) -> str:
+    losses = "  ".join(f"{split} {np.mean(loss):.3f} {metric_text(task, record[task.metric][split])}"
+                       for split, loss in record["loss"].items() if split in record[task.metric])
+    return f"{losses}  {rate:,.0f} examples/s"
+
+
+def metric_text(task: Task, values: float | np.ndarray, digits: int = 1) -> str:
+    """A value of the task's first metric, in % or with its name, or the mean of several ± their standard deviation."""
+    if task.percent:
+        return percent(values, digits)
+    values = np.atleast_1d(values)
+    spread = f" ± {values.std(ddof=1):.{digits + 2}g}" if len(values) > 1 else ""
+    return f"{task.metric} {values.mean():.{digits + 3}g}{spread}"
 
 
 def percent(shares: float | np.ndarray, digits: int = 1) -> str:

@@ -1,11 +1,10 @@
-"""The search loop: runs the compiled steps, logs them, and saves and restores their state."""
+"""The search loop: advances lanes epoch by epoch, judges and records them, and saves and restores their state."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,198 +12,308 @@ import jax.numpy as jnp
 import numpy as np
 
 from dnas import checkpoint
-from dnas.algorithms.players import Method
+from dnas.algorithms.decisions import Stop
+from dnas.algorithms.method import Algorithm, Method
+from dnas.algorithms.players import SearchState
 from dnas.data import Dataset, epoch_indices, steps_per_epoch
-from dnas.engine.compile import Examples, diagnosis, evaluation
+from dnas.engine.compile import Examples, compile_diagnosis, compile_evaluation, on_device, shape_of
 from dnas.engine.diagnose import collapse, skips
-from dnas.engine.lanes import Epoch, NonFiniteLoss, advanced, epochs_of
+from dnas.engine.lanes import Epoch, NonFiniteLoss, advance_lanes, compile_lanes
 from dnas.engine.progress import SILENT, Display, display, shared
-from dnas.journal import journal
+from dnas.journal import Journal, journal
 from dnas.run import Run
-from dnas.types import Array, Genotype, SearchSpace, Tree
+from dnas.task import task_of
+from dnas.types import Array, Genotype, SearchSpace
 
 
 class Result(NamedTuple):
     """What a search ends with.
 
-    state: the method's last state; genotype: what the method's own rule selects.
-    holdout: {"loss": nats, "accuracy": in [0, 1]} of the supernet, with batch statistics.
+    state: the last state; genotype: what the method's own rule selects; gates: those by which the supernet is judged.
+    holdout: {"loss": in nats or squared units, and each metric of the task} of the supernet, with batch statistics.
     records: a mapping for each epoch, the lines of metrics.jsonl; seconds: spent by this process.
+    stopped: why it ended before its last epoch; None if it did not.
     """
 
-    state: Tree
+    state: SearchState
     genotype: Genotype
+    gates: Mapping[str, Array]
     holdout: Mapping[str, float]
     records: list[dict[str, Any]]
     seconds: float
+    stopped: Stop | None = None
+
+
+class Lane(NamedTuple):
+    """One of several searches of a space by one program: its numbers, its seed, and its run directory if it has one.
+
+    method: methods of lanes differ in nothing but numbers, as those that `Method.replace` gives. name: for messages.
+    """
+
+    method: Method
+    seed: int = 0
+    run: Run | None = None
+    name: str = ""
 
 
 def search(space: SearchSpace, method: Method, data: Dataset, *, epochs: int, batch: int, seed: int = 0,
-           run: Run | None = None, progress: bool = True, diagnose: int = 0, stop_on_collapse: bool = False) -> Result:
+           run: Run | None = None, progress: bool = True, diagnose: int = 0, stop_on_collapse: bool = False,
+           start: SearchState | None = None) -> Result:
     """Searches `space` by `method` on the train and valid splits, looking at the hold-out split after each epoch.
 
     The same arguments give the same bits. With `run` everything of note is written into its directory, and a search
     that was interrupted there goes on from its last whole checkpoint.
 
     diagnose: epochs between diagnoses (see `dnas.engine.diagnose`), 0 for none; what they say of a collapse is shown, and
-    with `stop_on_collapse` ends the search with the genotype of the epoch before it.
+        with `stop_on_collapse` ends the search with the genotype of the epoch before it.
+    start: the state of another search of this space, whose weights, logits, decisions and mask this one begins with.
 
-    Raises ValueError for a batch larger than a split, NonFiniteLoss, and what `dnas.checkpoint` and `dnas.run` raise.
+    Raises ValueError for a batch larger than a split and for a start that does not fit, NonFiniteLoss, and what
+    `dnas.checkpoint` and `dnas.run` raise.
     """
-    [result] = search_seeds(space, method, data, epochs=epochs, batch=batch, seeds=[seed], runs=[run], progress=progress,
-                            diagnose=diagnose, stop_on_collapse=stop_on_collapse)
+    [result] = search_lanes(space, [Lane(method, seed, run)], data, epochs=epochs, batch=batch, progress=progress,
+                            diagnose=diagnose, stop_on_collapse=stop_on_collapse, start=start)
     if isinstance(result, NonFiniteLoss):
         raise result
     return result
 
 
-def search_seeds(space: SearchSpace, method: Method, data: Dataset, *, epochs: int, batch: int, seeds: Sequence[int],
-                 runs: Sequence[Run | None] | None = None, progress: bool = True, diagnose: int = 0,
-                 stop_on_collapse: bool = False, at_once: bool | None = None) -> list[Result | NonFiniteLoss]:
-    """The searches of several seeds by one program, each equal to `search` with its seed up to rounding.
+def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, epochs: int, batch: int, progress: bool = True,
+                 diagnose: int = 0, stop_on_collapse: bool = False, start: SearchState | None = None,
+                 at_once: bool | None = None) -> list[Result | NonFiniteLoss]:
+    """Several searches by one program, each equal to `search` by itself up to rounding.
 
-    runs: a directory for each. Where an interrupted search left them at different epochs, those behind catch up first.
-    at_once: see `dnas.engine.compile.epochs_of`; in turn, as on a CPU, each is equal to `search` bit for bit.
+    Lanes at different epochs, as an interruption leaves them, advance in groups until all are where the first is.
+    at_once: see `dnas.engine.lanes.compile_lanes`; in turn, as on a CPU, each is equal to `search` bit for bit.
 
     A search whose loss is not finite ends there, with the error in place of its result; the others go on.
-    Raises ValueError where a seed is named twice, and otherwise what `search` raises.
+    Raises ValueError where two lanes are the same or differ in more than numbers, and otherwise what `search` raises.
     """
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds are {', '.join(map(str, seeds)) or 'none'}; it takes one or more, each once")
-    started, steps, runs = time.monotonic(), steps_per_epoch(data, batch), runs or [None] * len(seeds)
-    found = [_latest(method, data, batch, seed, run) for seed, run in zip(seeds, runs, strict=True)]
-
-    @functools.cache
-    def programs():
-        begun = time.monotonic()
-        shown.say("compiling the search step and the evaluation ...")
-        images = Examples(jnp.asarray(data.inputs), jnp.asarray(data.targets))
-        state = jax.tree.map(jnp.asarray, found[0].tree)
-        together = epochs_of(method, data, images, state, steps, batch, len(seeds), at_once=at_once)
-        evaluate = evaluation(space, data, images, state, method.gates(state), batch)
-        inspect = diagnosis(space, method, data, images, state, batch) if diagnose else None
-        shown.say(f"compiled in {time.monotonic() - begun:.1f} s")
-        if len(seeds) > 1:
-            shown.say(together.note)
-        return together, evaluate, inspect
+    began, steps, task = time.monotonic(), steps_per_epoch(data, batch), task_of(data)
+    _check_lanes(lanes)
+    algorithm = lanes[0].method.bind(space, task)
+    hypers = [lane.method.numbers_of(epochs=epochs, steps=steps) for lane in lanes]
+    inputs = input_shape(data, batch)
+    latest = [_latest(algorithm, inputs, hyper, lane, start) for lane, hyper in zip(lanes, hypers)]
+    rules = [rule for rule in (lanes[0].method.stop, collapse if stop_on_collapse else None) if rule]
 
     with contextlib.ExitStack() as stack:
-        done = {seed: latest.epoch * steps for seed, latest in zip(seeds, found)}
-        shown = stack.enter_context(display(epochs, steps * len(seeds), sum(done.values()))) if progress else SILENT
-        displays, finish_epoch = shared(shown, done) if len(seeds) > 1 else ([shown], lambda: None)
-        courses = [stack.enter_context(contextlib.closing(
-            _course(space, method, data, programs, one, latest, epochs=epochs, batch=batch, seed=seed, run=run,
-                    diagnose=diagnose, stop_on_collapse=stop_on_collapse)))
-            for one, latest, seed, run in zip(displays, found, seeds, runs)]
-        asked, results = {}, {}
-
-        def go_on(place, answer=None):
-            try:
-                asked[place] = courses[place].throw(answer) if isinstance(answer, NonFiniteLoss) \
-                    else courses[place].send(answer)
-            except StopIteration as end:
-                results[place] = Result(*end.value, time.monotonic() - started)
-            except NonFiniteLoss as error:
-                results[place] = error
-                if len(seeds) > 1:
-                    displays[place].say(str(error))
-
-        for place in range(len(seeds)):
-            go_on(place)
-        while asked:
-            together, epoch = programs()[0], min(one.number for one in asked.values())
-            for start in range(0, len(seeds), together.width):
-                due = {place: asked.pop(start + place) for place in range(together.width)
-                       if start + place in asked and asked[start + place].number == epoch}
-                for place, answer in advanced(together, due).items() if due else ():
-                    go_on(start + place, answer)
+        done = {place: found.epoch * steps for place, found in enumerate(latest)}
+        shown = stack.enter_context(display(task, epochs, steps * len(lanes), sum(done.values()))) if progress else SILENT
+        named = {lane.name or f"seed {lane.seed}": done[place] for place, lane in enumerate(lanes)}
+        displays, finish_epoch = shared(shown, task, named) if len(lanes) > 1 else ([shown], lambda: None)
+        active = [stack.enter_context(_Search.open(space, algorithm, data, lane, hyper, found, one, rules, epochs=epochs,
+                                                   batch=batch, steps=steps))
+                  for lane, hyper, found, one in zip(lanes, hypers, latest, displays)]
+        if any(one.going for one in active):
+            compiled = time.monotonic()
+            shown.say("compiling the search step and the evaluation ...")
+            examples, first = on_device(data), active[0]
+            program = compile_lanes(algorithm, data, examples, first.state, first.hyper, steps, batch, len(lanes),
+                                    at_once=at_once)
+            gates = algorithm.gates(first.state, first.hyper)
+            evaluate = compile_evaluation(space, task, data, examples, first.state, gates, batch)
+            inspect = compile_diagnosis(space, task, algorithm, data, examples, first.state, first.hyper, batch) \
+                if diagnose else None
+            shown.say(f"compiled in {time.monotonic() - compiled:.1f} s")
+            if len(lanes) > 1:
+                shown.say(program.note)
+        while going := [one for one in active if one.going]:
+            epoch = min(one.epoch for one in going)
+            due = [one for one in going if one.epoch == epoch]
+            for one, advanced in zip(due, advance_lanes(program, [one.next_epoch() for one in due])):
+                if isinstance(advanced, NonFiniteLoss):
+                    one.fail(advanced)
+                    continue
+                diagnosis = inspect if inspect and (epoch + 1) % diagnose == 0 else None
+                one.finish_epoch(advanced, evaluate, diagnosis)
             finish_epoch()
-    return [results[place] for place in range(len(seeds))]
+        return [one.result(began) for one in active]
 
 
-def _course(space: SearchSpace, method: Method, data: Dataset, programs: Callable, shown: Display,
-            found: checkpoint.Latest, *, epochs: int, batch: int, seed: int, run: Run | None, diagnose: int,
-            stop_on_collapse: bool) -> Generator[Epoch, tuple, tuple]:
-    """One search from where it was left: asks for epochs, is sent what `dnas.engine.lanes.advanced` gives for each, and
-    returns the parts of its Result but the seconds. programs() -> Together, evaluation, diagnosis or None."""
-    steps = steps_per_epoch(data, batch)
-    first, state, warned = found.epoch, jax.tree.map(jnp.asarray, found.tree), False
-    key = jax.random.fold_in(jax.random.key(seed), 1)
-    with journal(run, space, first, state.arch) as notes:
-        for message in found.skipped:
-            shown.say(message)
-        if first:
-            shown.say(f"continuing after epoch {first} of {epochs}" if first < epochs else f"all {epochs} epochs are done")
-        stopped = collapse(notes.records) if stop_on_collapse else None
+class _Search:
+    """One search between its epochs: where it is, and what it leaves behind."""
 
-        for epoch in range(first + 1, epochs + 1):
-            if stopped:
-                break
-            train, valid = epoch_indices(seed, epoch - 1, data.splits["train"], data.splits["valid"], batch)
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, space: SearchSpace, algorithm: Algorithm, data: Dataset, lane: Lane, hyper: Mapping[str, Any],
+             latest: checkpoint.Latest, shown: Display, rules: Sequence[Callable], **sizes: int):
+        """The search of `lane` from its latest checkpoint on, its journal open."""
+        state = jax.tree.map(jnp.asarray, latest.tree)
+        with journal(lane.run, space, latest.epoch, state.arch) as opened:
+            for message in latest.skipped:
+                shown.say(message)
+            yield cls(space, algorithm, data, lane, hyper, state, latest.epoch, shown, rules, opened, **sizes)
 
-            def look(infos, done, seconds, epoch=epoch):
-                refuse_non_finite(infos, (epoch - 1) * steps, notes.last())
-                means = {name: float(np.mean(values, dtype=np.float64)) for name, values in infos.items()}
-                rate = 2 * batch * done / seconds
-                shown.step((epoch - 1) * steps + done, tagged(means), rate)
-                return means, rate
+    def __init__(self, space, algorithm, data, lane, hyper, state, epoch, shown, rules, opened: Journal, *, epochs: int,
+                 batch: int, steps: int):
+        self.space, self.algorithm, self.data, self.lane, self.hyper = space, algorithm, data, lane, hyper
+        self.state, self.epoch, self.shown, self.rules, self.journal = state, epoch, shown, rules, opened
+        self.epochs, self.batch, self.steps, self.error = epochs, batch, steps, None
+        self.key = jax.random.fold_in(jax.random.key(lane.seed), 1)
+        self.stopped, self.warned = self._stop(), False
+        if epoch:
+            shown.say(f"continuing after epoch {epoch} of {epochs}" if self.going else
+                      f"all {epochs} epochs are done" if not self.stopped else self.stopped.reason)
 
-            state, (means, rate), seconds = yield Epoch(epoch, state, key, train, valid, look)
-            begun, (_, evaluate, inspect) = time.monotonic() - seconds, programs()
-            gates, genotype = method.gates(state), method.select(state)
-            mixture = evaluate(state, gates)
-            record = {"epoch": epoch, "step": epoch * steps, **tagged(means | mixture), "entropy": entropy(gates)}
-            if inspect and epoch % diagnose == 0:
-                discrete = evaluate(state, genotype.gates(space.groups))
-                record |= {"gap": mixture["holdout_accuracy"] - discrete["holdout_accuracy"], **inspect(state),
-                           "skips": skips(genotype), "edges": sum(map(len, genotype.choices.values()))}
-            timing = {"epoch": epoch, "images_per_second": rate, "seconds": time.monotonic() - begun}
-            notes.epoch(record, timing, state, genotype)
-            shown.epoch(record, rate)
-            found = collapse(notes.records)
-            if found and not warned:
-                shown.say(found.sentence)
-            warned, stopped = bool(found), found if stop_on_collapse else None
+    @property
+    def going(self) -> bool:
+        """Whether there are epochs left."""
+        return self.epoch < self.epochs and not self.stopped and not self.error
 
-        records, genotype = notes.records, method.select(state)
-        if stopped:
-            arch = {name: jnp.asarray(rows[stopped.epoch]) for name, rows in notes.trajectory.items()}
-            genotype = method.select(state._replace(arch=arch))
-        notes.end(genotype)
-    holdout = {name: records[-1][name]["holdout"] for name in ("loss", "accuracy")}
-    return state, genotype, holdout, records
+    def next_epoch(self) -> Epoch:
+        """What the next epoch's steps are given."""
+        splits, before = self.data.splits, self.epoch * self.steps
+        train, valid = epoch_indices(self.lane.seed, self.epoch, splits["train"], splits["valid"], self.batch)
+
+        def on_metrics(metrics, done, seconds):
+            refuse_non_finite(metrics, before, self.journal.last())
+            means = {name: float(np.mean(values, dtype=np.float64)) for name, values in metrics.items()}
+            rate = 2 * self.batch * done / seconds
+            self.shown.step(before + done, tagged(means), rate)
+            return means, rate
+
+        return Epoch(self.state, self.hyper, self.key, train, valid, on_metrics)
+
+    def finish_epoch(self, advanced, evaluate: Callable, inspect: Callable | None) -> None:
+        """Judges the supernet after an epoch, decides what the method decides, and writes all of it."""
+        self.state, (means, rate) = advanced.state, advanced.summary
+        self.epoch += 1
+        began = time.monotonic() - advanced.seconds
+        gates, genotype = self.algorithm.gates(self.state, self.hyper), self.algorithm.select(self.state, self.hyper)
+        mixture = evaluate(self.state, gates)
+        holdout = {f"holdout_{name}": value for name, value in mixture.items()}
+        record = {"epoch": self.epoch, "step": self.epoch * self.steps, **tagged(means | holdout),
+                  "entropy": entropy({name: gates[name] for name in self.space.groups})}
+        if inspect:
+            metric = next(name for name in mixture if name != "loss")
+            discrete = evaluate(self.state, genotype.gates(self.space.groups))
+            record |= {"gap": mixture[metric] - discrete[metric], **inspect(self.state, self.hyper),
+                       "skips": skips(genotype), "edges": sum(map(len, genotype.choices.values()))}
+        if self.lane.method.decide:
+            self.state = self._decided(record)
+            record |= counts(self.state)
+            genotype = self.algorithm.select(self.state, self.hyper)
+        timing = {"epoch": self.epoch, "examples_per_second": rate, "seconds": time.monotonic() - began}
+        self.journal.epoch(record, timing, self.state, genotype)
+        self.shown.epoch(record, rate)
+        warning = collapse(self.journal.records)
+        if warning and not self.warned:
+            self.shown.say(warning.reason)
+        self.warned, self.stopped = bool(warning), self._stop()
+        if self.stopped and self.stopped != warning:
+            self.shown.say(f"stopped after epoch {self.epoch}: {self.stopped.reason}")
+
+    def fail(self, error: NonFiniteLoss) -> None:
+        """Ends the search with an error, which is recorded in its run."""
+        self.error = error
+        self.journal.fail(str(error))
+        self.shown.say(str(error))
+
+    def result(self, began: float) -> Result | NonFiniteLoss:
+        """What the search ends with; writes the last files of its run."""
+        if self.error:
+            return self.error
+        state, epoch = self.state, self.stopped.epoch if self.stopped else None
+        if epoch is not None:
+            state = state._replace(arch={name: jnp.asarray(rows[epoch]) for name, rows in self.journal.trajectory.items()})
+        genotype = self.algorithm.select(state, self.hyper)
+        self.journal.end(genotype)
+        last = self.journal.records[-1]
+        holdout = {name: values["holdout"] for name, values in last.items()
+                   if isinstance(values, Mapping) and "holdout" in values}
+        return Result(self.state, genotype, self.algorithm.gates(self.state, self.hyper), holdout, self.journal.records,
+                      time.monotonic() - began, self.stopped)
+
+    def _stop(self) -> Stop | None:
+        return next((stop for rule in self.rules if self.journal.records and (stop := rule(self.journal.records))), None)
+
+    def _decided(self, record: Mapping[str, Any]) -> SearchState:
+        """The state with the decisions and the mask that the method takes after an epoch."""
+        after = self.lane.method.decide(self.space, jax.device_get(self.state), record)
+        changed = {}
+        for part in ("decisions", "mask"):
+            before, now = getattr(self.state, part), getattr(after, part)
+            changed[part] = {name: jnp.asarray(now[name], rows.dtype).reshape(rows.shape) for name, rows in before.items()}
+        return self.state._replace(**changed)
 
 
-def _latest(method: Method, data: Dataset, batch: int, seed: int, run: Run | None) -> checkpoint.Latest:
+def _check_lanes(lanes: Sequence[Lane]) -> None:
+    if not lanes:
+        raise ValueError("a search needs at least one seed")
+    first = lanes[0].method
+    for lane in lanes[1:]:
+        same = all(getattr(lane.method, part) is getattr(first, part) for part in
+                   ("arch", "weights", "algorithm", "select", "decide", "stop"))
+        if not same or lane.method.hyper.keys() != first.hyper.keys():
+            raise ValueError("searches by one program may differ in numbers only; make their methods by Method.replace")
+    settings = [(lane.seed, *sorted(lane.method.hyper.items())) for lane in lanes]
+    twice = next((lane for lane, setting in zip(lanes, settings) if settings.count(setting) > 1), None)
+    if twice:
+        raise ValueError(f"seed {twice.seed} is named twice with the same numbers; each search needs a seed of its own")
+
+
+def _latest(algorithm: Algorithm, inputs, hyper: Mapping[str, Any], lane: Lane,
+            start: SearchState | None) -> checkpoint.Latest:
     """Where a search was left: the last whole checkpoint of its run, else its first state."""
-    state = method.init(jax.random.fold_in(jax.random.key(seed), 0),
-                        jax.ShapeDtypeStruct((batch, *data.image), jnp.float32))
-    return run and checkpoint.latest(run.checkpoints, state) or checkpoint.Latest(0, state, [])
+    state = algorithm.init(jax.random.fold_in(jax.random.key(lane.seed), 0), inputs, hyper)
+    found = checkpoint.latest(lane.run.checkpoints, state) if lane.run else None
+    return found or checkpoint.Latest(0, started_from(state, start) if start is not None else state, [])
+
+
+def started_from(state: SearchState, start: SearchState) -> SearchState:
+    """A first state with the weights, running averages, logits, decisions and mask of another search of the same space.
+
+    Raises ValueError, in one line, where they are those of another space.
+    """
+    parts = {}
+    for name in ("weights", "stats", "arch", "decisions", "mask"):
+        new, old = getattr(state, name), getattr(start, name)
+        if jax.tree.structure(new) != jax.tree.structure(old) or \
+                any(a.shape != b.shape for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(old))):
+            raise ValueError(f"the search to start from has other {name} than this one; its space, its size, its data and "
+                             "its method's relaxation must be the same")
+        parts[name] = jax.tree.map(lambda b, a: jnp.array(b, a.dtype), old, new)
+    return state._replace(**parts)
 
 
 def estimate(space: SearchSpace, method: Method, data: Dataset, *, batch: int, searches: int = 1) -> dict[str, Any]:
     """What a search, or several by one program, would need, without a step of it.
 
-    weights, macs: parameters and multiply-adds per image of the supernet; memory_bytes: peak of one step as XLA plans
+    weights, macs: parameters and multiply-adds per example of the supernet; memory_bytes: peak of one step as XLA plans
     it, None where it does not say; compile_seconds: of the step, from the cache where it is there. note: how several
     searches would go, and in how much memory.
     """
     steps_per_epoch(data, batch)
-    state = jax.eval_shape(method.init, jax.random.key(0), jax.ShapeDtypeStruct((batch, *data.image), jnp.float32))
-    images = Examples(*(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (data.inputs, data.targets)))
-    started = time.monotonic()
-    together = epochs_of(method, data, images, state, 1, batch, searches)
-    seconds = time.monotonic() - started
+    algorithm, hyper = method.bind(space, task_of(data)), method.numbers_of(epochs=10**6, steps=1)
+    inputs = input_shape(data, batch)
+    state = jax.eval_shape(lambda key, hyper: algorithm.init(key, inputs, hyper), jax.random.key(0), hyper)
+    examples = Examples(*shape_of((data.inputs, data.targets)))
+    began = time.monotonic()
+    program = compile_lanes(algorithm, data, examples, state, hyper, 1, batch, searches)
+    seconds = time.monotonic() - began
     cost = space.cost(None)
-    return {"weights": cost["params"], "macs": cost["macs"], "memory_bytes": together.memory, "compile_seconds": seconds,
-            "note": together.note}
+    return {"weights": cost["params"], "macs": cost["macs"], "memory_bytes": program.memory, "compile_seconds": seconds,
+            "note": program.note}
+
+
+def input_shape(data: Dataset, batch: int) -> jax.ShapeDtypeStruct:
+    """What a network is given of a mini-batch: normalised float32, or tokens int32."""
+    return jax.ShapeDtypeStruct((batch, *data.image), jnp.int32 if data.kind == "tokens" else jnp.float32)
+
+
+def counts(state: SearchState) -> dict[str, int]:
+    """{"decided": edges that are decided, "operations": in the race on the others}, over all groups."""
+    open_edges = {name: np.asarray(rows) == -1 for name, rows in state.decisions.items()}
+    return {"decided": sum(int((~rows).sum()) for rows in open_edges.values()),
+            "operations": sum(int(np.asarray(state.mask[name])[rows].sum()) for name, rows in open_edges.items())}
 
 
 def tagged(values: Mapping[str, float]) -> dict[str, Any]:
     """{"train_loss": x} as {"loss": {"train": x}}, so that the curves of one quantity stand together."""
     record = {}
     for name, value in values.items():
-        split, _, quantity = name.rpartition("_")
+        split, _, quantity = name.partition("_")
         record.setdefault(quantity, {})[split] = value
     return record
 
@@ -219,9 +328,9 @@ def entropy(gates: Mapping[str, Array]) -> dict[str, float]:
     return {name: mean(rows) for name, rows in gates.items()}
 
 
-def refuse_non_finite(infos: Mapping[str, np.ndarray], before: int, last: str) -> None:
+def refuse_non_finite(metrics: Mapping[str, np.ndarray], before: int, last: str) -> None:
     """Raises NonFiniteLoss for the first value that is not finite, of a step after the first `before`."""
-    for name, values in infos.items():
+    for name, values in metrics.items():
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
             raise NonFiniteLoss(f"{name} became {values[bad[0]]} at step {before + int(bad[0]) + 1}; {last}; "

@@ -1,4 +1,4 @@
-"""Trains a network from scratch: SGD whose rate follows a cosine, by epochs, with everything of note in a run directory."""
+"""Trains a network by itself: SGD whose rate follows a cosine, by epochs, with everything of note in a run directory."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ import numpy as np
 
 from dnas import checkpoint
 from dnas.algorithms.distillation import Teacher
-from dnas.algorithms.optimizers import cosine_by_epoch, refuse_negative, sgd
-from dnas.algorithms.supervised import TrainState, linear_ramp, trained_in, trainer
-from dnas.confusion import accuracy, confusion
+from dnas.algorithms.schedules import cosine_by_epoch, time_of
+from dnas.algorithms.supervised import Recipe, TrainState, trainer
+from dnas.confusion import confusion
 from dnas.data import SPLITS, Dataset, steps_per_epoch, train_indices
-from dnas.engine.compile import Examples, predictor, settler, training_of
-from dnas.engine.progress import SILENT, display
-from dnas.engine.search import refuse_non_finite, tagged
+from dnas.engine.compile import Examples, compile_judgement, compile_training, epoch_of, on_device, recalibrate_batch_norm
+from dnas.engine.progress import SILENT, display, metric_text
+from dnas.engine.search import input_shape, refuse_non_finite, tagged
 from dnas.journal import notes
 from dnas.run import Run
+from dnas.task import Task, task_of
 from dnas.types import Network, Stats, Weights
 
-SETTLING = 100
-"""Mini-batches at most from which the statistics of inherited weights are taken."""
+RECALIBRATED = 100
+"""Mini-batches at most from which the statistics of inherited weights are computed."""
+PUBLISHED = Recipe()
 
 
 class Trained(NamedTuple):
@@ -33,132 +35,135 @@ class Trained(NamedTuple):
 
     weights, stats: of the last epoch. records: a mapping for each epoch, the lines of metrics.jsonl; the first is of
     epoch 0 where the network started from given weights.
-    accuracy: in [0, 1], of the reported split after the last epoch, None if none is reported; seconds: spent by this
-    process. loss, confusion: of the final split, nats and images `[true class, given class]`; None without one.
+    report: {"loss", and each metric of the task}, of the reported split after the last epoch, None if none is reported;
+    seconds: spent by this process. final: the same of the final split, None without one; errors: the standard error of
+    each of its metrics. confusion: of the final split, examples `[true class, predicted class]`, None where the task has no
+    single classes.
     """
 
     weights: Weights
     stats: Stats
     records: list[dict[str, Any]]
-    accuracy: float | None
+    report: Mapping[str, float] | None
     seconds: float
-    loss: float | None = None
+    final: Mapping[str, float] | None = None
+    errors: Mapping[str, float] | None = None
     confusion: np.ndarray | None = None
 
 
-def train(network: Network, data: Dataset, *, epochs: int, batch: int, seed: int = 0,
+def train(network: Network, data: Dataset, *, epochs: int, batch: int, recipe: Recipe = PUBLISHED, seed: int = 0,
           splits: Sequence[str] = ("train", "valid"), report: str | None = "holdout", final: str | None = None,
-          lr: float = 0.025, momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 3e-4,
-          clip: float | None = 5.0, lr_min: float = 0.0, label_smoothing: float = 0.0, cutout: int = 0,
-          drop_path: float = 0.0, ema: float = 0.0, auxiliary: float = 0.0, dtype: str = "float32",
           start: tuple[Weights, Stats] | None = None, teacher: Teacher | None = None, run: Run | None = None,
           progress: bool = True, say: Callable[[str], None] | None = None) -> Trained:
     """Trains `network` on `splits`, augmented as in a search, and looks at `report` after each epoch.
 
-    The defaults are those of DARTS's final networks (arXiv 1806.09055; quark0/darts, cnn/train.py), not regularised.
     The same arguments give the same bits. With `run` everything of note is written into its directory, and a training
     that was interrupted there goes on from its last whole checkpoint; best.safetensors has the weights and stats of
-    the epoch with the highest reported accuracy, last.safetensors those of the last epoch.
+    the epoch with the best reported metric, last.safetensors those of the last epoch.
 
     Args:
         splits, report: of the data set. final: a split that is looked at once, when all is done.
-        batch: images in a mini-batch, with which splits are evaluated too.
-        lr, lr_min: first and last learning rate. clip: of the gradient's norm; None for no clipping.
-        label_smoothing, ema, auxiliary: see `dnas.algorithms.supervised.trainer`. cutout: side in pixels, 0 for none.
-        drop_path: its probability after the last epoch, reached linearly from 0.
-        dtype: in which a training step computes; weights and statistics are float32, and so is what judges them.
-        start: weights and stats to start from, such as `SearchSpace.inherit` gives. The stats are taken anew from images
-            of `splits`, and `report` is looked at, before the first epoch; there may be 0 epochs then.
-        teacher: see `dnas.algorithms.distillation.supernet_teacher`.
+        batch: examples in a mini-batch, with which splits are evaluated too.
+        start: weights and stats to start from, such as `SearchSpace.inherit` gives. The stats are computed anew from
+            examples of `splits`, and `report` is looked at, before the first epoch; there may be 0 epochs then.
+        teacher: see `dnas.algorithms.distillation.supernet_teacher`; its share of the loss is recipe.distill.
         progress: show how it goes on. say: what lines go to, where not to the terminal.
 
     Raises ValueError for settings out of range, NonFiniteLoss, and what `dnas.checkpoint` and `dnas.run` raise.
     """
-    started = time.monotonic()
-    _check(splits, report, final, epochs, cutout, least=0 if start else 1)
+    began, task = time.monotonic(), task_of(data)
+    _check(splits, report, final, epochs, least=0 if start else 1)
+    recipe.check()
     rows = np.sort(np.concatenate([data.splits[name] for name in splits]))
     steps = steps_per_epoch({"train": len(rows)}, batch)
-    schedule, ramp = cosine_by_epoch(lr, lr_min, epochs, steps), linear_ramp(drop_path, epochs, steps)
-    descent = sgd(schedule, momentum=momentum, decay=weight_decay, clip=clip, nesterov=nesterov)
-    how = trainer(trained_in(network, dtype), descent, label_smoothing=label_smoothing, drop_path=ramp, ema=ema,
-                  auxiliary=auxiliary, teacher=teacher)
+    hyper = recipe.numbers(epochs=max(epochs, 1), steps=steps)
+    how = trainer(network, task, recipe, teacher=teacher)
     key = jax.random.key(seed)
-    shape = jax.ShapeDtypeStruct((batch, *data.image), jnp.float32)
-    state = how.start(*start) if start else how.init(jax.random.fold_in(key, 0), shape)
+    state = how.start(*start) if start else how.init(jax.random.fold_in(key, 0), input_shape(data, batch))
     state, first, messages = _resumed(run, state, epochs, fresh=-1 if start else 0)
 
     with contextlib.ExitStack() as stack:
-        shown = stack.enter_context(display(epochs, steps, max(first, 0) * steps)) if progress else SILENT
-        noted, say = stack.enter_context(notes(run, first)), say or shown.say
+        shown = stack.enter_context(display(task, epochs, steps, max(first, 0) * steps)) if progress else SILENT
+        recorder, say = stack.enter_context(notes(run, first)), say or shown.say
         for message in messages:
             say(message)
-        begun, images = time.monotonic(), Examples(jnp.asarray(data.inputs), jnp.asarray(data.targets))
+        compiling, examples = time.monotonic(), on_device(data)
         if first < 0:
-            settle = settler(network, data, images, *start, batch)
-            state = how.start(start[0], settle(*start, train_indices(seed, 0, rows, batch)[:SETTLING]))
+            batches = train_indices(seed, 0, rows, batch)[:RECALIBRATED]
+            state = how.start(start[0], recalibrate_batch_norm(network, data, examples, *start, batches))
         if first < epochs:
             say("compiling the training step and the evaluation ...")
-            advance = training_of(how, data, images, state, steps, batch, cutout=cutout) if epochs else None
-        judge = _judge(network, data, images, how.result(state), batch) if first < epochs and report or final else None
+            program = compile_training(how, recipe, data, examples, state, hyper, steps, batch) if epochs else None
+            advance = epoch_of(*program, examples, steps) if program else None
+        judged = first < epochs and report or final
+        judge = _judge(network, task, data, examples, how.result(state), batch) if judged else None
         if first < epochs:
-            say(f"compiled in {time.monotonic() - begun:.1f} s")
+            say(f"compiled in {time.monotonic() - compiling:.1f} s")
 
         for epoch in range(first + 1, epochs + 1):
-            begun = time.monotonic()
+            started = time.monotonic()
 
-            def look(infos, done, epoch=epoch, begun=begun):
-                refuse_non_finite(infos, (epoch - 1) * steps, noted.last())
-                means = {name: float(np.mean(values, dtype=np.float64)) for name, values in infos.items()}
-                rate = batch * done / (time.monotonic() - begun)
+            def on_metrics(metrics, done, epoch=epoch, started=started):
+                refuse_non_finite(metrics, (epoch - 1) * steps, recorder.last())
+                means = {name: float(np.mean(values, dtype=np.float64)) for name, values in metrics.items()}
+                rate = batch * done / (time.monotonic() - started)
                 shown.step((epoch - 1) * steps + done, tagged(means), rate)
                 return means, rate
 
             means, lr, speed = {}, {}, {}
             if epoch:
+                lr = {"lr": float(cosine_by_epoch("lr", "lr_min")(hyper, time_of(hyper, (epoch - 1) * steps)))}
                 batches = train_indices(seed, epoch - 1, rows, batch)
-                state, (means, rate) = advance(state, jax.random.fold_in(key, 1), batches, look=look)
-                lr, speed = {"lr": float(schedule((epoch - 1) * steps))}, {"images_per_second": rate}
+                state, (means, rate) = advance(state, hyper, jax.random.fold_in(key, 1), batches, on_metrics=on_metrics)
+                speed = {"examples_per_second": rate}
             if report:
-                loss, counts = judge(*how.result(state), report)
-                means |= {f"{report}_loss": loss, f"{report}_accuracy": accuracy(counts)}
+                means |= {f"{report}_{name}": value for name, value in judge(*how.result(state), report)[0].items()}
             record = {"epoch": epoch, "step": epoch * steps, **tagged(means), **lr}
-            if run and report and best([*noted.records, record], report) == epoch:
+            if run and report and best([*recorder.records, record], report, task) == epoch:
                 _save(run, "best", *how.result(state))
-            noted.epoch(record, {"epoch": epoch, **speed, "seconds": time.monotonic() - begun}, state)
+            recorder.epoch(record, {"epoch": epoch, **speed, "seconds": time.monotonic() - started}, state)
             if epoch:
                 shown.epoch(record, rate)
             elif report:
-                say(f"before the first epoch: {report} {100 * record['accuracy'][report]:.1f}%")
+                say(f"before the first epoch: {report} {metric_text(task, record[task.metric][report])}")
 
         if run:
             _save(run, "last", *how.result(state))
-        loss, counts = judge(*how.result(state), final) if final else (None, None)
-    reported = noted.records[-1]["accuracy"][report] if report else None
-    return Trained(*how.result(state), noted.records, reported, time.monotonic() - started, loss, counts)
+        ended = judge(*how.result(state), final) if final else (None, None, None)
+    last = recorder.records[-1] if report else {}
+    reported = {name: values[report] for name, values in last.items() if isinstance(values, Mapping)} if report else None
+    return Trained(*how.result(state), recorder.records, reported, time.monotonic() - began, *ended)
 
 
-def best(records: Sequence[Mapping[str, Any]], split: str) -> int:
-    """The epoch with the highest accuracy of `split`, the first of several."""
-    return max(records, key=lambda record: record["accuracy"][split])["epoch"]
+def best(records: Sequence[Mapping[str, Any]], split: str, task: Task) -> int:
+    """The epoch with the best first metric of `split`, the first of several."""
+    return max(records, key=lambda record: task.better * record[task.metric][split])["epoch"]
 
 
 def _resumed(run: Run | None, state: TrainState, epochs: int, fresh: int) -> tuple[TrainState, int, list[str]]:
     """The state to go on from, the epochs behind it (`fresh` without a checkpoint), and what a person should know."""
-    found = checkpoint.latest(run.checkpoints, state) if run else None
-    if not found:
+    latest = checkpoint.latest(run.checkpoints, state) if run else None
+    if not latest:
         return state, fresh, []
-    said = f"continuing after epoch {found.epoch} of {epochs}" if found.epoch < epochs else f"all {epochs} epochs are done"
-    return jax.tree.map(jnp.asarray, found.tree), found.epoch, [*found.skipped, said]
+    going = latest.epoch < epochs
+    where = f"continuing after epoch {latest.epoch} of {epochs}" if going else f"all {epochs} epochs are done"
+    return jax.tree.map(jnp.asarray, latest.tree), latest.epoch, [*latest.skipped, where]
 
 
-def _judge(network: Network, data: Dataset, images: Examples, result: tuple[Weights, Stats], batch: int) -> Callable:
-    """Compiles `(weights, stats, split) -> loss, confusion`."""
-    predict = predictor(network, data, images, *result, batch)
+def _judge(network: Network, task: Task, data: Dataset, examples: Examples, result: tuple[Weights, Stats],
+           batch: int) -> Callable:
+    """Compiles `(weights, stats, split) -> {"loss" and metrics: mean}, {metrics: standard error}, confusion or None`."""
+    judgement_of = compile_judgement(network, task, data, examples, *result, batch)
 
     def judge(weights, stats, split):
         rows = data.splits[split]
-        losses, classes = predict(weights, stats, rows)
-        return float(losses.mean(dtype=np.float64)), confusion(data.targets[rows], classes, data.classes)
+        judgement = judgement_of(weights, stats, rows)
+        values = {"loss": judgement.losses, **judgement.metrics}
+        means = {name: float(value.mean(dtype=np.float64)) for name, value in values.items()}
+        errors = {name: float(np.std(value, dtype=np.float64) / np.sqrt(len(rows))) for name, value in
+                  judgement.metrics.items()}
+        counts = confusion(data.targets[rows], judgement.predictions, data.classes) if task.confusion else None
+        return means, errors, counts
 
     return judge
 
@@ -167,8 +172,7 @@ def _save(run: Run, name: str, weights: Weights, stats: Stats) -> None:
     checkpoint.save(run.folder / f"{name}.safetensors", {"weights": weights, "stats": stats})
 
 
-def _check(splits: Sequence[str], report: str | None, final: str | None, epochs: int, cutout: int,
-           least: int) -> None:
+def _check(splits: Sequence[str], report: str | None, final: str | None, epochs: int, least: int) -> None:
     judged = [name for name in (report, final) if name]
     for name in (*splits, *judged):
         if name not in SPLITS:
@@ -178,6 +182,5 @@ def _check(splits: Sequence[str], report: str | None, final: str | None, epochs:
     for name in judged:
         if name in splits:
             raise ValueError(f"the {name} split is trained on, so it cannot say how good the network is")
-    refuse_negative(cutout=cutout)
     if epochs < least:
         raise ValueError(f"epochs is {epochs}, it must be at least {least}")

@@ -7,4 +7,4 @@ METHODS = {
     "rarts": "dnas.methods.rarts:rarts",
     "sd-darts": "dnas.methods.sd_darts:sd_darts",
 }
-"""Place of each factory `(space, epochs, steps, *, options) -> Method`; `dnas.registry.resolve` imports it."""
+"""Place of each factory `(*, options) -> Method`; `dnas.registry.resolve` imports it."""

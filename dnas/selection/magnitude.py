@@ -20,15 +20,15 @@ def magnitude_edge() -> Selection:
     return _largest(weighted)
 
 
-def shares(bench):
+def shares(context):
     """The gates `[E, K]` of each group, each edge's scaled to sum to one."""
-    gates = {name: np.asarray(rows, np.float64) for name, rows in bench.method.gates(bench.state).items()}
+    gates = {name: np.asarray(rows, np.float64) for name, rows in context.gates(context.state).items()}
     return {name: rows / np.maximum(rows.sum(-1, keepdims=True), 1e-30) for name, rows in gates.items()}
 
 
-def weighted(bench):
+def weighted(context):
     """The gates `[E, K]` of each group as they are. Raises Unsuitable where every edge weighs one."""
-    gates = {name: np.asarray(rows, np.float64) for name, rows in bench.method.gates(bench.state).items()}
+    gates = {name: np.asarray(rows, np.float64) for name, rows in context.gates(context.state).items()}
     if all(np.allclose(rows.sum(-1), 1, atol=1e-4) for rows in gates.values()):
         raise Unsuitable("magnitude-edge needs a run with edge normalisation (--method pc-darts, or "
                          "--method.edge-normalisation); for this one choose magnitude")
@@ -36,10 +36,10 @@ def weighted(bench):
 
 
 def _largest(scores) -> Selection:
-    def begin(bench):
-        found = {name: rows.astype(np.float32) for name, rows in scores(bench).items()}
-        return Progress(bench.state, np.int32(0), found, np.int64(0))
+    def begin(context):
+        found = {name: rows.astype(np.float32) for name, rows in scores(context).items()}
+        return Progress(context.state, np.int32(0), found, np.int64(0))
 
-    return Selection(lambda bench: 0, begin, lambda key, bench, progress: progress,
-                     lambda bench, progress: bench.space.genotype(progress.scores),
-                     lambda bench: {"evaluations": 0, "epochs": 0})
+    return Selection(lambda context: 0, begin, lambda key, context, progress: progress,
+                     lambda context, progress: context.space.genotype(progress.scores),
+                     lambda context: {"evaluations": 0, "epochs": 0})

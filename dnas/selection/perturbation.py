@@ -8,7 +8,7 @@ a gate to zero and does not renormalise its row; the supernet keeps batch statis
 A removed edge of a node stays in place while its siblings are scored, and goes when the node is decided.
 
 Defaults are those of the authors' scripts: five epochs between decisions, accuracy as criterion. Departures: decisions
-fall on every `interval`-th epoch, where the authors' last one on NAS-Bench-201 comes an epoch early; the selection ends
+fall on every `interval`-th epoch, where the authors' last one on NAS-Context-201 comes an epoch early; the selection ends
 with the last decision, where they train the decided network for an epoch more.
 """
 
@@ -30,13 +30,13 @@ class Event(NamedTuple):
     chosen: dict[str, int | None]
 
 
-def perturbation(*, interval: int = 5, criterion: Literal["accuracy", "loss"] = "accuracy", images: int = 0,
+def perturbation(*, interval: int = 5, criterion: Literal["metric", "loss"] = "metric", images: int = 0,
                  racing: bool = False, confidence: float = 0.99, seed: int | None = None) -> Selection:
     """Perturbation-based selection.
 
     Args:
         interval: Epochs of fine-tuning between decisions; 0 for none.
-        criterion: What tells how much an operation is missed: the accuracy without it, or the loss.
+        criterion: What tells how much an operation is missed: the task's metric (such as accuracy), or the loss, without it.
         images: Validation images to score on; 0 for all.
         racing: Stop scoring an operation once it can no longer be the one, at `confidence`. Not in the paper.
         confidence: Of a race, over all its comparisons.
@@ -45,49 +45,49 @@ def perturbation(*, interval: int = 5, criterion: Literal["accuracy", "loss"] = 
     Raises ValueError where one is out of range.
     """
     refuse_negative(interval=interval, images=images, seed=seed or 0)
-    if criterion not in ("accuracy", "loss"):
-        raise ValueError(f"criterion is accuracy or loss, not {criterion!r}")
+    if criterion not in ("metric", "loss"):
+        raise ValueError(f"criterion must be metric or loss, not {criterion!r}")
     if not 0.5 < confidence < 1:
         raise ValueError(f"confidence is {confidence}, it must lie between 0.5 and 1")
 
-    def used(bench):
-        return min(images or bench.images, bench.images)
+    def used(context):
+        return min(images or context.examples, context.examples)
 
-    def order(bench):
-        return schedule(bench.space, bench.seed if seed is None else seed)
+    def order(context):
+        return schedule(context.space, context.seed if seed is None else seed)
 
-    def plan(bench):
-        found = order(bench)
-        masks = sum(len(_candidates(bench.space, event, name)) for event in found for name in bench.space.groups)
-        return {"evaluations": masks * used(bench), "epochs": interval * (len(found) - 1)}
+    def plan(context):
+        found = order(context)
+        masks = sum(len(_candidates(context.space, event, name)) for event in found for name in context.space.groups)
+        return {"evaluations": masks * used(context), "epochs": interval * (len(found) - 1)}
 
-    def steps(bench):
-        events = len(order(bench))
+    def steps(context):
+        events = len(order(context))
         return events + interval * (events - 1)
 
-    def begin(bench):
-        scores = {name: np.full(group.shape, np.nan, np.float32) for name, group in bench.space.groups.items()}
-        return Progress(bench.state, np.int32(0), scores, np.int64(0))
+    def begin(context):
+        scores = {name: np.full(group.shape, np.nan, np.float32) for name, group in context.space.groups.items()}
+        return Progress(context.state, np.int32(0), scores, np.int64(0))
 
-    def step(key, bench, progress):
+    def step(key, context, progress):
         number = int(progress.step)
         event, tuned = divmod(number, interval + 1)
         if tuned:
-            state = bench.tune(progress.state, number)
+            state = context.tune(progress.state, number)
             return progress._replace(state=state, step=np.int32(number + 1))
         state, scores, seen = progress.state, dict(progress.scores), progress.evaluations
-        for name in bench.space.groups:
-            state, scores[name], more = decide(bench, state, scores[name], order(bench)[event], name)
+        for name in context.space.groups:
+            state, scores[name], more = decide(context, state, scores[name], order(context)[event], name)
             seen += more
         return progress._replace(state=state, step=np.int32(number + 1), scores=scores, evaluations=seen)
 
-    def decide(bench, state, scores, event, name):
-        candidates = _candidates(bench.space, event, name)
+    def decide(context, state, scores, event, name):
+        candidates = _candidates(context.space, event, name)
         if not candidates:
             return state, scores, 0
-        rows = np.asarray(bench.method.gates(state)[name])
-        masks = [bench.method.gates(state) | {name: rows * (1 - mask)} for mask in candidates]
-        missed, evaluated = _missed(bench, state, masks, criterion, used(bench),
+        rows = np.asarray(context.gates(state)[name])
+        masks = [context.gates(state) | {name: rows * (1 - mask)} for mask in candidates]
+        missed, evaluated = _missed(context, state, masks, criterion, used(context),
                                     confidence if racing else None)
         decisions, where = np.array(state.decisions[name]), event.chosen[name]
         scores = np.array(scores)
@@ -95,15 +95,15 @@ def perturbation(*, interval: int = 5, criterion: Literal["accuracy", "loss"] = 
             scores[where, :len(missed)] = missed
             decisions[where] = int(missed.argmax())
         else:
-            edges = _edges_into(bench.space.groups[name], where)
+            edges = _edges_into(context.space.groups[name], where)
             # ties: of equal edges the later one goes first
-            kept = sorted(range(len(edges)), key=lambda i: (-missed[i], i))[:_kept(bench.space, name, where)]
+            kept = sorted(range(len(edges)), key=lambda i: (-missed[i], i))[:_kept(context.space, name, where)]
             for i, e in enumerate(edges):
                 decisions[e] = decisions[e] if i in kept else REMOVED
         return state._replace(decisions=state.decisions | {name: decisions}), scores, evaluated
 
-    def genotype(bench, progress):
-        return Genotype.from_decisions(bench.space, progress.state.decisions)
+    def genotype(context, progress):
+        return Genotype.from_decisions(context.space, progress.state.decisions)
 
     return Selection(steps, begin, step, genotype, plan)
 
@@ -145,18 +145,24 @@ def _candidates(space, event: Event, name: str) -> list[np.ndarray]:
     return list(masks)
 
 
-def _missed(bench, state, masks, criterion, images, confidence):
+def _missed(context, state, masks, criterion, images, confidence):
     """How much each mask hurts `[M]`, and the images evaluated. A mask that left a race has -inf."""
-    def hurt(losses, hits):
-        return np.asarray(losses if criterion == "loss" else -hits, np.float64)
+    metric, better = context.task.metric, context.task.better
+
+    def hurt(losses, values):
+        return np.asarray(losses if criterion == "loss" else -better * values, np.float64)
+
+    def scored(masks, first, last):
+        scores = context.score(state, masks, first, last)
+        return scores["loss"], scores[metric]
 
     if confidence is None:
-        values = hurt(*bench.score(state, masks, 0, images))
+        values = hurt(*scored(masks, 0, images))
         return values.mean(-1), values.size
-    looks = rounds(images, bench.rows)
+    looks = rounds(images, context.rows)
     alive, losses, hits, evaluated = list(range(len(masks))), np.zeros((len(masks), 0)), np.zeros((len(masks), 0)), 0
     for first, last in zip([0, *looks], looks):
-        found = bench.score(state, [masks[m] for m in alive], first, last)
+        found = scored([masks[m] for m in alive], first, last)
         evaluated += len(alive) * (last - first)
         losses, hits = (np.concatenate([seen, new], 1) for seen, new in zip((losses, hits), found))
         # masks whose every loss is the same bits are the same network: the first of them speaks for all

@@ -23,18 +23,18 @@ def random(*, seed: int | None = None) -> Selection:
     """
     refuse_negative(seed=seed or 0)
 
-    def begin(bench):
-        rng = np.random.default_rng(bench.seed if seed is None else seed)
-        scores = {name: rng.random(group.shape, np.float32) for name, group in bench.space.groups.items()}
-        return Progress(bench.state, np.int32(0), scores, np.int64(0))
+    def begin(context):
+        rng = np.random.default_rng(context.seed if seed is None else seed)
+        scores = {name: rng.random(group.shape, np.float32) for name, group in context.space.groups.items()}
+        return Progress(context.state, np.int32(0), scores, np.int64(0))
 
-    return Selection(lambda bench: 0, begin, lambda key, bench, progress: progress,
-                     lambda bench, progress: bench.space.genotype(progress.scores),
-                     lambda bench: {"evaluations": 0, "epochs": 0})
+    return Selection(lambda context: 0, begin, lambda key, context, progress: progress,
+                     lambda context, progress: context.space.genotype(progress.scores),
+                     lambda context: {"evaluations": 0, "epochs": 0})
 
 
 def sampled(*, draws: int = 100, seed: int | None = None) -> Selection:
-    """The genotype with the best validation accuracy in the supernet among several drawn from the gates.
+    """The genotype with the best validation metric in the supernet among several drawn from the gates.
 
     Args:
         draws: Genotypes that are tried.
@@ -46,41 +46,42 @@ def sampled(*, draws: int = 100, seed: int | None = None) -> Selection:
         raise ValueError(f"draws is {draws}, it must be at least 1")
     refuse_negative(seed=seed or 0)
 
-    def steps(bench):
-        return -(-draws // bench.width)
+    def steps(context):
+        return -(-draws // context.width)
 
-    def begin(bench):
+    def begin(context):
         scores = {TRIED: np.full(draws, np.nan, np.float32)}
         scores |= {f"{TRIED}/{name}": np.zeros((draws, len(group.edges)), np.int32)
-                   for name, group in bench.space.groups.items()}
-        return Progress(bench.state, np.int32(0), scores, np.int64(0))
+                   for name, group in context.space.groups.items()}
+        return Progress(context.state, np.int32(0), scores, np.int64(0))
 
-    def step(key, bench, progress):
+    def step(key, context, progress):
         number = int(progress.step)
-        first = number * bench.width
-        rngs = [np.random.default_rng([bench.seed if seed is None else seed, n])
-                for n in range(first, min(first + bench.width, draws))]
-        drawn = [draw(bench, rng) for rng in rngs]
-        _, hits = bench.score(progress.state, [genotype.gates(bench.space.groups) for genotype in drawn])
+        first = number * context.width
+        rngs = [np.random.default_rng([context.seed if seed is None else seed, n])
+                for n in range(first, min(first + context.width, draws))]
+        drawn = [draw(context, rng) for rng in rngs]
+        masks = [genotype.gates(context.space.groups) for genotype in drawn]
+        values = context.score(progress.state, masks)[context.task.metric]
         scores, rows = {name: np.array(values) for name, values in progress.scores.items()}, slice(first, first + len(drawn))
-        scores[TRIED][rows] = hits.mean(-1)
+        scores[TRIED][rows] = values.mean(-1)
         for n, genotype in enumerate(drawn):
-            for name, decisions in genotype.decisions(bench.space.groups).items():
+            for name, decisions in genotype.decisions(context.space.groups).items():
                 scores[f"{TRIED}/{name}"][first + n] = decisions
         return progress._replace(step=np.int32(number + 1), scores=scores,
-                                 evaluations=progress.evaluations + hits.size)
+                                 evaluations=progress.evaluations + values.size)
 
-    def genotype(bench, progress):
-        best = int(np.argmax(progress.scores[TRIED]))
-        return Genotype.from_decisions(bench.space, {name: progress.scores[f"{TRIED}/{name}"][best]
-                                                     for name in bench.space.groups})
+    def genotype(context, progress):
+        best = int(np.argmax(context.task.better * progress.scores[TRIED]))
+        return Genotype.from_decisions(context.space, {name: progress.scores[f"{TRIED}/{name}"][best]
+                                                     for name in context.space.groups})
 
     return Selection(steps, begin, step, genotype,
-                     lambda bench: {"evaluations": draws * bench.images, "epochs": 0})
+                     lambda context: {"evaluations": draws * context.examples, "epochs": 0})
 
 
-def draw(bench, rng) -> Genotype:
+def draw(context, rng) -> Genotype:
     """A genotype drawn from the gates: Gumbel noise on their logarithms, and then the space's own rule."""
     noisy = {name: np.log(np.maximum(np.asarray(rows, np.float64), 1e-30)) + rng.gumbel(size=rows.shape)
-             for name, rows in bench.method.gates(bench.state).items()}
-    return bench.space.genotype({name: np.exp(rows - rows.max()) for name, rows in noisy.items()})
+             for name, rows in context.gates(context.state).items()}
+    return context.space.genotype({name: np.exp(rows - rows.max()) for name, rows in noisy.items()})

@@ -14,19 +14,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from dnas import checkpoint
-from dnas.algorithms.players import Method
+from dnas.algorithms.method import Method
 from dnas.data import Dataset, epoch_indices, evaluation_indices, steps_per_epoch
-from dnas.engine.compile import Examples, epoch_of, scorer
+from dnas.engine.compile import compile_scores, compile_search, epoch_of, on_device
+from dnas.engine.progress import metric_text
+from dnas.engine.search import input_shape
 from dnas.run import load_genotype, read_arrays, write_arrays, write_atomic
-from dnas.selection.types import TRIED, Bench, Progress, Selection
+from dnas.selection.types import TRIED, Context, Progress, Selection
+from dnas.task import task_of
 from dnas.types import REMOVED, Genotype, SearchSpace, Tree
 
+FINE_TUNING = 0.1
+"""Share of the first learning rate at which the weights are fine-tuned (DARTS-PT, arXiv 2108.04392)."""
 WIDTH = 8
 """Least number of masks that the scoring program takes."""
 
 
 class Selected(NamedTuple):
-    """What a selection ends with. scores: {name: [E, K]}; cost: evaluations (images forward through the supernet),
+    """What a selection ends with. scores: {name: [E, K]}; cost: evaluations (examples forward through the supernet),
     epochs of fine-tuning, seconds of its steps, those before an interruption included."""
 
     genotype: Genotype
@@ -34,41 +39,44 @@ class Selected(NamedTuple):
     cost: Mapping[str, float]
 
 
-def bench(space: SearchSpace, method: Method, tuner: Method, data: Dataset, state: Tree, *, batch: int,
-          seed: int = 0) -> Bench:
-    """What selections work with, of a trained `state`. Compiles its two programs when they are first needed.
+def selection_context(space: SearchSpace, method: Method, data: Dataset, state: Tree, *, batch: int, epochs: int,
+                      seed: int = 0) -> Context:
+    """What selections work with, of the trained `state` of a search of `epochs` epochs. Compiles its two programs when they
+    are first needed.
 
-    tuner: the method with a tenth of its learning rate, constant; its step is what fine-tuning runs. The weights'
-    optimiser starts afresh, the architecture's goes on.
+    Fine-tuning is the search step at FINE_TUNING of its first learning rate. The weights' optimiser starts afresh, the
+    architecture's goes on.
     """
-    images = Examples(jnp.asarray(data.inputs), jnp.asarray(data.targets))
-    steps = steps_per_epoch(data, batch)
+    examples, steps, task = on_device(data), steps_per_epoch(data, batch), task_of(data)
+    algorithm = method.bind(space, task)
+    hyper, tuning = (method.numbers_of(epochs=epochs, steps=steps, fine_tuning=share) for share in (0.0, FINE_TUNING))
     rows = evaluation_indices(data.splits["valid"], batch)[0].shape[1]
     width = max(WIDTH, *(max(group.shape[1], _most_into(group)) for group in space.groups.values()))
-    fresh = tuner.init(jax.random.key(0), jax.ShapeDtypeStruct((batch, *data.image), jnp.float32))
+    fresh = algorithm.init(jax.random.key(0), input_shape(data, batch), hyper)
     state = jax.tree.map(jnp.asarray, state._replace(weights_opt=fresh.weights_opt))
+    gates = lambda state: {name: rows for name, rows in algorithm.gates(state, hyper).items() if name in space.groups}
 
     @functools.cache
     def program(name):
         if name == "score":
-            return scorer(space, data, images, state, method.gates(state), batch, width)
-        return epoch_of(tuner, data, images, state, steps, batch)
+            return compile_scores(space, task, data, examples, state, algorithm.gates(state, hyper), batch, width)
+        return epoch_of(*compile_search(algorithm, data, examples, state, tuning, steps, batch), examples, steps)
 
     def score(state, *args):
         return program("score")(state, *args)
 
     def tune(state, epoch, steps=steps):
         indices = epoch_indices(seed, 1_000_000 + epoch, data.splits["train"], data.splits["valid"], batch)
-        given = jax.tree.map(jnp.array, state)  # a copy, for the step takes what it is given
+        copied = jax.tree.map(jnp.array, state)  # the step takes what it is given
         key = jax.random.fold_in(jax.random.key(seed), 2)
-        return program("tune")(given, key, *indices, look=lambda infos, done: None, steps=steps)[0]
+        return program("tune")(copied, tuning, key, *indices, on_metrics=lambda metrics, done: None, steps=steps)[0]
 
     def seconds(plan):
-        score_one = _timed(lambda: score(state, [method.gates(state)], 0, rows)) if plan["evaluations"] else 0
+        score_one = _timed(lambda: score(state, [gates(state)], 0, rows)) if plan["evaluations"] else 0
         tune_one = _timed(lambda: jax.block_until_ready(tune(state, 0, 1))) if plan["epochs"] else 0
         return plan["evaluations"] * score_one / rows + plan["epochs"] * steps * tune_one
 
-    return Bench(space, method, state, score, tune, len(data.splits["valid"]), width, rows, seed, seconds)
+    return Context(space, task, gates, state, score, tune, len(data.splits["valid"]), width, rows, seed, seconds)
 
 
 def _timed(function: Callable) -> float:
@@ -79,15 +87,15 @@ def _timed(function: Callable) -> float:
     return time.monotonic() - started
 
 
-def select(selection: Selection, on: Bench, *, folder: Path | None = None, key: jax.Array | None = None,
+def select(selection: Selection, context: Context, *, folder: Path | None = None, key: jax.Array | None = None,
            say: Callable[[str], None] = lambda text: None) -> Selected:
     """Takes all steps of `selection`. With `folder` it saves each, goes on from the last, and writes the result there:
     genotype.json, scores.npz and cost.json.
 
     Raises what `dnas.checkpoint` raises for damaged files.
     """
-    key = jax.random.key(on.seed) if key is None else key
-    progress, total = selection.begin(on), selection.steps(on)
+    key = jax.random.key(context.seed) if key is None else key
+    progress, total = selection.begin(context), selection.steps(context)
     if folder is not None:
         found = checkpoint.latest(folder / "checkpoints", progress)
         if found:
@@ -98,31 +106,32 @@ def select(selection: Selection, on: Bench, *, folder: Path | None = None, key: 
     while int(progress.step) < total:
         started = time.monotonic()
         before = jax.tree.map(np.array, dict(getattr(progress.state, "decisions", {}))), int(progress.evaluations)
-        after = selection.step(jax.random.fold_in(key, int(progress.step)), on, progress)
+        after = selection.step(jax.random.fold_in(key, int(progress.step)), context, progress)
         progress = after._replace(seconds=np.float64(progress.seconds + time.monotonic() - started))
         if folder is not None:
             checkpoint.save(folder / "checkpoints" / f"{int(progress.step):05d}.safetensors", jax.device_get(progress))
             checkpoint.keep(folder / "checkpoints", 2)
-        say(f"step {int(progress.step)} of {total}: {_told(on.space, *before, progress)}")
-    cost = {**selection.plan(on), "evaluations": int(progress.evaluations), "seconds": float(progress.seconds)}
-    chosen = Selected(selection.genotype(on, progress), jax.tree.map(np.asarray, dict(progress.scores)), cost)
+        say(f"step {int(progress.step)} of {total}: {_told(context, *before, progress)}")
+    cost = {**selection.plan(context), "evaluations": int(progress.evaluations), "seconds": float(progress.seconds)}
+    chosen = Selected(selection.genotype(context, progress), jax.tree.map(np.asarray, dict(progress.scores)), cost)
     if folder is not None:
         _write(folder, chosen)
     return chosen
 
 
-def _told(space: SearchSpace, decisions: Mapping[str, np.ndarray], evaluations: int, after: Progress) -> str:
+def _told(context: Context, decisions: Mapping[str, np.ndarray], evaluations: int, after: Progress) -> str:
     """What a step has done, in words: which edges it decided, and for what, since `decisions`."""
     found = []
     for name, before in decisions.items():
         now = np.asarray(after.state.decisions[name])
         for e in np.flatnonzero(now != before):
-            source, target = space.groups[name].edges[e]
-            op = "is removed" if now[e] == REMOVED else f"is {space.groups[name].edge_ops(e)[now[e]]}"
+            source, target = context.space.groups[name].edges[e]
+            op = "is removed" if now[e] == REMOVED else f"is {context.space.groups[name].edge_ops(e)[now[e]]}"
             found.append(f"{name} {source}->{target} {op}")
     tried = np.asarray(after.scores.get(TRIED, np.nan))
     if not found and np.isfinite(tried).any():
-        return f"{np.isfinite(tried).sum()} tried, the best has {100 * np.nanmax(tried):.1f} %"
+        best = context.task.better * np.nanmax(context.task.better * tried)
+        return f"{np.isfinite(tried).sum()} tried, the best has {metric_text(context.task, best)}"
     return ", ".join(found) or ("fine-tuning" if int(after.evaluations) == evaluations else "no edge is decided yet")
 
 

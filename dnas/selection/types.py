@@ -7,32 +7,34 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dnas.algorithms.players import Method
-from dnas.types import Array, Genotype, SearchSpace, Tree
+from dnas.task import Task
+from dnas.types import Array, Gates, Genotype, SearchSpace, Tree
 
 
 class Unsuitable(ValueError):
     """A selection cannot work on this run: raised by `begin`."""
 
 
-class Bench(NamedTuple):
-    """A trained supernet, and two compiled programs to try things on it.
+class Context(NamedTuple):
+    """What a selection works with: a trained supernet, and two compiled programs to try things on it.
 
-    score(state, masks, first=0, last=images) -> losses, hits: of the supernet under each of the gates in `masks`, a
-        list of at most `width` mappings {group: [E, K]}, on validation images number first..last: float arrays
-        `[M, images]` of cross-entropies in nats and of 1 where the prediction is right. Batch statistics.
-    tune(state, epoch) -> state: one epoch of the search step at a tenth of the learning rate; decided edges stay.
-    images: of the validation split. rows: images in a batch of `score`, which computes whole batches.
+    gates(state) -> the gates by which the supernet is judged, decided edges one-hot.
+    score(state, masks, first=0, last=examples) -> {"loss", and each metric of the task: [M, examples]}: of the supernet
+        under each of the gates in `masks`, a list of at most `width` mappings {group: [E, K]}, on validation examples
+        number first..last. Losses in nats or squared units. Batch statistics.
+    tune(state, epoch) -> state: one epoch of the search step at a tenth of the first learning rate; decided edges stay.
+    examples: of the validation split. rows: examples in a batch of `score`, which computes whole batches.
     seed: of the search, for selections that draw.
     seconds(plan) -> how long a plan takes here, measured on a batch of each program that it needs; compiles them.
     """
 
     space: SearchSpace
-    method: Method
+    task: Task
+    gates: Callable[[Tree], Gates]
     state: Tree
-    score: Callable[..., tuple[Array, Array]]
+    score: Callable[..., Mapping[str, Array]]
     tune: Callable[[Tree, int], Tree]
-    images: int
+    examples: int
     width: int
     rows: int = 1
     seed: int = 0
@@ -44,8 +46,9 @@ class Progress(NamedTuple):
 
     state: the supernet, with the decisions taken. step: steps taken. scores: {group: [E, K]}, what the selection found
     out about each operation, more is better, NaN where nothing; other names may hold arrays of its own, of which
-    TRIED `[N]` and TRIED/group `[N, E]` are accuracies of whole genotypes and their operations' indices.
-    evaluations: images that went forward through the supernet. seconds: spent so far, kept by `dnas.selection.select`.
+    TRIED `[N]` and TRIED/group `[N, E]` are the task's first metric of whole genotypes and their operations'
+    indices. evaluations: examples that went forward through the supernet. seconds: spent so far, counted by
+    `dnas.selection.select`.
     """
 
     state: Tree
@@ -62,12 +65,12 @@ TRIED = "tried"
 class Selection(NamedTuple):
     """A way of choosing a genotype, in steps.
 
-    steps(bench) -> how many there are; begin(bench) -> Progress; step(key, bench, progress) -> Progress;
-    genotype(bench, progress) -> Genotype, once all are taken; plan(bench) -> {"evaluations", "epochs"} it will cost.
+    steps(context) -> how many there are; begin(context) -> Progress; step(key, context, progress) -> Progress;
+    genotype(context, progress) -> Genotype, once all are taken; plan(context) -> {"evaluations", "epochs"} it will cost.
     """
 
-    steps: Callable[[Bench], int]
-    begin: Callable[[Bench], Progress]
-    step: Callable[[Array, Bench, Progress], Progress]
-    genotype: Callable[[Bench, Progress], Genotype]
-    plan: Callable[[Bench], Mapping[str, Any]]
+    steps: Callable[[Context], int]
+    begin: Callable[[Context], Progress]
+    step: Callable[[Array, Context, Progress], Progress]
+    genotype: Callable[[Context, Progress], Genotype]
+    plan: Callable[[Context], Mapping[str, Any]]
