@@ -10,7 +10,7 @@ from search_spaces import SPACES
 
 OWN = "a function of yours that returns a"
 FILES = {
-    "FILE.npz": "x [N, H, W, C], [N, H, W], [N, F] or tokens [N, T], y [N, ...], perhaps x_test, y_test; several are one set",
+    "FILE.npz": "x: images [N, H, W, C] or [N, H, W], numbers [N, F] or tokens [N, T]; y [N, ...]; x_test, y_test if any",
     "TABLE.csv": "rows of numbers and texts below the names of the columns; --target COLUMN is predicted",
     "TEXT.txt": "characters, each predicted from those before it; --window CHARACTERS",
     "GRAPH.npz": "a graph in planetoid's form: x_data, x_indices, x_indptr, x_shape, edge_index, y, train_idx, ...",

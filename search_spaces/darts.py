@@ -39,7 +39,7 @@ from search_spaces.primitives import (
     torch_uniform,
 )
 from search_spaces.repeated import use_scan
-from search_spaces.sizes import check_sizes
+from search_spaces.sizes import check_image, check_sizes
 
 OPS = ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3",
        "dil_conv_5x5")
@@ -249,6 +249,7 @@ def cell_space(name, groups, image, classes, *, channels, cells, scan=None) -> S
 
     scan: None where the operations differ between edges, which no loop can run.
     """
+    check_image(name, image)
     if min(image[:2]) < 4:
         raise ValueError(f"images of {image[0]}x{image[1]} are too small for {name}, which halves them twice: "
                          "4x4 is the least")
