@@ -87,8 +87,8 @@ def nasbench201(image=(32, 32, 3), classes=10, *, channels: int = 16, cells: int
         raise ValueError(f"images of {image[0]}x{image[1]} are too small for nasbench201, which halves them twice: "
                          "4x4 is the least")
     check_sizes("nasbench201", channels=channels, cells=cells, classes=classes)
-    if channels < 1 or cells < 1 or classes < 2:
-        raise ValueError("nasbench201 needs channels >= 1, cells >= 1, classes >= 2, "
+    if channels < 1 or cells < 1 or classes < 1:
+        raise ValueError("nasbench201 needs channels >= 1, cells >= 1, classes >= 1, "
                          f"got {channels}, {cells}, {classes}")
     network = partial(Network, channels, cells, classes, use_scan(scan, cells))
     return flax_space(

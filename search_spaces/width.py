@@ -71,8 +71,8 @@ def width(image=(32, 32, 3), classes=10, *, channels: int = 32, stages: int = 3,
     Raises ValueError where a value is out of range.
     """
     check_sizes("width", channels=channels, stages=stages, layers=layers, classes=classes)
-    if min(channels, stages, layers) < 1 or classes < 2:
-        raise ValueError("width needs channels, stages and layers >= 1, classes >= 2, "
+    if min(channels, stages, layers) < 1 or classes < 1:
+        raise ValueError("width needs channels, stages and layers >= 1, classes >= 1, "
                          f"got {channels}, {stages}, {layers}, {classes}")
     if len(widths(channels)) < 2:
         raise ValueError(f"width needs channels >= 2, with {channels} there is no choice")
