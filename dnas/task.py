@@ -81,8 +81,8 @@ def named(name: str, **offered) -> Task:
     parameters = inspect.signature(factory).parameters.values()
     needed = [p.name for p in parameters if p.default is p.empty and "VAR" not in p.kind.name and p.name not in offered]
     if needed:
-        raise ValueError(f"task {name}: its parameter {needed[0]} needs a default; the data gives target_mean, target_std and "
-                         "classes only")
+        raise ValueError(f"task {name}: its parameter {needed[0]} needs a default; the data gives target_mean, target_std "
+                         "and classes only")
     task = factory(**{p.name: offered[p.name] for p in parameters if p.name in offered})
     if not isinstance(task, Task):
         raise ValueError(f"task {name}: it returned {type(task).__name__}; it must return a Task")
@@ -133,14 +133,13 @@ def regression(*, target_mean=0.0, target_std=1.0) -> Task:
     Outputs are standardised, (target - target_mean) / target_std, and so are losses (squares, means over D), so that
     learning rates suit targets of any unit. The metrics mae and mse and the predictions are in the targets' own units.
     """
-    own = lambda outputs: outputs * np.float32(target_std) + np.float32(target_mean)
-    alike = lambda outputs, targets: targets.reshape(outputs.shape)
-    scaled = lambda outputs, targets: (alike(outputs, targets) - np.float32(target_mean)) / np.float32(target_std)
-    error = lambda outputs, targets: own(outputs) - alike(outputs, targets)
-    return Task("regression", lambda outputs, targets: _mean((outputs - scaled(outputs, targets)) ** 2),
-                {"mae": lambda outputs, targets: _mean(abs(error(outputs, targets))),
-                 "mse": lambda outputs, targets: _mean(error(outputs, targets) ** 2)},
-                better=-1, percent=False, predict=own, soften=lambda outputs, temperature: outputs,
+    mean, std = np.float32(target_mean), np.float32(target_std)
+    error = lambda outputs, targets: outputs - (targets.reshape(outputs.shape) - mean) / std
+    return Task("regression", lambda outputs, targets: _mean(error(outputs, targets) ** 2),
+                {"mae": lambda outputs, targets: _mean(abs(std * error(outputs, targets))),
+                 "mse": lambda outputs, targets: _mean((std * error(outputs, targets)) ** 2)},
+                better=-1, percent=False, predict=lambda outputs: outputs * std + mean,
+                soften=lambda outputs, temperature: outputs,
                 divergence=lambda soft, outputs, temperature: _mean((soft - outputs) ** 2), check=_checked_values)
 
 
