@@ -47,8 +47,8 @@ def prepare(arguments: Arguments) -> Prepared:
     for name, value in shared.items():
         if space.options.get(name, MixedOptions._field_defaults[name]) != value:
             raise ValueError(f"space {config['space']['name']} takes no {name}: it is not built by flax_space")
-    method = built_method(config, space, arguments.epochs, steps)
-    _try(method, data, arguments.batch, named(config, "space"))
+    method = built_method(config, space)
+    _try(space, method, data, arguments, steps, named(config, "space"))
     return Prepared(data, space, method, config, steps)
 
 
@@ -81,31 +81,31 @@ def shape_of(data: Dataset) -> dict[str, Any]:
     return found | ({"class_names": list(data.class_names)} if data.class_names else {})
 
 
-def _try(method: Method, data: Dataset, batch: int, space: str) -> None:
+def _try(space: SearchSpace, method: Method, data: Dataset, arguments: Arguments, steps: int, named: str) -> None:
     """Traces the first state, so that options which no network can have are refused before anything is written."""
     import jax
 
-    images = jax.ShapeDtypeStruct((batch, *data.image), "float32")
+    from dnas.engine.search import input_shape
+    from dnas.task import task_of
+
+    algorithm, hyper = method.bind(space, task_of(data)), method.numbers_of(epochs=arguments.epochs, steps=steps)
+    inputs = input_shape(data, arguments.batch)
     try:
-        jax.eval_shape(method.init, jax.random.key(0), images)
+        jax.eval_shape(lambda key: algorithm.init(key, inputs, hyper), jax.random.key(0))
     except ValueError:
         raise
     except Exception as error:
-        raise ValueError(f"space {space} cannot be built for these images: {type(error).__name__}: {error}") from error
+        raise ValueError(f"space {named} cannot be built for this data: {type(error).__name__}: {error}") from error
 
 
-def built_method(config: Mapping[str, Any], space: SearchSpace, epochs: int, steps: int) -> Method:
+def built_method(config: Mapping[str, Any], space: SearchSpace) -> Method:
     """The method of a config, which keeps to its budget.
 
     Raises ValueError where the space cannot."""
     from dnas import Method
-    from dnas.algorithms.budget import penalised, within
+    from dnas.algorithms.budget import budgeted
 
-    budget = budget_of(config)
-    method = built("method", config, Method, penalised(space, budget), epochs, steps)
-    if not budget.given:
-        return method
-    return method._replace(select=lambda state: within(space, budget, method.gates(state), method.select(state)))
+    return budgeted(built("method", config, Method), space, budget_of(config))
 
 
 def within_budget(space: SearchSpace, config: Mapping[str, Any]) -> SearchSpace:
