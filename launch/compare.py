@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,7 +28,7 @@ class Arguments:
     """What the command line says; the options of each selection are added to it."""
 
     folders: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN ...")]
-    """Run directories of searches: several methods, several seeds."""
+    """Run directories of searches: several methods, several seeds. A folder stands for all searches in it."""
     selection: Annotated[tuple[str, ...], tyro.conf.arg(metavar="{" + ",".join(SELECTIONS) + "}|FACTORY ...")] = (
         "magnitude", "perturbation", "sampled", "random")
     """Which selections, the one that others are compared with first."""
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
              for name, full in zip(short, names)]
     form = dataclasses.make_dataclass("Arguments", parts, bases=(Arguments,), frozen=True)
     arguments = parsed(form(folders=tyro.MISSING, selection=tuple(names)), "dnas compare", __doc__, list(argv))
-    folders = [Path(folder).expanduser() for folder in arguments.folders]
+    folders = _runs(Path(folder).expanduser() for folder in arguments.folders)
     if not folders:
         raise ValueError("name at least one run directory: dnas compare RUN ... --selection NAME ...")
     if len({folder.resolve() for folder in folders}) < len(folders):
@@ -99,6 +99,18 @@ def main(argv: Sequence[str]) -> int:
     print("\n" + _text(entries, notes))
     print(f"written    {out} (report.html, comparison.csv, comparison.json, comparison.svg)")
     return 0
+
+
+def _runs(folders: Iterable[Path]) -> list[Path]:
+    """The run directories among `folders`, and in place of any other folder all searches in it, such as those of a sweep."""
+    from dnas.runs import find, read_json
+
+    runs = []
+    for folder in folders:
+        inside = [] if (folder / "config.json").exists() else \
+            [run for run in find(folder) if (run / "config.json").exists() and "method" in read_json(run / "config.json")]
+        runs += inside or [folder]
+    return runs
 
 
 def _listed(argv: Sequence[str], flag: str) -> list[str]:

@@ -40,8 +40,9 @@ def prepare(arguments: Arguments) -> Prepared:
 
     shared = {name: config["space"][name] for name in MixedOptions._fields}
     offered = {"image": data.image, "classes": data.classes, **shared}
-    if "graph" not in config["space"]:
-        offered["graph"] = data.graph
+    for name, value in (("graph", data.graph), ("vocabulary", data.vocabulary)):
+        if name not in config["space"]:
+            offered[name] = value
     with mixed_options(MixedOptions(**shared)):
         space = built("space", config, SearchSpace, **offered)
     for name, value in shared.items():
@@ -58,7 +59,8 @@ def loaded(config: Mapping[str, Any], batch: int, splits: Sequence[str] = ("trai
     batch: images that the augmentation is tried on. splits: whose classes count for balanced weights.
     Raises ValueError, in one line, for whatever is wrong with one of them.
     """
-    data = load(config["data"], **{name: config[name] for name in ("limit", "resize", "fit") if name in config})
+    options = "limit", "resize", "fit", "task", "target", "window", "standardise"
+    data = load(config["data"], **{name: config[name] for name in options if name in config})
     if "class_weights" in config:
         data = data._replace(class_weights=balanced(data, splits))
     if "augment" not in config:
@@ -76,9 +78,15 @@ def loaded(config: Mapping[str, Any], batch: int, splits: Sequence[str] = ("trai
 
 
 def shape_of(data: Dataset) -> dict[str, Any]:
-    """What a config holds of pictures once they are read: all that another picture needs to be classified alike."""
-    found = {"resize": list(data.image[:2]), "fit": data.pictures.fit} if data.pictures else {}
-    return found | ({"class_names": list(data.class_names)} if data.class_names else {})
+    """What a config holds of data once it is read: what is predicted, unless single classes, and by which metric it is
+    judged; and of pictures all that another picture needs to be classified alike."""
+    from dnas.task import task_of
+
+    shape = {"resize": list(data.image[:2]), "fit": data.pictures.fit} if data.pictures else {}
+    if data.task != "classification":
+        task = task_of(data)
+        shape |= {"task": data.task, "metric": {"name": task.metric, "better": task.better, "percent": task.percent}}
+    return shape | ({"class_names": list(data.class_names)} if data.class_names else {})
 
 
 def _try(space: SearchSpace, method: Method, data: Dataset, arguments: Arguments, steps: int, named: str) -> None:

@@ -13,7 +13,23 @@ import tyro
 
 from dnas.data import DATASETS
 from launch import cache
-from launch.arguments import DATA, Augment, Fitting, Resize, Weighing, check_bounds, given, learnt_from, parsed, shown, words
+from launch.arguments import (
+    DATA,
+    Augment,
+    Fitting,
+    Resize,
+    Standardise,
+    Target,
+    TaskName,
+    Weighing,
+    Window,
+    check_bounds,
+    given,
+    learnt_from,
+    parsed,
+    shown,
+    words,
+)
 from launch.inherit import of_its_size, taken
 from launch.search import free_folder, stem
 
@@ -42,8 +58,16 @@ class Arguments:
     """A name or other source of images (`dnas datasets`), or the several files of one set."""
     limit: Annotated[int | None, shown("N", "as for the search, else all")] = None
     """Images to keep outside the test set, evenly of each class."""
+    task: TaskName = None
+    """What is predicted. This and the next seven are as for the search, if its data is."""
+    target: Target = None
+    """Column of a .csv that is predicted."""
+    window: Window = None
+    """Characters of a text that the network is given at once."""
+    standardise: Standardise = None
+    """Bring images and features to mean 0 and standard deviation 1."""
     resize: Resize = ()
-    """Size in pixels of pictures from folders and hf:. This and the next three are as for the search, if its data is."""
+    """Size in pixels of pictures from folders and hf:."""
     fit: Fitting = None
     """How pictures get it: cut to fill, whole on black, or stretched."""
     augment: Augment = None
@@ -137,7 +161,7 @@ def main(argv: Sequence[str]) -> int:
         size = ", ".join(f"{built[name]} {name}" for name in ("cells", "channels") if name in built)
         print(describe(data))
         print(f"genotype  {space.format(genotype)}")
-        print(f"network   {cost['params']:,} parameters, {cost['macs']:,} multiply-adds per example" + (size and f"; {size}"))
+        print(f"network   {cost['params']:,} parameters, {cost['macs']:,} multiply-adds per example{size and f'; {size}'}")
         for line in origin.lines:
             print(line)
         print(f"training  {arguments.epochs} epochs of {steps} steps of {arguments.batch} examples of "
@@ -293,11 +317,11 @@ def _report(results: dict[str, Any], result, folder: Path, data) -> str:
     error = f"{100 * test['standard_error']:.2f}" if task.percent else f"{test['standard_error']:.3g}"
     others = "".join(f", {name} {test[name]:.4g}" for name in task.metrics if name != task.metric)
     lines = ["", *([table(result.confusion, data.class_names), ""] if result.confusion is not None else []),
-             f"test      {spell(test[task.metric])}{f' {task.metric}' if task.percent else ''}, ± {error} by the number of its "
-             f"examples ({test['examples']:,}){others}; loss {test['loss']:.3f}"]
+             f"test      {spell(test[task.metric])}{f' {task.metric}' if task.percent else ''}, ± {error} by the number of "
+             f"its examples ({test['examples']:,}){others}; loss {test['loss']:.3f}"]
     if holdout:
-        lines.append(f"hold-out  {spell(holdout[task.metric])}; the best was {spell(holdout['best'][task.metric])} after epoch "
-                     f"{holdout['best']['epoch']}" +
+        lines.append(f"hold-out  {spell(holdout[task.metric])}; the best was {spell(holdout['best'][task.metric])} after "
+                     f"epoch {holdout['best']['epoch']}" +
                      (f", as inherited {spell(holdout['inherited'])}" if "inherited" in holdout else ""))
     files = ["results.json", *(["confusion.svg"] if result.confusion is not None else []), "curves.svg",
              "weights.safetensors", "last.safetensors", *(["best.safetensors"] if holdout else [])]

@@ -63,7 +63,6 @@ def trained_state(folder: Path) -> Trained:
     import jax
 
     from dnas import checkpoint
-
     from dnas.engine.search import input_shape
     from dnas.task import task_of
 
