@@ -30,12 +30,19 @@ def platform(name: str | None) -> Iterator[None]:
 
 def current() -> str:
     """The platform for which programs are traced now: that of the block, else that of the machine's default device."""
-    return _context().value or _of_machine()
+    return _context().value or of_machine()
 
 
 def on_cpu() -> bool:
     """Whether programs are traced for a CPU now."""
     return current() == "cpu"
+
+
+def of_machine() -> str:
+    """The platform of the machine's default device."""
+    from jax.export import default_export_platform
+
+    return default_export_platform()
 
 
 @functools.cache
@@ -44,9 +51,3 @@ def _context():
     import jax
 
     return jax.make_user_context(None)
-
-
-def _of_machine() -> str:
-    from jax.export import default_export_platform
-
-    return default_export_platform()
