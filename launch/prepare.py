@@ -87,7 +87,7 @@ def _try(method: Method, data: Dataset, batch: int, space: str) -> None:
 
     images = jax.ShapeDtypeStruct((batch, *data.image), "float32")
     try:
-        jax.eval_shape(method.init, jax.random.key(0), images)
+        jax.jit(method.init).trace(jax.random.key(0), images)  # which the search finds traced
     except ValueError:
         raise
     except Exception as error:

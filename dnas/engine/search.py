@@ -17,6 +17,7 @@ from dnas.algorithms.players import Method
 from dnas.data import Dataset, epoch_indices, steps_per_epoch
 from dnas.engine.compile import Examples, diagnosis, evaluation
 from dnas.engine.diagnose import collapse, skips
+from dnas.engine.host import initial
 from dnas.engine.lanes import Epoch, NonFiniteLoss, advanced, epochs_of
 from dnas.engine.progress import SILENT, Display, display, shared
 from dnas.journal import journal
@@ -177,8 +178,8 @@ def _course(space: SearchSpace, method: Method, data: Dataset, programs: Callabl
 
 def _latest(method: Method, data: Dataset, batch: int, seed: int, run: Run | None) -> checkpoint.Latest:
     """Where a search was left: the last whole checkpoint of its run, else its first state."""
-    state = method.init(jax.random.fold_in(jax.random.key(seed), 0),
-                        jax.ShapeDtypeStruct((batch, *data.image), jnp.float32))
+    state = initial(method.init, jax.random.fold_in(jax.random.key(seed), 0),
+                    jax.ShapeDtypeStruct((batch, *data.image), jnp.float32))
     return run and checkpoint.latest(run.checkpoints, state) or checkpoint.Latest(0, state, [])
 
 

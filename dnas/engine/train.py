@@ -18,6 +18,7 @@ from dnas.algorithms.supervised import TrainState, linear_ramp, trained_in, trai
 from dnas.confusion import accuracy, confusion
 from dnas.data import SPLITS, Dataset, steps_per_epoch, train_indices
 from dnas.engine.compile import Examples, predictor, settler, training_of
+from dnas.engine.host import initial
 from dnas.engine.progress import SILENT, display
 from dnas.engine.search import refuse_non_finite, tagged
 from dnas.journal import notes
@@ -84,7 +85,7 @@ def train(network: Network, data: Dataset, *, epochs: int, batch: int, seed: int
                   auxiliary=auxiliary, teacher=teacher)
     key = jax.random.key(seed)
     shape = jax.ShapeDtypeStruct((batch, *data.image), jnp.float32)
-    state = how.start(*start) if start else how.init(jax.random.fold_in(key, 0), shape)
+    state = how.start(*start) if start else initial(how.init, jax.random.fold_in(key, 0), shape)
     state, first, messages = _resumed(run, state, epochs, fresh=-1 if start else 0)
 
     with contextlib.ExitStack() as stack:

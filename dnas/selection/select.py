@@ -17,6 +17,7 @@ from dnas import checkpoint
 from dnas.algorithms.players import Method
 from dnas.data import Dataset, epoch_indices, evaluation_indices, steps_per_epoch
 from dnas.engine.compile import Examples, epoch_of, scorer
+from dnas.engine.host import initial
 from dnas.run import load_genotype, read_arrays, write_arrays, write_atomic
 from dnas.selection.types import TRIED, Bench, Progress, Selection
 from dnas.types import REMOVED, Genotype, SearchSpace, Tree
@@ -45,7 +46,7 @@ def bench(space: SearchSpace, method: Method, tuner: Method, data: Dataset, stat
     steps = steps_per_epoch(data, batch)
     rows = evaluation_indices(data.splits["valid"], batch)[0].shape[1]
     width = max(WIDTH, *(max(group.shape[1], _most_into(group)) for group in space.groups.values()))
-    fresh = tuner.init(jax.random.key(0), jax.ShapeDtypeStruct((batch, *data.image), jnp.float32))
+    fresh = initial(tuner.init, jax.random.key(0), jax.ShapeDtypeStruct((batch, *data.image), jnp.float32))
     state = jax.tree.map(jnp.asarray, state._replace(weights_opt=fresh.weights_opt))
 
     @functools.cache
