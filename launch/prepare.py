@@ -99,7 +99,7 @@ def _try(space: SearchSpace, method: Method, data: Dataset, arguments: Arguments
     algorithm, hyper = method.bind(space, task_of(data)), method.numbers_of(epochs=arguments.epochs, steps=steps)
     inputs = input_shape(data, arguments.batch)
     try:
-        jax.eval_shape(lambda key: algorithm.init(key, inputs, hyper), jax.random.key(0))
+        jax.jit(algorithm.init).trace(jax.random.key(0), inputs, hyper)  # which the search finds traced
     except ValueError:
         raise
     except Exception as error:

@@ -18,6 +18,7 @@ from dnas.algorithms.players import SearchState
 from dnas.data import Dataset, epoch_indices, steps_per_epoch
 from dnas.engine.compile import Examples, compile_diagnosis, compile_evaluation, on_device, shape_of
 from dnas.engine.diagnose import collapse, skips
+from dnas.engine.host import initial
 from dnas.engine.lanes import Epoch, NonFiniteLoss, advance_lanes, compile_lanes
 from dnas.engine.progress import SILENT, Display, display, shared
 from dnas.journal import Journal, journal
@@ -256,7 +257,7 @@ def _check_lanes(lanes: Sequence[Lane]) -> None:
 def _latest(algorithm: Algorithm, inputs, hyper: Mapping[str, Any], lane: Lane,
             start: SearchState | None) -> checkpoint.Latest:
     """Where a search was left: the last whole checkpoint of its run, else its first state."""
-    state = algorithm.init(jax.random.fold_in(jax.random.key(lane.seed), 0), inputs, hyper)
+    state = initial(algorithm.init, jax.random.fold_in(jax.random.key(lane.seed), 0), inputs, hyper)
     found = checkpoint.latest(lane.run.checkpoints, state) if lane.run else None
     return found or checkpoint.Latest(0, started_from(state, start) if start is not None else state, [])
 

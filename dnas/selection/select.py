@@ -17,6 +17,7 @@ from dnas import checkpoint
 from dnas.algorithms.method import Method
 from dnas.data import Dataset, epoch_indices, evaluation_indices, steps_per_epoch
 from dnas.engine.compile import compile_scores, compile_search, epoch_of, on_device
+from dnas.engine.host import initial
 from dnas.engine.progress import metric_text
 from dnas.engine.search import input_shape
 from dnas.run import load_genotype, read_arrays, write_arrays, write_atomic
@@ -52,7 +53,7 @@ def selection_context(space: SearchSpace, method: Method, data: Dataset, state: 
     hyper, tuning = (method.numbers_of(epochs=epochs, steps=steps, fine_tuning=share) for share in (0.0, FINE_TUNING))
     rows = evaluation_indices(data.splits["valid"], batch)[0].shape[1]
     width = max(WIDTH, *(max(group.shape[1], _most_into(group)) for group in space.groups.values()))
-    fresh = algorithm.init(jax.random.key(0), input_shape(data, batch), hyper)
+    fresh = initial(algorithm.init, jax.random.key(0), input_shape(data, batch), hyper)
     state = jax.tree.map(jnp.asarray, state._replace(weights_opt=fresh.weights_opt))
     gates = lambda state: {name: rows for name, rows in algorithm.gates(state, hyper).items() if name in space.groups}
 
