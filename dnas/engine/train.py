@@ -95,7 +95,7 @@ def train(network: Network, data: Dataset, *, epochs: int, batch: int, recipe: R
         if first < epochs:
             say("compiling the training step and the evaluation ...")
             program = compile_training(how, recipe, data, examples, state, hyper, steps, batch) if epochs else None
-            advance = epoch_of(*program, examples, steps) if program else None
+            advance = epoch_of(program, examples, steps) if program else None
         judged = first < epochs and report or final
         judge = _judge(network, task, data, examples, how.result(state), batch) if judged else None
         if first < epochs:

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,12 +41,14 @@ class Selected(NamedTuple):
 
 
 def selection_context(space: SearchSpace, method: Method, data: Dataset, state: Tree, *, batch: int, epochs: int,
-                      seed: int = 0) -> Context:
+                      seed: int = 0, key: Any = None) -> Context:
     """What selections work with, of the trained `state` of a search of `epochs` epochs. Compiles its two programs when they
     are first needed.
 
     Fine-tuning is the search step at FINE_TUNING of its first learning rate. The weights' optimiser starts afresh, the
     architecture's goes on.
+
+    key: see `dnas.engine.compile.program_key`; that of the search, so that its compiled step is found.
     """
     examples, steps, task = on_device(data), steps_per_epoch(data, batch), task_of(data)
     algorithm = method.bind(space, task)
@@ -60,8 +62,9 @@ def selection_context(space: SearchSpace, method: Method, data: Dataset, state: 
     @functools.cache
     def program(name):
         if name == "score":
-            return compile_scores(space, task, data, examples, state, algorithm.gates(state, hyper), batch, width)
-        return epoch_of(*compile_search(algorithm, data, examples, state, tuning, steps, batch), examples, steps)
+            return compile_scores(space, task, data, examples, state, algorithm.gates(state, hyper), batch, width,
+                                  key=key)
+        return epoch_of(compile_search(algorithm, data, examples, state, tuning, steps, batch, key=key), examples, steps)
 
     def score(state, *args):
         return program("score")(state, *args)
