@@ -6,6 +6,7 @@ of a Task but `check` are pure and may be traced. `import dnas.task` does not im
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,8 +24,8 @@ TASKS = {
     "next-token": "dnas.task:next_token",
     "regression": "dnas.task:regression",
 }
-"""Place of each factory without required arguments -> Task. Those of its keyword parameters that are called `classes`,
-`target_mean` or `target_std` are given by the data, see `Dataset`."""
+"""Place of each factory without required arguments -> Task. Of its parameters those called `target_mean`, `target_std` and
+`classes` are given by the data, see `Dataset`; `classes` needs a default nevertheless."""
 
 
 def stored(where: str, targets, classes: int | None = None) -> np.ndarray:
@@ -75,7 +76,16 @@ def named(name: str, **offered) -> Task:
 
     offered: arguments for those parameters that the factory has. Raises ValueError, in one line, where there is none.
     """
-    task = registry.made(name, TASKS, "task", Task, options={}, **offered)
+    offered = {"target_mean": 0.0, "target_std": 1.0} | offered
+    factory = registry.resolve(name, TASKS, "task")
+    parameters = inspect.signature(factory).parameters.values()
+    needed = [p.name for p in parameters if p.default is p.empty and "VAR" not in p.kind.name and p.name not in offered]
+    if needed:
+        raise ValueError(f"task {name}: its parameter {needed[0]} needs a default; the data gives target_mean, target_std "
+                         "and classes only")
+    task = factory(**{p.name: offered[p.name] for p in parameters if p.name in offered})
+    if not isinstance(task, Task):
+        raise ValueError(f"task {name}: it returned {type(task).__name__}; it must return a Task")
     if not task.metrics or task.better not in (1, -1):
         raise ValueError(f"task {name}: metrics {list(task.metrics)} and better {task.better}; it needs at least one "
                          "metric, and better 1 or -1")
@@ -123,14 +133,13 @@ def regression(*, target_mean=0.0, target_std=1.0) -> Task:
     Outputs are standardised, (target - target_mean) / target_std, and so are losses (squares, means over D), so that
     learning rates suit targets of any unit. The metrics mae and mse and the predictions are in the targets' own units.
     """
-    own = lambda outputs: outputs * np.float32(target_std) + np.float32(target_mean)
-    alike = lambda outputs, targets: targets.reshape(outputs.shape)
-    scaled = lambda outputs, targets: (alike(outputs, targets) - np.float32(target_mean)) / np.float32(target_std)
-    error = lambda outputs, targets: own(outputs) - alike(outputs, targets)
-    return Task("regression", lambda outputs, targets: _mean((outputs - scaled(outputs, targets)) ** 2),
-                {"mae": lambda outputs, targets: _mean(abs(error(outputs, targets))),
-                 "mse": lambda outputs, targets: _mean(error(outputs, targets) ** 2)},
-                better=-1, percent=False, predict=own, soften=lambda outputs, temperature: outputs,
+    mean, std = np.float32(target_mean), np.float32(target_std)
+    error = lambda outputs, targets: outputs - (targets.reshape(outputs.shape) - mean) / std
+    return Task("regression", lambda outputs, targets: _mean(error(outputs, targets) ** 2),
+                {"mae": lambda outputs, targets: _mean(abs(std * error(outputs, targets))),
+                 "mse": lambda outputs, targets: _mean((std * error(outputs, targets)) ** 2)},
+                better=-1, percent=False, predict=lambda outputs: outputs * std + mean,
+                soften=lambda outputs, temperature: outputs,
                 divergence=lambda soft, outputs, temperature: _mean((soft - outputs) ** 2), check=_checked_values)
 
 

@@ -10,7 +10,9 @@ from search_spaces import SPACES
 
 OWN = "a function of yours that returns a"
 FILES = {
-    "FILE.npz": "x [N, H, W, C] or [N, H, W], y [N], and x_test and y_test if there are any; several are one set",
+    "FILE.npz": "x: images [N, H, W, C] or [N, H, W], numbers [N, F] or tokens [N, T]; y [N, ...]; x_test, y_test if any",
+    "TABLE.csv": "rows of numbers and texts below the names of the columns; --target COLUMN is predicted",
+    "TEXT.txt": "characters, each predicted from those before it; --window CHARACTERS",
     "GRAPH.npz": "a graph in planetoid's form: x_data, x_indices, x_indptr, x_shape, edge_index, y, train_idx, ...",
     "FOLDER": "of .npz pieces, of the four idx files of MNIST or Fashion-MNIST, or of CIFAR-10's binary batches",
     "PICTURES": "FOLDER/CLASS/*.png or .jpg, or FOLDER/train/CLASS/... beside test or val; --resize, --fit",
@@ -49,7 +51,7 @@ def _check(argv: Sequence[str]) -> int:
     wrong = 0
     images = ready.data.inputs[ready.data.splits["train"][:4]]
     images = np.asarray(normalise(images, ready.data.mean, ready.data.std))
-    for finding in check(ready.space, images, ready.data.classes):
+    for finding in check(ready.space, images, ready.data.outputs):
         wrong += finding.wrong is not None
         print(f"{'no ' if finding.wrong else 'yes'}  {finding.tried}" + (f"\n     {finding.wrong}" if finding.wrong else ""),
               flush=True)

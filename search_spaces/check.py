@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.interpreters.partial_eval import dce_jaxpr
 
@@ -24,13 +23,16 @@ class Finding(NamedTuple):
     wrong: str | None
 
 
-def check(space: SearchSpace, images: np.ndarray, classes: int, *, seed: int = 0) -> Iterator[Finding]:
-    """Tries `space` on a few normalised images `[B, H, W, C]`, in float64 where that is exact, with random gates; yields
-    a Finding for each trial as it is done.
+def check(space: SearchSpace, inputs: np.ndarray, outputs: int | tuple[int, ...], *, seed: int = 0) -> Iterator[Finding]:
+    """Tries `space` on a few normalised inputs `[B, ...]`, in float64 where that is exact (tokens stay integers), with
+    random gates; yields a Finding for each trial as it is done.
+
+    outputs: how many a network has, or their shape where an input has more than one row of them (`Dataset.outputs`).
 
     A trial whose ground is missing, because an earlier one failed, is left out.
     """
-    trials = _Trials(space, np.asarray(images, np.float64), classes, np.random.default_rng(seed))
+    shape = (outputs,) if isinstance(outputs, int) else outputs
+    trials = _Trials(space, np.asarray(inputs), shape, np.random.default_rng(seed))
     for tried in (trials.builds, trials.applies, trials.is_deterministic, trials.round_trips, trials.inherits, trials.counts,
                   trials.one_hot_is_discrete, trials.uses_every_edge):
         try:
@@ -45,8 +47,9 @@ def check(space: SearchSpace, images: np.ndarray, classes: int, *, seed: int = 0
 class _Trials:
     """Each method tries one thing and returns what is wrong, or None; its docstring is the thing."""
 
-    def __init__(self, space: SearchSpace, images: np.ndarray, classes: int, rng: np.random.Generator):
-        self.space, self.images, self.classes, self.rng = space, images, classes, rng
+    def __init__(self, space: SearchSpace, inputs: np.ndarray, outputs: tuple[int, ...], rng: np.random.Generator):
+        self.space, self.outputs, self.rng, tokens = space, tuple(outputs), rng, inputs.dtype.kind in "iu"
+        self.single, self.exact = (inputs.astype(np.int32 if tokens else kind) for kind in (np.float32, np.float64))
 
     def builds(self):
         """it has groups of edges, whose operations are those of the module, and initial weights that are finite"""
@@ -58,24 +61,24 @@ class _Trials:
             except Exception as error:  # what else is wrong, the supernet says better
                 if "has the operations" in str(error):
                     return str(error)
-        self.weights, self.stats = self.space.init(jax.random.key(0), self.images.astype(np.float32))
+        self.weights, self.stats = self.space.init(jax.random.key(0), self.single)
         bad = [path for path, leaf in jax.tree.leaves_with_path(self.weights) if not np.isfinite(leaf).all()]
         return f"initial weights are not finite: {jax.tree_util.keystr(bad[0])}" if bad else None
 
     def applies(self):
-        """the supernet takes any gates as an array, in one program, and returns logits [batch, classes]"""
+        """the supernet takes any gates as an array, in one program, and returns logits [batch, ..., classes]"""
         logits, stats = jax.eval_shape(lambda *args: self.space.apply(*args, train=True, key=None), self.weights, self.stats,
-                                       self.gates(), self.images.astype(np.float32))
-        if logits.shape != (len(self.images), self.classes):
-            return f"logits have shape {logits.shape}; {len(self.images)} images of {self.classes} classes need " \
-                   f"({len(self.images)}, {self.classes})"
+                                       self.gates(), self.single)
+        if logits.shape != (len(self.single), *self.outputs):
+            return f"logits have shape {logits.shape}; {len(self.single)} inputs of {self.outputs[-1]} classes need " \
+                   f"{(len(self.single), *self.outputs)}"
         if jax.tree.structure(stats) != jax.tree.structure(self.stats):
             return "apply returns other stats than init made"
         return None
 
     def is_deterministic(self):
         """in evaluation equal inputs give equal logits, without a key"""
-        images = self.images.astype(np.float32)
+        images = self.single
         evaluate = lambda gates: self.space.apply(self.weights, self.stats, gates, images, train=False, key=None)[0]
         first, second = jax.jit(lambda gates: [evaluate(gates) for _ in range(2)])(self.gates())
         return None if np.array_equal(first, second) else \
@@ -101,7 +104,7 @@ class _Trials:
 
     def inherits(self):
         """the discrete network runs on the weights that it inherits, and uses all of them"""
-        images = self.images.astype(np.float32)
+        images = self.single
         for genotype in self.genotypes():
             weights, stats = (self.space.inherit(tree, genotype) for tree in (self.weights, self.stats))
             run = lambda w, s=stats, g=genotype: self.space.apply(w, s, g, images, train=True, key=None)[0]
@@ -114,7 +117,7 @@ class _Trials:
 
     def counts(self):
         """cost(genotype) counts the parameters that the stand-alone network has"""
-        shape = jax.ShapeDtypeStruct(self.images.shape, jnp.float32)
+        shape = jax.ShapeDtypeStruct(self.single.shape, self.single.dtype)
         for genotype in self.genotypes():
             weights, _ = jax.eval_shape(lambda key, g=genotype: self.space.network(g).init(key, shape), jax.random.key(0))
             has, counted = sum(leaf.size for leaf in jax.tree.leaves(weights)), self.space.cost(genotype)["params"]
@@ -144,7 +147,7 @@ class _Trials:
         """every gate moves the logits, but those of operations that put out zeros"""
         with jax.enable_x64(True):
             weights, stats, images = self.double()
-            direction = self.rng.normal(size=(len(images), self.classes))
+            direction = self.rng.normal(size=(len(images), *self.outputs))
             logits = lambda gates: self.space.apply(weights, stats, gates, images, train=True, key=None)[0]
             project = lambda gates: (direction * logits(gates)).sum()
             slopes = jax.device_get(jax.jit(jax.grad(project))(jax.tree.map(np.float64, self.gates())))
@@ -164,7 +167,7 @@ class _Trials:
         return {name: (rows / rows.sum(-1, keepdims=True)).astype(np.float32) for name, rows in drawn.items()}
 
     def double(self):
-        return (*(jax.tree.map(np.float64, tree) for tree in (self.weights, self.stats)), self.images)
+        return (*(jax.tree.map(np.float64, tree) for tree in (self.weights, self.stats)), self.exact)
 
     @functools.cache  # noqa: B019 (an instance lives as long as one check)
     def genotypes(self):

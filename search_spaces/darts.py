@@ -39,7 +39,7 @@ from search_spaces.primitives import (
     torch_uniform,
 )
 from search_spaces.repeated import use_scan
-from search_spaces.sizes import check_sizes
+from search_spaces.sizes import check_image, check_sizes
 
 OPS = ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3",
        "dil_conv_5x5")
@@ -249,12 +249,13 @@ def cell_space(name, groups, image, classes, *, channels, cells, scan=None) -> S
 
     scan: None where the operations differ between edges, which no loop can run.
     """
+    check_image(name, image)
     if min(image[:2]) < 4:
         raise ValueError(f"images of {image[0]}x{image[1]} are too small for {name}, which halves them twice: "
                          "4x4 is the least")
     check_sizes(name, channels=channels, cells=cells, classes=classes)
-    if channels < 1 or cells < 3 or classes < 2:
-        raise ValueError(f"{name} needs channels >= 1, cells >= 3 (two of them reduce), classes >= 2, "
+    if channels < 1 or cells < 3 or classes < 1:
+        raise ValueError(f"{name} needs channels >= 1, cells >= 3 (two of them reduce), classes >= 1, "
                          f"got {channels}, {cells}, {classes}")
     if current_options().partial_channels > 1 and (image[0] % 4 or image[1] % 4):
         raise ValueError(f"{name} with partial channels needs images whose sides are multiples of 4, "

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from dnas.types import Group, SearchSpace
 from search_spaces.mixed import MixedOptions, current_options, mixed_options
@@ -13,11 +14,11 @@ from search_spaces.mixed import drop_path as dropping
 from search_spaces.seam import Functions, search_space
 
 
-def flax_space(name: str, module: nn.Module, groups: Mapping[str, Group], *, image: tuple[int, int, int],
-               options: Mapping | None = None, standalone: nn.Module | None = None,
+def flax_space(name: str, module: nn.Module, groups: Mapping[str, Group], *, image: tuple[int, ...],
+               input_dtype: str = "float32", options: Mapping | None = None, standalone: nn.Module | None = None,
                auxiliary: nn.Module | None = None, rule: Callable | None = None, format: Callable | None = None,
                parse: Callable | None = None, expected: Callable | None = None) -> SearchSpace:
-    """Makes a SearchSpace of a Linen module called `(images, gates, train)` that returns logits `[B, classes]`.
+    """Makes a SearchSpace of a Linen module called `(images, gates, train)` that returns outputs `[B, ..., classes]`.
 
     `gates` holds for each group an array `[E, K]`, or a tuple of E operation indices (REMOVED for an edge that is
     left out); the module hands `gates[group][edge]` to the `MixedOp` of that edge.
@@ -25,11 +26,12 @@ def flax_space(name: str, module: nn.Module, groups: Mapping[str, Group], *, ima
     Args:
         standalone: the module of the final network, where it differs from the supernet's.
         auxiliary: that module with a second head, whose logits it returns beside its own while training.
-        image, options, rule, format, parse, expected: as for `search_spaces.seam.search_space`.
+        image, input_dtype, options, rule, format, parse, expected: as for `search_spaces.seam.search_space`.
     """
     shared, plain = current_options(), MixedOptions()
     changed = {name: value for name, value in shared._asdict().items() if value != getattr(plain, name)}
-    return search_space(name, functions(module, shared), groups, image=image, options={**(options or {}), **changed},
+    return search_space(name, functions(module, shared), groups, image=image, input_dtype=input_dtype,
+                        options={**(options or {}), **changed},
                         standalone=functions(standalone or module, plain),
                         auxiliary=auxiliary and functions(auxiliary, plain),
                         inherited=functions(module, shared._replace(drop_path=plain.drop_path)), rule=rule,
@@ -47,7 +49,8 @@ def functions(module: nn.Module, mixed: MixedOptions) -> Functions:
     def apply(weights, stats, gates, images, train, key, drop_path=None):
         probability = drop_path if drop_path is not None else (key is not None and mixed.drop_path) or None
         if mixed.dtype != "float32":
-            weights, images = jax.tree.map(lambda leaf: leaf.astype(mixed.dtype), (weights, images))
+            narrow = lambda leaf: leaf.astype(mixed.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+            weights, images = jax.tree.map(narrow, (weights, images))
         variables, rngs = {"params": weights, "batch_stats": stats}, None if key is None else {"dropout": key}
         with mixed_options(mixed), dropping(probability):
             if not train:

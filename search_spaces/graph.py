@@ -322,7 +322,7 @@ def graph(graph: Graph | None, classes=7, *, layers: int = 3, hidden: int = 32, 
     """
     if graph is None:
         raise ValueError("space graph needs --data that is a graph, a .npz in planetoid's form (`dnas datasets`); "
-                         "this data is images")
+                         "this data is none")
     check_sizes("graph", layers=layers, hidden=hidden, heads=heads, classes=classes)
     if min(layers, hidden, heads) < 1 or not 0 <= dropout < 1 or classes < 2:
         raise ValueError("space graph needs layers, hidden and heads >= 1, dropout in [0, 1), classes >= 2, "

@@ -104,7 +104,8 @@ class MixedOp(nn.Module):
     """The operations of one edge, mixed by a gate or reduced to one of them (DARTS, arXiv 1806.09055, eq. 2).
 
     ops: name -> constructor, called with `channels`, `stride` and `name`; what it makes is called `(x, train)`.
-    channels: of the input, unless given. stride: of the edge.
+    channels: of the input, unless given. stride: of the edge. Inputs are images `[B, H, W, C]`, sequences `[B, T, C]` or
+    rows `[B, C]`, whatever the operations take.
 
     Called with `gate`: an array `[K]` gives sum_k gate[k] * op_k(x); a Python integer gives that operation alone and
     builds no other; REMOVED gives zeros.
@@ -145,7 +146,7 @@ class MixedOp(nn.Module):
                 raise ValueError(f"{gate.edge} has the operations {', '.join(gate.ops)}; the module mixes "
                                  f"{', '.join(names)} there, and they must be the same in the same order")
             if gate == REMOVED:
-                shape = jax.eval_shape(lambda x: x[:, ::self.stride, ::self.stride], x).shape
+                shape = jax.eval_shape(lambda x: strided(x, self.stride), x).shape
                 return jnp.zeros((*shape[:-1], channels), x.dtype)
             mixed, weight = build(gate), 1
         else:
@@ -161,7 +162,8 @@ class MixedOp(nn.Module):
         if parts == 1:
             return mixed
         if self.stride > 1:
-            passed = nn.max_pool(passed, (self.stride, self.stride), (self.stride, self.stride), "SAME")
+            window = (self.stride,) * (x.ndim - 2)
+            passed = nn.max_pool(passed, window, window, "SAME") if window else passed
         return channel_shuffle(jnp.concatenate([mixed, weight * passed], -1), parts)
 
     def dropped(self, x):
@@ -169,6 +171,11 @@ class MixedOp(nn.Module):
         probability = _dropping.get()
         kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - probability, (len(x), *[1] * (x.ndim - 1)))
         return jnp.where(kept, x / jnp.asarray(1 - probability, x.dtype), 0)
+
+
+def strided(x, stride: int):
+    """Every `stride`-th entry along all axes between the batch and the channels: `x [B, H, W, C]`, `[B, T, C]`, `[B, C]`."""
+    return x if stride == 1 else x[(slice(None), *(slice(None, None, stride),) * (x.ndim - 2))]
 
 
 def channel_shuffle(x, groups: int):

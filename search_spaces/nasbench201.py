@@ -13,7 +13,7 @@ from search_spaces.flax_space import flax_space
 from search_spaces.mixed import MixedOp
 from search_spaces.primitives import AvgPool, BatchNorm, Conv, Identity, Linear, ReLUConvBN, Zero
 from search_spaces.repeated import Repeated, use_scan
-from search_spaces.sizes import check_sizes
+from search_spaces.sizes import check_image, check_sizes
 
 OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
@@ -82,12 +82,13 @@ def nasbench201(image=(32, 32, 3), classes=10, *, channels: int = 16, cells: int
 
     Raises ValueError where a value is out of range.
     """
+    check_image("nasbench201", image)
     if min(image[:2]) < 4:
         raise ValueError(f"images of {image[0]}x{image[1]} are too small for nasbench201, which halves them twice: "
                          "4x4 is the least")
     check_sizes("nasbench201", channels=channels, cells=cells, classes=classes)
-    if channels < 1 or cells < 1 or classes < 2:
-        raise ValueError("nasbench201 needs channels >= 1, cells >= 1, classes >= 2, "
+    if channels < 1 or cells < 1 or classes < 1:
+        raise ValueError("nasbench201 needs channels >= 1, cells >= 1, classes >= 1, "
                          f"got {channels}, {cells}, {classes}")
     network = partial(Network, channels, cells, classes, use_scan(scan, cells))
     return flax_space(

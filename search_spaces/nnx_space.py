@@ -13,7 +13,7 @@ from search_spaces.seam import nested
 
 
 def nnx_space(name: str, build: Callable[[nnx.Rngs], nnx.Module], groups: Mapping[str, Group], *,
-              image: tuple[int, int, int], **settings) -> SearchSpace:
+              image: tuple[int, ...], **settings) -> SearchSpace:
     """Makes a SearchSpace of an NNX module called `(images, gates, train, rngs)` that returns logits `[B, classes]`.
 
     `gates[group][edge]` is an array `[K]`, or a Python integer: `search_spaces.pure_space.mix` takes either. `rngs` is

@@ -19,6 +19,7 @@ from jax import lax
 from search_spaces.batch_norm import normalised
 from search_spaces.convolution import conv
 from search_spaces.depthwise import depthwise
+from search_spaces.mixed import strided
 from search_spaces.pooling import avg_pool, max_pool
 
 
@@ -40,7 +41,7 @@ def torch_uniform(key, shape, dtype=jnp.float32, fan_in=None):
 
 
 class Conv(nn.Module):
-    """Bias-free convolution with padding (kernel - 1) / 2 on both sides."""
+    """Bias-free convolution of images, padded by (kernel - 1) / 2 on both sides; with a kernel of 1 of any `[B, ..., C]`."""
 
     channels: int
     kernel: int = 3
@@ -51,12 +52,13 @@ class Conv(nn.Module):
         shape = (self.kernel, self.kernel, x.shape[-1], self.channels)
         weight = self.param("kernel", torch_uniform, shape).astype(x.dtype)
         if self.kernel == 1:
-            return x[:, ::self.stride, ::self.stride] @ weight[0, 0]
+            return strided(x, self.stride) @ weight[0, 0]
         return conv(x, weight, self.stride)
 
 
 class BatchNorm(nn.Module):
-    """Batch norm with torch's momentum and epsilon; batch statistics while training, running averages otherwise."""
+    """Batch norm of `[B, ..., C]` with torch's momentum and epsilon; batch statistics while training, running averages
+    otherwise."""
 
     affine: bool = False
     epsilon: float = 1e-5
@@ -98,7 +100,7 @@ class Zero(nn.Module):
     stride: int = 1
 
     def __call__(self, x, train):
-        return jnp.zeros_like(x[:, ::self.stride, ::self.stride])
+        return jnp.zeros_like(strided(x, self.stride))
 
 
 class Identity(nn.Module):
@@ -229,5 +231,5 @@ class Noise(nn.Module):
     @nn.compact
     def __call__(self, x, train):
         key = self.make_rng("dropout") if self.has_rng("dropout") else jax.random.key(0)
-        shape = jax.eval_shape(lambda x: x[:, ::self.stride, ::self.stride], x).shape
+        shape = jax.eval_shape(lambda x: strided(x, self.stride), x).shape
         return jax.random.normal(key, (*shape[:-1], self.channels), x.dtype)

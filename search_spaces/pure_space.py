@@ -13,7 +13,7 @@ from search_spaces.seam import Functions, flat, nested, search_space
 
 
 def pure_space(name: str, init: Callable, apply: Callable, groups: Mapping[str, Group], *,
-               image: tuple[int, int, int], **settings) -> SearchSpace:
+               image: tuple[int, ...], input_dtype: str = "float32", **settings) -> SearchSpace:
     """Makes a SearchSpace of two pure functions that know of no framework.
 
     What of the weights a choice of operations needs is found by tracing, so neither function has to say it. `mix` takes
@@ -23,9 +23,9 @@ def pure_space(name: str, init: Callable, apply: Callable, groups: Mapping[str, 
         init: (key, images) -> weights, stats: nested dicts with names as keys; of the images only the shape counts.
         apply: (weights, stats, gates, images, train, key) -> logits `[B, classes]`, stats; `gates[group][edge]` is an
             array `[K]`, or a Python integer.
-        image, settings: as for `search_spaces.seam.search_space`.
+        image, input_dtype, settings: as for `search_spaces.seam.search_space`.
     """
-    example = jax.ShapeDtypeStruct((1, *image), jnp.float32)
+    example = jax.ShapeDtypeStruct((1, *image), jnp.dtype(input_dtype))
     whole = jax.eval_shape(init, jax.random.key(0), example)
 
     def needed(gates):
@@ -49,7 +49,7 @@ def pure_space(name: str, init: Callable, apply: Callable, groups: Mapping[str, 
         logits, updated = apply(*filled, gates, images, train, key)
         return logits, nested({path: leaf for path, leaf in flat(updated).items() if path in flat(stats)})
 
-    return search_space(name, Functions(init_part, apply_part), groups, image=image, **settings)
+    return search_space(name, Functions(init_part, apply_part), groups, image=image, input_dtype=input_dtype, **settings)
 
 
 def mix(gate, branches):

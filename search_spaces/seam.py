@@ -32,15 +32,16 @@ class Functions(NamedTuple):
     drops: bool = False
 
 
-def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, image: tuple[int, int, int],
-                 options: Mapping | None = None, standalone: Functions | None = None, auxiliary: Functions | None = None,
-                 inherited: Functions | None = None,
+def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, image: tuple[int, ...],
+                 input_dtype: str = "float32", options: Mapping | None = None, standalone: Functions | None = None,
+                 auxiliary: Functions | None = None, inherited: Functions | None = None,
                  rule: Callable | None = None, format: Callable | None = None, parse: Callable | None = None,
                  expected: Callable | None = None) -> SearchSpace:
     """Makes a SearchSpace of a network.
 
     Args:
-        image: (height, width, channels) for which `cost` counts.
+        image: shape of one input for which `cost` counts: (height, width, channels), (features,), (tokens,).
+        input_dtype: "float32", or "int32" for tokens.
         options: whatever else is needed to build the space again, as JSON knows it.
         standalone: the final network, where it differs from the supernet's.
         auxiliary: that network with a second head, whose logits it returns beside its own while training.
@@ -52,7 +53,7 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
     """
     groups = dict(groups)
     mixture = {g: jax.ShapeDtypeStruct(group.shape, jnp.float32) for g, group in groups.items()}
-    example = jax.ShapeDtypeStruct((1, *image), jnp.float32)
+    example = jax.ShapeDtypeStruct((1, *image), jnp.dtype(input_dtype))
 
     def zeros(gates):
         return trimmed({g: jnp.zeros(row.shape) if hasattr(row, "shape") else row for g, row in gates.items()}, groups)
@@ -69,7 +70,7 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
         return started(supernet if genotype is None else first(network, static(genotype, groups)), key, images)
 
     def started(begin, key, images):
-        return without_forward_pass(begin, key, jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32))
+        return without_forward_pass(begin, key, jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.dtype(input_dtype)))
 
     def apply(weights, stats, gates, images, *, train, key=None):
         gates = static(gates, groups) if isinstance(gates, Genotype) else trimmed(gates, groups)

@@ -8,6 +8,13 @@ MOST = {"channels": 2**14, "hidden": 2**14, "heads": 2**10, "classes": 2**20, "c
 """By name. Depths are bounded so that a network can be refused, or counted, in the time that tracing it takes."""
 
 
+def check_image(space: str, image: tuple[int, ...]) -> None:
+    """Raises ValueError where inputs of shape `image` are not (H, W, C)."""
+    if len(image) != 3:
+        raise ValueError(f"space {space} is for images, and an input has the shape {tuple(image)}; space dense is for rows "
+                         "of numbers")
+
+
 def check_sizes(space: str, **sizes) -> None:
     """Raises ValueError, before anything is built, for a size that is no whole number or more than MOST of its name."""
     for name, value in sizes.items():

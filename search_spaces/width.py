@@ -21,7 +21,7 @@ import numpy as np
 from dnas.types import REMOVED, Choice, Group, SearchSpace
 from search_spaces.flax_space import flax_space
 from search_spaces.primitives import BatchNorm, Conv, Linear
-from search_spaces.sizes import check_sizes
+from search_spaces.sizes import check_image, check_sizes
 
 RATIOS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 KERNEL = 3
@@ -71,11 +71,12 @@ def width(image=(32, 32, 3), classes=10, *, channels: int = 32, stages: int = 3,
     Raises ValueError where a value is out of range.
     """
     check_sizes("width", channels=channels, stages=stages, layers=layers, classes=classes)
-    if min(channels, stages, layers) < 1 or classes < 2:
-        raise ValueError("width needs channels, stages and layers >= 1, classes >= 2, "
+    if min(channels, stages, layers) < 1 or classes < 1:
+        raise ValueError("width needs channels, stages and layers >= 1, classes >= 1, "
                          f"got {channels}, {stages}, {layers}, {classes}")
     if len(widths(channels)) < 2:
         raise ValueError(f"width needs channels >= 2, with {channels} there is no choice")
+    check_image("width", image)
     if min(image[:2]) < 2 ** (stages - 1):
         raise ValueError(f"images of {image[0]}x{image[1]} are too small for {stages} stages: "
                          f"{2 ** (stages - 1)}x{2 ** (stages - 1)} is the least")

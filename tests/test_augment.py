@@ -163,5 +163,5 @@ def test_evaluation_indices(images, batch):
 def test_bad_evaluation():
     with pytest.raises(ValueError, match="batch 0"):
         evaluation_indices(np.arange(3), 0)
-    with pytest.raises(ValueError, match="0 images"):
+    with pytest.raises(ValueError, match="0 examples"):
         evaluation_indices(np.arange(0), 4)

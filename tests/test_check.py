@@ -100,7 +100,8 @@ def test_a_bad_space_is_told_what_is_wrong(make, message):
 @pytest.mark.heavy
 @pytest.mark.parametrize("name", [name for name in SPACES if name != "graph"])
 def test_every_space_passes(name):
-    options = {"channels": 4} if name == "width" else {"channels": 2, "cells": 1 if name == "nasbench201" else 3}
+    small = {"width": {"channels": 4}, "dense": {"hidden": 8, "layers": 1}, "nasbench201": {"channels": 2, "cells": 1}}
+    options = small.get(name, {"channels": 2, "cells": 3})
     space = resolve(name, SPACES, "space")((8, 8, 2), 3, **options)
     images = np.random.default_rng(0).normal(size=(4, 8, 8, 2))
     assert not [finding for finding in check(space, images, 3) if finding.wrong]

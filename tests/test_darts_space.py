@@ -202,7 +202,7 @@ def test_names_of_no_published_genotype_are_refused():
 
 @pytest.mark.parametrize("arguments, message", [
     (dict(image=(3, 8, 1)), "images of 3x8 are too small for darts, which halves them twice: 4x4 is the least"),
-    (dict(classes=1), "classes >= 2"), (dict(channels=0), "channels >= 1"), (dict(cells=2), "two of them reduce"),
+    (dict(classes=0), "classes >= 1"), (dict(channels=0), "channels >= 1"), (dict(cells=2), "two of them reduce"),
     (dict(scan="maybe"), "auto, on or off")])
 def test_options_out_of_range_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):

@@ -93,7 +93,7 @@ def test_a_flax_file_is_the_network(untrained, tmp_path, name, space, text):
 
 
 def test_every_family_has_its_file():
-    assert set(standalone.FAMILIES) == set(SPACES) - {"graph"}
+    assert set(standalone.FAMILIES) == set(SPACES) - {"graph", "dense"}
 
 
 def test_a_space_of_the_users_own_is_exported_as_a_program(untrained, capsys):

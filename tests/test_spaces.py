@@ -337,7 +337,7 @@ def test_other_strings_are_refused_in_one_line(text):
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
 
 
-@pytest.mark.parametrize("arguments", [dict(image=(3, 8, 1)), dict(classes=1), dict(channels=0), dict(cells=0),
+@pytest.mark.parametrize("arguments", [dict(image=(3, 8, 1)), dict(classes=0), dict(channels=0), dict(cells=0),
                                        dict(scan="maybe")])
 def test_options_out_of_range_are_refused(arguments):
     with pytest.raises(ValueError):

@@ -165,10 +165,12 @@ def with_task(data: Dataset, task: str | None) -> Dataset:
     """`data` for another task that its targets fit as they are. Raises ValueError, in one line, where they do not."""
     if task is None or task == data.task:
         return data
-    targets = named(task).check(data.name, data.targets, data.classes)
+    how = named(task)
+    targets = how.check(data.name, data.targets)
     if targets.dtype != data.targets.dtype:
         raise ValueError(f"{data.name}: task {task} does not fit its targets, which are {data.targets.dtype} "
                          f"{data.targets.shape} for task {data.task}")
+    how.check(data.name, targets, data.classes)
     return data._replace(task=task)
 
 

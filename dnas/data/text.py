@@ -26,7 +26,7 @@ def text_file(path: Path, *, window: int | None = None, limit: int | None = None
     blocks = dict(zip(SPLITS, np.split(numbers, _borders(len(numbers)))))
     counts = {part: max(0, len(block) - 1) // window for part, block in blocks.items()}
     if min(counts.values()) < 1:
-        part = min(counts, key=counts.get)
+        part = min(blocks, key=lambda part: len(blocks[part]))
         raise ValueError(f"{path}: {len(numbers):,} characters leave {len(blocks[part]):,} for the {part} split, which "
                          f"needs at least {window + 1} for a window of {window}")
     counts |= _limited(str(path), {part: counts[part] for part in SPLITS[:3]}, limit)
