@@ -24,7 +24,7 @@ from search_spaces.darts import darts
 from search_spaces.flax_space import flax_space
 from search_spaces.mixed import MixedOptions, mixed_options
 from search_spaces.nasbench201 import nasbench201
-from tests.test_loop import contents, same, tiny
+from tests.test_search import contents, same, tiny
 from tests.test_spaces import Stack
 from tests.test_train import network
 from tests.test_train_command import refused

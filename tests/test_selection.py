@@ -20,7 +20,7 @@ from dnas.selection.select import bench, load_selected, select
 from dnas.selection.types import Bench, Unsuitable
 from dnas.types import Genotype, Group, SearchSpace
 from search_spaces.nasbench201 import nasbench201
-from tests.test_loop import BATCH, EPOCHS, parts, tiny
+from tests.test_search import BATCH, EPOCHS, parts, tiny
 
 
 def one_edge():

@@ -16,7 +16,7 @@ from dnas.engine.train import best, train
 from dnas.platform import platform
 from dnas.run import open_run
 from dnas.types import Batch, Network
-from tests.test_loop import contents, same, tiny
+from tests.test_search import contents, same, tiny
 
 EPOCHS, BATCH = 3, 32
 

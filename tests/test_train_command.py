@@ -11,7 +11,7 @@ import pytest
 from dnas import load_genotype
 from dnas.confusion import accuracy, confusion, draw_confusion, shares, table
 from launch.main import main
-from tests.test_loop import contents
+from tests.test_search import contents
 from tests.test_runs import holding
 from tests.toy_space import toy
 
