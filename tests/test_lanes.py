@@ -61,7 +61,7 @@ def quick():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine_lanes, "compile_search", cached(engine_lanes.compile_search, lambda algorithm, *rest: (
-            algorithm.step, rest[-1])))
+            algorithm.step, tuple(rest[3]), rest[-1])))
         patch.setattr(engine_search, "compile_evaluation", cached(engine_search.compile_evaluation, lambda space, *rest: 0))
         patch.setattr(pictures, "draw_genotype", lambda genotype, groups, path: imsave(path, np.zeros((1, 1)), format="png"))
         patch.setattr(pictures, "draw_logits", lambda *args: None)
@@ -124,14 +124,19 @@ def equal(found, expected):
     return same(found.state, expected.state) and found.records == expected.records and found.genotype == expected.genotype
 
 
+def matched(results, expected, alike):
+    """Whether there are as many results as expected, each like its own."""
+    return len(results) == len(expected) and all(map(alike, results, expected))
+
+
 def test_in_turn_each_is_the_search_of_its_seed(alone, tmp_path):
     results = go(tmp_path, at_once=False)
-    assert all(map(equal, results, alone[1])) and contents(tmp_path) == contents(alone[0])
+    assert matched(results, alone[1], equal) and contents(tmp_path) == contents(alone[0])
     assert not same(results[0].state, results[1].state)
 
 
 def test_at_once_each_is_the_search_of_its_seed_up_to_rounding(alone, at_once):
-    assert all(map(close, at_once[1], alone[1])) and not close(at_once[1][0], alone[1][1])
+    assert matched(at_once[1], alone[1], close) and not close(at_once[1][0], alone[1][1])
     assert contents(at_once[0]).keys() == contents(alone[0]).keys()
 
 
@@ -141,8 +146,8 @@ NUMBERS = ({"lr": 0.02}, {"lr": 0.2, "decay": 0.01}, {"arch_lr": 0.05, "arch_war
 def test_lanes_of_different_numbers_are_the_searches_by_those_numbers():
     whole = [single(numbers) for numbers in NUMBERS]
     lanes = [(numbers, 0) for numbers in NUMBERS]
-    assert all(map(equal, go(lanes=lanes, at_once=False), whole))
-    assert all(map(close, go(lanes=lanes, at_once=True), whole))
+    assert matched(go(lanes=lanes, at_once=False), whole, equal)
+    assert matched(go(lanes=lanes, at_once=True), whole, close)
     assert not any(near(whole[0].state.weights, other.state.weights) for other in whole[1:])
     assert not near(whole[0].state.arch, whole[2].state.arch)
 
@@ -176,7 +181,7 @@ def test_as_many_at_once_as_fit(alone, monkeypatch, capsys):
     monkeypatch.setattr(engine_lanes, "size", lambda tree: 100)
     results = go(at_once=True, progress=True)
     said = capsys.readouterr().out
-    assert widths == [3, 2] and all(map(close, results, alone[1]))
+    assert widths == [3, 2] and matched(results, alone[1], close)
     assert "3 searches at once need 0.0 MiB, 2 would fit: 2 at a time, 0.0 MiB of 0.0 MiB\n" in said
     assert said.count("\nepoch ") == EPOCHS and " ± " in said.partition("\nepoch 1/3 ")[2].partition("\n")[0]
 
@@ -189,7 +194,7 @@ def test_going_on_from_different_epochs_ends_bit_identical(alone, at_once, tmp_p
     assert epochs == [2, 1, 1]
     results = go(tmp_path, at_once=form)
     whole = at_once if form else alone
-    assert all(map(equal, results, whole[1])) and contents(tmp_path) == contents(whole[0])
+    assert matched(results, whole[1], equal) and contents(tmp_path) == contents(whole[0])
 
 
 def test_lanes_that_are_two_epochs_apart_go_on_in_groups(alone, tmp_path):
@@ -202,7 +207,7 @@ def test_lanes_that_are_two_epochs_apart_go_on_in_groups(alone, tmp_path):
                 with pytest.raises(KeyboardInterrupt):
                     single(method=interrupted(built()[2], epochs), seed=seed, run=run)
     results = go(tmp_path, at_once=False)
-    assert all(map(equal, results, alone[1])) and contents(tmp_path) == contents(alone[0])
+    assert matched(results, alone[1], equal) and contents(tmp_path) == contents(alone[0])
 
 
 @pytest.mark.parametrize("form", [False, True])

@@ -118,15 +118,15 @@ def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, ep
             shown.say(f"compiled in {time.monotonic() - compiled:.1f} s")
             if len(lanes) > 1:
                 shown.say(program.note)
-        while going := [one for one in active if one.going]:
-            epoch = min(one.epoch for one in going)
-            due = [one for one in going if one.epoch == epoch]
-            for one, advanced in zip(due, advance_lanes(program, [one.next_epoch() for one in due])):
+        while any(one.going for one in active):
+            epoch = min(one.epoch for one in active if one.going)
+            due = {place: one.next_epoch() for place, one in enumerate(active) if one.going and one.epoch == epoch}
+            for place, advanced in advance_lanes(program, due).items():
                 if isinstance(advanced, NonFiniteLoss):
-                    one.fail(advanced)
+                    active[place].fail(advanced)
                     continue
                 diagnosis = inspect if inspect and (epoch + 1) % diagnose == 0 else None
-                one.finish_epoch(advanced, evaluate, diagnosis)
+                active[place].finish_epoch(advanced, evaluate, diagnosis)
             finish_epoch()
         return [one.result(began) for one in active]
 
