@@ -143,10 +143,17 @@ def test_at_once_each_is_the_search_of_its_seed_up_to_rounding(alone, at_once):
 NUMBERS = ({"lr": 0.02}, {"lr": 0.2, "decay": 0.01}, {"arch_lr": 0.05, "arch_warmup": 1, "arch_every": 2})
 
 
-def test_lanes_of_different_numbers_are_the_searches_by_those_numbers():
+def test_lanes_of_different_numbers_are_the_searches_by_those_numbers(tmp_path, capsys):
     whole = [single(numbers) for numbers in NUMBERS]
     lanes = [(numbers, 0) for numbers in NUMBERS]
     assert matched(go(lanes=lanes, at_once=False), whole, equal)
+    with open_run(tmp_path, {}) as run:
+        single(NUMBERS[0], run=run)
+        data, space, method = built()
+        search_lanes(space, [Lane(method.replace(**NUMBERS[0]), 0, run), Lane(method.replace(**NUMBERS[1]))], data,
+                     epochs=EPOCHS, batch=BATCH)
+    said = capsys.readouterr().out
+    assert "seed 0, lr 0.02, decay 0.0003: all 3 epochs are done" in said and said.count("\nepoch ") == EPOCHS
     assert matched(go(lanes=lanes, at_once=True), whole, close)
     assert not any(near(whole[0].state.weights, other.state.weights) for other in whole[1:])
     assert not near(whole[0].state.arch, whole[2].state.arch)

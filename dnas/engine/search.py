@@ -98,10 +98,11 @@ def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, ep
     rules = [rule for rule in (lanes[0].method.stop, collapse if stop_on_collapse else None) if rule]
 
     with contextlib.ExitStack() as stack:
-        done = {place: found.epoch * steps for place, found in enumerate(latest)}
-        shown = stack.enter_context(display(task, epochs, steps * len(lanes), sum(done.values()))) if progress else SILENT
-        named = {lane.name or f"seed {lane.seed}": done[place] for place, lane in enumerate(lanes)}
-        displays, finish_epoch = shared(shown, task, named) if len(lanes) > 1 else ([shown], lambda: None)
+        done = [found.epoch * steps for found in latest]
+        shown = stack.enter_context(display(task, epochs, steps * len(lanes), sum(done))) if progress else SILENT
+        displays, finish_epoch = [shown], lambda: None
+        if len(lanes) > 1:
+            displays, finish_epoch = shared(shown, task, _names(lanes), done)
         active = [stack.enter_context(_Search.open(space, algorithm, data, lane, hyper, found, one, rules, epochs=epochs,
                                                    batch=batch, steps=steps))
                   for lane, hyper, found, one in zip(lanes, hypers, latest, displays)]
@@ -251,6 +252,13 @@ def _check_lanes(lanes: Sequence[Lane]) -> None:
     twice = next((lane for lane, setting in zip(lanes, settings) if settings.count(setting) > 1), None)
     if twice:
         raise ValueError(f"seed {twice.seed} is named twice with the same numbers; each search needs a seed of its own")
+
+
+def _names(lanes: Sequence[Lane]) -> list[str]:
+    """What messages call each lane: its name, or its seed and the numbers in which the lanes differ."""
+    differing = [name for name in lanes[0].method.hyper if len({lane.method.hyper[name] for lane in lanes}) > 1]
+    return [lane.name or ", ".join([f"seed {lane.seed}", *(f"{name} {lane.method.hyper[name]:g}" for name in differing)])
+            for lane in lanes]
 
 
 def _latest(algorithm: Algorithm, inputs, hyper: Mapping[str, Any], lane: Lane,
