@@ -189,8 +189,8 @@ def compile_scores(space: SearchSpace, task: Task, data: Dataset, examples: Exam
 
     stack = lambda masks: {g: jnp.stack([jnp.asarray({**gates, **m}[g], jnp.float32) for m in masks]) for g in gates}
     number = jax.ShapeDtypeStruct((), jnp.int32)
-    program = compile_lowered(jax.jit(score).lower(state.weights, state.stats, stack([gates] * width), number, examples, rows,
-                                                   number, number))
+    program = compile_lowered(jax.jit(score).lower(state.weights, state.stats, stack([gates] * width), number, examples,
+                                                   rows, number, number))
     size = rows.shape[1]
 
     def scores_of(state, masks: Sequence[Gates], first: int = 0, last: int = total):

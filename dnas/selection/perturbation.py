@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from dnas.algorithms.optimizers import refuse_negative
+from dnas.algorithms.schedules import refuse_negative
 from dnas.selection.types import Progress, Selection
 from dnas.types import REMOVED, Genotype
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dnas.algorithms.optimizers import refuse_negative
+from dnas.algorithms.schedules import refuse_negative
 from dnas.selection.types import TRIED, Progress, Selection
 from dnas.types import Genotype
 
