@@ -21,19 +21,21 @@ from dnas.data import DATASETS
 from dnas.data.decode import FITS, Fit
 from dnas.data.huggingface import PREFIX
 from dnas.methods import METHODS
+from dnas.task import TASKS
 from launch import options
 from search_spaces import SPACES
 
-DATA = ("data", "limit", "resize", "fit", "augment", "class_weights")
+DATA = ("data", "task", "target", "window", "standardise", "limit", "resize", "fit", "augment", "class_weights")
 """Options that say what is learnt from."""
-FOUND = ("class_names",)
+FOUND = ("class_names", "metric")
 """Keys of a config.json that are no options: what the data itself says."""
-OPTIONAL = ("resize", "fit", "augment", "class_weights", *FOUND, "budget")
+OPTIONAL = ("task", "target", "window", "standardise", "resize", "fit", "augment", "class_weights", *FOUND, "budget",
+            "start")
 """Keys of a config.json that are there only if they say something."""
-CONFIG = ("space", "method", *DATA, *FOUND, "epochs", "batch", "seed", "diagnose", "stop_on_collapse", "budget")
+CONFIG = ("space", "method", *DATA, *FOUND, "epochs", "batch", "seed", "diagnose", "stop_on_collapse", "start", "budget")
 """Keys of a run's config.json: all that its result depends on."""
 BOUNDS = {"epochs": (1, 10**6), "batch": (1, None), "seed": (0, 2**32 - 1), "seeds": (1, 1000), "limit": (1, None),
-          "diagnose": (0, None), "cutout": (0, None)}
+          "diagnose": (0, None), "cutout": (0, None), "window": (1, 10**6)}
 """Least and greatest values of common options."""
 SHARED = "search_spaces.mixed:MixedOptions"
 """Options that every space has."""
@@ -49,6 +51,10 @@ Resize = Annotated[tuple[int, ...], shown("SIDE|HEIGHT WIDTH", "32; pictures of 
 Fitting = Annotated[Fit | None, shown("{" + ",".join(FITS) + "}", "crop")]
 Augment = Annotated[str | None, shown("FUNCTION", "random crops, and flips where they suit")]
 Weighing = Literal["equal", "balanced"]
+TaskName = Annotated[str | None, shown("{" + ",".join(TASKS) + "}|FACTORY", "what fits the data")]
+Target = Annotated[str | None, shown("COLUMN", "target, label, class or y")]
+Window = Annotated[int | None, shown("N", "64")]
+Standardise = Annotated[bool | None, shown("", "yes")]
 """Types of options of DATA, which several commands have."""
 
 
@@ -81,9 +87,22 @@ class Arguments:
     seed: int = 0
     """Seed of everything random, 0 to 4294967295."""
     seeds: int = 1
-    """Searches, of this seed and those that follow it, by one program. Several write into DIR/SEED."""
+    """Number of seeds to search, starting at --seed, in one program. Several write into DIR/SEED."""
+    sweep: Annotated[tuple[str, ...], shown("OPTION=V1,V2 ...", "none")] = ()
+    """Values of a method's or space's option to search with, such as method.arch-lr=1e-4,3e-4; several multiply.
+    Written into DIR/SETTING/SEED. Numbers of the method share one program."""
+    start: Annotated[str | None, shown("RUN", "new weights")] = None
+    """Run of a search whose weights, logits, decisions and mask this one begins with."""
+    task: TaskName = None
+    """What is predicted: a name, or a function of yours that returns a Task."""
+    target: Target = None
+    """Column of a .csv that is predicted."""
+    window: Window = None
+    """Characters of a text that the network is given at once."""
+    standardise: Standardise = None
+    """Bring images and features to mean 0 and standard deviation 1; --no-standardise leaves them as they are."""
     limit: Annotated[int | None, shown("N", "all")] = None
-    """Images to keep outside the test set, evenly of each class."""
+    """Examples to keep outside the test set, evenly of each class."""
     resize: Resize = ()
     """Size in pixels of pictures from folders and hf:."""
     fit: Fitting = None
@@ -140,6 +159,9 @@ def resolved(arguments: Arguments) -> dict[str, Any]:
     config["budget"] = dataclasses.asdict(arguments.budget)
     if not _limits(arguments.budget):
         del config["budget"]
+    config["start"] = arguments.start and os.path.abspath(os.path.expanduser(arguments.start))
+    if not config["start"]:
+        del config["start"]
     return {key: config[key] for key in CONFIG if key in config}
 
 
@@ -147,7 +169,8 @@ def learnt_from(arguments: Any) -> dict[str, Any]:
     """The part of a config that says what is learnt from: the options of DATA, those OPTIONAL only if they are given."""
     found = {key: getattr(arguments, key) for key in DATA}
     found["data"] = [_source(name) for name in arguments.data]
-    found["augment"] = arguments.augment and absolute(arguments.augment)
+    for name in ("augment", "task"):
+        found[name] = found[name] and absolute(found[name])
     return {key: value for key, value in found.items() if key not in OPTIONAL or value not in (None, (), "equal")}
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,7 +28,7 @@ class Arguments:
     """What the command line says; the options of each selection are added to it."""
 
     folders: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN ...")]
-    """Run directories of searches: several methods, several seeds."""
+    """Run directories of searches: several methods, several seeds. A folder stands for all searches in it."""
     selection: Annotated[tuple[str, ...], tyro.conf.arg(metavar="{" + ",".join(SELECTIONS) + "}|FACTORY ...")] = (
         "magnitude", "perturbation", "sampled", "random")
     """Which selections, the one that others are compared with first."""
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
              for name, full in zip(short, names)]
     form = dataclasses.make_dataclass("Arguments", parts, bases=(Arguments,), frozen=True)
     arguments = parsed(form(folders=tyro.MISSING, selection=tuple(names)), "dnas compare", __doc__, list(argv))
-    folders = [Path(folder).expanduser() for folder in arguments.folders]
+    folders = _runs(Path(folder).expanduser() for folder in arguments.folders)
     if not folders:
         raise ValueError("name at least one run directory: dnas compare RUN ... --selection NAME ...")
     if len({folder.resolve() for folder in folders}) < len(folders):
@@ -101,6 +101,18 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def _runs(folders: Iterable[Path]) -> list[Path]:
+    """The run directories among `folders`, and in place of any other folder all searches in it, such as those of a sweep."""
+    from dnas.runs import find, read_json
+
+    runs = []
+    for folder in folders:
+        inside = [] if (folder / "config.json").exists() else \
+            [run for run in find(folder) if (run / "config.json").exists() and "method" in read_json(run / "config.json")]
+        runs += inside or [folder]
+    return runs
+
+
 def _listed(argv: Sequence[str], flag: str) -> list[str]:
     """The values that follow the last `flag`, up to the next one."""
     values: list[str] = []
@@ -143,15 +155,15 @@ def _entries(trained: Supernet, label: str, names, chosen, selections, truth, tr
 
     from dnas import checkpoint, compare
     from dnas.benchmarks import nasbench201
-    from dnas.engine.compile import Examples, evaluation
+    from dnas.engine.compile import compile_evaluation, on_device
     from dnas.selection.types import Unsuitable
 
-    space, data, on = trained.ready.space, trained.ready.data, trained.on
-    images = Examples(*(jax.numpy.asarray(a) for a in (data.inputs, data.targets)))
-    gates = on.method.gates(on.state)
-    evaluate = evaluation(space, data, images, on.state, gates, trained.searched.batch)
-    accuracy = lambda state, gates: 100 * evaluate(state, gates)["holdout_accuracy"]
-    mixture = accuracy(on.state, gates)
+    space, data, context = trained.ready.space, trained.ready.data, trained.context
+    task, gates = context.task, context.gates(context.state)
+    evaluate = compile_evaluation(space, task, data, on_device(data), context.state, gates, trained.searched.batch)
+    scale = 100 if task.percent else 1
+    metric = lambda state, gates: scale * evaluate(state, gates)[task.metric]
+    mixture = metric(context.state, gates)
     found = []
     for name in names:
         folder = place(trained.folder, name)
@@ -161,12 +173,12 @@ def _entries(trained: Supernet, label: str, names, chosen, selections, truth, tr
             notes.append(f"left out on {trained.folder}: {error}")
             continue
         genotype = selected.genotype
-        values = {"discrete": accuracy(on.state, genotype.gates(space.groups))}
-        values["gap"] = mixture - values["discrete"]
+        values = {"discrete": metric(context.state, genotype.gates(space.groups))}
+        values["gap"] = task.better * (mixture - values["discrete"])
         if selected.cost["epochs"]:
-            last = checkpoint.latest(folder / "checkpoints", selections[name].begin(on), set_aside=False)
+            last = checkpoint.latest(folder / "checkpoints", selections[name].begin(context), set_aside=False)
             if last:
-                values["tuned"] = accuracy(jax.tree.map(jax.numpy.asarray, last.tree.state), genotype.gates(space.groups))
+                values["tuned"] = metric(jax.tree.map(jax.numpy.asarray, last.tree.state), genotype.gates(space.groups))
         values |= {**space.cost(genotype), "seconds": selected.cost["seconds"]}
         if truth:
             table, column = truth
@@ -197,21 +209,24 @@ def _genotype(space, decisions: Mapping[str, Any], n: int):
 
 
 def _trained(trained: Supernet, genotype, epochs: int, out: Path) -> float:
-    """Hold-out accuracy in % after a short training, from the file of an earlier one if there is one."""
+    """The hold-out metric (a share in %) after a short training, from the file of an earlier one if there is one."""
+    from dnas.algorithms.supervised import Recipe as Numbers
     from dnas.engine.train import train
     from dnas.run import write_atomic
 
     what = f"{trained.folder.resolve()} {trained.epoch} {epochs} {genotype.to_json()}"
     file = out / "trained" / f"{hashlib.sha256(what.encode()).hexdigest()[:16]}.json"
     if file.exists():
-        return float(json.loads(file.read_text())["accuracy"])
+        return float(json.loads(file.read_text())["value"])
     print(f"training   {trained.ready.space.format(genotype)} for {epochs} epochs", flush=True)
-    recipe = {name: getattr(Recipe, name) for name in ("lr", "momentum", "nesterov", "weight_decay", "clip")}
+    recipe = Numbers(**{name: getattr(Recipe, name) for name in ("lr", "momentum", "nesterov", "weight_decay", "clip")})
     done = train(trained.ready.space.network(genotype), trained.ready.data, epochs=epochs, batch=trained.searched.batch,
-                 seed=trained.searched.seed, progress=False, **recipe)
+                 seed=trained.searched.seed, progress=False, recipe=recipe)
+    task = trained.context.task
+    value = (100 if task.percent else 1) * done.report[task.metric]
     file.parent.mkdir(exist_ok=True)
-    write_atomic(file, json.dumps({"accuracy": 100 * done.accuracy, "seconds": done.seconds}) + "\n")
-    return 100 * done.accuracy
+    write_atomic(file, json.dumps({"value": value, "seconds": done.seconds}) + "\n")
+    return value
 
 
 def _text(entries, notes: Sequence[str]) -> str:

@@ -82,7 +82,7 @@ def _inherited(made: Origin, which: str, trained: Supernet, subject: Subject) ->
         raise ValueError(f"--inherit: space {space.name} does not say how its networks run on a supernet's weights; one "
                          "that flax_space, nnx_space or pure_space makes does")
     tuned = _tuned(trained, subject.choice) if subject.choice else None
-    state = trained.on.state if tuned is None else tuned
+    state = trained.context.state if tuned is None else tuned
     start = tuple(space.inherit(tree, subject.genotype) for tree in (state.weights, state.stats))
     line = f"weights   of {which}" + ("" if tuned is None else f", fine-tuned in {subject.choice}")
     return made._replace(space=space.inherited, options=trained.ready.config["space"], given={**made.given, "start": start},
@@ -93,10 +93,9 @@ def _taught(made: Origin, which: str, trained: Supernet, arguments: Any) -> Orig
     """With the teacher."""
     from dnas.algorithms.distillation import supernet_teacher
 
-    weight, temperature = arguments.distill, arguments.distill_temperature
-    teacher = supernet_teacher(trained.ready.space, trained.on.state, trained.on.method.gates(trained.on.state),
-                               weight=weight, temperature=temperature)
-    line = f"teacher   {which}: {weight:g} of the loss, temperature {temperature:g}"
+    context = trained.context
+    teacher = supernet_teacher(trained.ready.space, context.state, context.gates(context.state))
+    line = f"teacher   {which}: {arguments.distill:g} of the loss, temperature {arguments.distill_temperature:g}"
     return made._replace(given={**made.given, "teacher": teacher}, lines=[*made.lines, line])
 
 
@@ -132,5 +131,5 @@ def _tuned(trained: Supernet, choice: Path) -> Tree | None:
         return None
     options = json.loads((choice / "config.json").read_text(encoding="utf-8"))["selection"]
     selection = made(options.pop("name"), options)
-    found = checkpoint.latest(choice / "checkpoints", selection.begin(trained.on), set_aside=False)
+    found = checkpoint.latest(choice / "checkpoints", selection.begin(trained.context), set_aside=False)
     return found.tree.state if found else None

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dnas import registry
 from dnas.data import Dataset, balanced, load, steps_per_epoch
+from dnas.methods import METHODS
+from dnas.task import TASKS
 from launch.arguments import PARTS, SHARED, Arguments, resolved
 from launch.options import read
+from search_spaces import SPACES
 
 if TYPE_CHECKING:
     from dnas import Genotype, Method, SearchSpace
@@ -28,6 +31,17 @@ class Prepared(NamedTuple):
     config: dict[str, Any]
     steps: int
 
+    @property
+    def key(self) -> Any:
+        """What its programs are called in the cache of traced ones; None where anything is the user's own code."""
+        config = self.config
+        known = config["space"]["name"] in SPACES and config["method"]["name"] in METHODS and self.data.task in TASKS
+        if not known:
+            return None
+        method = {name: value for name, value in config["method"].items() if name not in self.method.hyper}
+        return {"space": config["space"], "method": method, "budget": config.get("budget"),
+                "data": [list(self.data.image), self.data.classes, self.data.vocabulary]}
+
 
 def prepare(arguments: Arguments) -> Prepared:
     """Loads and builds everything, and computes and writes nothing. Raises ValueError on whatever does not fit."""
@@ -40,15 +54,16 @@ def prepare(arguments: Arguments) -> Prepared:
 
     shared = {name: config["space"][name] for name in MixedOptions._fields}
     offered = {"image": data.image, "classes": data.classes, **shared}
-    if "graph" not in config["space"]:
-        offered["graph"] = data.graph
+    for name, value in (("graph", data.graph), ("vocabulary", data.vocabulary)):
+        if name not in config["space"]:
+            offered[name] = value
     with mixed_options(MixedOptions(**shared)):
         space = built("space", config, SearchSpace, **offered)
     for name, value in shared.items():
         if space.options.get(name, MixedOptions._field_defaults[name]) != value:
             raise ValueError(f"space {config['space']['name']} takes no {name}: it is not built by flax_space")
-    method = built_method(config, space, arguments.epochs, steps)
-    _try(method, data, arguments.batch, named(config, "space"))
+    method = built_method(config, space)
+    _try(space, method, data, arguments, steps, named(config, "space"))
     return Prepared(data, space, method, config, steps)
 
 
@@ -58,7 +73,8 @@ def loaded(config: Mapping[str, Any], batch: int, splits: Sequence[str] = ("trai
     batch: images that the augmentation is tried on. splits: whose classes count for balanced weights.
     Raises ValueError, in one line, for whatever is wrong with one of them.
     """
-    data = load(config["data"], **{name: config[name] for name in ("limit", "resize", "fit") if name in config})
+    options = "limit", "resize", "fit", "task", "target", "window", "standardise"
+    data = load(config["data"], **{name: config[name] for name in options if name in config})
     if "class_weights" in config:
         data = data._replace(class_weights=balanced(data, splits))
     if "augment" not in config:
@@ -76,36 +92,42 @@ def loaded(config: Mapping[str, Any], batch: int, splits: Sequence[str] = ("trai
 
 
 def shape_of(data: Dataset) -> dict[str, Any]:
-    """What a config holds of pictures once they are read: all that another picture needs to be classified alike."""
-    found = {"resize": list(data.image[:2]), "fit": data.pictures.fit} if data.pictures else {}
-    return found | ({"class_names": list(data.class_names)} if data.class_names else {})
+    """What a config holds of data once it is read: what is predicted, unless single classes, and by which metric it is
+    judged; and of pictures all that another picture needs to be classified alike."""
+    from dnas.task import task_of
+
+    shape = {"resize": list(data.image[:2]), "fit": data.pictures.fit} if data.pictures else {}
+    if data.task != "classification":
+        task = task_of(data)
+        shape |= {"task": data.task, "metric": {"name": task.metric, "better": task.better, "percent": task.percent}}
+    return shape | ({"class_names": list(data.class_names)} if data.class_names else {})
 
 
-def _try(method: Method, data: Dataset, batch: int, space: str) -> None:
+def _try(space: SearchSpace, method: Method, data: Dataset, arguments: Arguments, steps: int, named: str) -> None:
     """Traces the first state, so that options which no network can have are refused before anything is written."""
     import jax
 
-    images = jax.ShapeDtypeStruct((batch, *data.image), "float32")
+    from dnas.engine.search import input_shape
+    from dnas.task import task_of
+
+    algorithm, hyper = method.bind(space, task_of(data)), method.numbers_of(epochs=arguments.epochs, steps=steps)
+    inputs = input_shape(data, arguments.batch)
     try:
-        jax.eval_shape(method.init, jax.random.key(0), images)
+        jax.jit(algorithm.init).trace(jax.random.key(0), inputs, hyper)  # which the search finds traced
     except ValueError:
         raise
     except Exception as error:
-        raise ValueError(f"space {space} cannot be built for these images: {type(error).__name__}: {error}") from error
+        raise ValueError(f"space {named} cannot be built for this data: {type(error).__name__}: {error}") from error
 
 
-def built_method(config: Mapping[str, Any], space: SearchSpace, epochs: int, steps: int) -> Method:
+def built_method(config: Mapping[str, Any], space: SearchSpace) -> Method:
     """The method of a config, which keeps to its budget.
 
     Raises ValueError where the space cannot."""
     from dnas import Method
-    from dnas.algorithms.budget import penalised, within
+    from dnas.algorithms.budget import budgeted
 
-    budget = budget_of(config)
-    method = built("method", config, Method, penalised(space, budget), epochs, steps)
-    if not budget.given:
-        return method
-    return method._replace(select=lambda state: within(space, budget, method.gates(state), method.select(state)))
+    return budgeted(built("method", config, Method), space, budget_of(config))
 
 
 def within_budget(space: SearchSpace, config: Mapping[str, Any]) -> SearchSpace:

@@ -1,8 +1,9 @@
-"""Search a space on real images, and write what is found into a run directory."""
+"""Search a space on data, and write the architecture, the supernet and the metrics into a run directory."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import re
@@ -10,23 +11,26 @@ import shlex
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launch import cache
 from launch.arguments import parse
 from launch.prepare import Prepared, budget_lines, named, prepare
+from launch.sweep import Setting, settings_of
 
 if TYPE_CHECKING:
-    from dnas import NonFiniteLoss, Result, Run
+    from dnas import Lane, NonFiniteLoss, Result, Run, SearchState
     from launch.arguments import Arguments
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs `dnas search`. Raises what is wrong as ValueError, RunWriteError or NonFiniteLoss."""
     arguments = parse("search", __doc__, argv)
-    prepared, command = prepare(arguments), shlex.join(["dnas", "search", *argv])
-    if arguments.seeds > 1:
-        return _several(arguments, prepared, command)
+    command = shlex.join(["dnas", "search", *argv])
+    if arguments.seeds > 1 or arguments.sweep:
+        return _several(arguments, argv, command)
+    prepared = prepare(arguments)
+    start = _start(prepared)
     from dnas import open_run, search
     from dnas.run import write_json
 
@@ -41,7 +45,8 @@ def main(argv: Sequence[str]) -> int:
         try:
             result = search(prepared.space, prepared.method, prepared.data, epochs=arguments.epochs,
                             batch=arguments.batch, seed=arguments.seed, run=run, progress=arguments.progress,
-                            diagnose=arguments.diagnose, stop_on_collapse=arguments.stop_on_collapse)
+                            diagnose=arguments.diagnose, stop_on_collapse=arguments.stop_on_collapse, start=start,
+                            key=prepared.key)
         except KeyboardInterrupt:
             config = shlex.quote(str(folder / "config.json"))
             raise KeyboardInterrupt(f"interrupted; `dnas search --config {config} --run {shlex.quote(str(folder))}` "
@@ -51,41 +56,100 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _several(arguments: Arguments, prepared: Prepared, command: str) -> int:
-    """The same of several seeds, each in a run directory of its own."""
-    from dnas import NonFiniteLoss, open_run, search_seeds
+class Several(NamedTuple):
+    """Searches by one program: what they have in common, and of each its lane, its folder and its config."""
+
+    prepared: Prepared
+    lanes: list[Lane]
+    folders: list[Path]
+    configs: list[dict[str, Any]]
+
+    @property
+    def common(self) -> Prepared:
+        """What is prepared, without those of the method's options in its config that the searches do not share."""
+        shared = {name: value for name, value in self.prepared.config["method"].items()
+                  if all(config["method"][name] == value for config in self.configs)}
+        return self.prepared._replace(config={**self.prepared.config, "method": shared})
+
+
+def _several(arguments: Arguments, argv: Sequence[str], command: str) -> int:
+    """The searches of several seeds and settings, each in a run directory of its own."""
+    from dnas import NonFiniteLoss, open_run, search_lanes
     from dnas.run import holds_run, write_json
 
-    seeds = range(arguments.seed, arguments.seed + arguments.seeds)
-    configs = [prepared.config | {"seed": seed} for seed in seeds]
     whole = arguments.run and Path(arguments.run).expanduser()
     if whole and (whole / "config.json").exists():
-        raise ValueError(f"{whole} is a run itself; --seeds writes runs into folders of --run, choose another")
-    folders = [whole / str(config["seed"]) if whole else default_folder(config) for config in configs]
-    for folder, config in zip(folders, configs):
-        holds_run(folder, config)
-    with contextlib.ExitStack() as stack:
-        runs = [stack.enter_context(open_run(folder, config, command)) for folder, config in zip(folders, configs)]
-        cache.enable(arguments.cache)
-        print(_announced(prepared, f"seeds {seeds[0]} to {seeds[-1]}"))
-        print(f"runs    {folders[0]} to {folders[-1]}", flush=True)
-        try:
-            found = search_seeds(prepared.space, prepared.method, prepared.data, epochs=arguments.epochs,
-                                 batch=arguments.batch, seeds=seeds, runs=runs, progress=arguments.progress,
-                                 diagnose=arguments.diagnose, stop_on_collapse=arguments.stop_on_collapse)
-        except KeyboardInterrupt:
-            words = ["dnas", "search", "--config", str(folders[0] / "config.json"), "--seeds", str(len(seeds)),
-                     *(["--run", str(whole)] if whole else [])]
-            raise KeyboardInterrupt(f"interrupted; `{shlex.join(words)}` goes on from the last checkpoints") from None
-        for run, result in zip(runs, found):
-            if not isinstance(result, NonFiniteLoss):
-                write_json(run.folder / "results.json", results(prepared, result))
-    print(report_seeds(prepared, dict(zip(seeds, found)), folders))
-    failed = [seed for seed, result in zip(seeds, found) if isinstance(result, NonFiniteLoss)]
+        raise ValueError(f"{whole} is a run itself; --seeds and --sweep write runs into folders of --run, choose another")
+    groups = [_group(arguments, settings, whole) for settings in settings_of(arguments, argv)]
+    for group in groups:
+        for folder, config in zip(group.folders, group.configs):
+            holds_run(folder, config)
+    cache.enable(arguments.cache)
+    outcomes, folders = {}, [folder for group in groups for folder in group.folders]
+    for group in groups:
+        prepared, start = group.prepared, _start(group.prepared)
+        with contextlib.ExitStack() as stack:
+            lanes = [lane._replace(run=stack.enter_context(open_run(folder, config, command)))
+                     for lane, folder, config in zip(group.lanes, group.folders, group.configs)]
+            print(_announced(group.common, f"{len(lanes)} searches: {lanes[0].name} to {lanes[-1].name}"))
+            print(f"runs    {group.folders[0]} to {group.folders[-1]}", flush=True)
+            try:
+                found = search_lanes(prepared.space, lanes, prepared.data, epochs=prepared.config["epochs"],
+                                     batch=prepared.config["batch"], progress=arguments.progress,
+                                     diagnose=arguments.diagnose, stop_on_collapse=arguments.stop_on_collapse, start=start,
+                                     key=prepared.key)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(f"interrupted; `{_again(argv, arguments, folders)}` goes on from the last "
+                                        "checkpoints") from None
+            for lane, result in zip(lanes, found):
+                outcomes[lane.name] = result
+                if not isinstance(result, NonFiniteLoss):
+                    write_json(lane.run.folder / "results.json", results(prepared, result))
+    print(report_lanes(groups, outcomes, folders, arguments.run))
+    failed = [name for name, result in outcomes.items() if isinstance(result, NonFiniteLoss)]
     if failed:
-        raise NonFiniteLoss(f"of {len(seeds)} searches {len(failed)} came to a loss that is not finite, seed "
-                            f"{', '.join(map(str, failed))}; a smaller learning rate may help")
+        raise NonFiniteLoss(f"of {len(outcomes)} searches {len(failed)} came to a loss that is not finite, "
+                            f"{', '.join(failed)}; a smaller learning rate may help")
     return 0
+
+
+def _group(arguments: Arguments, settings: Sequence[Setting], whole: Path | None) -> Several:
+    """The searches of settings that differ in numbers of the method only, so that one program serves them."""
+    from dnas import Lane
+
+    prepared = prepare(dataclasses.replace(settings[0].arguments, sweep=()))
+    lanes, folders, configs = [], [], []
+    for setting in settings:
+        for seed in range(arguments.seed, arguments.seed + arguments.seeds):
+            config = prepared.config | {"seed": seed}
+            config["method"] = config["method"] | setting.numbers
+            name = ", ".join([*([setting.name] if setting.name else []), f"seed {seed}"])
+            lanes.append(Lane(prepared.method.replace(**setting.numbers), seed, None, name))
+            configs.append(config)
+            inside = Path(setting.folder) / str(seed) if setting.folder else Path(str(seed))
+            folders.append(whole / inside if whole else default_folder(config, setting.folder))
+    return Several(prepared, lanes, folders, configs)
+
+
+def _start(prepared: Prepared) -> SearchState | None:
+    """The state of the run that a search is to begin with, None for new weights."""
+    if "start" not in prepared.config:
+        return None
+    from launch.trained import trained_state
+
+    other = trained_state(Path(prepared.config["start"]))
+    if other.ready.space.groups != prepared.space.groups:
+        raise ValueError(f"--start {other.folder}: it searched space {named(other.ready.config, 'space')}, and this is "
+                         f"{named(prepared.config, 'space')}; both must have the same edges and operations")
+    return other.state
+
+
+def _again(argv: Sequence[str], arguments: Arguments, folders: Sequence[Path]) -> str:
+    """The command that goes on with several searches."""
+    if arguments.sweep:
+        return shlex.join(["dnas", "search", *argv])
+    return shlex.join(["dnas", "search", "--config", str(folders[0] / "config.json"), "--seeds", str(arguments.seeds),
+                       *(["--run", arguments.run] if arguments.run else [])])
 
 
 def _announced(prepared: Prepared, seeds: str) -> str:
@@ -94,13 +158,13 @@ def _announced(prepared: Prepared, seeds: str) -> str:
     config = prepared.config
     return "\n".join([describe(prepared.data), f"space   {named(config, 'space')}",
                       f"method  {named(config, 'method')}, {config['epochs']} epochs of {prepared.steps} steps "
-                      f"of {config['batch']} images, {seeds}"])
+                      f"of {config['batch']} examples, {seeds}"])
 
 
-def default_folder(config: Mapping[str, Any]) -> Path:
-    """The folder under runs of a search that was not told where to write."""
+def default_folder(config: Mapping[str, Any], setting: str = "") -> Path:
+    """The folder under runs of a search without --run. setting: of a sweep."""
     names = [config["space"]["name"], config["method"]["name"], config["data"][0]]
-    return free_folder("-".join([*map(stem, names), str(config["seed"])]), config)
+    return free_folder("-".join([*map(stem, names), *([setting] if setting else []), str(config["seed"])]), config)
 
 
 def free_folder(name: str, config: Mapping[str, Any]) -> Path:
@@ -121,10 +185,11 @@ def results(prepared: Prepared, result: Result) -> dict[str, Any]:
 
 def report(prepared: Prepared, result: Result, run: Run) -> str:
     """What a search ends with, for a person: the cell, its size, accuracy, where everything lies, what to do next."""
+    from dnas.engine.progress import metric_text
     from dnas.pictures import terminal_cell
+    from dnas.task import task_of
 
-    genotype, space = result.genotype, prepared.space
-    gates = prepared.method.gates(result.state)
+    genotype, space, task = result.genotype, prepared.space, task_of(prepared.data)
     cost = space.cost(genotype)
     folder = shlex.quote(str(run.folder))
     pictures = sorted(path.name for path in run.folder.iterdir() if path.suffix in (".svg", ".png"))
@@ -134,10 +199,11 @@ def report(prepared: Prepared, result: Result, run: Run) -> str:
         "", terminal_cell(genotype, space.groups), space.format(genotype), "",
         f"margin    the gate of an edge's first operation leads its second by {100 * margin(prepared, result):.1f} points "
         "(median)",
-        f"size      {cost['params']:,} parameters, {cost['macs']:,} multiply-adds per image as a network of its own",
-        *(f"budget    {line}" for line in budget_lines(prepared.config, space, genotype, gates)),
-        f"hold-out  {100 * result.holdout['accuracy']:.2f} % accuracy of the supernet, "
-        f"loss {result.holdout['loss']:.3f}",
+        f"size      {cost['params']:,} parameters, {cost['macs']:,} multiply-adds per example as a network of its own",
+        *(f"budget    {line}" for line in budget_lines(prepared.config, space, genotype, result.gates)),
+        f"hold-out  {metric_text(task, result.holdout[task.metric], 2)}{f' {task.metric}' if task.percent else ''} of the "
+        f"supernet, loss {result.holdout['loss']:.3f}",
+        *([f"stopped   {result.stopped.reason}"] if result.stopped else []),
         f"time      {result.seconds:.1f} s",
         f"run       {run.folder}" + (f" (pictures: {', '.join(pictures)})" if pictures else ""),
         "next",
@@ -151,35 +217,41 @@ def report(prepared: Prepared, result: Result, run: Run) -> str:
     return "\n".join(lines)
 
 
-def report_seeds(prepared: Prepared, results: Mapping[int, Result | NonFiniteLoss], folders: Sequence[Path]) -> str:
-    """What the searches of several seeds end with: each on a line, what they have in common, and what to do next."""
+def report_lanes(groups: Sequence[Several], results: Mapping[str, Result | NonFiniteLoss], folders: Sequence[Path],
+                 whole: str | None = None) -> str:
+    """What several searches end with: each on a line, what they have in common, and what to do next."""
     import numpy as np
 
     from dnas.compare import agreement
-    from dnas.engine.progress import percent
+    from dnas.engine.progress import metric_text
+    from dnas.task import task_of
 
-    space = prepared.space
-    lines = ["", "seed  hold-out %     parameters  genotype"]
-    for seed, result in results.items():
+    task, width = task_of(groups[0].prepared.data), max(map(len, results))
+    preparations = {lane.name: group.prepared for group in groups for lane in group.lanes}
+    lines = ["", f"{'search':<{width}}  {'hold-out':>12}     parameters  genotype"]
+    for name, result in results.items():
         if isinstance(result, Exception):
-            lines.append(f"{seed:4}  {result}")
+            lines.append(f"{name:<{width}}  {result}")
             continue
-        accuracy, params = 100 * result.holdout["accuracy"], space.cost(result.genotype)["params"]
-        lines.append(f"{seed:4}  {accuracy:10.2f}  {params:13,}  {space.format(result.genotype)}")
-    found = {seed: result for seed, result in results.items() if not isinstance(result, Exception)}
+        space, value = preparations[name].space, metric_text(task, result.holdout[task.metric], 2)
+        lines.append(f"{name:<{width}}  {value:>12}  {space.cost(result.genotype)['params']:13,}  "
+                     f"{space.format(result.genotype)}")
+    ended = {name: result for name, result in results.items() if not isinstance(result, Exception)}
     lines.append("")
-    if found:
-        accuracies = np.array([result.holdout["accuracy"] for result in found.values()])
-        lines.append(f"hold-out  {percent(accuracies, 2)} accuracy of the supernet, {len(found)} searches")
-    if len(found) > 1:
-        pairs = itertools.combinations([result.genotype for result in found.values()], 2)
+    if ended:
+        values = np.array([result.holdout[task.metric] for result in ended.values()])
+        lines.append(f"hold-out  {metric_text(task, values, 2)} of the supernets, {len(ended)} searches")
+    if len(ended) > 1:
+        pairs = itertools.combinations([result.genotype for result in ended.values()], 2)
         lines.append(f"agreement {100 * np.mean([agreement(*pair) for pair in pairs]):.0f} % of the edges carry the same "
                      "operation, mean over pairs of searches")
-    lines += [f"budget    seed {seed}: {line}" for seed, result in found.items()
-              for line in budget_lines(prepared.config, space, result.genotype, prepared.method.gates(result.state))]
-    if found:
-        lines += [f"time      {max(result.seconds for result in found.values()):.1f} s", "next",
-                  f"  dnas compare {shlex.join(str(folders[list(results).index(seed)]) for seed in found)}"]
+    lines += [f"budget    {name}: {line}" for name, result in ended.items()
+              for line in budget_lines(preparations[name].config, preparations[name].space, result.genotype, result.gates)]
+    if ended:
+        runs = [str(folder) for name, folder in zip(results, folders) if name in ended]
+        runs = [whole] if whole and len(ended) == len(results) else runs
+        lines += [f"time      {max(result.seconds for result in ended.values()):.1f} s", "next",
+                  f"  dnas compare {shlex.join(runs)}"]
     return "\n".join(lines)
 
 
@@ -188,7 +260,8 @@ def margin(prepared: Prepared, result: Result) -> float:
     import numpy as np
 
     leads = []
-    for rows in prepared.method.gates(result.state).values():
+    for name in prepared.space.groups:
+        rows = result.gates[name]
         ranked = np.sort(np.asarray(rows, np.float64), -1)[:, ::-1]
         leads += list((ranked[:, 0] - ranked[:, 1]) / np.maximum(ranked.sum(-1), 1e-12) if ranked.shape[1] > 1
                       else np.ones(len(ranked)))

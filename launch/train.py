@@ -13,7 +13,23 @@ import tyro
 
 from dnas.data import DATASETS
 from launch import cache
-from launch.arguments import DATA, Augment, Fitting, Resize, Weighing, check_bounds, given, learnt_from, parsed, shown, words
+from launch.arguments import (
+    DATA,
+    Augment,
+    Fitting,
+    Resize,
+    Standardise,
+    Target,
+    TaskName,
+    Weighing,
+    Window,
+    check_bounds,
+    given,
+    learnt_from,
+    parsed,
+    shown,
+    words,
+)
 from launch.inherit import of_its_size, taken
 from launch.search import free_folder, stem
 
@@ -42,8 +58,16 @@ class Arguments:
     """A name or other source of images (`dnas datasets`), or the several files of one set."""
     limit: Annotated[int | None, shown("N", "as for the search, else all")] = None
     """Images to keep outside the test set, evenly of each class."""
+    task: TaskName = None
+    """What is predicted. This and the next seven are as for the search, if its data is."""
+    target: Target = None
+    """Column of a .csv that is predicted."""
+    window: Window = None
+    """Characters of a text that the network is given at once."""
+    standardise: Standardise = None
+    """Bring images and features to mean 0 and standard deviation 1."""
     resize: Resize = ()
-    """Size in pixels of pictures from folders and hf:. This and the next three are as for the search, if its data is."""
+    """Size in pixels of pictures from folders and hf:."""
     fit: Fitting = None
     """How pictures get it: cut to fill, whole on black, or stretched."""
     augment: Augment = None
@@ -103,8 +127,6 @@ class Arguments:
 
 SHOWN = (*DATA, "subject", "preset", "space", "cells", "channels", "run", "cache", "progress")
 """Options that are not part of config.json as they stand."""
-NOT_TRAINS = ("clip", "inherit", "distill", "distill_temperature")
-"""Options of the recipe that `dnas.engine.train.train` does not take as they stand."""
 BELOW_ONE = ("momentum", "label_smoothing", "drop_path", "ema")
 """Options of the recipe that are shares."""
 RECIPE = tuple(field.name for field in dataclasses.fields(Arguments) if field.name not in SHOWN)
@@ -129,7 +151,7 @@ def main(argv: Sequence[str]) -> int:
         space, built = build(subject, data, arguments.space, cells=arguments.cells, channels=arguments.channels)
     network = space.network(genotype, auxiliary=arguments.auxiliary > 0)
     steps = steps_per_epoch({"train": sum(len(data.splits[name]) for name in arguments.splits)}, arguments.batch)
-    _try(network, data.image, built["name"], arguments.drop_path)
+    _try(network, data, built["name"], arguments.drop_path)
     config = {"genotype": {"name": space.format(genotype), **json.loads(genotype.to_json())}, "space": built,
               **source, **shape_of(data), **{name: getattr(arguments, name) for name in RECIPE}, **origin.config}
     folder = _folder(arguments, subject, config)
@@ -139,10 +161,10 @@ def main(argv: Sequence[str]) -> int:
         size = ", ".join(f"{built[name]} {name}" for name in ("cells", "channels") if name in built)
         print(describe(data))
         print(f"genotype  {space.format(genotype)}")
-        print(f"network   {cost['params']:,} parameters, {cost['macs']:,} multiply-adds per image" + (size and f"; {size}"))
+        print(f"network   {cost['params']:,} parameters, {cost['macs']:,} multiply-adds per example{size and f'; {size}'}")
         for line in origin.lines:
             print(line)
-        print(f"training  {arguments.epochs} epochs of {steps} steps of {arguments.batch} images of "
+        print(f"training  {arguments.epochs} epochs of {steps} steps of {arguments.batch} examples of "
               f"{', '.join(arguments.splits)}, seed {arguments.seed}")
         print(f"run       {folder}", flush=True)
         run.save_genotype(genotype)
@@ -155,7 +177,7 @@ def main(argv: Sequence[str]) -> int:
             raise KeyboardInterrupt(f"interrupted; `dnas train {where} --run {where}` goes on from its last "
                                     "checkpoint") from None
         _save(run, space, subject, config, data, result)
-        print(_report(_written(run, data, arguments, cost, result), result, folder, data.class_names))
+        print(_report(_written(run, data, arguments, cost, result), result, folder, data))
     return 0
 
 
@@ -203,12 +225,14 @@ def _folder(arguments: Arguments, subject, config: dict[str, Any]) -> Path:
     return free_folder("-".join(["train", stem(name), stem(config["data"][0]), str(config["seed"])]), config)
 
 
-def _try(network, image: tuple[int, int, int], space: str, drop_path: float) -> None:
+def _try(network, data, space: str, drop_path: float) -> None:
     """Traces the first weights, and the network where it drops paths, so that one that cannot be is refused before
     anything is written."""
     import jax
 
-    images, key = jax.ShapeDtypeStruct((1, *image), "float32"), jax.random.key(0)
+    from dnas.engine.search import input_shape
+
+    images, key = input_shape(data, 1), jax.random.key(0)
     try:
         made = jax.eval_shape(lambda key: network.init(key, images), key)
         if drop_path:
@@ -216,14 +240,16 @@ def _try(network, image: tuple[int, int, int], space: str, drop_path: float) -> 
     except ValueError:
         raise
     except Exception as error:
-        raise ValueError(f"space {space} has no network for these images: {type(error).__name__}: {error}") from error
+        raise ValueError(f"space {space} has no network for this data: {type(error).__name__}: {error}") from error
 
 
 def _trained(network, data, arguments: Arguments, run, extras: Mapping[str, Any]):
+    from dnas.algorithms.supervised import Recipe
     from dnas.engine.train import train
 
-    recipe = {name: getattr(arguments, name) for name in RECIPE if name not in NOT_TRAINS}
-    return train(network, data, **recipe, **extras, clip=arguments.clip or None, final="test", run=run,
+    recipe = Recipe(**{name: getattr(arguments, name) for name in Recipe._fields if hasattr(arguments, name)})
+    return train(network, data, epochs=arguments.epochs, batch=arguments.batch, seed=arguments.seed, recipe=recipe,
+                 splits=arguments.splits, **extras, final="test", run=run,
                  report=None if "holdout" in arguments.splits else "holdout", progress=arguments.progress)
 
 
@@ -232,9 +258,10 @@ def _save(run, space, subject, config: dict[str, Any], data, result) -> None:
     import jax
 
     from dnas import portable
+    from dnas.engine.search import input_shape
     from search_spaces.seam import flat, nested
 
-    image = jax.ShapeDtypeStruct((1, *data.image), "float32")
+    image = input_shape(data, 1)
     used = jax.eval_shape(lambda key: space.network(subject.genotype).init(key, image), jax.random.key(0))
     weights, stats = (nested({path: leaf for path, leaf in flat(tree).items() if path in known})
                       for tree, known in zip((result.weights, result.stats), map(flat, used)))
@@ -244,54 +271,62 @@ def _save(run, space, subject, config: dict[str, Any], data, result) -> None:
 
 def _written(run, data, arguments: Arguments, cost, result) -> dict[str, Any]:
     """Writes results.json and the pictures; returns what results.json holds."""
-    from dnas.confusion import accuracy, draw_confusion, shares
+    from dnas.confusion import draw_confusion, shares
     from dnas.engine.train import best
     from dnas.pictures import draw_curves
     from dnas.run import write_json
+    from dnas.task import task_of
     from dnas.tensorboard import events
 
-    share, images = accuracy(result.confusion), int(result.confusion.sum())
-    results = {"test": {"accuracy": share, "loss": result.loss, "images": images,
-                        "standard_error": math.sqrt(share * (1 - share) / images)}}
-    if result.accuracy is not None:
-        of = {record["epoch"]: record["accuracy"]["holdout"] for record in result.records}
-        epoch = best(result.records, "holdout")
-        results["holdout"] = {"accuracy": result.accuracy, "loss": result.records[-1]["loss"]["holdout"],
-                              "best": {"epoch": epoch, "accuracy": of[epoch]}}
+    task = task_of(data)
+    results = {"test": {**result.final, "examples": len(data.splits["test"]),
+                        "standard_error": result.errors[task.metric]}}
+    if result.report is not None:
+        of = {record["epoch"]: record[task.metric]["holdout"] for record in result.records}
+        epoch = best(result.records, "holdout", task)
+        results["holdout"] = {**result.report, "best": {"epoch": epoch, task.metric: of[epoch]}}
         if 0 in of:
             results["holdout"]["inherited"] = of[0]
-    recall, precision = ([float(x) if math.isfinite(x) else None for x in values] for values in shares(result.confusion))
-    results |= {"train_images": sum(len(data.splits[name]) for name in arguments.splits), **cost, "recall": recall,
-                "precision": precision, "confusion": result.confusion.tolist()}
+    results |= {"train_examples": sum(len(data.splits[name]) for name in arguments.splits), **cost}
+    if result.confusion is not None:
+        recall, precision = ([float(x) if math.isfinite(x) else None for x in values] for values in shares(result.confusion))
+        results |= {"recall": recall, "precision": precision, "confusion": result.confusion.tolist()}
     results |= {"class_names": list(data.class_names)} if data.class_names else {}
     write_json(run.folder / "results.json", results)
-    for suffix in ("svg", "png"):
-        draw_confusion(result.confusion, run.folder / f"confusion.{suffix}", data.class_names)
-    if arguments.epochs or result.accuracy is not None:
-        draw_curves(result.records, run.folder / "curves.svg")
     board = events(run.folder, {})
-    board.epoch({"epoch": arguments.epochs, "accuracy": {"test": share}, "loss": {"test": result.loss}}, {})
+    board.epoch({"epoch": arguments.epochs, **{name: {"test": value} for name, value in result.final.items()}}, {})
     board.picture(run.folder / "cells.png", arguments.epochs)
-    board.picture(run.folder / "confusion.png", arguments.epochs, "confusion")
+    if result.confusion is not None:
+        for suffix in ("svg", "png"):
+            draw_confusion(result.confusion, run.folder / f"confusion.{suffix}", data.class_names)
+        board.picture(run.folder / "confusion.png", arguments.epochs, "confusion")
+    if arguments.epochs or result.report is not None:
+        draw_curves(result.records, run.folder / "curves.svg")
     board.close()
     return results
 
 
-def _report(results: dict[str, Any], result, folder: Path, class_names: Sequence[str]) -> str:
-    """What a training ends with, for a person: every class, the accuracies, where everything lies."""
+def _report(results: dict[str, Any], result, folder: Path, data) -> str:
+    """What a training ends with, for a person: every class, the metrics, where everything lies."""
     from dnas.confusion import table
+    from dnas.engine.progress import metric_text
+    from dnas.task import task_of
 
-    test, holdout = results["test"], results.get("holdout")
-    lines = ["", table(result.confusion, class_names), "",
-             f"test      {100 * test['accuracy']:.2f} % accuracy, ± {100 * test['standard_error']:.2f} by the number of "
-             f"its images ({test['images']:,}); loss {test['loss']:.3f}"]
+    task, test, holdout = task_of(data), results["test"], results.get("holdout")
+    spell = lambda value: metric_text(task, value, 2)
+    error = f"{100 * test['standard_error']:.2f}" if task.percent else f"{test['standard_error']:.3g}"
+    others = "".join(f", {name} {test[name]:.4g}" for name in task.metrics if name != task.metric)
+    lines = ["", *([table(result.confusion, data.class_names), ""] if result.confusion is not None else []),
+             f"test      {spell(test[task.metric])}{f' {task.metric}' if task.percent else ''}, ± {error} by the number of "
+             f"its examples ({test['examples']:,}){others}; loss {test['loss']:.3f}"]
     if holdout:
-        lines.append(f"hold-out  {100 * holdout['accuracy']:.2f} % accuracy; the best was "
-                     f"{100 * holdout['best']['accuracy']:.2f} % after epoch {holdout['best']['epoch']}" +
-                     (f", as inherited {100 * holdout['inherited']:.2f} %" if "inherited" in holdout else ""))
-    lines += [f"time      {result.seconds:.1f} s", f"run       {folder} (results.json, confusion.svg, curves.svg, "
-              "weights.safetensors, last.safetensors" + (", best.safetensors)" if holdout else ")")]
+        lines.append(f"hold-out  {spell(holdout[task.metric])}; the best was {spell(holdout['best'][task.metric])} after "
+                     f"epoch {holdout['best']['epoch']}" +
+                     (f", as inherited {spell(holdout['inherited'])}" if "inherited" in holdout else ""))
+    files = ["results.json", *(["confusion.svg"] if result.confusion is not None else []), "curves.svg",
+             "weights.safetensors", "last.safetensors", *(["best.safetensors"] if holdout else [])]
+    lines += [f"time      {result.seconds:.1f} s", f"run       {folder} ({', '.join(files)})"]
     where = shlex.quote(str(folder))
-    lines += ["next", f"  dnas predict {where} PICTURE ...", f"  dnas export {where} --format stablehlo",
-              f"  dnas report {where}"]
+    lines += ["next", f"  dnas predict {where} {'PICTURE' if data.kind == 'images' else 'FILE'} ...",
+              f"  dnas export {where} --format stablehlo", f"  dnas report {where}"]
     return "\n".join(lines)

@@ -7,23 +7,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launch.arguments import Arguments, parse
-from launch.prepare import Prepared, built_method, prepare, within_budget
+from launch.prepare import Prepared, prepare, within_budget
 
 if TYPE_CHECKING:
-    from dnas.algorithms.players import Method
+    from dnas.algorithms.players import SearchState
     from dnas.selection.select import Selected
-    from dnas.selection.types import Bench, Selection
+    from dnas.selection.types import Context, Selection
 
 
-class Supernet(NamedTuple):
-    """A trained supernet, read from its run directory. notes: checkpoints that were skipped, in words."""
+class Trained(NamedTuple):
+    """The state that a search ended with, from its run directory. notes: checkpoints that were skipped, in words."""
 
     folder: Path
     searched: Arguments
     ready: Prepared
     epoch: int
     notes: list[str]
-    on: Bench
+    state: SearchState
+
+
+class Supernet(NamedTuple):
+    """The same with what selections work with in place of the state."""
+
+    folder: Path
+    searched: Arguments
+    ready: Prepared
+    epoch: int
+    notes: list[str]
+    context: Context
 
 
 def place(folder: Path, name: str) -> Path:
@@ -43,11 +54,8 @@ def made(name: str, chosen: Mapping[str, Any]) -> Selection:
     return found
 
 
-def supernet(folder: Path) -> Supernet:
-    """The last whole checkpoint of the run in `folder`, and what selections need to work on it; writes nothing.
-
-    Raises ValueError, in one line, where there is none.
-    """
+def trained_state(folder: Path) -> Trained:
+    """The last whole checkpoint of the run in `folder`; writes nothing. Raises ValueError, in one line, if there is none."""
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} is no run directory: it has no config.json; give the folder of a search")
     searched = parse("search", "", ["--config", str(folder)])
@@ -55,16 +63,31 @@ def supernet(folder: Path) -> Supernet:
     import jax
 
     from dnas import checkpoint
-    from dnas.selection.select import bench
+    from dnas.engine.search import input_shape
+    from dnas.task import task_of
 
-    images = jax.ShapeDtypeStruct((searched.batch, *ready.data.image), "float32")
-    template = jax.eval_shape(ready.method.init, jax.random.key(0), images)
+    algorithm = ready.method.bind(ready.space, task_of(ready.data))
+    hyper = ready.method.numbers_of(epochs=searched.epochs, steps=ready.steps)
+    inputs = input_shape(ready.data, searched.batch)
+    template = jax.eval_shape(lambda key: algorithm.init(key, inputs, hyper), jax.random.key(0))
     found = checkpoint.latest(folder / "checkpoints", template, set_aside=False)
     if found is None:
         raise ValueError(f"{folder} has no checkpoint; search there first: dnas search --run {folder}")
-    on = bench(within_budget(ready.space, ready.config), ready.method, _tuner(searched, ready), ready.data, found.tree,
-               batch=searched.batch, seed=searched.seed)
-    return Supernet(folder, searched, ready, found.epoch, found.skipped, on)
+    return Trained(folder, searched, ready, found.epoch, found.skipped, found.tree)
+
+
+def supernet(folder: Path) -> Supernet:
+    """The last whole checkpoint of the run in `folder`, and what selections need to work on it; writes nothing.
+
+    Raises ValueError, in one line, where there is none.
+    """
+    from dnas.selection.select import selection_context
+
+    trained = trained_state(folder)
+    searched, ready = trained.searched, trained.ready
+    context = selection_context(within_budget(ready.space, ready.config), ready.method, ready.data, trained.state,
+                                batch=searched.batch, epochs=searched.epochs, seed=searched.seed, key=ready.key)
+    return Supernet(*trained[:-1], context)
 
 
 def choose(trained: Supernet, name: str, chosen: Mapping[str, Any], selection: Selection, out: Path) -> Selected:
@@ -77,7 +100,7 @@ def choose(trained: Supernet, name: str, chosen: Mapping[str, Any], selection: S
     from dnas.selection.select import load_selected, select
 
     say = lambda text: print(text, flush=True)
-    selection.begin(trained.on)  # it may refuse this run, and then nothing is written
+    selection.begin(trained.context)  # it may refuse this run, and then nothing is written
     config = {"run": str(trained.folder.absolute()), "epoch": trained.epoch, "selection": {"name": name, **chosen}}
     try:
         opened = open_run(out, config)
@@ -91,12 +114,12 @@ def choose(trained: Supernet, name: str, chosen: Mapping[str, Any], selection: S
         if finished:
             say(f"selection  {name}: finished before, read from {out}")
             return finished
-        plan = selection.plan(trained.on)
-        say(f"selection  {name}: {plan['evaluations']:,} images forward through the supernet, "
+        plan = selection.plan(trained.context)
+        say(f"selection  {name}: {plan['evaluations']:,} examples forward through the supernet, "
             f"{plan['epochs']} epochs of fine-tuning")
         if plan["evaluations"] or plan["epochs"]:
-            say(f"estimated  {duration(trained.on.seconds(plan))} once compiled")
-        result = select(selection, trained.on, folder=out, say=say)
+            say(f"estimated  {duration(trained.context.seconds(plan))} once compiled")
+        result = select(selection, trained.context, folder=out, say=say)
         for suffix in ("svg", "png"):
             draw_genotype(result.genotype, trained.ready.space.groups, out / f"cells.{suffix}")
     return result
@@ -108,13 +131,3 @@ def duration(seconds: float) -> str:
     if seconds < 60:
         return f"{max(seconds, 1)} s"
     return f"{seconds // 60} min {seconds % 60} s" if seconds < 3600 else f"{seconds // 3600} h {seconds % 3600 // 60} min"
-
-
-def _tuner(searched: Arguments, ready: Prepared) -> Method:
-    """The method of the run at a tenth of its first learning rate, constant, if it has one."""
-    config = {**ready.config, "method": dict(ready.config["method"])}
-    if {"lr", "lr_min"} <= config["method"].keys():
-        config["method"]["lr"] = config["method"]["lr_min"] = config["method"]["lr"] / 10
-    if "arch_warmup" in config["method"]:
-        config["method"]["arch_warmup"] = 0
-    return built_method(config, ready.space, searched.epochs, ready.steps)

@@ -101,7 +101,7 @@ def test_help_shows_defaults_and_choices(said, command):
     code, out, _ = said(command, "--help")
     text = " ".join(out.replace("│", " ").split())
     assert code == 0
-    for part in ("--space {", "--method {darts,", "--data {digits}|PATH",
+    for part in ("--space {", "--method {darts,", "--data {digits,diabetes}|PATH",
                  "(default: digits)", "--epochs INT", "(default: 30)", "--space.channels INT channels of the first",
                  "--space.scan {auto,on,off}", "--method.arch-lr FLOAT", "(default: 0.0003)"):
         assert part in text

@@ -68,7 +68,7 @@ def diabetes(**options) -> Dataset:
     return from_arrays("diabetes", x, y, kind="features", **options)
 
 
-DATASETS: dict[str, Callable[..., Dataset]] = {"diabetes": diabetes, "digits": digits}
+DATASETS: dict[str, Callable[..., Dataset]] = {"digits": digits, "diabetes": diabetes}
 """Loaders by name, whose options are those of `from_arrays`; the docstring is the line that lists the data set."""
 
 

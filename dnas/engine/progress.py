@@ -34,13 +34,13 @@ def display(task: Task, epochs: int, steps: int, done: int = 0) -> Iterator[Disp
                TimeRemainingColumn())
     live = console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=not live) as bar:
-        whole = bar.add_task("", total=epochs * steps, completed=done, shown="")
+        row = bar.add_task("", total=epochs * steps, completed=done, shown="")
 
         latest = {}
 
         def step(done, record, rate):
             shown = "  ".join([_shown(task, record, rate), *latest.values()])
-            bar.update(whole, completed=done, shown=shown,
+            bar.update(row, completed=done, shown=shown,
                        description=f"epoch {min(done // steps + 1, epochs)}/{epochs}")
 
         def epoch(record, rate):

@@ -18,7 +18,8 @@ from dnas.algorithms.players import SearchState
 from dnas.data import Dataset, epoch_indices, steps_per_epoch
 from dnas.engine.compile import Examples, compile_diagnosis, compile_evaluation, on_device, shape_of
 from dnas.engine.diagnose import collapse, skips
-from dnas.engine.lanes import Epoch, NonFiniteLoss, advance_lanes, compile_lanes
+from dnas.engine.host import initial
+from dnas.engine.lanes import Epoch, NonFiniteLoss, advance_lanes, compile_lanes, start_lanes
 from dnas.engine.progress import SILENT, Display, display, shared
 from dnas.journal import Journal, journal
 from dnas.run import Run
@@ -58,7 +59,7 @@ class Lane(NamedTuple):
 
 def search(space: SearchSpace, method: Method, data: Dataset, *, epochs: int, batch: int, seed: int = 0,
            run: Run | None = None, progress: bool = True, diagnose: int = 0, stop_on_collapse: bool = False,
-           start: SearchState | None = None) -> Result:
+           start: SearchState | None = None, key: Any = None) -> Result:
     """Searches `space` by `method` on the train and valid splits, looking at the hold-out split after each epoch.
 
     The same arguments give the same bits. With `run` everything of note is written into its directory, and a search
@@ -67,12 +68,13 @@ def search(space: SearchSpace, method: Method, data: Dataset, *, epochs: int, ba
     diagnose: epochs between diagnoses (see `dnas.engine.diagnose`), 0 for none; what they say of a collapse is shown, and
         with `stop_on_collapse` ends the search with the genotype of the epoch before it.
     start: the state of another search of this space, whose weights, logits, decisions and mask this one begins with.
+    key: see `dnas.engine.compile.program_key`; None to trace the programs in each process.
 
     Raises ValueError for a batch larger than a split and for a start that does not fit, NonFiniteLoss, and what
     `dnas.checkpoint` and `dnas.run` raise.
     """
     [result] = search_lanes(space, [Lane(method, seed, run)], data, epochs=epochs, batch=batch, progress=progress,
-                            diagnose=diagnose, stop_on_collapse=stop_on_collapse, start=start)
+                            diagnose=diagnose, stop_on_collapse=stop_on_collapse, start=start, key=key)
     if isinstance(result, NonFiniteLoss):
         raise result
     return result
@@ -80,7 +82,7 @@ def search(space: SearchSpace, method: Method, data: Dataset, *, epochs: int, ba
 
 def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, epochs: int, batch: int, progress: bool = True,
                  diagnose: int = 0, stop_on_collapse: bool = False, start: SearchState | None = None,
-                 at_once: bool | None = None) -> list[Result | NonFiniteLoss]:
+                 at_once: bool | None = None, key: Any = None) -> list[Result | NonFiniteLoss]:
     """Several searches by one program, each equal to `search` by itself up to rounding.
 
     Lanes at different epochs, as an interruption leaves them, advance in groups until all are where the first is.
@@ -110,10 +112,11 @@ def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, ep
             compiled = time.monotonic()
             shown.say("compiling the search step and the evaluation ...")
             examples, first = on_device(data), active[0]
-            program = compile_lanes(algorithm, data, examples, first.state, first.hyper, steps, batch, len(lanes),
-                                    at_once=at_once)
+            program = start_lanes(algorithm, data, examples, first.state, first.hyper, steps, batch, len(lanes),
+                                  at_once=at_once, key=key)
             gates = algorithm.gates(first.state, first.hyper)
-            evaluate = compile_evaluation(space, task, data, examples, first.state, gates, batch)
+            evaluate = compile_evaluation(space, task, data, examples, first.state, gates, batch, key=key)
+            program = program()
             inspect = compile_diagnosis(space, task, algorithm, data, examples, first.state, first.hyper, batch) \
                 if diagnose else None
             shown.say(f"compiled in {time.monotonic() - compiled:.1f} s")
@@ -264,7 +267,7 @@ def _names(lanes: Sequence[Lane]) -> list[str]:
 def _latest(algorithm: Algorithm, inputs, hyper: Mapping[str, Any], lane: Lane,
             start: SearchState | None) -> checkpoint.Latest:
     """Where a search was left: the last whole checkpoint of its run, else its first state."""
-    state = algorithm.init(jax.random.fold_in(jax.random.key(lane.seed), 0), inputs, hyper)
+    state = initial(algorithm.init, jax.random.fold_in(jax.random.key(lane.seed), 0), inputs, hyper)
     found = checkpoint.latest(lane.run.checkpoints, state) if lane.run else None
     return found or checkpoint.Latest(0, started_from(state, start) if start is not None else state, [])
 
