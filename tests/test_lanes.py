@@ -1,96 +1,29 @@
 """Several searches by one program: each equal to the search of its seed and its numbers, whatever happens beside it."""
 
-import functools
 import json
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from matplotlib.image import imsave
 
-from dnas import pictures
-from dnas.algorithms.decisions import Stop
 from dnas.engine import lanes as engine_lanes
-from dnas.engine import search as engine_search
 from dnas.engine.search import Lane, NonFiniteLoss, search, search_lanes
 from dnas.methods.darts import darts
 from dnas.run import open_run
 from launch import arguments
 from launch.main import main
-from tests.test_search import BATCH, EPOCHS, contents, interrupted, parts, same, tiny
+from tests.test_search import BATCH, EPOCHS, contents, interrupted, same
+from tests.toy_lanes import SEEDS, built, close, equal, go, matched, near, quickly, single
 
-SEEDS = (3, 0, 7)
 TOY = f"{Path(__file__).parent}/toy_space.py:toy"
 QUICK = ["search", "--space", TOY, "--limit", "200", "--epochs", "1", "--batch", "16", "--cache", "off", "--no-progress"]
 
 
-def once(method):
-    """`method`, whose every binding has the same two functions, by which what is compiled for it is known again."""
-    steps = []
-
-    def algorithm(problem):
-        if not steps:
-            steps.append(method.algorithm(problem))
-        return steps[0]
-
-    return method.extend(algorithm=algorithm)
-
-
-@functools.cache
-def built():
-    """The data, the space and the method of all these searches."""
-    data = tiny()
-    space, method = parts(data)
-    return data, space, once(method)
-
-
 @pytest.fixture(scope="module", autouse=True)
 def quick():
-    """What is compiled for one search serves the next one of the same method, and pictures are not drawn."""
-    def cached(compiles, key):
-        programs = {}
-
-        def of(*args):
-            if key(*args) not in programs:
-                programs[key(*args)] = compiles(*args)
-            return programs[key(*args)]
-
-        return of
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine_lanes, "compile_search", cached(engine_lanes.compile_search, lambda algorithm, *rest: (
-            algorithm.step, tuple(rest[3]), rest[-1])))
-        patch.setattr(engine_search, "compile_evaluation", cached(engine_search.compile_evaluation, lambda space, *rest: 0))
-        patch.setattr(pictures, "draw_genotype", lambda genotype, groups, path: imsave(path, np.zeros((1, 1)), format="png"))
-        patch.setattr(pictures, "draw_logits", lambda *args: None)
-        patch.setattr(pictures, "draw_curves", lambda *args: None)
+    with quickly():
         yield
-
-
-def go(folder=None, lanes=SEEDS, *, method=None, **options):
-    """The searches of several lanes, each in a run directory of its own if there is a `folder`.
-
-    lanes: seeds of `method`, or pairs (numbers to replace in it, seed).
-    """
-    data, space, default = built()
-    lanes = [lane if isinstance(lane, tuple) else ({}, lane) for lane in lanes]
-    runs = [open_run(folder / str(seed), {"seed": seed}) for _, seed in lanes] if folder else [None] * len(lanes)
-    try:
-        return search_lanes(space, [Lane((method or default).replace(**numbers), seed, run)
-                                    for (numbers, seed), run in zip(lanes, runs)], data,
-                            **{"epochs": EPOCHS, "batch": BATCH, "progress": False, **options})
-    finally:
-        for run in filter(None, runs):
-            run.close()
-
-
-def single(numbers=None, *, method=None, seed=0, run=None, epochs=EPOCHS, **options):
-    """One search by itself."""
-    data, space, default = built()
-    method = (method or default).replace(**(numbers or {}))
-    return search(space, method, data, epochs=epochs, batch=BATCH, seed=seed, run=run, progress=False, **options)
 
 
 @pytest.fixture(scope="module")
@@ -107,26 +40,6 @@ def alone(tmp_path_factory):
 def at_once(tmp_path_factory):
     folder = tmp_path_factory.mktemp("at_once")
     return folder, go(folder, at_once=True)
-
-
-def near(found, expected):
-    """Whether two trees are equal up to rounding."""
-    return all(jax.tree.leaves(jax.tree.map(lambda a, b: np.allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)))
-
-
-def close(found, expected):
-    """Whether two results are."""
-    return found.genotype == expected.genotype and near((found.state, found.records), (expected.state, expected.records))
-
-
-def equal(found, expected):
-    """Whether two results are the same bits."""
-    return same(found.state, expected.state) and found.records == expected.records and found.genotype == expected.genotype
-
-
-def matched(results, expected, alike):
-    """Whether there are as many results as expected, each like its own."""
-    return len(results) == len(expected) and all(map(alike, results, expected))
 
 
 def test_in_turn_each_is_the_search_of_its_seed(alone, tmp_path):
@@ -146,7 +59,7 @@ NUMBERS = ({"lr": 0.02}, {"lr": 0.2, "decay": 0.01}, {"arch_lr": 0.05, "arch_war
 def test_lanes_of_different_numbers_are_the_searches_by_those_numbers(tmp_path, capsys):
     whole = [single(numbers) for numbers in NUMBERS]
     lanes = [(numbers, 0) for numbers in NUMBERS]
-    assert matched(go(lanes=lanes, at_once=False), whole, equal)
+    assert matched(go(settings=lanes, at_once=False), whole, equal)
     with open_run(tmp_path, {}) as run:
         single(NUMBERS[0], run=run)
         data, space, method = built()
@@ -154,7 +67,7 @@ def test_lanes_of_different_numbers_are_the_searches_by_those_numbers(tmp_path, 
                      epochs=EPOCHS, batch=BATCH)
     said = capsys.readouterr().out
     assert "seed 0, lr 0.02, decay 0.0003: all 3 epochs are done" in said and said.count("\nepoch ") == EPOCHS
-    assert matched(go(lanes=lanes, at_once=True), whole, close)
+    assert matched(go(settings=lanes, at_once=True), whole, close)
     assert not any(near(whole[0].state.weights, other.state.weights) for other in whole[1:])
     assert not near(whole[0].state.arch, whole[2].state.arch)
 
@@ -173,16 +86,16 @@ def test_methods_of_other_parts_are_refused():
     with pytest.raises(ValueError, match="may differ in numbers only"):
         search_lanes(space, [Lane(method), Lane(darts(), 1)], data, epochs=1, batch=BATCH)
     with pytest.raises(ValueError, match="at least one seed"):
-        go(lanes=())
+        go(settings=())
     with pytest.raises(ValueError, match="seed 1 is named twice with the same numbers"):
-        go(lanes=(1, 2, 1))
+        go(settings=(1, 2, 1))
     with pytest.raises(ValueError, match="no number 'arch_rl'; did you mean 'arch_lr'"):
         method.replace(arch_rl=1)
 
 
 def test_as_many_at_once_as_fit(alone, monkeypatch, capsys):
-    real, widths = engine_lanes.compile_search, []
-    monkeypatch.setattr(engine_lanes, "compile_search", lambda *args: widths.append(args[-1]) or real(*args))
+    real, widths = engine_lanes.start_search, []
+    monkeypatch.setattr(engine_lanes, "start_search", lambda *args, key: widths.append(args[-1]) or real(*args, key=key))
     monkeypatch.setattr(engine_lanes, "planned", lambda compiled: 10_000 * (widths[-1] or 1))
     monkeypatch.setattr(engine_lanes, "available", lambda: 28_000)
     monkeypatch.setattr(engine_lanes, "size", lambda tree: 100)
@@ -254,80 +167,6 @@ def test_one_that_fails_later_is_told_of_its_checkpoint_and_may_try_again(alone,
     assert (tmp_path / str(SEEDS[1]) / "failed.json").exists()
     again = go(tmp_path, SEEDS[:2], method=method, at_once=False)
     assert near(again[1].records, alone[1][1].records) and not (tmp_path / str(SEEDS[1]) / "failed.json").exists()
-
-
-def test_one_that_collapses_stops_and_the_others_go_on():
-    method = built()[2]
-    skip, conv = (np.array([row] * 2, np.float32) for row in ([-9, 9, -9, -9], [-9, -9, 9, -9]))
-
-    def algorithm(problem):
-        steps = method.algorithm(problem)
-        arch = lambda hyper: {"chain": jnp.where(hyper["skips"] > 0, skip, conv)}
-        return steps._replace(init=lambda key, inputs, hyper: steps.init(key, inputs, hyper)._replace(arch=arch(hyper)))
-
-    results = go(lanes=[({"skips": 1}, 0), ({"skips": 0}, 0)], method=method.extend(algorithm=algorithm, hyper={"skips": 0}),
-                 diagnose=2, stop_on_collapse=True)
-    assert [len(result.records) for result in results] == [2, EPOCHS]
-    assert [result.genotype.choices["chain"][0].op for result in results] == ["skip", "conv"]
-    assert "eigenvalue" in results[1].records[1]
-    assert "every edge is a skip connection" in results[0].stopped.reason and results[1].stopped is None
-
-
-def narrowing(space, state, record):
-    """Decides the first edge after the first epoch, takes the worst operation of the second out of the race after each."""
-    gates, mask = state.arch["chain"], np.array(state.mask["chain"])
-    decisions = np.array(state.decisions["chain"])
-    decisions[0] = gates[0].argmax() if decisions[0] == -1 else decisions[0]
-    mask[1, np.where(mask[1], gates[1], np.inf).argmin()] = False
-    return state._replace(decisions={"chain": decisions}, mask={"chain": mask})
-
-
-def early(records):
-    return Stop("it is narrow enough", 1) if records[-1]["operations"] == 2 else None
-
-
-def test_decisions_and_a_stop_survive_a_resume(tmp_path):
-    method = built()[2].extend(decide=narrowing, stop=early)
-    with open_run(tmp_path / "whole", {}) as run:
-        whole = single(method=method, run=run, epochs=5)
-    assert [(r["decided"], r["operations"]) for r in whole.records] == [(1, 3), (1, 2)]
-    assert whole.stopped == Stop("it is narrow enough", 1)
-    gates = np.asarray(whole.gates["chain"])
-    assert sorted(gates[0]) == [0, 0, 0, 1] and (gates[1] > 0).sum() == 2 and gates[1].sum() == pytest.approx(1)
-    with np.load(tmp_path / "whole" / "arch.npz") as arrays:
-        kept = np.where(whole.state.mask["chain"][1], arrays["chain"][1][1], -np.inf).argmax()
-    assert whole.genotype.decisions(built()[1].groups)["chain"].tolist() == [gates[0].argmax(), kept]
-    with open_run(tmp_path / "part", {}) as run, pytest.raises(KeyboardInterrupt):
-        single(method=interrupted(method, 2), run=run, epochs=5)
-    for _ in range(2):  # it goes on, and then it is done
-        with open_run(tmp_path / "part", {}) as run:
-            assert run.resumed
-            again = single(method=method, run=run, epochs=5)
-        assert equal(again, whole) and again.stopped == whole.stopped
-        assert contents(tmp_path / "part") == contents(tmp_path / "whole")
-
-
-def test_a_search_from_the_state_of_another(alone, tmp_path):
-    start = alone[1][0].state
-    start = start._replace(decisions={"chain": jnp.array([2, -1], jnp.int32)},
-                           mask={"chain": start.mask["chain"].at[1, 0].set(False)})
-    before = jax.device_get(start)
-    still = {"lr": 0.0, "lr_min": 0.0, "arch_lr": 0.0}
-    found = single(still, epochs=1, start=start)
-    for part in ("weights", "arch", "decisions", "mask"):
-        assert same(getattr(found.state, part), getattr(before, part))
-    assert int(found.state.step) == len(found.records) * 4 and same(start, before)
-    gates = np.asarray(found.gates["chain"])
-    assert gates[0].tolist() == [0, 0, 1, 0] and gates[1, 0] == 0
-    with open_run(tmp_path / "part", {}) as run, pytest.raises(KeyboardInterrupt):
-        single(method=interrupted(built()[2], 1), run=run, epochs=2, start=start)
-    with open_run(tmp_path / "part", {}) as run:
-        again = single(run=run, epochs=2, start=start)
-    assert equal(again, single(epochs=2, start=start)) and not equal(again, single(epochs=2))
-    with pytest.raises(ValueError, match="to start from has other weights than this one"):
-        single(start=start._replace(weights={}))
-    with pytest.raises(ValueError, match="has other arch"):
-        single(start=start._replace(arch={"chain": np.zeros((2, 5))}))
 
 
 def test_the_command_writes_ordinary_runs_and_goes_on(tmp_path, capsys):

@@ -87,7 +87,7 @@ def seen_by_a_trainer(data, rows, of):
     how = Trainer(None, None, lambda key, state, batch, hyper: (State(state.step + 1), {"value": of(batch)}), None)
     examples, state, recipe = on_device(data), State(jnp.zeros((), jnp.int32)), Recipe()
     hyper = recipe.numbers(epochs=1, steps=len(rows))
-    advance = epoch_of(*compile_training(how, recipe, data, examples, state, hyper, *rows.shape), examples, len(rows))
+    advance = epoch_of(compile_training(how, recipe, data, examples, state, hyper, *rows.shape), examples, len(rows))
     return advance(state, hyper, KEY, rows, on_metrics=lambda metrics, done: metrics)[1]["value"]
 
 

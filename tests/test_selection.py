@@ -223,7 +223,7 @@ def test_weights_are_tuned_at_a_tenth_of_the_first_rate_whatever_the_epoch(train
                 for each in (method, method.replace(lr_min=0)))
     tuned, examples = on.tune(on.state, 5, 1), on_device(data)
     hyper = method.numbers_of(epochs=EPOCHS, steps=steps_per_epoch(data, BATCH))
-    advance = epoch_of(*compile_search(method.bind(space, on.task), data, examples, on.state, hyper, 4, BATCH), examples, 4)
+    advance = epoch_of(compile_search(method.bind(space, on.task), data, examples, on.state, hyper, 4, BATCH), examples, 4)
     rows = epoch_indices(0, 1_000_005, data.splits["train"], data.splits["valid"], BATCH)
     whole, _ = advance(jax.tree.map(jnp.array, on.state), hyper, jax.random.fold_in(jax.random.key(0), 2), *rows,
                        on_metrics=lambda *seen: None, steps=1)

@@ -245,7 +245,7 @@ def test_one_program_serves_other_numbers_and_epochs(data):
         state = how.init(jax.random.key(0), input_shape(data, BATCH))
         program = compile_training(how, compiled, data, examples, state, compiled.numbers(epochs=len(results) + 1, steps=3),
                                    3, BATCH)
-        results.append(epoch_of(*program, examples, 3)(state, other.numbers(epochs=5, steps=1), jax.random.key(1), rows,
+        results.append(epoch_of(program, examples, 3)(state, other.numbers(epochs=5, steps=1), jax.random.key(1), rows,
                                                        on_metrics=lambda metrics, done: metrics))
     assert same(*results)
 
