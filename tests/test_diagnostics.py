@@ -8,7 +8,7 @@ import pytest
 from dnas.engine.diagnose import collapse, curvature, early_stop, largest_eigenvalue, sharpness, skips
 from dnas.engine.search import search
 from dnas.types import Choice, Genotype
-from tests.test_loop import BATCH, EPOCHS, parts, tiny
+from tests.test_search import BATCH, EPOCHS, parts, tiny
 
 
 @pytest.mark.parametrize("size", [3, 30])

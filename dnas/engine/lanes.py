@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -132,24 +132,27 @@ class Advanced(NamedTuple):
     seconds: float
 
 
-def advance_lanes(program: LaneProgram, due: Sequence[Epoch]) -> list[Advanced | NonFiniteLoss]:
-    """Every due epoch, `program.width` of them at a time; of a lane whose on_metrics raised NonFiniteLoss that error.
+def advance_lanes(program: LaneProgram, due: Mapping[int, Epoch]) -> dict[int, Advanced | NonFiniteLoss]:
+    """The epochs that are due, by the number of their lane; of a lane whose on_metrics raised NonFiniteLoss that error.
 
-    Idle places of the program repeat an active lane's steps; the result is discarded.
+    Lanes 0..width - 1 go at once, then the next `width`, each always in the same place: for what a lane computes depends on
+    its place in the last bits. Idle places repeat an active lane's steps; the result is discarded.
     """
-    done = []
-    for first in range(0, len(due), program.width):
-        done += _advance_group(program, due[first:first + program.width])
-    return done
+    groups = {}
+    for number, epoch in due.items():
+        groups.setdefault(number // program.width, {})[number % program.width] = epoch
+    return {group * program.width + place: lane for group, epochs in groups.items()
+            for place, lane in _advance_group(program, epochs).items()}
 
 
-def _advance_group(program: LaneProgram, due: Sequence[Epoch]) -> list[Advanced | NonFiniteLoss]:
+def _advance_group(program: LaneProgram, due: Mapping[int, Epoch]) -> dict[int, Advanced | NonFiniteLoss]:
     began, summaries, failed = time.monotonic(), {}, {}
-    idle = [due[0]._replace(state=jax.tree.map(jnp.copy, due[0].state)) for _ in range(program.width - len(due))]
+    active = next(iter(due.values()))
+    idle = lambda: active._replace(state=jax.tree.map(jnp.copy, active.state))
     share = lambda: (time.monotonic() - began) / len(due)
 
     def on_metrics(metrics: Mapping[str, np.ndarray], done: int) -> None:
-        for place, epoch in enumerate(due):
+        for place, epoch in due.items():
             try:
                 if place not in failed:
                     values = {name: value[place] for name, value in metrics.items()}
@@ -157,10 +160,9 @@ def _advance_group(program: LaneProgram, due: Sequence[Epoch]) -> list[Advanced 
             except NonFiniteLoss as error:
                 failed[place] = error
         if len(failed) == len(due):
-            raise failed[0]
+            raise next(iter(failed.values()))
 
-    states = [epoch.state for epoch in due]
     with contextlib.suppress(NonFiniteLoss):
-        states, hypers, keys, train, valid, _ = map(list, zip(*due, *idle))
+        states, hypers, keys, train, valid, _ = map(list, zip(*(due.get(place) or idle() for place in range(program.width))))
         states = program.advance(states, hypers, keys, train, valid, on_metrics=on_metrics)
-    return [failed.get(place) or Advanced(states[place], summaries[place], share()) for place in range(len(due))]
+    return {place: failed.get(place) or Advanced(states[place], summaries[place], share()) for place in due}

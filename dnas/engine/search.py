@@ -100,10 +100,11 @@ def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, ep
     rules = [rule for rule in (lanes[0].method.stop, collapse if stop_on_collapse else None) if rule]
 
     with contextlib.ExitStack() as stack:
-        done = {place: found.epoch * steps for place, found in enumerate(latest)}
-        shown = stack.enter_context(display(task, epochs, steps * len(lanes), sum(done.values()))) if progress else SILENT
-        named = {lane.name or f"seed {lane.seed}": done[place] for place, lane in enumerate(lanes)}
-        displays, finish_epoch = shared(shown, task, named) if len(lanes) > 1 else ([shown], lambda: None)
+        done = [found.epoch * steps for found in latest]
+        shown = stack.enter_context(display(task, epochs, steps * len(lanes), sum(done))) if progress else SILENT
+        displays, finish_epoch = [shown], lambda: None
+        if len(lanes) > 1:
+            displays, finish_epoch = shared(shown, task, _names(lanes), done)
         active = [stack.enter_context(_Search.open(space, algorithm, data, lane, hyper, found, one, rules, epochs=epochs,
                                                    batch=batch, steps=steps))
                   for lane, hyper, found, one in zip(lanes, hypers, latest, displays)]
@@ -121,15 +122,15 @@ def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, ep
             shown.say(f"compiled in {time.monotonic() - compiled:.1f} s")
             if len(lanes) > 1:
                 shown.say(program.note)
-        while going := [one for one in active if one.going]:
-            epoch = min(one.epoch for one in going)
-            due = [one for one in going if one.epoch == epoch]
-            for one, advanced in zip(due, advance_lanes(program, [one.next_epoch() for one in due])):
+        while any(one.going for one in active):
+            epoch = min(one.epoch for one in active if one.going)
+            due = {place: one.next_epoch() for place, one in enumerate(active) if one.going and one.epoch == epoch}
+            for place, advanced in advance_lanes(program, due).items():
                 if isinstance(advanced, NonFiniteLoss):
-                    one.fail(advanced)
+                    active[place].fail(advanced)
                     continue
                 diagnosis = inspect if inspect and (epoch + 1) % diagnose == 0 else None
-                one.finish_epoch(advanced, evaluate, diagnosis)
+                active[place].finish_epoch(advanced, evaluate, diagnosis)
             finish_epoch()
         return [one.result(began) for one in active]
 
@@ -254,6 +255,13 @@ def _check_lanes(lanes: Sequence[Lane]) -> None:
     twice = next((lane for lane, setting in zip(lanes, settings) if settings.count(setting) > 1), None)
     if twice:
         raise ValueError(f"seed {twice.seed} is named twice with the same numbers; each search needs a seed of its own")
+
+
+def _names(lanes: Sequence[Lane]) -> list[str]:
+    """What messages call each lane: its name, or its seed and the numbers in which the lanes differ."""
+    differing = [name for name in lanes[0].method.hyper if len({lane.method.hyper[name] for lane in lanes}) > 1]
+    return [lane.name or ", ".join([f"seed {lane.seed}", *(f"{name} {lane.method.hyper[name]:g}" for name in differing)])
+            for lane in lanes]
 
 
 def _latest(algorithm: Algorithm, inputs, hyper: Mapping[str, Any], lane: Lane,
