@@ -43,7 +43,8 @@ MERGED = pytest.mark.parametrize("merged", [False, True], ids=["exact", "merged"
 
 
 def scalar(weight, coupling, rate, *, merged=False, arch_rate=None):
-    return scalar_method(rarts(merged=merged), rate=rate, arch_rate=arch_rate, hyper={"coupling": coupling, "weight": weight})
+    return scalar_method(rarts(merged=merged), rate=rate, arch_rate=arch_rate,
+                         hyper={"coupling": coupling, "weight": weight})
 
 
 def seen(state):
@@ -200,7 +201,8 @@ def test_terms_of_both_players(merged):
                                                         arch={"terms": {"theirs": product(5)}})
     bound, hyper, state = scalar_start(method)
     _, info = bound.step(KEY, state, TRAIN, VALID, hyper)
-    assert (info["train_ours"], info["valid_theirs"]) == (3 * -4, 5 * -4) and not {"train_theirs", "valid_ours"} & info.keys()
+    assert (info["train_ours"], info["valid_theirs"]) == (3 * -4, 5 * -4)
+    assert not {"train_theirs", "valid_ours"} & info.keys()
     w, y, a = iterate(method, 1, look=seen)[0]
     np.testing.assert_allclose(w, -2 - 0.01 * 10 * (2 * -4 + 3 * 2), rtol=1e-12)
     np.testing.assert_allclose(y, -2 - 0.01 * (2 + 5 * 2 + 10 * (-2 - w)), rtol=1e-12)
