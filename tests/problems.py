@@ -11,6 +11,7 @@ from dnas.algorithms.bilevel import bilevel
 from dnas.algorithms.method import Method
 from dnas.algorithms.players import Player
 from dnas.algorithms.relaxations import Relaxation, softmax
+from dnas.data import from_arrays
 from dnas.task import Task
 from dnas.types import Batch, Genotype, Group, SearchSpace
 
@@ -134,3 +135,12 @@ def begun(bound, hyper, seed=0):
     """A state of `plain` whose architecture prefers something."""
     return bound.init(jax.random.key(seed), None, hyper)._replace(
         arch={"cell": jax.random.normal(jax.random.key(seed + 1), (3, 3))})
+
+
+def tiny(count=200):
+    """Two classes told apart by which half of the image is bright."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, count)
+    x = rng.integers(0, 120, (count, 8, 8, 1))
+    x[y == 1, :, 4:] += 120
+    return from_arrays("tiny", x.astype(np.uint8), y, pad=1, flip=False)
