@@ -137,10 +137,10 @@ def begun(bound, hyper, seed=0):
         arch={"cell": jax.random.normal(jax.random.key(seed + 1), (3, 3))})
 
 
-def tiny(count=200):
+def tiny(count=200, size=8):
     """Two classes told apart by which half of the image is bright."""
     rng = np.random.default_rng(0)
     y = rng.integers(0, 2, count)
-    x = rng.integers(0, 120, (count, 8, 8, 1))
-    x[y == 1, :, 4:] += 120
+    x = rng.integers(0, 120, (count, size, size, 1))
+    x[y == 1, :, size // 2:] += 120
     return from_arrays("tiny", x.astype(np.uint8), y, pad=1, flip=False)

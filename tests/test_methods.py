@@ -87,7 +87,8 @@ class Case:
         """Of step i of a seed: key, state, train and valid batch, and the numbers."""
         draw, shape = np.random.default_rng((seed, i)), (BATCH, *(IMAGE if self.on_toy else (6,)))
         return jax.random.fold_in(jax.random.key(seed), i), state, *(
-            Batch(draw.normal(size=shape).astype(np.float32), draw.integers(0, CLASSES, BATCH)) for _ in range(2)), self.hyper
+            Batch(draw.normal(size=shape).astype(np.float32), draw.integers(0, CLASSES, BATCH))
+            for _ in range(2)), self.hyper
 
 
 def images():
