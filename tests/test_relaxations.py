@@ -84,6 +84,22 @@ def test_what_is_out_of_the_race_gets_no_gate_and_no_gradient(name, masked):
     assert np.abs(grads["padded"][0][mask[0]]).min() > 0
 
 
+@pytest.mark.parametrize("name", RELAXATIONS)
+def test_an_edge_without_operations_stays_finite(name):
+    """A mask may leave none on an edge, decided or not: no gates, and no gradient that is not a number."""
+    mask = {"padded": jnp.array(GROUPS["padded"].allowed & (np.arange(3)[:, None] != 1))}
+
+    def total(arch, choices):
+        gates = gates_of(RELAXATIONS[name], arch, "padded", key=jax.random.key(1), tau=0.7, mask=mask)
+        return jnp.sum(decided(gates, {"padded": choices}, mask)["padded"] * np.arange(1.0, 4))
+
+    for choices in np.full(3, OPEN), np.array([OPEN, REMOVED, OPEN]):
+        value, grads = jax.value_and_grad(total)(logits(), choices)
+        assert np.isfinite(value) and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+        np.testing.assert_array_equal(grads["padded"][1], 0)
+        assert np.abs(grads["padded"][0]).max() > 0
+
+
 def test_edge_shares_add_up_at_every_node():
     """By target node, also where a node's edges are not next to each other, and whatever the logits' size."""
     arch = logits() | {"darts" + EDGES: np.linspace(-500.0, 500.0, 14)}
