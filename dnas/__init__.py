@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from dnas.checkpoint import CorruptCheckpoint
     from dnas.engine.lanes import NonFiniteLoss
     from dnas.engine.search import Lane, Result, estimate, search, search_lanes
-    from dnas.task import Task
     from dnas.run import Run, RunWriteError, load_genotype, open_run
+    from dnas.task import Task
     from dnas.types import Batch, Choice, Evaluator, Genotype, Group, Network, SearchSpace
 
     __version__: str

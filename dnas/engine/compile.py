@@ -189,7 +189,8 @@ def compile_scores(space: SearchSpace, task: Task, data: Dataset, examples: Exam
 
     stack = lambda masks: {g: jnp.stack([jnp.asarray({**gates, **m}[g], jnp.float32) for m in masks]) for g in gates}
     number = jax.ShapeDtypeStruct((), jnp.int32)
-    lowered = jax.jit(score).lower(state.weights, state.stats, stack([gates] * width), number, examples, rows, number, number)
+    lowered = jax.jit(score).lower(state.weights, state.stats, stack([gates] * width), number, examples, rows, number,
+                                   number)
     program = compile_lowered(lowered)
     size = rows.shape[1]
 
