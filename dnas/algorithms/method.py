@@ -99,10 +99,14 @@ class Method:
         shared = {} if relaxation is None else {"relaxation": relaxation}
         joined = lambda player, changes: player._replace(
             **{**shared, **changes, "terms": {**player.terms, **(terms or {}), **changes.get("terms", {})}})
-        checks = [self.check, check] if check else [self.check]
+
+        def both(hyper):
+            self.check(hyper)
+            check(hyper)
+
         return dataclasses.replace(self, hyper={**self.hyper, **(hyper or {})}, arch=joined(self.arch, arch or {}),
                                    weights=joined(self.weights, weights or {}),
-                                   check=lambda hyper: [one(hyper) for one in checks] and None, **parts)
+                                   check=both if check else self.check, **parts)
 
     def bind(self, space: SearchSpace, task: Task) -> Algorithm:
         """The functions that search `space` for `task`."""
