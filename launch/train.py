@@ -265,7 +265,8 @@ def _save(run, space, subject, config: dict[str, Any], data, result) -> None:
     used = jax.eval_shape(lambda key: space.network(subject.genotype).init(key, image), jax.random.key(0))
     weights, stats = (nested({path: leaf for path, leaf in flat(tree).items() if path in known})
                       for tree, known in zip((result.weights, result.stats), map(flat, used)))
-    described = portable.Portable(subject.genotype, config["space"], portable.input_of(data, config), config)
+    described = portable.Portable(subject.genotype, config["space"], portable.input_of(data, config),
+                                  portable.output_of(data), config)
     portable.save(run.folder / portable.FILE, described, weights, stats)
 
 

@@ -20,41 +20,45 @@ NAME = "network"
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def stablehlo(trained: Trained, folder: Path, space: str | None) -> Callable:
-    """One program, weights included, from images as the data set held them to logits; for any number of images where the
-    network can be traced for that, else for one. Beside it network.json says what goes in and what the classes are."""
+def stablehlo(trained: Trained, folder: Path, space: str | None, task: str | None = None) -> Callable:
+    """One program, weights included, from inputs as the data set held them to outputs; for any number of inputs where the
+    network can be traced for that, else for one. Beside it network.json says what goes in, and what comes out and means."""
     run, takes = function(trained.network, trained.described.input), trained.described.input
-    logits = jax.jit(lambda images: run(trained.weights, trained.stats, images))
+    gives = trained.described.output
+    outputs = jax.jit(lambda inputs: run(trained.weights, trained.stats, inputs))
 
     def program(batch):
-        return export.export(logits, platforms=PLATFORMS)(jax.ShapeDtypeStruct((batch, *takes.image), takes.pixels))
+        return export.export(outputs, platforms=PLATFORMS)(jax.ShapeDtypeStruct((batch, *takes.shape), takes.dtype))
 
     try:
         found, batch = program(*export.symbolic_shape("batch")), "any"
     except Exception:  # whatever a network does with its shapes, it may do with a number
         found, batch = program(1), 1
-    about = {"images": {"shape": [batch, *takes.image], "type": takes.pixels, "fit": takes.fit}, "platforms": PLATFORMS,
-             "logits": [batch, len(takes.classes)], "classes": takes.classes,
-             "genotype": json.loads(trained.described.genotype.to_json())}
+    inputs = {"kind": takes.kind, "shape": [batch, *takes.shape], "type": takes.dtype}
+    inputs |= {"fit": takes.fit} if takes.kind == "images" else {}
+    inputs |= {"columns": takes.columns._asdict()} if takes.columns else {}
+    inputs |= {"characters": takes.characters} if takes.characters else {}
+    about = {"inputs": inputs, "outputs": {"shape": [batch, *found.out_avals[0].shape[1:]], **gives._asdict()},
+             "platforms": PLATFORMS, "genotype": json.loads(trained.described.genotype.to_json())}
     write_atomic(folder / f"{NAME}.stablehlo", bytes(found.serialize()))
     write_atomic(folder / f"{NAME}.json", json.dumps(about, indent=1) + "\n")
     again = export.deserialize(bytearray((folder / f"{NAME}.stablehlo").read_bytes()))
     if batch == "any":
         return again.call
-    return lambda images: jnp.concatenate([again.call(image[None]) for image in images])
+    return lambda inputs: jnp.concatenate([again.call(each[None]) for each in inputs])
 
 
-def safetensors(trained: Trained, folder: Path, space: str | None) -> Callable:
-    """The arrays by the names of their Flax variables; genotype, space, input and config in the metadata."""
+def safetensors(trained: Trained, folder: Path, space: str | None, task: str | None = None) -> Callable:
+    """The arrays by the names of their Flax variables; genotype, space, input, output and config in the metadata."""
     file = folder / f"{NAME}.safetensors"
     portable.save(file, trained.described, trained.weights, trained.stats)
-    return load(file, space=space).logits
+    return load(file, space=space, task=task).logits
 
 
-def flax(trained: Trained, folder: Path, space: str | None) -> Callable:
+def flax(trained: Trained, folder: Path, space: str | None, task: str | None = None) -> Callable:
     """A Python file that defines the network with Flax alone, and the same weights beside it."""
     text = flax_source(trained)
-    safetensors(trained, folder, space)
+    safetensors(trained, folder, space, task)
     write_atomic(folder / f"{NAME}.py", text)
     spec = importlib.util.spec_from_file_location(f"dnas_exported_{NAME}", folder / f"{NAME}.py")
     module = importlib.util.module_from_spec(spec)
@@ -69,9 +73,10 @@ def flax_source(trained: Trained) -> str:
     if described.config.get("inherit"):
         raise ValueError("there is no Flax file for a network that goes on from the supernet's weights, which has the "
                          "supernet's operations; stablehlo is for every network")
-    return standalone.source(described.space["name"], trained.space, described.genotype, described.input)
+    return standalone.source(described.space["name"], trained.space, described.genotype, described.input,
+                             described.output)
 
 
 FORMATS = {"stablehlo": stablehlo, "safetensors": safetensors, "flax": flax}
-"""(trained, folder, space) -> logits of what was written, as read back; space: as for `load`. Raises ValueError where
-there is no such form of the network."""
+"""(trained, folder, space, task) -> outputs of what was written, as read back; space, task: as for `load`. Raises ValueError
+where there is no such form of the network."""

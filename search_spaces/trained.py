@@ -14,14 +14,15 @@ import numpy as np
 from dnas import checkpoint, portable, registry
 from dnas.data import evaluation_indices, normalise
 from dnas.portable import Input, Portable
+from dnas.task import Task
 from dnas.types import Array, Network, SearchSpace, Stats, Weights
 from search_spaces import SPACES
 from search_spaces.mixed import MixedOptions, mixed_options
 
 
 class FlaxNetwork(nn.Module):
-    """A network of any space as a Linen module, called with normalised images `[B, H, W, C]`; returns logits
-    `[B, classes]`.
+    """A network of any space as a Linen module, called with normalised images `[B, H, W, C]`, features or tokens; returns
+    outputs `[B, ..., size]`.
 
     `module.apply(variables, images)` uses the running averages; with `train=True, mutable=["batch_stats"]` those of the
     batch, to train it further. `init` gives new weights.
@@ -48,14 +49,18 @@ class FlaxNetwork(nn.Module):
 class Trained(NamedTuple):
     """A trained network.
 
-    described: its genotype, how its space was built, what it takes and how its classes are called.
-    weights, stats: nested dicts of arrays. network: their pure functions; module: the same as a Linen module.
-    logits, predict: images `[B, H, W, C]` as the data set held them, so neither divided nor normalised -> logits, and
-        probabilities, `[B, classes]` float32. Compiled once for each B; ValueError for images of another shape or type.
+    described: its genotype, how its space was built, what it takes, what it says and how its classes are called.
+    task: what it predicts. weights, stats: nested dicts of arrays. network: their pure functions; module: the same as a
+        Linen module.
+    logits: inputs `[B, ...]` as the data set held them, so neither divided nor standardised -> outputs `[B, ..., size]`.
+    predict: the same inputs -> of classification the probabilities `[B, classes]` float32; of other tasks what the task
+        predicts: values `[B, D]` in their own units, 0 or 1 for each label, or the class of each pixel or next token.
+    Both are compiled once for each B, and raise ValueError for inputs of another shape or type.
     """
 
     described: Portable
     space: SearchSpace
+    task: Task
     weights: Weights
     stats: Stats
     network: Network
@@ -64,9 +69,11 @@ class Trained(NamedTuple):
     predict: Callable[[Any], Array]
 
     def __repr__(self) -> str:
-        takes, weights = self.described.input, sum(leaf.size for leaf in jax.tree.leaves(self.weights))
-        return (f"<a trained network of the space {self.space.name}: {'x'.join(map(str, takes.image))} {takes.pixels} "
-                f"images, {len(takes.classes)} classes, {weights:,} parameters>")
+        takes, gives = self.described.input, self.described.output
+        weights = sum(leaf.size for leaf in jax.tree.leaves(self.weights))
+        what = f"{gives.size} classes" if self.task.confusion else f"{self.task.name}, {gives.size} outputs"
+        return (f"<a trained network of the space {self.space.name}: {'x'.join(map(str, takes.shape))} {takes.dtype} "
+                f"{takes.kind}, {what}, {weights:,} parameters>")
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -75,16 +82,16 @@ class Trained(NamedTuple):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes."""
-        return self.described.input.classes
+        """Names of the classes, () where targets are not classes."""
+        return self.described.output.classes
 
 
-def load(path: str | Path, *, space: str | None = None) -> Trained:
+def load(path: str | Path, *, space: str | None = None, task: str | None = None) -> Trained:
     """The network that `dnas train` trained.
 
     path: its run directory, or the one file of it that this reads, weights.safetensors, which may be anywhere.
     space: its factory, package.module:factory or file.py:factory, where it is none of those installed: a file is
-        never asked what to import.
+        never asked what to import. task: likewise, the place of a task of your own.
 
     Raises ValueError, in one line, for whatever is missing, damaged or does not fit together.
     """
@@ -96,43 +103,67 @@ def load(path: str | Path, *, space: str | None = None) -> Trained:
     found = portable.describe(content)
     made = _space(file, found, space)
     try:
+        how = portable.task_of(found.output, task)
+    except ValueError as error:
+        raise ValueError(f"{file}: {_said(error)}") from None
+    dtype = "int32" if found.input.kind == "tokens" else "float32"
+    try:
         network = made.network(found.genotype)
-        shapes = jax.eval_shape(lambda key: network.init(key, jax.ShapeDtypeStruct((1, *found.input.image), "float32")),
+        shapes = jax.eval_shape(lambda key: network.init(key, jax.ShapeDtypeStruct((1, *found.input.shape), dtype)),
                                 jax.random.key(0))
     except Exception as error:
         raise ValueError(f"{file}: space {made.name} has no such network: {_said(error)}") from error
     weights, stats = jax.device_put(portable.restore(content, *shapes))
     run = jax.jit(function(network, found.input))
-    logits = lambda images: run(weights, stats, checked(images, found.input))
-    softmax = jax.jit(jax.nn.softmax)
-    predict = lambda images: softmax(logits(images))
-    return Trained(found, made, weights, stats, network, FlaxNetwork(network), logits, predict)
+    logits = lambda inputs: run(weights, stats, checked(inputs, found.input))
+    says = jax.jit(predictions(how))
+    return Trained(found, made, how, weights, stats, network, FlaxNetwork(network), logits,
+                   lambda inputs: says(logits(inputs)))
 
 
 def function(network: Network, takes: Input) -> Callable:
-    """(weights, stats, images as the data set held them) -> logits, a pure function."""
+    """(weights, stats, inputs as the data set held them) -> outputs, a pure function."""
     mean, std = (np.asarray(values, np.float32) for values in (takes.mean, takes.std))
-    return lambda weights, stats, images: network.apply(weights, stats, normalise(images, mean, std), train=False,
+    return lambda weights, stats, inputs: network.apply(weights, stats, normalise(inputs, mean, std), train=False,
                                                         key=None)[0]
 
 
-def in_batches(of_images: Callable, images: np.ndarray, batch: int = 256) -> np.ndarray:
-    """`of_images` of all images, in batches of one size of `batch` at most."""
-    rows, _ = evaluation_indices(np.arange(len(images)), batch)
-    return np.concatenate([np.asarray(of_images(images[row])) for row in rows])[:len(images)]
+def predictions(task: Task) -> Callable:
+    """outputs -> what `Trained.predict` gives: probabilities of classification, else what the task predicts."""
+    return jax.nn.softmax if task.confusion else task.predict
 
 
-def checked(images, takes: Input) -> Array:
-    """`images` if the network takes them. Raises ValueError, in one line, if not."""
-    if not hasattr(images, "dtype"):
-        images = np.asarray(images)
-    shape = ", ".join(map(str, takes.image))
-    if images.ndim != 4 or images.shape[1:] != takes.image:
-        raise ValueError(f"images have shape {images.shape}; this network takes [B, {shape}], a single one as image[None]")
-    if (str(images.dtype) == "uint8") != (takes.pixels == "uint8") or images.dtype.kind not in "uf":
-        scale = "0 to 255" if takes.pixels == "uint8" else "scaled as they were"
-        raise ValueError(f"images are {images.dtype}; this network was trained on {takes.pixels} pixels, {scale}")
-    return jnp.asarray(images)
+def in_batches(of_inputs: Callable, inputs: np.ndarray, batch: int = 256) -> np.ndarray:
+    """`of_inputs` of all inputs, in batches of one size of `batch` at most."""
+    rows, _ = evaluation_indices(np.arange(len(inputs)), batch)
+    return np.concatenate([np.asarray(of_inputs(inputs[row])) for row in rows])[:len(inputs)]
+
+
+def scores(task: Task, of_inputs: Callable, inputs: np.ndarray, targets: np.ndarray, batch: int = 256) -> dict[str, float]:
+    """The mean over examples of each of the task's metrics. of_inputs: inputs `[B, ...]` -> outputs `[B, ..., size]`."""
+    of = jax.jit(lambda outputs, targets: {name: metric(outputs, targets) for name, metric in task.metrics.items()})
+    rows, weights = evaluation_indices(np.arange(len(inputs)), batch)
+    found = [of(of_inputs(inputs[row]), targets[row]) for row in rows]
+    values = {name: np.concatenate([np.asarray(each[name], np.float64) for each in found]) for name in task.metrics}
+    return {name: float(np.average(of_all, weights=weights.reshape(-1))) for name, of_all in values.items()}
+
+
+def checked(inputs, takes: Input) -> Array:
+    """`inputs` if the network takes them. Raises ValueError, in one line, if not."""
+    if not hasattr(inputs, "dtype"):
+        inputs = np.asarray(inputs, "float32" if takes.kind == "features" else None)
+    shape = "".join(f", {size}" for size in takes.shape)
+    if inputs.ndim != 1 + len(takes.shape) or inputs.shape[1:] != takes.shape:
+        raise ValueError(f"{takes.kind} have shape {inputs.shape}; this network takes [B{shape}], a single one as x[None]")
+    if takes.kind == "tokens":
+        if inputs.dtype.kind not in "iu":
+            raise ValueError(f"tokens are {inputs.dtype}; they must be integers 0..{takes.vocabulary - 1}")
+        return jnp.asarray(inputs).astype("int32")
+    if (str(inputs.dtype) == "uint8") != (takes.dtype == "uint8") or inputs.dtype.kind not in "uf":
+        scale = "0 to 255" if takes.dtype == "uint8" else "scaled as they were"
+        what = "pixels" if takes.kind == "images" else "numbers"
+        raise ValueError(f"{takes.kind} are {inputs.dtype}; this network was trained on {takes.dtype} {what}, {scale}")
+    return jnp.asarray(inputs)
 
 
 def _file(folder: Path) -> Path:
@@ -153,10 +184,12 @@ def _space(file: Path, found: Portable, place: str | None) -> SearchSpace:
                          "(in Python space=) package.module:factory or file.py:factory")
     options = {option: value for option, value in found.space.items() if option != "name"}
     shared = {option: options[option] for option in MixedOptions._fields if option in options}
+    offered = {"image": found.input.shape, "classes": found.output.size}
+    if found.input.vocabulary is not None and "vocabulary" not in options:
+        offered["vocabulary"] = found.input.vocabulary
     try:
         with mixed_options(MixedOptions(**shared)):
-            made = registry.made(name, SPACES, "space", SearchSpace, options=options, image=found.input.image,
-                                 classes=len(found.input.classes), **shared)
+            made = registry.made(name, SPACES, "space", SearchSpace, options=options, **offered, **shared)
         if not found.config.get("inherit"):
             return made
         if made.inherited is None:

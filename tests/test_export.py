@@ -12,6 +12,7 @@ from safetensors import safe_open
 
 import dnas
 from dnas.data import load as load_data
+from dnas.portable import Output
 from launch.main import main
 from search_spaces import SPACES, standalone
 from search_spaces.darts import darts
@@ -62,8 +63,8 @@ def test_exports_run_without_the_toolkit(run, exported, tmp_path):
         np.testing.assert_allclose(found, expected, 1e-5, 1e-5)
         assert (found.argmax(-1) == data.targets[rows]).mean() == accuracy
     about = json.loads((folder / "network.json").read_text())
-    assert about["images"] == {"shape": ["any", 8, 8, 1], "type": "uint8", "fit": "crop"}
-    assert about["classes"] == list("0123456789")
+    assert about["inputs"] == {"kind": "images", "shape": ["any", 8, 8, 1], "type": "uint8", "fit": "crop"}
+    assert about["outputs"]["classes"] == list("0123456789")
 
 
 def test_safetensors_hold_all_that_is_needed(exported):
@@ -89,7 +90,7 @@ def test_a_flax_file_is_the_network(untrained, tmp_path, name, space, text):
                for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import | ast.ImportFrom)}
     assert {module.split(".")[0] for module in modules} <= {"functools", "math", "pathlib", "flax", "jax", "safetensors"}
     unused = {"MaxPool", "FactorizedReduce"} if name == "nasbench201" else {"nor_conv_1x1", "Residual", "Stage"}
-    assert not any(word in text for word in unused) and len(text.splitlines()) < 320
+    assert not any(word in text for word in unused) and len(text.splitlines()) < 330
 
 
 def test_every_family_has_its_file():
@@ -114,9 +115,9 @@ def test_a_space_of_the_users_own_is_exported_as_a_program(untrained, capsys):
 def test_a_network_that_draws_noise_has_no_file():
     space = s4((8, 8, 1), 10, channels=2, cells=3)
     genotype = space.genotype({name: np.eye(2)[[0] * 14] for name in space.groups})
-    takes = type("Takes", (), {"classes": ("a", "b")})
+    gives = Output("classification", 2, ("a", "b"))
     with pytest.raises(ValueError, match="the operation noise, which draws; stablehlo is for every network"):
-        standalone.source("s4", space, genotype, takes)
+        standalone.source("s4", space, genotype, None, gives)
 
 
 @pytest.mark.parametrize("wrong", [lambda logits: logits + 1e-3, lambda logits: logits * (1 + 1e-4), lambda logits: -logits])
@@ -124,14 +125,14 @@ def test_what_computes_something_else_is_not_kept(run, monkeypatch, capsys, tmp_
     copy = shutil.copytree(run, tmp_path / "copy")
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
 
-    def other(trained, folder, space):
+    def other(trained, folder, space, task):
         (folder / "network.stablehlo").write_text("something")
         return lambda images: wrong(trained.logits(images))
 
     monkeypatch.setitem(FORMATS, "stablehlo", other)
     assert main(["export", str(copy), "--format", "safetensors", "stablehlo", "--cache", "off"]) == 1
     out, err = capsys.readouterr()
-    assert err.startswith("dnas: error: stablehlo: logits differ by ") and "nothing is written" in err
+    assert err.startswith("dnas: error: stablehlo: outputs differ by ") and "nothing is written" in err
     assert "written" not in out
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
     assert not [path for path in copy.iterdir() if path.is_dir() and path.name not in ("checkpoints",)]

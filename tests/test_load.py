@@ -70,7 +70,7 @@ def test_the_module_is_the_network(run, data):
 
 
 @pytest.mark.parametrize("wrong, message", [
-    (lambda images: images[0], "single one as image"), (lambda images: images[:, :4], "takes [B, 8, 8, 1]"),
+    (lambda images: images[0], "a single one as x[None]"), (lambda images: images[:, :4], "takes [B, 8, 8, 1]"),
     (lambda images: images / 255, "trained on uint8 pixels, 0 to 255"),
     (lambda images: images.astype(np.int32), "images are int32")])
 def test_images_of_another_kind_are_refused(run, data, wrong, message):
@@ -99,7 +99,7 @@ def test_what_is_no_training_is_refused(run, tmp_path, capsys):
     with pytest.raises(ValueError, match="`dnas train .*` trains what a search found"):
         dnas.load(tmp_path)
     assert "does not exist" in refused(capsys, "predict", tmp_path / "absent", "a.png")
-    assert "no picture given" in refused(capsys, "predict", run)
+    assert "no picture or file given" in refused(capsys, "predict", run)
     assert "holds no .png, .jpg or .jpeg file" in refused(capsys, "predict", run, tmp_path)
     assert "config.json is no .safetensors file; name the run directory of a training" in refused(
         capsys, "predict", tmp_path / "config.json", "a.png")
@@ -139,9 +139,16 @@ def million(genotype):
     (dict(space=lambda s: s.update(name="../../evil.py:space")), "if you trust that"),
     (dict(space=lambda s: s.update(name="evil")), "no space 'evil'"),
     (dict(input=lambda i: i.update(std=[0])), "its input is not that of a network"),
-    (dict(input=lambda i: i.update(classes=["\x1b[2J"] * 10)), "its input is not that of a network"),
+    (dict(output=lambda o: o.update(classes=["\x1b[2J"] * 10)), "its output is not that of a network"),
     (dict(input=lambda i: i.update(mean=[10**400])), "its input is not that of a network"),
-    (dict(input=lambda i: i.update(image=[10**6, 10**6, 1])), "its input is not that of a network"),
+    (dict(input=lambda i: i.update(shape=[10**6, 10**6, 1])), "its input is not that of a network"),
+    (dict(input=lambda i: i.update(kind="tokens")), "its input is not that of a network"),
+    (dict(input=lambda i: i.update(characters="ab")), "its input is not that of a network"),
+    (dict(input=lambda i: i.update(columns={"features": [["a", [1]]], "target": "b"})), "its input is not that"),
+    (dict(output=lambda o: o.update(size=9)), "its output is not that of a network"),
+    (dict(output=lambda o: o.update(target_mean=[1.0])), "its output is not that of a network"),
+    (dict(output=lambda o: o.update(task="evil.py:task")), "its task is 'evil.py:task'; if you trust that, say where it is"),
+    (dict(output=lambda o: o.update(task="evil")), "no task 'evil'"),
     (dict(input=lambda i: i.pop("mean")), "its input is not that of a network")])
 def test_a_file_that_lies_is_refused_in_one_line(run, tmp_path, change, message):
     file = tmp_path / "weights.safetensors"
@@ -195,7 +202,7 @@ def test_pictures_get_classes_and_probabilities(run, data, tmp_path, capsys):
 
 def test_names_of_classes_are_printed(run, tmp_path, capsys):
     shutil.copy(run / "weights.safetensors", tmp_path)
-    other(tmp_path / "weights.safetensors", input=lambda i: i.update(classes=[f"kind {k}" for k in range(10)]))
+    other(tmp_path / "weights.safetensors", output=lambda o: o.update(classes=[f"kind {k}" for k in range(10)]))
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
     assert main(["predict", str(tmp_path), str(tmp_path / "a.png"), "--top", "10", "--cache", "off"]) == 0
     out = capsys.readouterr().out
@@ -223,15 +230,15 @@ def test_what_is_no_picture_is_refused(run, tmp_path, capsys, content, message):
 
 def test_a_network_of_other_than_pictures_says_so(run, tmp_path, capsys):
     shutil.copy(run / "weights.safetensors", tmp_path)
-    other(tmp_path / "weights.safetensors", input=lambda i: i.update(pixels="float32"))
-    assert "takes float32 images of 1 channels" in refused(capsys, "predict", tmp_path, "a.png")
+    other(tmp_path / "weights.safetensors", input=lambda i: i.update(dtype="float32"))
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    assert "takes float32 images of 1 channels" in refused(capsys, "predict", tmp_path, tmp_path / "a.png")
 
 
 def test_the_auxiliary_head_stays_behind(tmp_path):
     """What is kept of a training's weights is what the network alone has."""
     space, genotype = darts((32, 32, 3), 10, channels=2, cells=3), published("darts-v2")
-    data = types.SimpleNamespace(image=(32, 32, 3), inputs=np.zeros(1, np.uint8), mean=np.zeros(3), std=np.ones(3),
-                                 classes=10)
+    data = dnas.data.from_arrays("a", np.zeros((200, 32, 32, 3), np.uint8), np.arange(200) % 10)
     image = jax.ShapeDtypeStruct((1, *data.image), "float32")
     weights, stats = space.network(genotype, auxiliary=True).init(jax.random.key(0), image)
     assert "auxiliary" in weights and "auxiliary" in stats

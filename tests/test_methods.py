@@ -14,7 +14,6 @@ from jax.interpreters.partial_eval import dce_jaxpr
 from dnas import checkpoint
 from dnas.algorithms.hypergradients import HYPERGRADIENTS
 from dnas.algorithms.players import task_loss
-from dnas.algorithms.schedules import ENGINE
 from dnas.methods import METHODS
 from dnas.methods.darts import darts
 from dnas.methods.darts_2nd import darts_2nd
@@ -394,77 +393,6 @@ def test_a_warm_up_beyond_the_end_is_refused_when_a_search_begins():
     with pytest.raises(ValueError, match="arch_warmup 20 leaves none of 20 epochs"):
         method.numbers_of(epochs=20, steps=1)
     assert method.numbers_of(epochs=21, steps=1)["arch_warmup"] == 20
-
-
-# A method as a value.
-
-
-def test_replace_and_extend():
-    method = darts()
-    other = method.replace(lr=0.1)
-    assert other.hyper == method.hyper | {"lr": 0.1} and method.hyper["lr"] == 0.025
-    assert all(getattr(other, part) is getattr(method, part) for part in ("arch", "weights", "algorithm"))
-    with pytest.raises(ValueError, match="the method has no number 'arch_le'; did you mean 'arch_lr'?"):
-        method.replace(arch_le=0.1)
-
-    def positive(hyper):
-        if not hyper["strength"] > 0:
-            raise ValueError(f"strength is {hyper['strength']}")
-
-    term = lambda hyper, t, arch, gates, forward, memory: hyper["strength"]
-    extended = sd_darts().extend(terms={"mine": term}, arch={"terms": {"yours": term}}, hyper={"strength": 1.0},
-                                 check=positive)
-    assert set(extended.weights.terms) == {"distillation", "mine"} and set(extended.arch.terms) == {"mine", "yours"}
-    with pytest.raises(ValueError, match="strength is -1"):
-        extended.replace(strength=-1)
-    with pytest.raises(ValueError, match="lr is -1"):
-        extended.replace(lr=-1)  # what had to hold before has to hold still
-    for name in "loss", "entropy":
-        with pytest.raises(ValueError, match=f"a term cannot be called '{name}'"):
-            method.extend(terms={name: term})
-    for name in ENGINE:
-        with pytest.raises(ValueError, match=f"a method's number cannot be called '{name}'"):
-            method.extend(hyper={name: 1})
-
-
-@pytest.mark.parametrize("which", METHODS)
-def test_numbers_are_arguments_and_no_part_of_the_program(which):
-    """Every number of every method, and those of the search: other values are the very same program."""
-    method = CASES[which][0](**CASES[which][1])
-    other = method.replace(**{name: value * 0.5 if isinstance(value, float) else value + 1
-                              for name, value in method.hyper.items()})
-    algorithm, texts = method.bind(plain(), TASK), []
-    for one, sizes in (method, {"epochs": 20, "steps": 2}), (other, {"epochs": 50, "steps": 7, "fine_tuning": 0.1}):
-        hyper = one.numbers_of(**sizes)
-        state = jax.eval_shape(algorithm.init, KEY, None, hyper)
-        texts.append(str(jax.make_jaxpr(one.bind(plain(), TASK).step)(KEY, state, *some(0, np.float32), hyper)))
-    assert texts[0] == texts[1] and len(texts[0]) > 1000
-
-
-@pytest.mark.parametrize("which", METHODS)
-def test_fine_tuning_moves_the_weights_by_a_share_of_the_first_rate(which, float64):
-    """Whatever the optimiser: in the first step exactly that share, late in the search that of the first epoch's rate."""
-    method = CASES[which][0](**CASES[which][1])
-    algorithm, (train, valid) = method.bind(plain(), TASK), some(0)
-    state, step = algorithm.init(KEY, None, numbers(method)), jax.jit(algorithm.step)
-
-    def moved(state, **options):
-        after, _ = step(KEY, state, train, valid, numbers(method, epochs=4, steps=2, **options))
-        copies = lambda state: (state.weights, state.extra.weights if which == "rarts" else ())
-        return jax.tree.map(lambda new, old: np.asarray(new - old), copies(after), copies(state))
-
-    whole = moved(state, fine_tuning=0.0)
-    assert min(np.abs(leaf).max() for leaf in jax.tree.leaves(whole)) > 1e-6
-    tenth = lambda tree: jax.tree.map(lambda leaf: 0.1 * leaf, tree)
-    if which != "rarts":  # whose second network is pulled by where the first one went
-        chex.assert_trees_all_close(moved(state, fine_tuning=0.1), tenth(whole), rtol=1e-9, atol=1e-16)
-    chex.assert_trees_all_close(moved(state, fine_tuning=0.1)[0], tenth(whole[0]), rtol=1e-9, atol=1e-16)
-    # Late: with arch_lr 0 the two differ in nothing but the weights' rate, which has fallen.
-    method = method.replace(arch_lr=0.0)
-    late = state._replace(step=jnp.int32(7))
-    np.testing.assert_allclose(moved(late, fine_tuning=0.1)[0]["head"], 0.1 * moved(state, fine_tuning=0.0)[0]["head"],
-                               rtol=1e-9)
-    assert np.abs(moved(late, fine_tuning=0.0)[0]["head"]).max() < 0.5 * np.abs(whole[0]["head"]).max()
 
 
 # Variants, and what the command line knows of methods.

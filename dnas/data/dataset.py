@@ -29,6 +29,22 @@ class Pictures(NamedTuple):
     transparent: int
 
 
+class Columns(NamedTuple):
+    """What the features of a Dataset were in the table that they are from.
+
+    features: (name, texts) of each column but the target: a column of numbers has no texts and is one feature; of another
+        each text is a feature that is 0 or 1. target: name of the column that is predicted.
+    """
+
+    features: tuple[tuple[str, tuple[str, ...]], ...]
+    target: str
+
+    @property
+    def width(self) -> int:
+        """How many features there are."""
+        return sum(len(texts) or 1 for _, texts in self.features)
+
+
 class Dataset(NamedTuple):
     """Inputs with targets, divided into four disjoint splits.
 
@@ -48,6 +64,8 @@ class Dataset(NamedTuple):
     task: name of the task, one of `dnas.task.TASKS` or a factory's place; `dnas.task.task_of` resolves it.
     target_mean, target_std: [D] float32 of float targets over the train split, None of classes. The targets are in their
         own units; it is the task that scales, so that networks learn standardised values and metrics stay in those units.
+    columns: of the table that the features are from, None of other data. characters: of a text, those that its tokens
+        number, "" of other data.
     """
 
     name: str
@@ -67,6 +85,8 @@ class Dataset(NamedTuple):
     task: str = "classification"
     target_mean: np.ndarray | None = None
     target_std: np.ndarray | None = None
+    columns: Columns | None = None
+    characters: str = ""
 
     @property
     def image(self) -> tuple[int, ...]:

@@ -51,6 +51,14 @@ def npz(path: Path) -> Arrays:
     return Arrays(**found)
 
 
+def npz_inputs(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Arrays `x`, and `y` if there is one, of a .npz file, as they are. Raises ValueError, beginning with the path."""
+    with _opened(path) as file:
+        if "x" not in file.files:
+            raise ValueError(f"{path}: no array x; its arrays are {', '.join(file.files) or 'none'}")
+        return _member(path, file, "x"), _member(path, file, "y") if "y" in file.files else None
+
+
 def npz_graph(path: Path, names: Sequence[str]) -> dict[str, np.ndarray] | None:
     """The arrays `names` of a .npz file that holds a graph, which has `edge_index`; None of another file.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dnas.data.dataset import Dataset, from_arrays
+from dnas.data.dataset import Columns, Dataset, from_arrays
 
 TARGETS = ("target", "label", "class", "y")
 """Names of the column that is predicted where none is named, the first that is there."""
@@ -26,9 +26,12 @@ MISSING = ("", "?", "na", "n/a", "nan", "null", "none")
 
 
 class Table:
-    """The columns of a .csv file: `columns[name]` are the cells of one, `lines` the line of the file of each row."""
+    """The columns of a .csv file: `columns[name]` are the cells of one, `lines` the line of the file of each row.
 
-    def __init__(self, path: Path):
+    least: columns that it must have.
+    """
+
+    def __init__(self, path: Path, least: int = 2):
         self.path, rows = path, _rows(path)
         if not rows:
             raise ValueError(f"{path}: it is empty; its first line must name the columns, separated by commas")
@@ -40,7 +43,7 @@ class Table:
                                  "must name the columns")
             if names.count(name) > 1:
                 raise ValueError(f"{path}: two columns are called {name!r}; every column needs a name of its own")
-        if len(names) == 1:
+        if len(names) < least:
             raise ValueError(f"{path}: it has one column, {names[0][:60]!r}; columns are separated by commas, and one of "
                              "several is predicted")
         for line, row in rows:
@@ -82,10 +85,50 @@ def csv_table(path: Path, *, target: str | None = None, task: str | None = None,
     table = Table(path)
     target = _target(table, target)
     y, names = _predicted(table, target, task)
-    parts = [_features(table, name) for name in table.columns if name != target]
-    return from_arrays(str(path), np.concatenate(parts, 1), y, task=task or ("classification" if names else "regression"),
+    columns = Columns(tuple((name, _texts(table, name)) for name in table.columns if name != target), target)
+    return from_arrays(str(path), features_of(table, columns), y, task=task or ("classification" if names else "regression"),
                        standardise=standardise, limit=limit, kind="features", class_names=names)._replace(
-                           name=path.resolve().stem)
+                           name=path.resolve().stem, columns=columns)
+
+
+def features_of(table: Table, columns: Columns) -> np.ndarray:
+    """The features [N, F] float32 of a table's rows, as `columns` describes them; other columns are left out.
+
+    Raises ValueError, in one line that names the file, where a column is missing, or a cell is no number or a text that
+    is none of its column's.
+    """
+    missing = [name for name, _ in columns.features if name not in table.columns]
+    if missing:
+        raise ValueError(f"{table.path}: no column{'s' if len(missing) > 1 else ''} {', '.join(map(repr, missing))}; the "
+                         f"features are {', '.join(name for name, _ in columns.features)}")
+    return np.concatenate([_features(table, name, texts) for name, texts in columns.features], 1)
+
+
+def targets_of(table: Table, columns: Columns, classes: Sequence[str] = ()) -> np.ndarray | None:
+    """The targets [N]: numbers of the `classes` int32, or without classes values float64; None where the table has no
+    column of them, or an empty one. Raises ValueError, naming the line, for a cell that is neither."""
+    cells = table.columns.get(columns.target)
+    if cells is None or not any(cells):
+        return None
+    if not classes:
+        values = table.numbers(columns.target)
+        if values is None:
+            wrong = next(i for i, cell in enumerate(cells) if not NUMBER.fullmatch(cell))
+            raise ValueError(f"{table.path}, line {table.lines[wrong]}: column {columns.target!r} is {cells[wrong]!r}, "
+                             "which is not a number")
+        return values
+    number = {name: k for k, name in enumerate(classes)}
+    values = table.numbers(columns.target)
+    names = cells if values is None else [_class_name(value) for value in values]
+    wrong = [i for i, name in enumerate(names) if name not in number]
+    if wrong:
+        raise ValueError(f"{table.path}, line {table.lines[wrong[0]]}: column {columns.target!r} is "
+                         f"{cells[wrong[0]][:40]!r}, which is none of the {len(classes)} classes, such as {classes[0]!r}")
+    return np.array([number[name] for name in names], np.int32)
+
+
+def _class_name(value: float) -> str:
+    return str(int(value)) if value.is_integer() else repr(float(value))
 
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
@@ -137,7 +180,7 @@ def _predicted(table: Table, target: str, task: str | None) -> tuple[np.ndarray,
         return values, []
     keys = cells if values is None else values
     different, y = np.unique(np.array(keys), return_inverse=True)
-    names = [str(key) if values is None else str(int(key)) if key.is_integer() else repr(float(key)) for key in different]
+    names = [str(key) if values is None else _class_name(key) for key in different]
     if len(names) < 2:
         raise ValueError(f"{table.path}: column {target!r} is {names[0]!r} in every row; there is nothing to predict")
     odd = next((name for name in names if not name.isprintable()), None)
@@ -146,17 +189,35 @@ def _predicted(table: Table, target: str, task: str | None) -> tuple[np.ndarray,
     return y.reshape(-1), names
 
 
-def _features(table: Table, name: str) -> np.ndarray:
-    """The features [N, ...] of a column."""
-    values = table.numbers(name)
-    if values is not None:
-        large = np.abs(values) > np.finfo(np.float32).max
-        if large.any():
-            raise ValueError(f"{table.path}, line {table.lines[large.argmax()]}: column {name!r} is "
-                             f"{table.columns[name][large.argmax()]}, which float32 cannot hold")
-        return values[:, None].astype(np.float32)
-    texts, which = np.unique(np.array(table.columns[name]), return_inverse=True)
+def _texts(table: Table, name: str) -> tuple[str, ...]:
+    """The different texts of a column in their order, none of a column of numbers."""
+    if table.numbers(name) is not None:
+        return ()
+    texts = sorted(set(table.columns[name]))
     if len(texts) > CATEGORIES:
         raise ValueError(f"{table.path}: column {name!r} has {len(texts)} different texts, such as {texts[0][:40]!r}; more "
                          f"than {CATEGORIES} are refused; take the column away, or turn it into numbers")
+    return tuple(texts)
+
+
+def _features(table: Table, name: str, texts: Sequence[str]) -> np.ndarray:
+    """The features [N, ...] of a column."""
+    cells = table.columns[name]
+    if not texts:
+        values = table.numbers(name)
+        if values is None:
+            wrong = next(i for i, cell in enumerate(cells) if not NUMBER.fullmatch(cell))
+            raise ValueError(f"{table.path}, line {table.lines[wrong]}: column {name!r} is {cells[wrong][:40]!r}, which is "
+                             "not a number")
+        large = np.abs(values) > np.finfo(np.float32).max
+        if large.any():
+            raise ValueError(f"{table.path}, line {table.lines[large.argmax()]}: column {name!r} is "
+                             f"{cells[large.argmax()]}, which float32 cannot hold")
+        return values[:, None].astype(np.float32)
+    number = {text: k for k, text in enumerate(texts)}
+    wrong = next((i for i, cell in enumerate(cells) if cell not in number), None)
+    if wrong is not None:
+        raise ValueError(f"{table.path}, line {table.lines[wrong]}: column {name!r} is {cells[wrong][:40]!r}, which is none "
+                         f"of its {len(texts)} texts, such as {texts[0][:40]!r}")
+    which = np.array([number[cell] for cell in cells])
     return (which.reshape(-1, 1) == np.arange(len(texts))).astype(np.float32)

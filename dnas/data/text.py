@@ -35,21 +35,48 @@ def text_file(path: Path, *, window: int | None = None, limit: int | None = None
     splits = dict(zip(SPLITS, np.split(np.arange(len(inputs), dtype=np.int32), np.cumsum(list(counts.values()))[:-1])))
     names = tuple(c if c.isprintable() else ascii(c)[1:-1] for c in characters)
     data = assembled(str(path), inputs, targets, splits, len(characters), "next-token")
-    return data._replace(name=path.resolve().stem, class_names=names)
+    return data._replace(name=path.resolve().stem, class_names=names, characters="".join(characters))
+
+
+def windows_of(path: Path, characters: str, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets [N, window] int32 of a UTF-8 file, one window after the other; the last characters that fill no
+    window are left out. characters: those that a Dataset numbers.
+
+    Raises ValueError, in one line that begins with the path, where the file is too short or has other characters.
+    """
+    codes = _codes(path)
+    if len(codes) <= window:
+        raise ValueError(f"{path}: {len(codes):,} characters; a window of {window} and the character after it need "
+                         f"{window + 1}")
+    known = np.array([ord(character) for character in characters], np.uint32)
+    numbers = np.searchsorted(known, codes).clip(max=len(known) - 1)
+    strange = known[numbers] != codes
+    if strange.any():
+        line = 1 + int((codes[:strange.argmax()] == ord("\n")).sum())
+        raise ValueError(f"{path}, line {line}: character {ascii(chr(codes[strange.argmax()]))} is not one of the "
+                         f"{len(known)} that the network was trained on")
+    count = (len(codes) - 1) // window
+    inputs, targets = (numbers[shift:shift + count * window].reshape(count, window).astype(np.int32) for shift in (0, 1))
+    return inputs, targets
 
 
 def _numbered(path: Path) -> tuple[np.ndarray, list[str]]:
     """The number of each character int32, and the characters in the order of these."""
+    codes, numbers = np.unique(_codes(path), return_inverse=True)
+    if len(codes) < 2:
+        raise ValueError(f"{path}: {len(codes)} different characters; a text needs at least two")
+    return numbers.reshape(-1).astype(np.int32), [chr(code) for code in codes]
+
+
+def _codes(path: Path) -> np.ndarray:
+    """The code point uint32 of each character."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: byte {error.start} is not UTF-8; the text has to be stored as that") from None
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}; it should be a file that can be read") from None
-    codes, numbers = np.unique(np.frombuffer(text.encode("utf-32-le"), np.uint32), return_inverse=True)
-    if len(codes) < 2:
-        raise ValueError(f"{path}: {len(codes)} different characters; a text needs at least two")
-    return numbers.reshape(-1).astype(np.int32), [chr(code) for code in codes]
+    return np.frombuffer(text.encode("utf-32-le"), np.uint32)
 
 
 def _borders(length: int) -> list[int]:

@@ -269,7 +269,7 @@ def _latest(algorithm: Algorithm, inputs, hyper: Mapping[str, Any], lane: Lane,
     """Where a search was left: the last whole checkpoint of its run, else its first state."""
     state = initial(algorithm.init, jax.random.fold_in(jax.random.key(lane.seed), 0), inputs, hyper)
     found = checkpoint.latest(lane.run.checkpoints, state) if lane.run else None
-    return found or checkpoint.Latest(0, started_from(state, start) if start is not None else state, [])
+    return found or checkpoint.Latest(0, state if start is None else algorithm.begin(started_from(state, start)), [])
 
 
 def started_from(state: SearchState, start: SearchState) -> SearchState:

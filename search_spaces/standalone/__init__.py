@@ -16,14 +16,14 @@ from pprint import pformat
 from typing import Any, NamedTuple
 
 from dnas import registry
-from dnas.portable import Input
+from dnas.portable import Input, Output
 from dnas.types import Genotype, SearchSpace
 from search_spaces.repeated import use_scan
 
 FAMILIES = {"darts": "darts", "nasbench201": "nasbench201", "s1": "darts", "s2": "darts", "s3": "darts", "s4": "darts",
             "width": "width"}
 """Module of the network of each space."""
-ORDER = ("search_spaces.standalone.leaves", "search_spaces.primitives", "search_spaces.nasbench201")
+ORDER = ("search_spaces.standalone.leaves", "search_spaces.mixed", "search_spaces.primitives", "search_spaces.nasbench201")
 """Modules whose definitions come first in the file, the first of them in place of the others' of the same names."""
 
 WIDTH = 120
@@ -45,7 +45,7 @@ class Module(NamedTuple):
     imported: Mapping[str, tuple[str, str]]
 
 
-def source(name: str, space: SearchSpace, genotype: Genotype, takes: Input) -> str:
+def source(name: str, space: SearchSpace, genotype: Genotype, takes: Input, gives: Output) -> str:
     """The text of the file, whose `Network` has the variables of `space.network(genotype)`.
 
     name: of the space, as it is registered. Raises ValueError, in one line, where there is no such file for it.
@@ -53,15 +53,18 @@ def source(name: str, space: SearchSpace, genotype: Genotype, takes: Input) -> s
     if name not in FAMILIES:
         raise ValueError(f"there is no Flax file for the space {name[:80]!r}, but for {', '.join(FAMILIES)}; stablehlo is "
                          "for every space")
+    if gives.task != "classification":
+        raise ValueError(f"there is no Flax file for the task {gives.task[:80]!r}, but for classification; stablehlo is for "
+                         "every task")
     edges = {group: sorted(map(tuple, chosen), key=lambda choice, group=group: space.groups[group].edges.index(choice[:2]))
              for group, chosen in genotype.choices.items()}
     used = {op for chosen in edges.values() for _, _, op in chosen}
     if "noise" in used:
         raise ValueError("there is no Flax file for a network with the operation noise, which draws; stablehlo is for "
                          "every network")
-    constants = {"GENOTYPE": edges, "CLASSES": list(takes.classes), **_sizes(FAMILIES[name], space),
-                 "SCALE": 255 if takes.pixels == "uint8" else 1, "MEAN": list(takes.mean), "STD": list(takes.std)}
-    return _composed(FAMILIES[name], constants, used, _header(name, takes))
+    constants = {"GENOTYPE": edges, "CLASSES": list(gives.classes), **_sizes(FAMILIES[name], space),
+                 "SCALE": 255 if takes.dtype == "uint8" else 1, "MEAN": list(takes.mean), "STD": list(takes.std)}
+    return _composed(FAMILIES[name], constants, used, _header(name, takes, gives))
 
 
 def _sizes(family: str, space: SearchSpace) -> dict[str, Any]:
@@ -73,13 +76,13 @@ def _sizes(family: str, space: SearchSpace) -> dict[str, Any]:
     return {"CHANNELS": options["channels"], "CELLS": options["cells"], **stacked}
 
 
-def _header(name: str, takes: Input) -> str:
-    shape = "x".join(map(str, takes.image))
-    return f'''"""A network of the space {name} for images {shape} ({takes.pixels}) and {len(takes.classes)} classes.
+def _header(name: str, takes: Input, gives: Output) -> str:
+    shape = "x".join(map(str, takes.shape))
+    return f'''"""A network of the space {name} for images {shape} ({takes.dtype}) and {len(gives.classes)} classes.
 
     import numpy as np, network
     variables = network.load()          # network.safetensors, beside this file
-    network.predict(variables, np.zeros((1, {", ".join(map(str, takes.image))}), "{takes.pixels}"))
+    network.predict(variables, np.zeros((1, {", ".join(map(str, takes.shape))}), "{takes.dtype}"))
 
 It needs jax, flax and safetensors. To train it further, take Network() as any Flax module:
 Network().apply(variables, images, train=True, mutable=["batch_stats"]) with images normalised as in `logits`.
