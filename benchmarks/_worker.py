@@ -87,8 +87,9 @@ def of_jax(space, channels, cells, batch, size, half, layout):
     import jax.numpy as jnp
 
     from benchmarks._ported import ported
-    from dnas.engine.compile import built
+    from dnas.engine.programs import compile_lowered
     from dnas.methods.darts import darts
+    from dnas.task import classification
     from dnas.types import Batch
     from search_spaces import SPACES
 
@@ -98,19 +99,19 @@ def of_jax(space, channels, cells, batch, size, half, layout):
 
     with mixed_options(MixedOptions(dtype="bfloat16" if half else "float32")):
         space_ = resolve(space, SPACES, "space")((size, size, 3), 10, channels=channels, cells=cells)
-    method = darts(space_, 50, 100)
-    state = method.init(jax.random.key(0), images)
+    algorithm, hyper = darts().bind(space_, classification()), darts().numbers_of(epochs=50, steps=100)
+    state = algorithm.init(jax.random.key(0), images, hyper)
     weights = sum(leaf.size for leaf in jax.tree.leaves(state.weights))
     train, valid = Batch(jnp.asarray(images), jnp.asarray(labels)), Batch(*map(jnp.asarray, valid))
     key = jax.random.key(1)
     begun = time.perf_counter()
-    lowered = jax.jit(method.step, donate_argnums=1).lower(key, state, train, valid)
+    lowered = jax.jit(algorithm.step, donate_argnums=1).lower(key, state, train, valid, hyper)
     traced = time.perf_counter() - begun
-    compiled = built(lowered)
+    compiled = compile_lowered(lowered)
     carry = {"state": state}
 
     def step():
-        carry["state"], info = compiled(key, carry["state"], train, valid)
+        carry["state"], info = compiled(key, carry["state"], train, valid, hyper)
         jax.block_until_ready(carry["state"])
 
     word = yield {"version": jax.__version__, "device": jax.devices()[0].device_kind, "weights": weights,

@@ -26,27 +26,28 @@ def main(argv):
 
     from benchmarks._prepared import bare, prepared
     from dnas.data import epoch_indices
-    from dnas.engine.compile import epoch_of
+    from dnas.engine.compile import compile_search, epoch_of
     from dnas.engine.progress import display
     from dnas.engine.search import tagged
+    from dnas.task import task_of
 
-    ready, batch, images, state = prepared(*words)
-    steps = min(options.steps, ready.steps)
-    advance = epoch_of(ready.method, ready.data, images, state, steps, batch)
-    step, _ = bare(ready, batch, state)
+    ready, batch, algorithm, hyper, examples, state = prepared(*words)
+    steps, data = min(options.steps, ready.steps), ready.data
+    advance = epoch_of(compile_search(algorithm, data, examples, state, hyper, steps, batch), examples, steps)
+    step, _ = bare(data, algorithm, hyper, batch, state)
     copy = lambda tree: jax.tree.map(lambda leaf: leaf.copy(), tree)
     mine, other = copy(state), copy(state)
     ratios, rates = [], []
-    with display(options.rounds + 1, steps) as shown:
+    with display(task_of(data), options.rounds + 1, steps) as shown:
         for number in range(options.rounds + 1):
-            train, valid = epoch_indices(0, number, ready.data.splits["train"], ready.data.splits["valid"], batch)
+            train, valid = epoch_indices(0, number, data.splits["train"], data.splits["valid"], batch)
 
-            def look(infos, done, number=number):
-                means = {name: float(values.mean()) for name, values in infos.items()}
+            def on_metrics(metrics, done, number=number):
+                means = {name: float(values.mean()) for name, values in metrics.items()}
                 shown.step(number * steps + done, tagged(means), 0.0)
 
             begun = time.perf_counter()
-            mine, _ = advance(mine, jax.random.key(1), train[:steps], valid[:steps], look=look)
+            mine, _ = advance(mine, hyper, jax.random.key(1), train[:steps], valid[:steps], on_metrics=on_metrics)
             jax.block_until_ready(mine)
             through = time.perf_counter() - begun
             begun = time.perf_counter()

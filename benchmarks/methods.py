@@ -51,6 +51,7 @@ def main(argv):
                 subprocess.run([sys.executable, "-m", "launch.main", "search", *common, *words, "--seed", str(seed),
                                 "--diagnose", str(options.epochs), "--run", str(folder)], check=True)
     if options.only != "search":
+        options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "step.json").write_text(json.dumps(steps(common, options.rounds, options.names), indent=1))
     table(options)
 
@@ -61,33 +62,29 @@ def steps(common, rounds, names):
     import jax.numpy as jnp
     import numpy as np
 
-    from dnas.engine.compile import Examples, compile_steps
+    from benchmarks._prepared import prepared
+    from dnas.engine.compile import compile_search
     from launch import cache
-    from launch.arguments import parse
-    from launch.prepare import prepare
 
     found = {}
     cache.enable(None)
     for name in names:
         words = VARIANTS[name]
-        arguments = parse("search", "", [*common, *words])
-        ready = prepare(arguments)
-        images = Examples(jnp.asarray(ready.data.inputs), jnp.asarray(ready.data.targets))
-        state = ready.method.init(jax.random.key(0), images.inputs[:1])
+        ready, batch, algorithm, hyper, examples, state = prepared(*common, *words)
         # past any warm-up, where the architecture moves
-        state = state._replace(step=jnp.asarray(ready.steps * (arguments.epochs - 1), jnp.int32))
+        state = state._replace(step=jnp.asarray(ready.steps * (int(hyper["epochs"]) - 1), jnp.int32))
         begun = time.perf_counter()
-        compiled, infos = compile_steps(ready.method, ready.data, images, state, ready.steps, arguments.batch)
+        compiled = compile_search(algorithm, ready.data, examples, state, hyper, ready.steps, batch)
         seconds = time.perf_counter() - begun
-        rows = jnp.asarray(np.tile(np.arange(arguments.batch), (ready.steps, 1)), jnp.int32)
-        infos = {key: jnp.zeros(info.shape, info.dtype) for key, info in infos.items()}
-        found[name] = dict(step=compiled, carry=(state, infos), rest=(jax.random.key(1), images, rows, rows, 0, 1),
-                           seconds=[], memory=compiled.memory_analysis().temp_size_in_bytes)
+        rows = jnp.asarray(np.tile(np.arange(batch), (ready.steps, 1)), jnp.int32)
+        rest = (hyper, jax.random.key(1), examples, rows, rows, np.int32(0), np.int32(1))
+        found[name] = dict(step=compiled, state=state, rest=rest, seconds=[],
+                           memory=compiled.memory_analysis().temp_size_in_bytes)
         print(f"{name}: compiled in {seconds:.1f} s", flush=True)
     for _ in range(rounds + 1):
         for each in found.values():
             begun = time.perf_counter()
-            each["carry"] = jax.block_until_ready(each["step"](*each["carry"], *each["rest"]))
+            each["state"], _ = jax.block_until_ready(each["step"](each["state"], *each["rest"]))
             each["seconds"].append(time.perf_counter() - begun)
     first = found["darts"]["seconds"][1:]
     return {name: {"seconds": statistics.median(each["seconds"][1:]),

@@ -44,24 +44,22 @@ def main(argv):
 
 def measured(name, size, rounds):
     """Median seconds of a step, planned bytes, seconds to compile, and multiply-adds of a forward pass of the batch."""
-    import jax
     import numpy as np
 
-    from benchmarks._prepared import bare
+    from benchmarks._prepared import bare, first
     from dnas.data import from_arrays
     from dnas.methods.darts import darts
     from dnas.registry import resolve
-    from launch.prepare import Prepared
+    from dnas.task import task_of
     from search_spaces import SPACES
 
     image = (size["pixels"], size["pixels"], 3)
     space = resolve(name, SPACES, "space")(image, 10, channels=size["channels"], cells=size["cells"])
-    method = darts(space, 50, 100)
-    labels = np.arange(200) % 10
-    data = from_arrays("drawn", np.zeros((200, *image), np.uint8), labels)
-    state = method.init(jax.random.key(0), np.zeros((size["batch"], *image), np.float32))
+    data = from_arrays("drawn", np.zeros((200, *image), np.uint8), np.arange(200) % 10)
+    algorithm, hyper = darts().bind(space, task_of(data)), darts().numbers_of(epochs=50, steps=100)
+    state = first(data, algorithm, hyper, size["batch"], 0)
     begun = time.perf_counter()
-    step, plan = bare(Prepared(data, space, method, {}, 1), size["batch"], state)
+    step, plan = bare(data, algorithm, hyper, size["batch"], state)
     compiled, seconds = time.perf_counter() - begun, []
     for _ in range(rounds + 1):
         begun = time.perf_counter()

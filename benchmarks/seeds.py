@@ -74,31 +74,32 @@ def main(argv):
 def form(ready, options, at_once):
     """What one form is, and a function that takes `options.steps` steps of every seed by it."""
     import jax
-    import jax.numpy as jnp
 
+    from benchmarks._prepared import first, started
     from dnas.data import epoch_indices
-    from dnas.engine.compile import Examples
-    from dnas.engine.lanes import epochs_of
+    from dnas.engine.lanes import compile_lanes
 
     data, seeds = ready.data, range(options.seeds)
-    images = Examples(jnp.asarray(data.inputs), jnp.asarray(data.targets))
-    states = [ready.method.init(jax.random.key(seed), images.inputs[:1]) for seed in seeds]
+    _, batch, algorithm, hyper, examples, _ = started(ready, options.batch, 50)
+    states = [first(data, algorithm, hyper, batch, seed) for seed in seeds]
     keys = [jax.random.key(seed) for seed in seeds]
     rows = [[part[:options.steps] for part in epoch_indices(seed, 0, data.splits["train"], data.splits["valid"],
                                                             options.batch)] for seed in seeds]
     if options.steps > len(rows[0][0]):
         raise SystemExit(f"--steps {options.steps}: an epoch has {len(rows[0][0])}")
     begun = time.perf_counter()
-    together = epochs_of(ready.method, data, images, states[0], options.steps, options.batch, len(seeds), at_once=at_once)
-    about = {"compile_seconds": time.perf_counter() - begun, "width": together.width, "memory_bytes": together.memory}
-    print(f"{together.note}; compiled in {about['compile_seconds']:.1f} s", flush=True)
-    if len(seeds) % together.width:
-        raise SystemExit(f"--seeds {len(seeds)} do not go {together.width} at a time; take a multiple")
+    lanes = compile_lanes(algorithm, data, examples, states[0], hyper, options.steps, batch, len(seeds), at_once=at_once)
+    about = {"compile_seconds": time.perf_counter() - begun, "width": lanes.width, "memory_bytes": lanes.memory}
+    print(f"{lanes.note}; compiled in {about['compile_seconds']:.1f} s", flush=True)
+    if len(seeds) % lanes.width:
+        raise SystemExit(f"--seeds {len(seeds)} do not go {lanes.width} at a time; take a multiple")
 
     def run():
-        for start in range(0, len(seeds), together.width):
-            some = slice(start, start + together.width)
-            states[some] = together.advance(states[some], keys[some], *zip(*rows[some]), look=lambda infos, done: None)
+        for start in range(0, len(seeds), lanes.width):
+            some = slice(start, start + lanes.width)
+            train, valid = zip(*rows[some])
+            states[some] = lanes.advance(states[some], [hyper] * lanes.width, keys[some], train, valid,
+                                         on_metrics=lambda metrics, done: None)
         return states
 
     return about, run

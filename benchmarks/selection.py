@@ -20,7 +20,7 @@ def main(argv):
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--decisions", type=int, default=40, help="decisions on each run")
     parser.add_argument("--rounds", type=int, default=5, help="of the timing, on the first run")
-    parser.add_argument("--criterion", choices=["accuracy", "loss"], default="accuracy")
+    parser.add_argument("--criterion", choices=["metric", "loss"], default="metric")
     parser.add_argument("--confidence", type=float, default=0.99)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(argv)
@@ -31,7 +31,7 @@ def main(argv):
     cache.enable(None)
     found = {"runs": list(map(str, options.runs)), "criterion": options.criterion, "confidence": options.confidence}
     for run in options.runs:
-        on = supernet(run).on
+        on = supernet(run).context
         if "seconds" not in found:
             found["seconds"] = timed(on, options)
         agreement(on, options, found.setdefault("decisions", []))
@@ -55,7 +55,7 @@ def decision(on, rng):
     for e in order[1:1 + rng.integers(len(order))]:
         decided[e] = rng.integers(len(group.edge_ops(e)))
     state = on.state._replace(decisions={**on.state.decisions, name: decided})
-    gates = {g: np.asarray(rows) for g, rows in on.method.gates(state).items()}
+    gates = {g: np.asarray(rows) for g, rows in on.gates(state).items()}
     masks = _candidates(on.space, Event("edge", {name: int(order[0])}), name)
     return state, [gates | {name: gates[name] * (1 - mask)} for mask in masks]
 
@@ -70,11 +70,11 @@ def agreement(on, options, found):
     for _ in range(options.decisions):
         state, masks = decision(on, rng)
         scores = on.score(state, masks)
-        replay = on._replace(score=lambda _, chosen, first, last, scores=scores: tuple(
-            values[[number for number, _ in chosen], first:last] for values in scores))
+        replay = on._replace(score=lambda _, chosen, first, last, scores=scores: {
+            name: values[[number for number, _ in chosen], first:last] for name, values in scores.items()})
         numbered = list(enumerate(masks))
-        full, images = _missed(replay, state, numbered, options.criterion, on.images, None)
-        raced, seen = _missed(replay, state, numbered, options.criterion, on.images, options.confidence)
+        full, images = _missed(replay, state, numbered, options.criterion, on.examples, None)
+        raced, seen = _missed(replay, state, numbered, options.criterion, on.examples, options.confidence)
         found.append({"same": int(full.argmax()) == int(raced.argmax()), "share": seen / images,
                       "behind": float(full.max() - full[raced.argmax()])})
 
@@ -87,7 +87,7 @@ def timed(on, options):
 
     forms = {"one mask after another": lambda state, masks: [on.score(state, [mask]) for mask in masks],
              "all masks in one program": lambda state, masks: on.score(state, masks),
-             "race": lambda state, masks: _missed(on, state, masks, options.criterion, on.images, options.confidence)}
+             "race": lambda state, masks: _missed(on, state, masks, options.criterion, on.examples, options.confidence)}
     seconds = {name: [] for name in forms}
     rng = np.random.default_rng(1)
     for number in range(options.rounds + 1):

@@ -1,5 +1,6 @@
 """The Python of the README and the documents does what they say."""
 
+import json
 import os
 import re
 import shlex
@@ -32,18 +33,23 @@ def test_readme(block, tmp_path):
 
 
 def test_your_own_method(tmp_path, monkeypatch, capsys):
-    (code,) = blocks("docs/your-own-method.md")
-    assert len(code.splitlines()) <= 40
-    (tmp_path / "cooled.py").write_text(code)
+    for name, code in zip(("cooled", "greedy", "alternate"), blocks("docs/your-own-method.md"), strict=True):
+        (tmp_path / f"{name}.py").write_text(code)
+        assert len(code.splitlines()) <= 40
     monkeypatch.chdir(tmp_path)
     toy = f"{ROOT}/tests/toy_space.py:toy"
-    arguments = ["--method", "cooled.py:cooled", "--method.coldest", "0.2", "--space", toy, "--limit", "200",
-                 "--epochs", "2", "--batch", "16", "--run", "run", "--cache", "off"]
-    assert main(["search", *arguments]) == 0
-    assert "hold-out" in capsys.readouterr().out
-    assert (tmp_path / "run" / "genotype.json").exists()
-    assert main(["search", *arguments[:3], "2"]) == 2
+    common = ["--space", toy, "--limit", "200", "--epochs", "3", "--batch", "16", "--cache", "off", "--no-progress"]
+    cooled = ["--method", "cooled.py:cooled", "--method.coldest"]
+    for name, words in (("cooled", [*cooled, "0.2"]), ("greedy", ["--method", "greedy.py:greedy"]),
+                        ("alternate", ["--method", "alternate.py:alternate"])):
+        assert main(["search", *words, *common, "--run", name]) == 0
+        assert "hold-out" in capsys.readouterr().out and (tmp_path / name / "genotype.json").exists()
+    assert main(["search", *cooled, "2", *common]) == 2
     assert "coldest is 2.0" in capsys.readouterr().err
+    last = {name: json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1])
+            for name in ("cooled", "greedy", "alternate")}
+    assert last["cooled"]["price"]["valid"] == pytest.approx(0.01 * last["cooled"]["entropy"]["chain"], rel=0.05)
+    assert (last["greedy"]["epoch"], last["greedy"]["decided"], last["alternate"]["epoch"]) == (2, 2, 3)
 
 
 def test_every_link_leads_somewhere():

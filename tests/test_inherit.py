@@ -199,7 +199,7 @@ def test_no_accuracy_is_lost_on_the_way(run, tmp_path, capsys):
     assert main(["train", str(run), "--inherit", "--epochs", "0", "--run", str(tmp_path / "net"), *QUICK]) == 0
     assert "weights   of the supernet of" in capsys.readouterr().out
     results, trained, genotype = json.loads((tmp_path / "net/results.json").read_text()), supernet(run), load_genotype(run)
-    space, on, data = trained.ready.space, trained.on, trained.ready.data
+    space, on, data = trained.ready.space, trained.context, trained.ready.data
     judge = compile_evaluation(space, on.task, data, on_device(data), on.state, on.gates(on.state), 16)
     before = judge(on.state, genotype.gates(space.groups))
     assert before["accuracy"] > 0.9 and results["test"]["accuracy"] > 0.9
@@ -222,8 +222,8 @@ def test_a_selection_hands_on_what_it_fine_tuned(run, tmp_path, capsys):
     choice = run / "selections" / "perturbation"
     assert main(["train", str(choice), "--inherit", "--epochs", "0", "--run", str(tmp_path / "net"), *QUICK]) == 0
     assert f"fine-tuned in {choice}" in capsys.readouterr().out
-    trained, genotype = supernet(run), load_genotype(choice)
-    parts = [trained.ready.space.inherit(tree, genotype) for tree in (trained.on.state.weights, trained.on.state.stats)]
+    context, genotype = supernet(run).context, load_genotype(choice)
+    parts = [context.space.inherit(tree, genotype) for tree in (context.state.weights, context.state.stats)]
     found, _ = restore(tmp_path / "net/last.safetensors", dict(zip(("weights", "stats"), parts)))
     assert not same(found["weights"], parts[0])
 

@@ -173,7 +173,7 @@ def test_the_command_writes_ordinary_runs_and_goes_on(tmp_path, capsys):
     command = [*QUICK, "--seed", "4", "--seeds", "2", "--run", str(tmp_path / "runs")]
     assert main(command) == 0
     said = capsys.readouterr().out
-    assert "seeds 4 to 5" in said and "agreement" in said and f"dnas compare {tmp_path}/runs/4 {tmp_path}/runs/5" in said
+    assert "2 searches: seed 4 to seed 5" in said and "agreement" in said and f"dnas compare {tmp_path}/runs\n" in said
     assert " ± " in said and sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["4", "5"]
     single = [*QUICK[1:], "--seed", "5"]
     config = json.loads(json.dumps(arguments.resolved(arguments.parse("search", "", single))))
@@ -187,7 +187,7 @@ def test_the_command_writes_ordinary_runs_and_goes_on(tmp_path, capsys):
 @pytest.mark.parametrize("argv, message", [
     (["--seeds", "0"], "--seeds 0: it must be 1 to 1000"), (["--seeds", "10000000"], "it must be 1 to 1000"),
     (["--seeds", "2", "--seed", "4294967295"], "--seeds 2 from --seed 4294967295 on: the last would be beyond 4294967295"),
-    (["--seeds", "2", "--run", "one"], "one is a run itself; --seeds writes runs into folders of --run, choose another"),
+    (["--seeds", "2", "--run", "one"], "one is a run itself; --seeds and --sweep write runs into folders of --run"),
     (["--seeds", "2", "--run", "other"], "other/1 holds a run of another config: ")])
 def test_what_is_refused_before_anything_is_written(tmp_path, monkeypatch, capsys, argv, message):
     monkeypatch.chdir(tmp_path)

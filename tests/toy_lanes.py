@@ -52,9 +52,10 @@ def quickly():
         return of
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lanes, "start_search", cached(lanes.start_search, lambda algorithm, *rest: (
-            algorithm.step, tuple(rest[3]), rest[-1])))
-        patch.setattr(engine_search, "compile_evaluation", cached(engine_search.compile_evaluation, lambda space, *rest: 0))
+        search_key = lambda algorithm, data, examples, state, hyper, *rest: (algorithm.step, tuple(hyper), rest[-1])
+        patch.setattr(lanes, "start_search", cached(lanes.start_search, search_key))
+        evaluation = engine_search.compile_evaluation
+        patch.setattr(engine_search, "compile_evaluation", cached(evaluation, lambda space, task, data, *rest: data.name))
         patch.setattr(pictures, "draw_genotype", lambda genotype, groups, path: imsave(path, np.zeros((1, 1)), format="png"))
         patch.setattr(pictures, "draw_logits", lambda *args: None)
         patch.setattr(pictures, "draw_curves", lambda *args: None)
