@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import gc
 import importlib
 import os
 import sys
@@ -29,6 +30,9 @@ COMMANDS = {
     "datasets": ("launch.lists:datasets", "list the data sets and the forms in which data can be given"),
 }
 FAILED, BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
+GARBAGE = 10_000, 10, 10
+"""Thresholds of the garbage collector. Imports and traces make many objects that stay, and by default a tenth of the time
+until the first step goes into looking through them again and again."""
 LONGEST = 2000
 """Characters of what is said of an error: what a file holds may be in it."""
 
@@ -40,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     or written; 130: interrupted. What is wrong is one line on standard error; DNAS_DEBUG=1 adds the traceback.
     """
     _sure_of_output()
+    gc.set_threshold(*GARBAGE)
     try:
         code = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
-from scipy.sparse.linalg import LinearOperator, eigsh
 
 from dnas.algorithms.decisions import Stop
 from dnas.types import Array, Genotype, Tree
@@ -42,6 +41,8 @@ def largest_eigenvalue(product: Callable[[np.ndarray], np.ndarray], size: int, *
     if size < 8:
         matrix = np.stack([product(column) for column in np.eye(size)])
         return float(np.linalg.eigvalsh((matrix + matrix.T) / 2)[-1])
+    from scipy.sparse.linalg import LinearOperator, eigsh  # here, for it takes a tenth of a second
+
     operator = LinearOperator((size, size), matvec=product, dtype=np.float64)
     start = np.random.default_rng(0).normal(size=size)
     return float(eigsh(operator, k=1, which="LA", v0=start, tol=tolerance, return_eigenvectors=False)[0])
