@@ -106,7 +106,7 @@ def _summary(folder: Path, kind: str, config: Mapping[str, Any]) -> Summary:
     quality = quality_of(folder, config)
     values = {"test": number(results, "test", quality.metric), "hold-out": number(last, quality.metric, "holdout")}
     of = next((name for name, value in values.items() if value is not None), "")
-    value, unit = (100 * values[of] if quality.percent else values[of], "%" if quality.percent else "") if of else (None, "")
+    scale, unit = (100, "%") if quality.percent else (1, "")
     failure = read_json(folder / FAILED) if (folder / FAILED).exists() else {}
     status = "failed" if failure else "done" if finished else "interrupted"
     seconds = [value for record in [*timings, cost] if (value := number(record, "seconds")) is not None]
@@ -115,7 +115,8 @@ def _summary(folder: Path, kind: str, config: Mapping[str, Any]) -> Summary:
         method=_how(kind, config), space=short(config.get("space")),
         data=short(config.get("data")), seed=None if seed is None else int(seed),
         epoch=None if epochs is None else int(epoch), epochs=None if epochs is None else int(epochs),
-        metric=quality.metric if of else "", value=value, unit=unit, better=quality.better, of=of, seconds=math.fsum(seconds) if seconds else None,
+        metric=quality.metric if of else "", value=scale * values[of] if of else None, unit=unit if of else "",
+        better=quality.better, of=of, seconds=math.fsum(seconds) if seconds else None,
         selections=sum(1 for _ in folder.glob("selections/*/genotype.json")), date=str(environment.get("date", "")),
         note=str(failure.get("error", "")))
 

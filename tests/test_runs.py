@@ -112,7 +112,8 @@ def test_order_and_forms(many, capsys):
     names = [Path(line.split()[0]).name for line in lines(capsys, many, "--sort", "quality")[1:]]
     assert names[0] == "c" and set(names[-3:]) == set("efh")
     told = json.loads("\n".join(lines(capsys, many, "--format", "json")))
-    assert len(told) == 8 and told[0]["value"] == pytest.approx(60) and told[0]["metric"] == "accuracy" and told[0]["selections"] == 1
+    assert len(told) == 8 and told[0]["value"] == pytest.approx(60) and told[0]["selections"] == 1
+    assert (told[0]["metric"], told[0]["unit"]) == ("accuracy", "%")
     rows = list(csv.DictReader(lines(capsys, many, "--format", "csv")))
     assert [row["folder"] for row in rows] == [one["folder"] for one in told] and rows[0]["seconds"] == "60.0"
 
