@@ -128,7 +128,7 @@ def test_the_metric_of_the_task_and_its_direction(tmp_path, capsys):
     write_run(tmp_path / "d", SEARCH)
     found = lines(capsys, tmp_path, "--sort", "quality")
     assert [Path(line.split()[0]).name for line in found[1:]] == list("dbac")
-    assert "mae 44.12  test" in found[3] and "60.00 %  hold-out" in found[1]
+    assert "mae 44.12 test" in " ".join(found[3].split()) and "60.00 %  hold-out" in found[1]
     row = next(csv.DictReader(lines(capsys, tmp_path, "--format", "csv")))
     assert (row["metric"], row["value"], row["unit"], row["better"]) == ("mae", "44.123", "", "-1")
     (tmp_path / "a" / "config.json").write_text(json.dumps(TRAIN | {"metric": {"name": 3}}))
