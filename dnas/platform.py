@@ -7,11 +7,16 @@ never the machine. Names are those of `jax.jit(f).trace(...).lower(lowering_plat
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Iterator
+
+import jax
+from jax.export import default_export_platform
 
 NAMES = ("cpu", "cuda", "rocm", "tpu")
 ALIASES = {"gpu": "cuda"}
+
+_platform = jax.make_user_context(None)
+"""Part of the key by which JAX finds what it has traced."""
 
 
 @contextlib.contextmanager
@@ -24,13 +29,13 @@ def platform(name: str | None) -> Iterator[None]:
     name = ALIASES.get(name, name)
     if name not in (None, *NAMES):
         raise ValueError(f"platform must be one of {', '.join(NAMES)}, not {name!r}")
-    with _context()(name):
+    with _platform(name):
         yield
 
 
 def current() -> str:
-    """The platform for which programs are traced now: that of the block, else that of the machine's default device."""
-    return _context().value or _of_machine()
+    """The platform for which programs are traced now: that of the block, else that of the machine."""
+    return _platform.value or of_machine()
 
 
 def on_cpu() -> bool:
@@ -38,15 +43,6 @@ def on_cpu() -> bool:
     return current() == "cpu"
 
 
-@functools.cache
-def _context():
-    """A variable that is part of the key of JAX's caches of traced functions."""
-    import jax
-
-    return jax.make_user_context(None)
-
-
-def _of_machine() -> str:
-    from jax.export import default_export_platform
-
+def of_machine() -> str:
+    """The platform of the machine's default device."""
     return default_export_platform()

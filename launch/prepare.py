@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dnas import registry
 from dnas.data import Dataset, balanced, load, steps_per_epoch
+from dnas.methods import METHODS
+from dnas.task import TASKS
 from launch.arguments import PARTS, SHARED, Arguments, resolved
 from launch.options import read
+from search_spaces import SPACES
 
 if TYPE_CHECKING:
     from dnas import Genotype, Method, SearchSpace
@@ -27,6 +30,17 @@ class Prepared(NamedTuple):
     method: Method
     config: dict[str, Any]
     steps: int
+
+    @property
+    def key(self) -> Any:
+        """What its programs are called in the cache of traced ones; None where anything is the user's own code."""
+        config = self.config
+        known = config["space"]["name"] in SPACES and config["method"]["name"] in METHODS and self.data.task in TASKS
+        if not known:
+            return None
+        method = {name: value for name, value in config["method"].items() if name not in self.method.hyper}
+        return {"space": config["space"], "method": method, "budget": config.get("budget"),
+                "data": [list(self.data.image), self.data.classes, self.data.vocabulary]}
 
 
 def prepare(arguments: Arguments) -> Prepared:
@@ -99,7 +113,7 @@ def _try(space: SearchSpace, method: Method, data: Dataset, arguments: Arguments
     algorithm, hyper = method.bind(space, task_of(data)), method.numbers_of(epochs=arguments.epochs, steps=steps)
     inputs = input_shape(data, arguments.batch)
     try:
-        jax.eval_shape(lambda key: algorithm.init(key, inputs, hyper), jax.random.key(0))
+        jax.jit(algorithm.init).trace(jax.random.key(0), inputs, hyper)  # which the search finds traced
     except ValueError:
         raise
     except Exception as error:

@@ -45,7 +45,8 @@ def main(argv: Sequence[str]) -> int:
         try:
             result = search(prepared.space, prepared.method, prepared.data, epochs=arguments.epochs,
                             batch=arguments.batch, seed=arguments.seed, run=run, progress=arguments.progress,
-                            diagnose=arguments.diagnose, stop_on_collapse=arguments.stop_on_collapse, start=start)
+                            diagnose=arguments.diagnose, stop_on_collapse=arguments.stop_on_collapse, start=start,
+                            key=prepared.key)
         except KeyboardInterrupt:
             config = shlex.quote(str(folder / "config.json"))
             raise KeyboardInterrupt(f"interrupted; `dnas search --config {config} --run {shlex.quote(str(folder))}` "
@@ -95,7 +96,8 @@ def _several(arguments: Arguments, argv: Sequence[str], command: str) -> int:
             try:
                 found = search_lanes(prepared.space, lanes, prepared.data, epochs=prepared.config["epochs"],
                                      batch=prepared.config["batch"], progress=arguments.progress,
-                                     diagnose=arguments.diagnose, stop_on_collapse=arguments.stop_on_collapse, start=start)
+                                     diagnose=arguments.diagnose, stop_on_collapse=arguments.stop_on_collapse, start=start,
+                                     key=prepared.key)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(f"interrupted; `{_again(argv, arguments, folders)}` goes on from the last "
                                         "checkpoints") from None

@@ -86,7 +86,7 @@ def supernet(folder: Path) -> Supernet:
     trained = trained_state(folder)
     searched, ready = trained.searched, trained.ready
     context = selection_context(within_budget(ready.space, ready.config), ready.method, ready.data, trained.state,
-                                batch=searched.batch, epochs=searched.epochs, seed=searched.seed)
+                                batch=searched.batch, epochs=searched.epochs, seed=searched.seed, key=ready.key)
     return Supernet(*trained[:-1], context)
 
 

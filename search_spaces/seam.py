@@ -11,8 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.interpreters.partial_eval import dce_jaxpr
 
+from dnas.engine.host import initial
 from dnas.types import REMOVED, Genotype, Group, Network, SearchSpace
 from search_spaces.cost import macs
 from search_spaces.mixed import Chosen
@@ -70,7 +70,7 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
         return started(supernet if genotype is None else first(network, static(genotype, groups)), key, images)
 
     def started(begin, key, images):
-        return without_forward_pass(begin, key, jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.dtype(input_dtype)))
+        return initial(begin, key, jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.dtype(input_dtype)))
 
     def apply(weights, stats, gates, images, *, train, key=None):
         gates = static(gates, groups) if isinstance(gates, Genotype) else trimmed(gates, groups)
@@ -183,15 +183,6 @@ def linear_cost(space: SearchSpace) -> Callable[[Mapping], dict]:
 def leading(leaf, shape):
     """The first entries along every axis, for a network that has a narrower layer in the place of a wider one."""
     return leaf if leaf.shape == shape else leaf[tuple(map(slice, shape))]
-
-
-def without_forward_pass(init, key, images):
-    """`init(key, images)` computing only what does not need the images: seconds instead of a compilation of the net."""
-    jaxpr, shapes = jax.make_jaxpr(init, return_shape=True)(key, images)
-    needed, used = dce_jaxpr(jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.outvars))
-    if any(used[1:]):
-        raise ValueError("the space's initial weights depend on the images; they may depend on their shape only")
-    return jax.tree.unflatten(jax.tree.structure(shapes), jax.core.eval_jaxpr(needed, jaxpr.consts, *[key][:used[0]]))
 
 
 def argmax(groups, scores) -> dict[str, np.ndarray]:

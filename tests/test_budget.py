@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 import dnas
-from dnas.algorithms.budget import Budget, bounds, met, penalised, within
+from dnas.algorithms.bilevel import bilevel
+from dnas.algorithms.budget import Budget, bounds, budgeted, met, within
 from dnas.algorithms.hypergradients import HYPERGRADIENTS
-from dnas.algorithms.players import cross_entropy
-from dnas.algorithms.relaxations import softmax
+from dnas.algorithms.relaxations import Architecture, softmax
+from dnas.methods.darts import darts
+from dnas.task import classification
 from dnas.types import REMOVED
 from launch import arguments
 from launch.main import main
@@ -20,7 +22,7 @@ from search_spaces.darts import top_two
 from search_spaces.nasbench201 import nasbench201
 from search_spaces.seam import linear_cost
 from search_spaces.width import mask, width, widths
-from tests.test_bilevel import KEY, at, batches, plain
+from tests.problems import KEY, at, batches, begun, numbers, plain, plain_method
 from tests.toy_space import toy
 
 IMAGE = (8, 8, 2)
@@ -143,11 +145,14 @@ def test_options_out_of_range_are_refused(options):
 def test_penalty_against_finite_differences(share, sign):
     space = small()
     arch = {"width": np.random.default_rng(0).normal(size=space.groups["width"].shape)}
-    relax = softmax(space.groups)
+    mask = {name: group.allowed for name, group in space.groups.items()}
+    relax = lambda arch: softmax().gates(None, Architecture(arch, mask, space.groups), {}, None)
     with jax.enable_x64(True):
-        macs = float(space.expected(double(relax(None, arch, 0)))["macs"])
-        version = penalised(space, Budget(macs=macs * share))
-        of = lambda arch: version.penalty(relax(None, arch, 0))
+        macs = float(space.expected(double(relax(arch)))["macs"])
+        method = budgeted(darts(), space, Budget(macs=macs * share))
+        assert method.hyper == darts().hyper | {"budget_macs": macs * share, "budget_weight": 2.0}
+        assert not method.weights.terms
+        of = lambda arch: method.arch.terms["budget"](method.hyper, None, arch, relax(arch), None, ())
         value, grad = jax.value_and_grad(of)(arch)
         assert float(value) == pytest.approx({1: -2 * np.log(share), -1: 2 * np.log(0.95 * share), 0: 0}[sign], abs=1e-9)
         numeric = np.zeros(arch["width"].shape)
@@ -163,18 +168,36 @@ def test_penalty_against_finite_differences(share, sign):
 def test_every_hypergradient_descends_on_the_penalty_and_reports_the_loss_alone(name):
     """For the penalty knows nothing of the weights, all add the same gradient."""
     with jax.enable_x64(True):
-        space, (train, valid) = plain(), (at(batch, 0) for batch in batches(1))
-        slopes = np.random.default_rng(0).normal(size=(3, 3))
-        weights, stats = space.init(KEY, None)
-        gates, estimate, found = {"cell": np.full((3, 3), 1 / 3)}, HYPERGRADIENTS[name](), []
-        look = lambda grads: jax.tree.map(lambda w, g: w - 0.01 * g, weights, grads)
-        for version in space, space._replace(penalty=lambda gates: jnp.sum(gates["cell"] * slopes)):
-            loss = cross_entropy(version)
-            inner, outer = ((lambda w, a, b=b, loss=loss: loss(KEY, w, stats, a, b)) for b in (train, valid))
-            (value, _), grads = estimate(inner, outer, weights, gates, look)
-            found.append((float(value), grads["cell"]))
-        assert found[1][0] == pytest.approx(found[0][0], rel=1e-12)
-        np.testing.assert_allclose(found[1][1] - found[0][1], slopes, rtol=1e-5, atol=1e-5)
+        (train, valid), found = (at(batch, 0) for batch in batches(1)), []
+        slopes = np.random.default_rng(0).normal(size=(3, 3)) * plain().groups["cell"].allowed
+        method = plain_method(bilevel(lambda hyper: HYPERGRADIENTS[name]()), rate=0.01)
+        term = lambda hyper, t, arch, gates, forward, memory: jnp.sum(jnp.log(gates["cell"] + 1e-30) * slopes)
+        for version in method, method.extend(arch={"terms": {"budget": term}}):
+            bound, hyper = version.bind(plain(), classification()), numbers(version)
+            state = begun(bound, hyper)
+            after, info = bound.step(KEY, state, train, valid, hyper)
+            found.append((info, state.arch["cell"] - after.arch["cell"]))
+        gates = jax.nn.softmax(jnp.where(plain().groups["cell"].allowed, state.arch["cell"], -jnp.inf))
+    (bare, plainly), (penalised, away) = found
+    assert penalised["valid_loss"] == pytest.approx(float(bare["valid_loss"]), rel=1e-12)
+    assert penalised["valid_budget"] == pytest.approx(float((np.log(gates + 1e-30) * slopes).sum()), rel=1e-6)
+    assert penalised.keys() - bare.keys() == {"valid_budget"}
+    np.testing.assert_allclose(away - plainly, slopes - gates * slopes.sum(-1, keepdims=True), rtol=1e-4, atol=1e-5)
+
+
+def test_a_method_with_a_budget_selects_within_it():
+    """And another limit is another number of the same program."""
+    space = small()
+    lowest, highest = bounds(space)
+    middle = (lowest["macs"] + highest["macs"]) / 2
+    method = budgeted(darts(), space, Budget(macs=middle))
+    bound, hyper = method.bind(space, classification()), method.numbers_of(epochs=1, steps=1)
+    inputs = jax.ShapeDtypeStruct((1, *IMAGE), jnp.float32)
+    state = bound.init(KEY, inputs, hyper)
+    state = state._replace(arch={"width": 10.0 * jnp.arange(state.arch["width"].size).reshape(state.arch["width"].shape)})
+    assert not met(space, Budget(macs=middle), darts().bind(space, classification()).select(state, hyper))["ok"]
+    assert met(space, Budget(macs=middle), bound.select(state, hyper))["ok"]
+    assert method.replace(budget_macs=middle * 0.9).arch is method.arch
 
 
 @pytest.mark.parametrize("share", [0.15, 0.4, 0.8])
@@ -207,10 +230,11 @@ def test_budgets_out_of_reach_are_refused():
     lowest, highest = bounds(space)
     for limit in lowest["macs"] - 1, highest["macs"] + 1:
         with pytest.raises(ValueError, match=f"networks of space width have {lowest['macs']:,} to {highest['macs']:,}"):
-            penalised(space, Budget(macs=limit))
+            budgeted(darts(), space, Budget(macs=limit))
     with pytest.raises(ValueError, match="takes no budget"):
-        penalised(space._replace(expected=None), Budget(macs=1.0))
-    assert penalised(space, Budget()) is space
+        budgeted(darts(), space._replace(expected=None), Budget(macs=1.0))
+    method = darts()
+    assert budgeted(method, space, Budget()) is method
 
 
 @pytest.mark.parametrize("argv, message", [

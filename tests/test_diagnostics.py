@@ -5,10 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dnas.algorithms.relaxations import softmax
 from dnas.engine.diagnose import collapse, curvature, early_stop, largest_eigenvalue, sharpness, skips
 from dnas.engine.search import search
+from dnas.methods.darts import darts
+from dnas.run import load_genotype, open_run
 from dnas.types import Choice, Genotype
-from tests.test_loop import BATCH, EPOCHS, parts, tiny
+from tests.problems import tiny
+from tests.toy_space import toy
+
+EPOCHS, BATCH = 3, 16
 
 
 @pytest.mark.parametrize("size", [3, 30])
@@ -44,9 +50,10 @@ def test_products_with_the_hessian_of_the_architecture():
         flat = gates["g"].ravel()
         return flat @ hessian @ flat / 2, None
 
-    _, product = curvature(loss, lambda state: state.arch)
+    _, product = curvature(loss, lambda state, hyper: {"g": hyper["scale"] * state.arch["g"]})
     for vector in np.eye(4):
-        np.testing.assert_allclose(product(State(), None, jnp.asarray(vector)), hessian @ vector, rtol=1e-4)
+        found = product(State(), {"scale": 2.0}, None, jnp.asarray(vector))
+        np.testing.assert_allclose(found, 4 * hessian @ vector, rtol=1e-4)
 
 
 @pytest.mark.parametrize("jump, expected", [(20, (22, 10)), (22, (24, 12))])
@@ -70,9 +77,9 @@ def test_what_the_records_say():
     assert collapse([]) is None and collapse([{"epoch": 1}]) is None
     assert collapse([{"epoch": 2} | calm]) is None
     found = collapse([{"epoch": 2} | calm, {"epoch": 4} | calm | {"skips": 6}])
-    assert found.epoch == 4 and "every edge is a skip connection" in found.sentence
+    assert found.epoch == 4 and "every edge is a skip connection" in found.reason
     grown = [{"epoch": e} | calm | {"eigenvalue": 0.1 if e < 20 else 0.2} for e in range(0, 24, 2)]
-    assert collapse(grown).epoch == 10 and "epoch 22" in collapse(grown).sentence
+    assert collapse(grown).epoch == 10 and "epoch 22" in collapse(grown).reason
 
 
 def test_skips_are_counted_by_name():
@@ -80,12 +87,14 @@ def test_skips_are_counted_by_name():
     assert skips(Genotype("s", {}, {"g": tuple(Choice(0, i, op) for i, op in enumerate(ops, 1))})) == 2
 
 
+def searched(data, method=None, **options):
+    method = method or darts(lr=0.1)
+    return search(toy(data.image, data.classes), method, data, epochs=EPOCHS, batch=BATCH, progress=False, **options)
+
+
 def test_a_diagnosed_search_records_all_and_changes_nothing():
     data = tiny()
-    space, method = parts(data)
-    options = dict(epochs=EPOCHS, batch=BATCH, progress=False)
-    plain = search(space, method, data, **options)
-    seen = search(space, method, data, diagnose=2, **options)
+    plain, seen = searched(data), searched(data, diagnose=2)
     assert {"gap", "sharpness", "eigenvalue", "skips", "edges"} <= seen.records[1].keys()
     assert seen.records[0] == plain.records[0] and "gap" not in seen.records[2]
     assert np.array_equal(seen.state.arch["chain"], plain.state.arch["chain"])
@@ -93,15 +102,12 @@ def test_a_diagnosed_search_records_all_and_changes_nothing():
 
 
 def test_a_collapsing_search_stops_and_stays_stopped(tmp_path, capsys):
-    from dnas.run import load_genotype, open_run
-
-    data = tiny()
-    space, method = parts(data)
-    skip = np.array([[-9, 9, -9, -9]] * 2, np.float32)
-    begin = method._replace(init=lambda *args: method.init(*args)._replace(arch={"chain": jnp.asarray(skip)}))
+    data, skip = tiny(), np.array([[-9, 9, -9, -9]] * 2, np.float32)
+    collapsed = softmax()._replace(init=lambda key, groups: {"chain": jnp.asarray(skip)})
     for _ in range(2):
         with open_run(tmp_path / "run", {"name": "toy"}) as run:
-            result = search(space, begin, data, epochs=EPOCHS, batch=BATCH, run=run, diagnose=2, stop_on_collapse=True)
+            result = searched(data, darts(lr=0.1).extend(relaxation=collapsed), run=run, diagnose=2, stop_on_collapse=True)
         assert len(result.records) == 2 and load_genotype(run.folder) == result.genotype
         assert [choice.op for choice in result.genotype.choices["chain"]] == ["skip", "skip"]
-    assert "every edge is a skip connection" in capsys.readouterr().out
+        assert "every edge is a skip connection" in result.stopped.reason and result.stopped.epoch == 2
+    assert capsys.readouterr().out == ""

@@ -12,6 +12,7 @@ from scipy import sparse
 import dnas
 from dnas.data import describe, load
 from dnas.data.graphs import planetoid
+from dnas.methods.darts import darts
 from launch.main import main
 from search_spaces.graph import arcs, attention, gcn, largest, mean, node_ops, shares, total
 from search_spaces.graph import graph as graph_space
@@ -169,6 +170,15 @@ def test_the_space_needs_a_graph_and_a_graph_this_space(tmp_path, capsys, monkey
             (["--space", "graph", "--data", "ring.npz", "--batch", "8", "--space.dropout", "1"], "dropout in [0, 1)")]:
         assert main(["search", *argv]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_search(monkeypatch):
+    monkeypatch.setattr("search_spaces.graph.node_ops", lambda *_: dict(list(node_ops(*_).items())[:3]))
+    with jax.enable_x64(False):
+        data, space = built(layers=1)
+        result = dnas.search(space, darts(), data, epochs=2, batch=10, progress=False)
+    assert len(result.records) == 2 and all(np.isfinite(record["loss"]["holdout"]) for record in result.records)
+    assert set(result.genotype.choices) == set(space.groups)
 
 
 def test_search_by_the_command(tmp_path, capsys, monkeypatch):

@@ -6,17 +6,17 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import dnas
 from dnas import load_genotype
 from dnas.algorithms.distillation import supernet_teacher
-from dnas.algorithms.supervised import trained_in, trainer
+from dnas.algorithms.supervised import Recipe, trained_in, trainer
 from dnas.checkpoint import restore
 from dnas.data import train_indices
-from dnas.engine.compile import Examples, evaluation, settler
+from dnas.engine.compile import compile_evaluation, on_device, recalibrate_batch_norm
 from dnas.engine.train import train
+from dnas.task import classification, regression
 from dnas.types import Batch, Group
 from launch.main import main
 from launch.trained import supernet
@@ -24,7 +24,7 @@ from search_spaces.darts import darts
 from search_spaces.flax_space import flax_space
 from search_spaces.mixed import MixedOptions, mixed_options
 from search_spaces.nasbench201 import nasbench201
-from tests.test_loop import contents, same, tiny
+from tests.test_search import contents, same, tiny
 from tests.test_spaces import Stack
 from tests.test_train import network
 from tests.test_train_command import refused
@@ -86,7 +86,7 @@ def test_networks_of_no_framework_drop_no_paths():
 
 def test_statistics_are_the_mean_over_the_batches_whatever_they_were(data):
     """Of a network with an average that never moves, and of cells in a loop."""
-    images = Examples(jnp.asarray(data.inputs), jnp.asarray(data.targets))
+    examples = on_device(data)
     rows = train_indices(0, 0, data.splits["train"], 32)[:3]
     pixels = [(data.inputs[row] / np.float32(255) - data.mean) / data.std for row in rows]
     plain = network()
@@ -94,7 +94,7 @@ def test_statistics_are_the_mean_over_the_batches_whatever_they_were(data):
     fixed = plain._replace(apply=lambda w, s, x, **given: (None, {
         "fixed": s["fixed"], **plain.apply(w, {"mean": s["mean"]}, x, **given)[1]}))
     stats = {"mean": stats["mean"] + 7, "fixed": jnp.float32(5)}
-    found = settler(fixed, data, images, weights, stats, 32)(weights, stats, rows)
+    found = recalibrate_batch_norm(fixed, data, examples, weights, stats, rows)
     expected = np.mean([x.reshape(32, -1) @ weights["a"] for x in pixels], (0, 1))
     np.testing.assert_allclose(found["mean"], expected, rtol=1e-5, atol=1e-6)
     assert found["fixed"] == 5
@@ -102,7 +102,7 @@ def test_statistics_are_the_mean_over_the_batches_whatever_they_were(data):
     space = stack()
     net = space.inherited.network(space.genotype({"g": np.array([[0, 1]])}))
     weights, stats = jax.device_get(net.init(jax.random.key(0), pixels[0]))
-    found = settler(net, data, images, weights, stats, 32)(weights, stats, rows)
+    found = recalibrate_batch_norm(net, data, examples, weights, stats, rows)
     follow = jax.jit(lambda stats, x: net.apply(weights, stats, x, train=True)[1])
     alone = [jax.tree.map(lambda new: new / 0.1, follow(jax.tree.map(np.zeros_like, stats), x)) for x in pixels]
     for mine, *theirs in zip(*map(jax.tree.leaves, (found, *alone))):
@@ -111,19 +111,21 @@ def test_statistics_are_the_mean_over_the_batches_whatever_they_were(data):
 
 def test_a_training_from_given_weights(data):
     """It begins with them, is judged before the first epoch by statistics of its own, and may leave it at that."""
-    first = train(network(), data, epochs=2, batch=32, progress=False, lr=0.1)
+    go = lambda epochs, start=None, say=None, final=None, **recipe: train(
+        network(), data, epochs=epochs, batch=32, progress=False, start=start, say=say, final=final, recipe=Recipe(**recipe))
+    first, said = go(2, lr=0.1), []
     start = first.weights, jax.tree.map(lambda leaf: leaf + 3, first.stats)
-    said = []
-    again = train(network(), data, epochs=0, batch=32, progress=False, start=start, final="test", say=said.append)
+    again = go(0, start, said.append, "test")
+    accuracy = again.report["accuracy"]
     assert same(again.weights, first.weights) and [r["epoch"] for r in again.records] == [0] and "lr" not in again.records[0]
-    assert again.accuracy == pytest.approx(first.accuracy, abs=0.03) and again.accuracy > 0.9
-    assert f"before the first epoch: holdout {100 * again.accuracy:.1f}%" in said and again.confusion.sum()
-    on = train(network(), data, epochs=1, batch=32, progress=False, start=start, lr=1e-9, ema=0.5)
+    assert accuracy == pytest.approx(first.report["accuracy"], abs=0.03) and accuracy > 0.9
+    assert f"before the first epoch: holdout {100 * accuracy:.1f}%" in said and again.confusion.sum()
+    on = go(1, start, lr=1e-9, ema=0.5)
     assert [r["epoch"] for r in on.records] == [0, 1] and on.records[0] == again.records[0]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), on.weights, first.weights)
     assert not jax.tree.leaves(start)[0].is_deleted()
     with pytest.raises(ValueError, match="epochs is 0, it must be at least 1"):
-        train(network(), data, epochs=0, batch=32)
+        go(0)
 
 
 def test_the_loss_with_a_teacher():
@@ -131,24 +133,29 @@ def test_the_loss_with_a_teacher():
     space, rng, weight, temperature = toy(IMAGE, 3), np.random.default_rng(0), 0.3, 2.0
     weights, stats = space.init(jax.random.key(0), jnp.zeros((1, *IMAGE)))
     gates = {"chain": jax.nn.softmax(jnp.asarray(rng.normal(size=(2, 4)), jnp.float32))}
-    state = trainer(network(3), optax.sgd(0.1)).start(weights, stats)
-    teacher = supernet_teacher(space, state, gates, weight=weight, temperature=temperature)
+    task, recipe = classification(), Recipe(distill=weight, distill_temperature=temperature)
+    state = trainer(network(3), task, Recipe()).start(weights, stats)
+    teacher = supernet_teacher(space, state, gates)
     batch = Batch(rng.normal(size=(6, *IMAGE)).astype(np.float32), rng.integers(0, 3, 6))
-    how = trainer(network(3), optax.sgd(0.1), teacher=teacher)
+    how = trainer(network(3), task, recipe, teacher=teacher)
     begun = how.init(jax.random.key(1), batch.inputs)
-    after, info = jax.jit(how.step)(jax.random.key(2), begun, batch)
+    after, info = jax.jit(how.step)(jax.random.key(2), begun, batch, recipe.numbers(epochs=1, steps=1))
     taught = np.asarray(space.apply(weights, stats, gates, batch.inputs, train=True)[0], np.float64)
     logits, _ = network(3).apply(begun.weights, begun.stats, batch.inputs, train=True, key=None)
     logs, target, soft = (jax.nn.log_softmax(np.asarray(x, np.float64) / t)
                           for x, t in ((logits, 1), (taught, temperature), (logits, temperature)))
     loss = -(1 - weight) * logs[np.arange(6), batch.targets].mean()
     loss += weight * temperature**2 * (np.exp(target) * (target - soft)).sum(-1).mean()
-    np.testing.assert_allclose(info.train_loss, loss, rtol=1e-5)
+    np.testing.assert_allclose(info["train_loss"], loss, rtol=1e-5)
     assert same(after.teacher, begun.teacher) and not same(after.weights, begun.weights)
-    assert supernet_teacher(space, state, gates, weight=0, temperature=1) is None
-    for weight, temperature, message in ((1.5, 1, "distill is 1.5"), (1, 0, "distill_temperature is 0")):
-        with pytest.raises(ValueError, match=message):
-            supernet_teacher(space, state, gates, weight=weight, temperature=temperature)
+    assert trainer(network(3), task, Recipe(), teacher=teacher).init(jax.random.key(1), batch.inputs).teacher == ()
+    for name, value in (("distill", 1.5), ("distill_temperature", 0)):
+        with pytest.raises(ValueError, match=f"{name} is {value}"):
+            Recipe(**{name: value}).check()
+    with pytest.raises(ValueError, match="the task regression does not have; it must be 0"):
+        trainer(network(3), regression(), Recipe(label_smoothing=0.1))
+    with pytest.raises(ValueError, match="the task mine has no divergence"):
+        trainer(network(3), task._replace(name="mine", divergence=None), recipe, teacher=teacher)
 
 
 def test_a_step_in_another_type_and_a_judgement_in_this_one(data):
@@ -159,8 +166,9 @@ def test_a_step_in_another_type_and_a_judgement_in_this_one(data):
         return net.apply(weights, stats, images, train=train, key=key)
 
     assert trained_in(net, "float32") is net
-    result = train(net._replace(apply=apply), data, epochs=2, batch=32, progress=False, lr=0.1, dtype="bfloat16")
-    assert {str(leaf.dtype) for leaf in jax.tree.leaves(result[:2])} == {"float32"} and result.accuracy > 0.9
+    result = train(net._replace(apply=apply), data, epochs=2, batch=32, progress=False,
+                   recipe=Recipe(lr=0.1, dtype="bfloat16"))
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(result[:2])} == {"float32"} and result.report["accuracy"] > 0.9
     assert seen[0] == (True, {"bfloat16"}, "float32") and seen[-1] == (False, {"float32"}, "float32")
 
 
@@ -192,12 +200,11 @@ def test_no_accuracy_is_lost_on_the_way(run, tmp_path, capsys):
     assert "weights   of the supernet of" in capsys.readouterr().out
     results, trained, genotype = json.loads((tmp_path / "net/results.json").read_text()), supernet(run), load_genotype(run)
     space, on, data = trained.ready.space, trained.on, trained.ready.data
-    images = Examples(jnp.asarray(data.inputs), jnp.asarray(data.targets))
-    judge = evaluation(space, data, images, on.state, on.method.gates(on.state), 16)
+    judge = compile_evaluation(space, on.task, data, on_device(data), on.state, on.gates(on.state), 16)
     before = judge(on.state, genotype.gates(space.groups))
-    assert before["holdout_accuracy"] > 0.9 and results["test"]["accuracy"] > 0.9
-    assert results["holdout"]["accuracy"] == pytest.approx(before["holdout_accuracy"], abs=0.04)
-    assert results["holdout"]["loss"] == pytest.approx(before["holdout_loss"], abs=0.05)
+    assert before["accuracy"] > 0.9 and results["test"]["accuracy"] > 0.9
+    assert results["holdout"]["accuracy"] == pytest.approx(before["accuracy"], abs=0.04)
+    assert results["holdout"]["loss"] == pytest.approx(before["loss"], abs=0.05)
     assert results["holdout"]["inherited"] == results["holdout"]["accuracy"]
     parts = space.inherit(on.state.weights, genotype), space.inherit(on.state.stats, genotype)
     found, _ = restore(tmp_path / "net/last.safetensors", dict(zip(("weights", "stats"), parts)))

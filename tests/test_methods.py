@@ -13,7 +13,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 
 from dnas import checkpoint
 from dnas.algorithms.hypergradients import HYPERGRADIENTS
-from dnas.algorithms.players import cross_entropy
+from dnas.algorithms.players import task_loss
 from dnas.methods import METHODS
 from dnas.methods.darts import darts
 from dnas.methods.darts_2nd import darts_2nd
@@ -21,18 +21,20 @@ from dnas.methods.pc_darts import SPACE, pc_darts
 from dnas.methods.rarts import rarts
 from dnas.methods.sd_darts import sd_darts
 from dnas.registry import load, resolve, variant
+from dnas.task import classification
 from dnas.types import REMOVED, Batch, Genotype
 from launch import options
 from launch.arguments import SHARED
 from search_spaces.mixed import MixedOptions, mixed_options
-from tests.test_bilevel import KEY, plain
-from tests.test_bilevel import at as one_of
-from tests.test_bilevel import batches as plain_batches
+from tests.problems import KEY, numbers, plain
+from tests.problems import at as one_of
+from tests.problems import batches as plain_batches
 from tests.toy_space import toy
 
 EPOCHS, STEPS, TAKEN = 4, 2, 5
 """Of the schedule, in an epoch, and as many as are taken."""
 IMAGE, CLASSES, BATCH = (4, 4, 1), 3, 4
+TASK = classification()
 
 CASES = {name: (resolve(name, METHODS, "method"), {}) for name in METHODS} | {
     "pc-darts": (pc_darts, {"arch_warmup": 1}),
@@ -60,15 +62,16 @@ class Case:
         with mixed_options(MixedOptions(**(SPACE if "pc" in name else {}))):
             self.space = toy(IMAGE, CLASSES) if self.on_toy else plain()
         (self.group,) = self.space.groups
-        self.method = factory(self.space, EPOCHS, STEPS, **settings)
+        self.method = factory(**settings)
+        self.algorithm, self.hyper = self.method.bind(self.space, TASK), self.method.numbers_of(epochs=EPOCHS, steps=STEPS)
         self.traces = 0
         self.step = jax.jit(self.counted)
-        self.init = functools.cache(lambda seed: self.method.init(jax.random.key(seed), images()))
+        self.init = functools.cache(lambda seed: self.algorithm.init(jax.random.key(seed), images(), self.hyper))
         self.run = functools.cache(self.fresh)
 
     def counted(self, *args):
         self.traces += 1
-        return self.method.step(*args)
+        return self.algorithm.step(*args)
 
     def fresh(self, seed=0, state=None, begin=0):
         """States before and after each step, and infos."""
@@ -79,12 +82,12 @@ class Case:
             infos.append(info)
         return states, infos
 
-
     def arguments(self, seed, i, state):
-        """Of step i of a seed: key, state, train and valid batch."""
+        """Of step i of a seed: key, state, train and valid batch, and the numbers."""
         draw, shape = np.random.default_rng((seed, i)), (BATCH, *(IMAGE if self.on_toy else (6,)))
         return jax.random.fold_in(jax.random.key(seed), i), state, *(
-            Batch(draw.normal(size=shape).astype(np.float32), draw.integers(0, CLASSES, BATCH)) for _ in range(2))
+            Batch(draw.normal(size=shape).astype(np.float32), draw.integers(0, CLASSES, BATCH))
+            for _ in range(2)), self.hyper
 
 
 def images():
@@ -111,8 +114,8 @@ def assert_form(before, after, info):
 
     assert specs(after) == specs(before) and jax.tree.structure(after) == jax.tree.structure(before)
     assert not any(leaf.weak_type for leaf in jax.tree.leaves(before))
-    assert all((leaf.shape, leaf.dtype) == ((), jnp.float32) for leaf in info) and len(info) >= 4
-    assert {"step", "weights", "stats", "arch", "decisions"} <= set(before._fields)
+    assert all((leaf.shape, leaf.dtype) == ((), jnp.float32) for leaf in info.values())
+    assert {"train_loss", "valid_loss", "train_accuracy", "valid_accuracy"} <= info.keys()
 
 
 def test_the_state_keeps_its_form(case):
@@ -123,20 +126,21 @@ def test_the_state_keeps_its_form(case):
 
 @pytest.mark.parametrize("which", FORMS)
 def test_the_state_of_other_combinations_keeps_its_form(which):
-    method = FORMS[which](plain(), EPOCHS, STEPS)
-    state = jax.eval_shape(method.init, KEY, None)
-    assert_form(state, *jax.eval_shape(method.step, KEY, state, *some(0, np.float32)))
+    method = FORMS[which]()
+    algorithm, hyper = method.bind(plain(), TASK), method.numbers_of(epochs=EPOCHS, steps=STEPS)
+    state = jax.eval_shape(algorithm.init, KEY, None, hyper)
+    assert_form(state, *jax.eval_shape(algorithm.step, KEY, state, *some(0, np.float32), hyper))
 
 
 def test_the_same_key_gives_the_same_bits_and_nothing_retraces(case):
     states, infos = case.run()
-    again = case.fresh(state=case.method.init(jax.random.key(0), images()))
+    again = case.fresh(state=case.algorithm.init(jax.random.key(0), images(), case.hyper))
     chex.assert_trees_all_equal((states, infos), again)
     case.run(1)
     assert case.traces == 1
     assert int(states[-1].step) == TAKEN
     chex.assert_tree_all_finite((states[-1].weights, infos))
-    assert all(0 <= info.train_accuracy <= 1 and info.train_loss > 0 for info in infos)
+    assert all(0 <= info["train_accuracy"] <= 1 and info["train_loss"] > 0 for info in infos)
 
 
 def row(tree, k):
@@ -147,10 +151,10 @@ def row(tree, k):
 def test_seeds_can_be_mapped_over(name, case):
     """Two seeds in one program, initialisation included, end where each does alone."""
     seeds = jnp.arange(2)
-    states = jax.vmap(lambda seed: case.method.init(jax.random.key(seed), images()))(seeds)
+    states = jax.vmap(lambda seed: case.algorithm.init(jax.random.key(seed), images(), case.hyper))(seeds)
     for seed in 0, 1:
         chex.assert_trees_all_equal(row(states, seed), case.init(seed))
-    step = jax.jit(jax.vmap(case.method.step))
+    step = jax.jit(jax.vmap(case.algorithm.step))
     for i in range(3):
         both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(case.arguments(seed, i, ()) for seed in (0, 1)))
         states, infos = step(both[0], states, *both[2:])
@@ -175,7 +179,7 @@ def test_the_architecture_moves_when_it_should(name, case):
 def test_the_genotype_belongs_to_the_space(case):
     """And the method's gates are a distribution over the operations of every edge that is not decided."""
     space, state = case.space, case.run()[0][-1]
-    genotype, gates = case.method.select(state), case.method.gates(state)
+    genotype, gates = case.algorithm.select(state, case.hyper), case.algorithm.gates(state, case.hyper)
     assert genotype.space == space.name and genotype.options == space.options
     assert all((row >= 0).all() for row in genotype.decisions(space.groups).values())
     assert Genotype.from_json(genotype.to_json()) == genotype
@@ -188,7 +192,7 @@ def test_the_genotype_belongs_to_the_space(case):
     np.testing.assert_allclose(sum(rows.sum(-1) / (1 if shared else into)), len(set(t for _, t in group.edges)), rtol=1e-5)
     decisions = np.full(len(group.edges), REMOVED)
     decisions[0] = 1
-    decided = case.method.gates(state._replace(decisions={case.group: jnp.array(decisions)}))
+    decided = case.algorithm.gates(state._replace(decisions={case.group: jnp.array(decisions)}), case.hyper)
     np.testing.assert_array_equal(decided[case.group], (decisions[:, None] == np.arange(group.shape[1])))
 
 
@@ -196,7 +200,7 @@ def test_the_state_can_be_saved_and_restored(case, tmp_path):
     """And the search goes on from it to the same bits, by the same program."""
     states, _ = case.run()
     checkpoint.save(tmp_path / "state.safetensors", states[2])
-    template = jax.eval_shape(case.method.init, KEY, images())
+    template = jax.eval_shape(case.algorithm.init, KEY, images(), case.hyper)
     restored, _ = checkpoint.restore(tmp_path / "state.safetensors", template)
     chex.assert_trees_all_equal(restored, jax.device_get(states[2]))
     again, _ = case.fresh(state=jax.tree.map(jnp.asarray, restored), begin=2)
@@ -235,10 +239,11 @@ def count(jaxpr, primitive):
 
 def passes(method, space):
     """(forward passes, backward passes) of the supernet in one step, of what is needed for its results."""
-    method = method(space._replace(apply=lambda *args, **rest: (
-        lambda logits, stats: (marked(logits), stats))(*space.apply(*args, **rest))), EPOCHS, STEPS)
-    state = jax.eval_shape(method.init, KEY, None)
-    jaxpr = jax.make_jaxpr(method.step)(KEY, state, *some(0, np.float32)).jaxpr
+    space = space._replace(apply=lambda *args, apply=space.apply, **rest: (
+        lambda logits, stats: (marked(logits), stats))(*apply(*args, **rest)))
+    algorithm, hyper = method.bind(space, TASK), method.numbers_of(epochs=EPOCHS, steps=STEPS)
+    state = jax.eval_shape(algorithm.init, KEY, None, hyper)
+    jaxpr = jax.make_jaxpr(algorithm.step)(KEY, state, *some(0, np.float32), hyper).jaxpr
     jaxpr, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
     return count(jaxpr, "asinh"), count(jaxpr, "atanh")
 
@@ -262,7 +267,7 @@ PASSES = {
 @pytest.mark.parametrize("which", PASSES)
 def test_gradient_evaluations_of_a_step(which):
     factory, forward, backward = PASSES[which]
-    assert passes(factory, plain()) == (forward, backward)
+    assert passes(factory(), plain()) == (forward, backward)
 
 
 def test_every_method_and_hypergradient_is_tried():
@@ -281,16 +286,18 @@ def float64():
         yield
 
 
-def built(factory, **settings):
-    method = factory(plain(), 20, STEPS, **settings)
-    return method, method.init(KEY, None)
+def bound(factory, **settings):
+    """The algorithm of a method, its numbers and its first state."""
+    method = factory(**settings)
+    algorithm, hyper = method.bind(plain(), TASK), numbers(method, epochs=20, steps=STEPS)
+    return algorithm, hyper, algorithm.init(KEY, None, hyper)
 
 
 def one_step(factory, **settings):
-    """Method, states before and after the first step, and its info. Not compiled: other tests have done all of it."""
-    method, state = built(factory, **settings)
+    """Algorithm, numbers, states before and after the first step, and its info. Not compiled: other tests do that."""
+    algorithm, hyper, state = bound(factory, **settings)
     state = state._replace(stats=jax.tree.map(jnp.ones_like, state.stats))
-    return method, state, *method.step(KEY, state, *some(0))
+    return algorithm, hyper, state, *algorithm.step(KEY, state, *some(0), hyper)
 
 
 def arch_gradient(after):
@@ -299,37 +306,36 @@ def arch_gradient(after):
 
 
 def program(factory, **settings):
-    method, state = built(factory, **settings)
-    return jax.jit(method.step).lower(KEY, state, *some(0)).as_text()
+    algorithm, hyper, state = bound(factory, **settings)
+    return jax.jit(algorithm.step).lower(KEY, state, *some(0), hyper).as_text()
 
 
 def test_equal_settings_are_the_same_program(float64):
-    """PC-DARTS without its edges' weights, its warm-up and its rates is DARTS, and so on; not by accident."""
-    as_darts = {"lr": 0.025, "lr_min": 0.001, "arch_lr": 3e-4, "arch_warmup": 0}
+    """PC-DARTS without its edges' weights is DARTS at other rates, and so on; not by accident."""
     expected = program(darts)
     for factory, settings in [(darts_2nd, {"hypergradient": "first-order"}), (sd_darts, {"distill": 0}),
-                              (pc_darts, {"edge_normalisation": False, **as_darts})]:
+                              (pc_darts, {"edge_normalisation": False})]:
         assert program(factory, **settings) == expected
         assert program(factory) != expected
-    assert program(pc_darts, **as_darts) == program(darts, edge_normalisation=True) != expected
+    assert program(pc_darts) == program(darts, edge_normalisation=True) != expected
 
 
 def test_without_a_learning_rate_the_second_order_is_the_first(float64):
     def gradient(factory, lr, **settings):
-        _, _, after, info = one_step(factory, lr=lr, lr_min=0.0, **settings)
+        *_, after, info = one_step(factory, lr=lr, lr_min=0.0, **settings)
         return arch_gradient(after), info
 
     for hypergradient in "unrolled", "finite-difference":
         second = functools.partial(gradient, darts_2nd, hypergradient=hypergradient)
         chex.assert_trees_all_close(second(0.0), gradient(darts, 0.0), rtol=1e-11)
         away, info = jax.tree.map(jnp.subtract, second(0.1), gradient(darts, 0.1))
-        assert np.abs(away).max() > 1e-4 < np.abs(info.valid_loss)
+        assert np.abs(away).max() > 1e-4 < np.abs(info["valid_loss"])
 
 
 def test_only_the_published_second_order_looks_ahead_without_clipping(float64):
     """A smaller clip shows in the exact look-ahead and not in the other."""
     def gradient(hypergradient, clip):
-        return arch_gradient(one_step(darts, hypergradient=hypergradient, clip=clip, lr=0.5)[2])
+        return arch_gradient(one_step(darts, hypergradient=hypergradient, clip=clip, lr=0.5)[-2])
 
     np.testing.assert_array_equal(gradient("finite-difference", 0.01), gradient("finite-difference", 1.0))
     assert np.abs(gradient("unrolled", 0.01) - gradient("unrolled", 1.0)).max() > 1e-4
@@ -338,43 +344,55 @@ def test_only_the_published_second_order_looks_ahead_without_clipping(float64):
 @pytest.mark.parametrize("factory", [darts, darts_2nd, pc_darts, rarts, sd_darts])
 def test_running_averages_are_those_of_the_weights_step(factory, float64):
     """Of the training batch, under the new architecture (RARTS: the old); the validation pass leaves no trace."""
-    method, before, after, info = one_step(factory)
+    algorithm, hyper, before, after, info = one_step(factory)
     train, valid = some(0)
-    gates = method.gates(before if factory is rarts else before._replace(arch=after.arch))
-    loss, forward = cross_entropy(plain())(KEY, before.weights, before.stats, gates, train)
-    chex.assert_trees_all_close((after.stats, info.train_loss), (forward.stats, loss), rtol=1e-11)
+    gates = algorithm.gates(before if factory is rarts else before._replace(arch=after.arch), hyper)
+    loss, _, stats = task_loss(plain(), TASK)(KEY, before.weights, before.stats, gates, train)
+    chex.assert_trees_all_close((after.stats, info["train_loss"]), (stats, loss), rtol=1e-11)
     if factory is rarts:
-        _, forward = cross_entropy(plain())(KEY, before.weights, before.extra.stats, gates, valid)
-        chex.assert_trees_all_close(after.extra.stats, forward.stats, rtol=1e-11)
+        *_, stats = task_loss(plain(), TASK)(KEY, before.weights, before.extra.stats, gates, valid)
+        chex.assert_trees_all_close(after.extra.stats, stats, rtol=1e-11)
     else:
-        trace = one_step(factory, arch_lr=0.0)[2].stats["mean"] - before.stats["mean"]
+        trace = one_step(factory, arch_lr=0.0)[-2].stats["mean"] - before.stats["mean"]
         np.testing.assert_allclose(trace, 0.1 * ((train.inputs @ before.weights["stem"]).mean(0) - 1), rtol=1e-11)
 
 
 def test_edge_weights_are_logits_of_their_own(float64):
     """They move, they are in the gates, and the gates of a node's edges add up to 1."""
-    method, state, after, _ = one_step(darts, edge_normalisation=True)
+    algorithm, hyper, state, after, _ = one_step(darts, edge_normalisation=True)
     moved = np.abs(np.asarray(after.arch["cell/edges"] - state.arch["cell/edges"]))
     assert moved[1:].min() > 0
-    gates = np.asarray(method.gates(after)["cell"])
+    gates = np.asarray(algorithm.gates(after, hyper)["cell"])
     np.testing.assert_allclose([gates[0].sum(), gates[1:].sum()], 1)
-    more = method.gates(after._replace(arch=after.arch | {"cell/edges": jnp.array([0.0, 5.0, 0.0])}))["cell"]
-    assert more[1].sum() > 0.99
+    more = after._replace(arch=after.arch | {"cell/edges": jnp.array([0.0, 5.0, 0.0])})
+    assert algorithm.gates(more, hyper)["cell"][1].sum() > 0.99
 
 
 @pytest.mark.parametrize("settings, message", [
     ({"lr": -0.1}, "lr is -0.1"), ({"momentum": float("nan")}, "momentum is nan"),
+    ({"momentum": 1.0}, "momentum is 1.0, it must be below 1"),
     ({"arch_warmup": -1}, "arch_warmup is -1"), ({"clip": 0.0}, "clip is 0.0"),
-    ({"arch_every": 0}, "arch_every is 0"), ({"distill": -1}, "distill is -1"),
-    ({"hypergradient": "third-order"}, "'third-order' is none of first-order, unrolled"),
-    ({"arch_warmup": 20}, "arch_warmup 20 leaves none of 20 epochs"),
+    ({"arch_every": 0}, "arch_every is 0"), ({"distill": -1}, "distill is -1"), ({"lr": "fast"}, "lr is 'fast'"),
+    ({"hypergradient": "third-order"}, "'third-order' must be one of first-order, unrolled"),
+    ({"hypergradient": "neumann", "terms": -1}, "terms is -1"), ({"hypergradient": "neumann", "lr": 0.0}, "lr is 0.0"),
+    ({"hypergradient": "conjugate-gradient", "terms": 0}, "iterations is 0"),
 ])
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        darts(plain(), 20, STEPS, **settings)
-    if settings.keys() & {"lr", "momentum", "clip"}:
+        darts(**settings)
+    if settings.keys() & {"momentum", "clip"}:
         with pytest.raises(ValueError, match=message):
-            rarts(plain(), 20, STEPS, **settings)
+            rarts(**settings)
+    if settings.keys() <= darts().hyper.keys():
+        with pytest.raises(ValueError, match=message):
+            darts().replace(**settings)
+
+
+def test_a_warm_up_beyond_the_end_is_refused_when_a_search_begins():
+    method = darts(arch_warmup=20)
+    with pytest.raises(ValueError, match="arch_warmup 20 leaves none of 20 epochs"):
+        method.numbers_of(epochs=20, steps=1)
+    assert method.numbers_of(epochs=21, steps=1)["arch_warmup"] == 20
 
 
 # Variants, and what the command line knows of methods.

@@ -8,17 +8,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from dnas import Batch, search
-from dnas.algorithms.players import cross_entropy
-from dnas.algorithms.supervised import Trainer, trainer
+from dnas.algorithms.players import task_loss
+from dnas.algorithms.supervised import Recipe, Trainer, trainer
 from dnas.data import balanced, from_arrays
 from dnas.data.augmentation import augment_by
-from dnas.engine.compile import Examples, training_of
+from dnas.engine.compile import compile_training, epoch_of, on_device
 from dnas.engine.train import train
 from dnas.methods.darts import darts
+from dnas.task import classification
 from launch.main import main
 from tests.toy_space import toy
 
@@ -56,16 +56,17 @@ def test_the_weighted_losses_of_search_and_training(smoothing):
     rng = np.random.default_rng(0)
     weights, images = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((4, 3), (4, 2, 2, 1)))
     labels, heavy = jnp.array([0, 2, 1, 2]), jnp.array([0.5, 2.0, 1.0, 2.0])
-    space = SimpleNamespace(apply=linear, penalty=None, init=lambda key, images: (weights, {}))
+    space = SimpleNamespace(apply=linear, init=lambda key, images: (weights, {}))
     targets = np.eye(3)[labels] * (1 - smoothing) + smoothing / 3
     losses = -(np.asarray(jax.nn.log_softmax(images.reshape(4, 4) @ weights)) * targets).sum(-1)
-    how = trainer(space, optax.sgd(0.1), label_smoothing=smoothing)
+    recipe = Recipe(label_smoothing=smoothing)
+    how, hyper = trainer(space, classification(), recipe), recipe.numbers(epochs=1, steps=1)
     for given, expected in (heavy, losses * heavy), (None, losses):
         batch = Batch(images, labels, given)
-        _, info = how.step(KEY, how.init(KEY, images), batch)
-        assert info.train_loss == pytest.approx(float(expected.mean()), rel=1e-5)
+        _, info = how.step(KEY, how.init(KEY, images), batch, hyper)
+        assert info["train_loss"] == pytest.approx(float(expected.mean()), rel=1e-5)
         if not smoothing:
-            loss, _ = cross_entropy(space)(KEY, weights, {}, None, batch)
+            loss, *_ = task_loss(space, classification())(KEY, weights, {}, None, batch)
             assert loss == pytest.approx(float(expected.mean()), rel=1e-5)
 
 
@@ -81,15 +82,13 @@ class State(NamedTuple):
     step: jax.Array
 
 
-class Seen(NamedTuple):
-    value: jax.Array
-
-
 def seen_by_a_trainer(data, rows, of):
     """Of each batch of an epoch what `of` makes of it."""
-    how = Trainer(None, None, lambda key, state, batch: (State(state.step + 1), Seen(of(batch))), None)
-    images, state = Examples(jnp.asarray(data.inputs), jnp.asarray(data.targets)), State(jnp.zeros((), jnp.int32))
-    return training_of(how, data, images, state, *rows.shape)(state, KEY, rows, look=lambda infos, done: infos)[1]["value"]
+    how = Trainer(None, None, lambda key, state, batch, hyper: (State(state.step + 1), {"value": of(batch)}), None)
+    examples, state, recipe = on_device(data), State(jnp.zeros((), jnp.int32)), Recipe()
+    hyper = recipe.numbers(epochs=1, steps=len(rows))
+    advance = epoch_of(compile_training(how, recipe, data, examples, state, hyper, *rows.shape), examples, len(rows))
+    return advance(state, hyper, KEY, rows, on_metrics=lambda metrics, done: metrics)[1]["value"]
 
 
 def test_balanced_training_finds_the_rare_class():
@@ -101,7 +100,8 @@ def test_balanced_training_finds_the_rare_class():
     network = toy((2, 2, 1), 2, channels=2).network(toy((2, 2, 1), 2).genotype({"chain": np.eye(4)[[0, 0]]}))
     shares = []
     for weights in (None, balanced(data, ("train", "valid"))):
-        done = train(network, data._replace(class_weights=weights), epochs=3, batch=36, lr=0.2, final="test", progress=False)
+        done = train(network, data._replace(class_weights=weights), epochs=3, batch=36, recipe=Recipe(lr=0.2),
+                     final="test", progress=False)
         shares.append(done.confusion[1, 1] / done.confusion[1].sum())
     assert shares[0] < 0.3 < 0.5 < shares[1]
 
@@ -162,5 +162,5 @@ def test_images_of_many_channels_are_searched():
     shape = (5, 7, 5)
     data = uneven(shape)._replace(class_weights=np.array([1, 3], np.float32))
     space = toy(shape, 2, channels=2)
-    result = search(space, darts(space, 1, 3), data, epochs=1, batch=16, progress=False)
+    result = search(space, darts(), data, epochs=1, batch=16, progress=False)
     assert np.isfinite(result.holdout["loss"]) and space.network(result.genotype)

@@ -9,17 +9,28 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from dnas.algorithms.hypergradients import first_order
-from dnas.algorithms.players import bilevel, cross_entropy
+from dnas.algorithms.players import task_loss
 from dnas.algorithms.rarts import rarts
-from dnas.algorithms.relaxations import softmax
 from dnas.methods.rarts import rarts as method
+from dnas.task import classification
 from dnas.types import Batch
-from tests.test_bilevel import KEY, at, batches, begun, identity, iterate, plain, scalar_loss, start
-from tests.toy_space import toy
+from tests.problems import (
+    KEY,
+    TRAIN,
+    VALID,
+    at,
+    batches,
+    begun,
+    iterate,
+    numbers,
+    plain,
+    plain_method,
+    scalar_method,
+    scalar_start,
+    sgd,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -32,8 +43,8 @@ MERGED = pytest.mark.parametrize("merged", [False, True], ids=["exact", "merged"
 
 
 def scalar(weight, coupling, rate, *, merged=False, arch_rate=None):
-    return rarts(scalar_loss, identity, optax.sgd(rate), optax.sgd(rate if arch_rate is None else arch_rate),
-                 coupling=coupling, weight=weight, merged=merged)
+    return scalar_method(rarts(merged=merged), rate=rate, arch_rate=arch_rate,
+                         hyper={"coupling": coupling, "weight": weight})
 
 
 def seen(state):
@@ -41,7 +52,7 @@ def seen(state):
 
 
 def put(optimizer, w, y, a):
-    state = optimizer.init(*start(a, w))
+    _, _, state = scalar_start(optimizer, a, w)
     return state._replace(extra=state.extra._replace(weights=jnp.float64(y)))
 
 
@@ -142,57 +153,78 @@ def test_a_strong_coupling_makes_it_one_network(merged):
 
 def test_without_training_data_it_is_first_order_at_y():
     """weight and coupling too small to be seen and y at rest leave the architecture of first-order DARTS at y."""
-    space = plain()
-    loss, relax, rest = cross_entropy(space), softmax(space.groups), optax.sgd(0.0)
     train, valid = (at(batch, 0) for batch in batches(1))
-    darts = bilevel(loss, relax, first_order(), rest, optax.sgd(1.0))
-    expected = darts.step(KEY, begun(darts, space), train, valid)[0].arch
+
+    def after(method):
+        bound, hyper = method.bind(plain(), classification()), numbers(method)
+        state = begun(bound, hyper)
+        return state.arch["cell"], bound.step(KEY, state, train, valid, hyper)[0].arch["cell"]
+
+    before, expected = after(plain_method(rate=0.0))
+    assert np.abs(before - expected).max() > 0.01
     for merged in False, True:
-        optimizer = rarts(loss, relax, rest, optax.sgd(1.0), coupling=1e-200, weight=1e-200, merged=merged)
-        state = begun(optimizer, space)
-        assert np.abs(state.arch["cell"] - expected["cell"]).max() > 0.01
-        found = optimizer.step(KEY, state, train, valid)[0].arch
-        np.testing.assert_allclose(found["cell"], expected["cell"], rtol=1e-14)
+        _, found = after(plain_method(rarts(merged=merged), rate=0.0, hyper={"coupling": 1e-200, "weight": 1e-200}))
+        np.testing.assert_allclose(found, expected, rtol=1e-14)
 
 
 def test_each_copy_has_its_own_data_statistics_and_optimiser():
-    space = plain()
-    optimizer = rarts(cross_entropy(space), softmax(space.groups), optax.sgd(0.1, momentum=0.9), optax.sgd(1.0),
-                      coupling=2.0, weight=0.5)
-    train, valid = (at(batch, 0) for batch in batches(1))
-    state = begun(optimizer, space)
+    space, (train, valid) = plain(), (at(batch, 0) for batch in batches(1))
+    method = plain_method(rarts(), optimizer=sgd(0.1, 0.9), hyper={"coupling": 2.0, "weight": 0.5})
+    bound, hyper = method.bind(space, classification()), numbers(method)
+    state, step = begun(bound, hyper), jax.jit(bound.step)
     chex.assert_trees_all_equal((state.extra.weights, state.extra.stats), (state.weights, state.stats))
     state = state._replace(extra=state.extra._replace(stats={"mean": jnp.ones(6)}))
-    after, info = optimizer.step(KEY, state, train, valid)
-    gates = softmax(space.groups)(None, state.arch, 0)
-    for batch, weight, before, found, stats, loss, other in [
-            (train, 0.5, state.stats, after.weights, after.stats, info.train_loss, state.weights),
-            (valid, 1.0, state.extra.stats, after.extra.weights, after.extra.stats, info.valid_loss, after.weights)]:
-        (expected, forward), grads = jax.value_and_grad(cross_entropy(space), 1, has_aux=True)(
-            KEY, state.weights, before, gates, batch)
+    after, info = step(KEY, state, train, valid, hyper)
+
+    def loss(weights, stats, batch):
+        value, _, stats = task_loss(space, classification())(KEY, weights, stats, bound.gates(state, hyper), batch)
+        return value, stats
+
+    for batch, weight, before, found, stats, value, other in [
+            (train, 0.5, state.stats, after.weights, after.stats, info["train_loss"], state.weights),
+            (valid, 1.0, state.extra.stats, after.extra.weights, after.extra.stats, info["valid_loss"], after.weights)]:
+        (expected, expected_stats), grads = jax.value_and_grad(loss, has_aux=True)(state.weights, before, batch)
         grads = jax.tree.map(lambda g, scale=weight: scale * g, grads)
         moved = jax.tree.map(lambda w, g, o: w - 0.1 * (g + 2.0 * (w - o)), state.weights, grads, other)
-        chex.assert_trees_all_close((found, stats, loss), (moved, forward.stats, expected), rtol=1e-12, atol=1e-14)
-    again, _ = optimizer.step(KEY, state, train, Batch(valid.inputs + 1, valid.targets))
+        chex.assert_trees_all_close((found, stats, value), (moved, expected_stats, expected), rtol=1e-12, atol=1e-14)
+    again, _ = step(KEY, state, train, Batch(valid.inputs + 1, valid.targets), hyper)
     chex.assert_trees_all_equal((again.weights, again.stats, again.weights_opt),
                                 (after.weights, after.stats, after.weights_opt))
     assert np.abs(again.extra.stats["mean"] - after.extra.stats["mean"]).max() > 0.01
 
 
+@pytest.mark.parametrize("merged", [False, True])
+def test_terms_of_both_players(merged):
+    """w descends on the weights' term times weight, y and the architecture on the architecture's; both are reported."""
+    product = lambda scale: lambda hyper, t, arch, gates, forward, memory: scale * forward.outputs[0].prod()
+    method = scalar(10, 10, 0.01, merged=merged).extend(weights={"terms": {"ours": product(3)}},
+                                                        arch={"terms": {"theirs": product(5)}})
+    bound, hyper, state = scalar_start(method)
+    _, info = bound.step(KEY, state, TRAIN, VALID, hyper)
+    assert (info["train_ours"], info["valid_theirs"]) == (3 * -4, 5 * -4)
+    assert not {"train_theirs", "valid_ours"} & info.keys()
+    w, y, a = iterate(method, 1, look=seen)[0]
+    np.testing.assert_allclose(w, -2 - 0.01 * 10 * (2 * -4 + 3 * 2), rtol=1e-12)
+    np.testing.assert_allclose(y, -2 - 0.01 * (2 + 5 * 2 + 10 * (-2 - w)), rtol=1e-12)
+    there = (-2, -2) if merged else (w, y)
+    np.testing.assert_allclose(a, 2 - 0.01 * (10 * (-2 * (there[0] - 2) + 3 * there[0]) + there[1] - 2 + 5 * there[1]),
+                               rtol=1e-12)
+
+
 @pytest.mark.parametrize("coupling, weight", [(0, 1), (-1, 1), (1, 0), (1, -2), (float("nan"), 1), (1, float("nan"))])
 def test_couplings_and_weights_that_are_not_positive_are_refused(coupling, weight):
     with pytest.raises(ValueError, match=re.escape(f"coupling > 0 and weight > 0, got {coupling} and {weight}")):
-        scalar(weight, coupling, 0.01)
+        method(coupling=coupling, weight=weight)
     with pytest.raises(ValueError, match="coupling > 0 and weight > 0"):
-        method(toy(), 1, 1, coupling=coupling, weight=weight)
+        method().replace(coupling=coupling, weight=weight)
 
 
 @pytest.mark.parametrize("lr, coupling, bound", [
     (0.025, 80, "80"), (0.025, 81.0, "80"), (0.1, 20, "20"), (4, 1, "0.5")])
 def test_a_coupling_beyond_the_bound_is_refused_with_the_bound(lr, coupling, bound):
     with pytest.raises(ValueError, match=re.escape(f"lr * coupling < 2; take coupling < {bound}")):
-        method(toy(), 1, 1, lr=lr, coupling=coupling)
-    method(toy(), 1, 1, lr=lr, coupling=0.99 * float(bound))
+        method(lr=lr, coupling=coupling)
+    method(lr=lr, coupling=0.99 * float(bound))
 
 
 def test_the_bound_is_that_of_the_coupling_alone():

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dnas.algorithms.relaxations import EDGES, decided, edge_logits, edge_normalised, initial_logits, softmax, undecided
+from dnas.algorithms.decisions import decided, full_mask, undecided
+from dnas.algorithms.relaxations import EDGES, Architecture, edge_normalised, gumbel, softmax
+from dnas.algorithms.schedules import constant, linear, time_of
 from dnas.types import OPEN, REMOVED, Genotype, Group
 from search_spaces.mixed import MixedOp, MixedOptions, channel_shuffle, mixed_options
 from search_spaces.nasbench201 import EDGES as CELL
@@ -42,9 +44,16 @@ def logits():
         name + EDGES: 2 * draw.normal(size=len(group.edges)) for name, group in GROUPS.items()}
 
 
+def gates_of(relaxation, arch, groups=GROUPS, *, key=None, mask=None, step=0, **hyper):
+    """Of one group alone, if `groups` is its name; at a step of ten epochs of one step."""
+    groups = {groups: GROUPS[groups]} if isinstance(groups, str) else groups
+    hyper = {"epochs": 10, "steps": 1, **hyper}
+    return relaxation.gates(key, Architecture(arch, full_mask(groups) | (mask or {}), groups), hyper, time_of(hyper, step))
+
+
 def test_softmax_of_every_edge():
     arch = logits()
-    gates = jax.device_get(softmax(GROUPS)(None, arch, 0))
+    gates = jax.device_get(gates_of(softmax(), arch))
     assert gates.keys() == GROUPS.keys()
     for name, group in GROUPS.items():
         for e in range(len(group.edges)):
@@ -53,24 +62,48 @@ def test_softmax_of_every_edge():
             np.testing.assert_array_equal(gates[name][e, count:], 0)
 
 
-@pytest.mark.parametrize("relaxation", [softmax, edge_normalised])
-def test_padding_gets_no_gate_and_no_gradient(relaxation):
-    """Whatever stands there: infinities and large numbers too."""
+RELAXATIONS = {"softmax": softmax(), "edges": edge_normalised(softmax()), "gumbel": gumbel(tau=constant("tau")),
+               "hard": gumbel(tau=constant("tau"), hard=True)}
+RELAXATIONS["both"] = edge_normalised(RELAXATIONS["hard"])
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["padded", "masked"])
+@pytest.mark.parametrize("name", RELAXATIONS)
+def test_what_is_out_of_the_race_gets_no_gate_and_no_gradient(name, masked):
+    """Whatever stands there, infinities and large numbers too: padding, and operations that a mask takes out."""
     group, arch = GROUPS["padded"], logits()
-    arch |= {"padded": np.where(group.allowed, arch["padded"], [0.0, np.inf, 1e300])}
-    relax, allowed = relaxation({"padded": group}), group.allowed
-    gates = np.asarray(relax(None, arch, 0)["padded"])
-    grads = jax.device_get(jax.grad(lambda arch: jnp.sum(relax(None, arch, 0)["padded"] ** 2))(arch))
-    np.testing.assert_array_equal(gates[~allowed], 0)
-    np.testing.assert_array_equal(grads["padded"][~allowed], 0)
+    mask = group.allowed & (np.arange(3) != 1) if masked else group.allowed
+    arch |= {"padded": np.where(mask, arch["padded"], [0.0, np.inf, 1e300])}
+    of = lambda arch: gates_of(RELAXATIONS[name], arch, "padded", key=jax.random.key(1), tau=0.7,
+                               mask={"padded": jnp.array(mask)})["padded"]
+    gates = np.asarray(of(arch))
+    grads = jax.device_get(jax.grad(lambda arch: jnp.sum(of(arch) * np.arange(1.0, 4)))(arch))
+    np.testing.assert_array_equal(gates[~mask], 0)
+    np.testing.assert_array_equal(grads["padded"][~mask], 0)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((gates, grads)))
-    assert np.abs(grads["padded"][0]).min() > 0
+    assert np.abs(grads["padded"][0][mask[0]]).min() > 0
+
+
+@pytest.mark.parametrize("name", RELAXATIONS)
+def test_an_edge_without_operations_stays_finite(name):
+    """A mask may leave none on an edge, decided or not: no gates, and no gradient that is not a number."""
+    mask = {"padded": jnp.array(GROUPS["padded"].allowed & (np.arange(3)[:, None] != 1))}
+
+    def total(arch, choices):
+        gates = gates_of(RELAXATIONS[name], arch, "padded", key=jax.random.key(1), tau=0.7, mask=mask)
+        return jnp.sum(decided(gates, {"padded": choices}, mask)["padded"] * np.arange(1.0, 4))
+
+    for choices in np.full(3, OPEN), np.array([OPEN, REMOVED, OPEN]):
+        value, grads = jax.value_and_grad(total)(logits(), choices)
+        assert np.isfinite(value) and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+        np.testing.assert_array_equal(grads["padded"][1], 0)
+        assert np.abs(grads["padded"][0]).max() > 0
 
 
 def test_edge_shares_add_up_at_every_node():
     """By target node, also where a node's edges are not next to each other, and whatever the logits' size."""
     arch = logits() | {"darts" + EDGES: np.linspace(-500.0, 500.0, 14)}
-    plain, gates = jax.device_get((softmax(GROUPS)(None, arch, 0), edge_normalised(GROUPS)(None, arch, 0)))
+    plain, gates = jax.device_get((gates_of(softmax(), arch), gates_of(edge_normalised(softmax()), arch)))
     for name, group in GROUPS.items():
         shares, edges = gates[name].sum(-1), arch[name + EDGES]
         np.testing.assert_allclose(gates[name], shares[:, None] * plain[name], rtol=1e-12)
@@ -85,17 +118,55 @@ def test_edge_shares_add_up_at_every_node():
 def test_equal_edges_share_alike():
     """PC-DARTS without channels to pass by and with edge logits 0 is DARTS divided by the edges into a node."""
     arch = logits() | {name + EDGES: np.zeros(len(group.edges)) for name, group in GROUPS.items()}
-    plain, gates = softmax(GROUPS)(None, arch, 0), edge_normalised(GROUPS)(None, arch, 0)
+    plain, gates = jax.device_get((gates_of(softmax(), arch), gates_of(edge_normalised(softmax()), arch)))
     for name in GROUPS:
         np.testing.assert_allclose(gates[name], plain[name] / np.array(INTO[name])[:, None], rtol=1e-14)
 
 
+def test_edges_are_shared_of_any_relaxation():
+    """Of the same draw, without a key of its own."""
+    arch, key = logits(), jax.random.key(3)
+    drawn = jax.device_get(gates_of(RELAXATIONS["hard"], arch, key=key, tau=1.0))
+    shared = jax.device_get(gates_of(RELAXATIONS["both"], arch, key=key, tau=1.0))
+    for name in GROUPS:
+        np.testing.assert_allclose(shared[name], drawn[name] * shared[name].sum(-1, keepdims=True), rtol=1e-12)
+        assert (shared[name].sum(-1) < 1).any()
+
+
+def test_gumbel_draws_by_the_probabilities():
+    """The largest entry is each operation as often as softmax says, at any temperature; without a key it is softmax."""
+    arch, count = {"padded": logits()["padded"]}, 4000
+    draw = jax.jit(jax.vmap(lambda key: gates_of(RELAXATIONS["hard"], arch, "padded", key=key, tau=0.3)["padded"]))
+    drawn = np.asarray(draw(jax.random.split(jax.random.key(0), count)))
+    expected = gates_of(softmax(), arch, "padded")["padded"]
+    np.testing.assert_allclose(np.sort(drawn, -1), np.broadcast_to([0, 0, 1], drawn.shape), atol=1e-15)
+    np.testing.assert_allclose(drawn.mean(0), expected, atol=4 * 0.5 / count**0.5)
+    np.testing.assert_array_equal(gates_of(RELAXATIONS["hard"], arch, "padded", tau=0.3)["padded"], expected)
+
+
+def test_hard_gumbel_passes_the_gradient_of_the_soft_one():
+    arch, key, slopes = {"padded": logits()["padded"]}, jax.random.key(5), np.array([1.0, -2.0, 0.5])
+    grads = [jax.grad(lambda arch, name=name: jnp.sum(slopes * gates_of(
+        RELAXATIONS[name], arch, "padded", key=key, tau=0.7)["padded"]))(arch)["padded"] for name in ("gumbel", "hard")]
+    np.testing.assert_allclose(*grads, rtol=1e-12)
+    assert np.abs(grads[0]).max() > 0.01
+
+
+def test_the_temperature_is_annealed():
+    """From 10 to 0.1: the same draw is flat in the beginning and all but one-hot in the end."""
+    annealed, key, arch = gumbel(tau=linear("first", "last")), jax.random.key(0), {"darts": logits()["darts"]}
+    at = lambda step: np.asarray(gates_of(annealed, arch, "darts", key=key, step=step, first=10.0, last=0.1)["darts"])
+    np.testing.assert_allclose(np.log(at(0)[:, :1] / at(0)), np.log(at(5)[:, :1] / at(5)) * 5.05 / 10, rtol=1e-9)
+    assert at(0).max() < 0.5 and np.median(at(10).max(-1)) > 0.99
+    np.testing.assert_array_equal(at(10), at(1000))
+
+
 def test_initial_logits():
     groups = {name: Group(tuple((0, t) for t in range(50)), tuple(map(str, range(100)))) for name in ("one", "two")}
-    arch = jax.device_get(edge_logits(jax.random.key(0), groups))
+    arch = jax.device_get(edge_normalised(softmax()).init(jax.random.key(0), groups))
     assert {name: leaf.shape for name, leaf in arch.items()} == {
         "one": (50, 100), "two": (50, 100), "one" + EDGES: (50,), "two" + EDGES: (50,)}
-    assert initial_logits(jax.random.key(0), groups).keys() == groups.keys()
+    assert softmax().init(jax.random.key(0), groups).keys() == groups.keys()
     for name in groups:
         np.testing.assert_allclose([arch[name].mean(), arch[name].std()], [0, 1e-3], atol=1e-4)
         np.testing.assert_allclose(arch[name + EDGES].std(), 1e-3, rtol=0.4)
@@ -105,25 +176,35 @@ def test_initial_logits():
 
 def test_decided_edges():
     groups = {"darts": GROUPS["darts"]}
-    decisions = undecided(groups)
+    decisions, mask = undecided(groups), full_mask(groups)
     np.testing.assert_array_equal(decisions["darts"], [OPEN] * 14)
     arch = {"darts": logits()["darts"]}
-    gates = softmax(groups)(None, arch, 0)
-    np.testing.assert_array_equal(decided(gates, decisions)["darts"], gates["darts"])
+    gates = gates_of(softmax(), arch, "darts")
+    np.testing.assert_array_equal(decided(gates, decisions, mask)["darts"], gates["darts"])
     choices = np.array(decisions["darts"])
     choices[[0, 3, 13]] = 7, REMOVED, 0
-    found = decided(gates, {"darts": choices})["darts"]
+    found = decided(gates, {"darts": choices}, mask)["darts"]
     assert found.dtype == gates["darts"].dtype
     found, left = np.asarray(found), np.setdiff1d(np.arange(14), [0, 3, 13])
     np.testing.assert_array_equal(found[[0, 3, 13]], [np.eye(8)[7], np.zeros(8), np.eye(8)[0]])
     np.testing.assert_array_equal(found[left], np.asarray(gates["darts"])[left])
 
     def total(arch):
-        return jnp.sum(decided(softmax(groups)(None, arch, 0), {"darts": choices})["darts"] * np.arange(8.0))
+        return jnp.sum(decided(gates_of(softmax(), arch, "darts"), {"darts": choices}, mask)["darts"] * np.arange(8.0))
 
     grads = np.asarray(jax.grad(total)(arch)["darts"])
     np.testing.assert_array_equal(grads[[0, 3, 13]], 0)
     assert np.abs(grads[left]).min() > 0
+
+
+def test_whatever_a_relaxation_or_a_perturbation_gives_an_operation_out_of_the_race_it_gets_none():
+    """An edge may be decided for one all the same, and entries that are no group stay as they are."""
+    mask = {"darts": np.arange(14 * 8).reshape(14, 8) % 3 > 0}
+    gates = {"darts": np.full((14, 8), 0.3), "scale": np.float64(7)}
+    found = decided(gates, {"darts": np.array([OPEN] * 13 + [int(np.argmin(mask["darts"][13]))])}, mask)
+    np.testing.assert_array_equal(found["darts"][:13], np.where(mask["darts"], 0.3, 0)[:13])
+    np.testing.assert_array_equal(found["darts"][13], ~mask["darts"][13] & (np.cumsum(~mask["darts"][13]) == 1))
+    assert found["scale"] == 7 and found.keys() == gates.keys()
 
 
 # Partial channels.

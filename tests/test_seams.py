@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 import dnas
-from dnas.data import load, steps_per_epoch
+from dnas.data import load
 from dnas.methods.darts import darts
 from search_spaces.nnx_space import nnx_space
 from search_spaces.pure_space import mix, pure_space
@@ -19,11 +19,11 @@ from tests.toy_space import toy
 def test_search(make, hypergradient):
     data = load("digits", limit=60)
     space = make(data.image, data.classes)
-    method = darts(space, 1, steps_per_epoch(data, 8), hypergradient=hypergradient, arch_lr=0.01)
+    method = darts(hypergradient=hypergradient, arch_lr=0.01)
     result = dnas.search(space, method, data, epochs=1, batch=8, progress=False)
     assert np.isfinite(result.holdout["loss"])
     assert np.abs(np.asarray(result.state.arch["chain"])).max(1).min() > 0.01
-    assert dnas.Genotype.from_json(result.genotype.to_json()) == result.genotype == method.select(result.state)
+    assert dnas.Genotype.from_json(result.genotype.to_json()) == result.genotype == space.genotype(result.gates)
 
 
 @pytest.mark.parametrize("make", [toy_nnx, toy_pure])

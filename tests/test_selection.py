@@ -7,20 +7,30 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dnas.algorithms.players import Method, SearchState
-from dnas.algorithms.relaxations import decided, undecided
-from dnas.data import from_arrays
-from dnas.engine.compile import Examples, scorer
+from dnas.algorithms.decisions import decided, full_mask, undecided
+from dnas.algorithms.players import SearchState
+from dnas.data import epoch_indices, from_arrays, steps_per_epoch
+from dnas.engine.compile import compile_scores, compile_search, epoch_of, on_device
 from dnas.engine.search import search
 from dnas.selection import SELECTIONS
 from dnas.selection.magnitude import magnitude, magnitude_edge
 from dnas.selection.perturbation import _missed, perturbation, race, rounds, schedule
 from dnas.selection.sampling import random, sampled
-from dnas.selection.select import bench, load_selected, select
-from dnas.selection.types import Bench, Unsuitable
+from dnas.selection.select import load_selected, select, selection_context
+from dnas.selection.types import Context, Unsuitable
+from dnas.task import classification
 from dnas.types import Genotype, Group, SearchSpace
 from search_spaces.nasbench201 import nasbench201
-from tests.test_loop import BATCH, EPOCHS, parts, tiny
+from tests.test_search import BATCH, EPOCHS, around, parts, tiny
+
+
+def undecided_state(space, arch):
+    """A state of a supernet without weights."""
+    return SearchState(jnp.int32(0), {}, {}, arch, undecided(space.groups), full_mask(space.groups), (), ())
+
+
+def softmax_gates(state):
+    return decided({"g": jax.nn.softmax(state.arch["g"])}, state.decisions, state.mask)
 
 
 def one_edge():
@@ -28,24 +38,23 @@ def one_edge():
     space = SearchSpace("one", {}, {"g": Group(((0, 1),), ("constant", "linear"))}, None, None,
                         lambda scores: Genotype.from_decisions(space, {"g": np.argmax(scores["g"], -1)}),
                         None, None, None, None, None)
-    state = SearchState(jnp.int32(0), {}, {}, {"g": jnp.log(jnp.array([[0.6, 0.4]]))}, undecided(space.groups), (), ())
-    gates = lambda state: decided({"g": jax.nn.softmax(state.arch["g"])}, state.decisions)
-    method = Method(None, None, gates, lambda state: space.genotype(gates(state)))
+    state = undecided_state(space, {"g": jnp.log(jnp.array([[0.6, 0.4]]))})
     x = np.array([-1.0, 1.0])
     masks = []
 
     def score(state, tried, first=0, last=2):
         masks.extend(np.asarray(mask["g"]) for mask in tried)
         logits = np.array([np.asarray(mask["g"])[0, 0] + np.asarray(mask["g"])[0, 1] * 4 * x for mask in tried])
-        return np.log1p(np.exp(-x * logits))[:, first:last], ((logits > 0) == (x > 0)).astype(float)[:, first:last]
+        return {"loss": np.log1p(np.exp(-x * logits))[:, first:last],
+                "accuracy": ((logits > 0) == (x > 0)).astype(float)[:, first:last]}
 
-    return Bench(space, method, state, score, lambda state, epoch: state, 2, 8), masks
+    return Context(space, classification(), softmax_gates, state, score, lambda state, epoch: state, 2, 8), masks
 
 
 def test_magnitude_and_perturbation_disagree_where_they_must():
     on, masks = one_edge()
     assert select(magnitude(), on).genotype.choices["g"][0].op == "constant"
-    for criterion, scores in ("accuracy", [-1.0, -0.5]), ("loss", [0.183901, 0.737488]):
+    for criterion, scores in ("metric", [-1.0, -0.5]), ("loss", [0.183901, 0.737488]):
         found = select(perturbation(criterion=criterion), on)
         assert found.genotype.choices["g"][0].op == "linear"
         np.testing.assert_allclose(found.scores["g"], [scores], atol=1e-6)  # 0.018150 if the row were renormalised
@@ -64,14 +73,14 @@ def test_images_that_come_class_by_class_are_judged_among_those_of_other_classes
         return jnp.stack([-above, above], -1), stats
 
     space, state = SearchSpace("mean", {}, {}, *[None] * 8)._replace(apply=apply), one_edge()[0].state
-    score = scorer(space, data, Examples(jnp.asarray(data.inputs), jnp.asarray(data.targets)), state, {}, 16, 1)
-    _, hits = score(state, [{}])
-    assert hits.mean() == 1
+    score = compile_scores(space, classification(), data, on_device(data), state, {}, 16, 1)
+    assert score(state, [{}])["accuracy"].mean() == 1
 
 
 def test_the_first_of_equal_operations_is_taken():
     on, _ = one_edge()
-    flat = on._replace(score=lambda state, masks, first=0, last=2: (np.ones((len(masks), 2)), np.ones((len(masks), 2))))
+    ones = lambda state, masks, first=0, last=2: dict.fromkeys(("loss", "accuracy"), np.ones((len(masks), 2)))
+    flat = on._replace(score=ones)
     assert select(perturbation(), flat).genotype.choices["g"][0].op == "constant"
 
 
@@ -86,16 +95,14 @@ def test_edges_of_a_node_go_by_how_little_they_are_missed():
         return Genotype.from_decisions(space, {"g": rows})
 
     space = SearchSpace("node", {}, {"g": group}, None, None, rule, None, None, None, None, None)
-    state = SearchState(jnp.int32(0), {}, {}, {"g": jnp.zeros((4, 2))}, undecided(space.groups), (), ())
-    gates = lambda state: decided({"g": jax.nn.softmax(state.arch["g"])}, state.decisions)
-    seen = []
+    state, seen = undecided_state(space, {"g": jnp.zeros((4, 2))}), []
 
     def score(state, masks, first=0, last=4):
         present = np.array([np.asarray(mask["g"]).sum(-1) for mask in masks])
         seen.append(present)
-        return np.zeros((len(masks), 4)), np.repeat((present @ importance)[:, None], 4, 1)
+        return {"loss": np.zeros((len(masks), 4)), "accuracy": np.repeat((present @ importance)[:, None], 4, 1)}
 
-    on = Bench(space, Method(None, None, gates, None), state, score, lambda state, epoch: state, 4, 8)
+    on = Context(space, classification(), softmax_gates, state, score, lambda state, epoch: state, 4, 8)
     found = select(perturbation(interval=0), on)
     assert [(c.source, c.target) for c in found.genotype.choices["g"]] == [(1, 4), (2, 4)]
     np.testing.assert_allclose(seen[-1], 1 - np.eye(4))
@@ -109,7 +116,7 @@ def test_schedule_and_plan():
     events = schedule(space, 3)
     assert [e.kind for e in events] == ["edge"] * 6 and {e.chosen["cell"] for e in events} == set(range(6))
     assert [e.chosen for e in events] != [e.chosen for e in schedule(space, 4)]
-    on = one_edge()[0]._replace(space=space, images=1000)
+    on = one_edge()[0]._replace(space=space, examples=1000)
     assert perturbation().plan(on) == {"evaluations": 30 * 1000, "epochs": 25}
     assert perturbation(interval=0, images=100).plan(on) == {"evaluations": 3000, "epochs": 0}
     assert perturbation().steps(on) == 31
@@ -134,7 +141,7 @@ def test_a_race_ends_where_masks_are_the_same_network_and_the_first_of_them_wins
     def score(state, masks, first, last):
         numbers = [int(mask["g"]) for mask in masks]
         seen.append((numbers, first, last))
-        return losses[numbers, first:last], (losses[numbers, first:last] < 0.5).astype(float)
+        return {"loss": losses[numbers, first:last], "accuracy": (losses[numbers, first:last] < 0.5).astype(float)}
 
     missed, evaluated = _missed(on._replace(score=score, rows=10), None, [{"g": n} for n in range(3)], "loss", 400, 0.99)
     assert missed.argmax() == 0 and list(np.isinf(missed)) == [False, True, True]
@@ -151,22 +158,22 @@ def trained():
 
 def opened(trained):
     data, space, method, state = trained
-    tuner = parts(data, lr=0.01, lr_min=0.01)[1]
-    return bench(space, method, tuner, data, state, batch=BATCH)
+    return selection_context(space, method, data, state, batch=BATCH, epochs=EPOCHS)
 
 
-def test_masks_together_score_as_one_by_one(trained):
+def test_masks_at_once_score_as_one_by_one(trained):
     on = opened(trained)
-    gates = {"chain": np.asarray(on.method.gates(on.state)["chain"])}
+    gates = {"chain": np.asarray(on.gates(on.state)["chain"])}
     masks = [{"chain": gates["chain"] * (1 - np.eye(4)[k])} for k in range(4)]
-    losses, hits = on.score(on.state, masks)
-    assert losses.shape == hits.shape == (4, on.images) and set(np.unique(hits)) <= {0, 1}
+    scores = on.score(on.state, masks)
+    assert set(scores) == {"loss", "accuracy"} and set(np.unique(scores["accuracy"])) <= {0, 1}
+    assert {values.shape for values in scores.values()} == {(4, on.examples)}
     for k, mask in enumerate(masks):
         alone = on.score(on.state, [mask])
-        assert np.array_equal(alone[0][0], losses[k]) and np.array_equal(alone[1][0], hits[k])
+        assert all(np.array_equal(alone[name][0], values[k]) for name, values in scores.items())
     part = on.score(on.state, masks, 20, 45)
-    assert np.array_equal(part[0], losses[:, 20:45]) and np.array_equal(part[1], hits[:, 20:45])
-    assert len(np.unique(losses)) > 10
+    assert all(np.array_equal(part[name], values[:, 20:45]) for name, values in scores.items())
+    assert len(np.unique(scores["loss"])) > 10
 
 
 @pytest.mark.parametrize("make", [magnitude, random, lambda: sampled(draws=11), lambda: perturbation(interval=1),
@@ -199,18 +206,33 @@ def test_killed_and_started_again_it_chooses_the_same(trained, tmp_path):
 
 def test_tuning_compiles_once_and_decided_edges_do_not_move(trained):
     data, space, method, state = trained
-    tuner, traces = parts(data, lr=0.01, lr_min=0.01)[1], []
-
-    def step(*args):
-        traces.append(1)
-        return tuner.step(*args)
-
-    on = bench(space, method, tuner._replace(step=step), data, state, batch=BATCH)
+    traces = []
+    counted = around(method, lambda *after: traces.append(1) or after)
+    on = selection_context(space, counted, data, state, batch=BATCH, epochs=EPOCHS)
     fixed = on.state._replace(decisions={"chain": np.array([2, -1], np.int32)})
-    grads = jax.grad(lambda arch: method.gates(fixed._replace(arch=arch))["chain"][:, 1].sum())(fixed.arch)
+    grads = jax.grad(lambda arch: on.gates(fixed._replace(arch=arch))["chain"][:, 1].sum())(fixed.arch)
     assert not np.abs(grads["chain"][0]).any() and np.abs(grads["chain"][1]).any()
     select(perturbation(interval=1), on)
     assert len(traces) == 1  # for any number of edges
+
+
+def test_weights_are_tuned_at_a_tenth_of_the_first_rate_whatever_the_epoch(trained):
+    data, space, method, state = trained
+    method = method.replace(lr=0.1, lr_min=0.1, momentum=0, decay=0, clip=1e6, arch_warmup=0)
+    on, late = (selection_context(space, each, data, state, batch=BATCH, epochs=EPOCHS)
+                for each in (method, method.replace(lr_min=0)))
+    tuned, examples = on.tune(on.state, 5, 1), on_device(data)
+    hyper = method.numbers_of(epochs=EPOCHS, steps=steps_per_epoch(data, BATCH))
+    advance = epoch_of(compile_search(method.bind(space, on.task), data, examples, on.state, hyper, 4, BATCH), examples, 4)
+    rows = epoch_indices(0, 1_000_005, data.splits["train"], data.splits["valid"], BATCH)
+    whole, _ = advance(jax.tree.map(jnp.array, on.state), hyper, jax.random.fold_in(jax.random.key(0), 2), *rows,
+                       on_metrics=lambda *seen: None, steps=1)
+    for begun, tenth, full in zip(*(jax.tree.leaves(one.weights) for one in (on.state, tuned, whole))):
+        np.testing.assert_allclose(tenth - begun, 0.1 * (full - begun), rtol=1e-3, atol=1e-7)
+    assert np.array_equal(tuned.arch["chain"], whole.arch["chain"])
+    assert not np.array_equal(tuned.arch["chain"], state.arch["chain"])
+    for a, b in zip(*(jax.tree.leaves(one.weights) for one in (tuned, late.tune(late.state, 5, 1)))):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_magnitude_leaves_the_edges_weights_out_and_magnitude_edge_takes_them(trained):
@@ -218,7 +240,7 @@ def test_magnitude_leaves_the_edges_weights_out_and_magnitude_edge_takes_them(tr
     gates = {"chain": np.array([[0.1, 0.2, 0.1, 0.1], [0.1, 0.15, 0.05, 0.2]])}
     kept = []
     space = on.space._replace(genotype=lambda scores: kept.append(scores["chain"]) or on.space.genotype(scores))
-    weighted = on._replace(space=space, method=on.method._replace(gates=lambda state: gates))
+    weighted = on._replace(space=space, gates=lambda state: gates)
     select(magnitude(), weighted)
     select(magnitude_edge(), weighted)
     np.testing.assert_allclose(kept[0], gates["chain"] / 0.5, rtol=1e-6)
@@ -232,14 +254,14 @@ def test_a_plan_is_timed_by_the_programs_that_it_needs(trained, monkeypatch):
     monkeypatch.setattr(sys.modules[select.__module__], "_timed", lambda program: ran.append(program()) or 2.0)
     assert on.seconds({"evaluations": 0, "epochs": 0}) == 0 and not ran
     assert on.seconds({"evaluations": 1000, "epochs": 0}) == 1000 * 2 / on.rows and len(ran) == 1
-    assert on.seconds({"evaluations": 0, "epochs": 3}) == 3 * (on.images // BATCH) * 2 and len(ran) == 2
+    assert on.seconds({"evaluations": 0, "epochs": 3}) == 3 * (on.examples // BATCH) * 2 and len(ran) == 2
     assert on.seconds({"evaluations": 30, "epochs": 3}) == on.seconds({"evaluations": 0, "epochs": 3}) + 30 * 2 / on.rows
 
 
 def test_draws_follow_the_seed_of_the_search_unless_given_one(trained):
     on = opened(trained)
     seeded = on._replace(seed=1)
-    scores = [select(random(), bench).scores["chain"] for bench in (on, seeded)]
+    scores = [select(random(), context).scores["chain"] for context in (on, seeded)]
     assert not np.array_equal(*scores)
     assert np.array_equal(scores[1], select(random(seed=1), on).scores["chain"])
     found = select(sampled(draws=11), on)

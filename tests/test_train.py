@@ -6,17 +6,18 @@ import numpy as np
 import optax
 import pytest
 
-from dnas.algorithms.optimizers import cosine_by_epoch, sgd
-from dnas.algorithms.supervised import linear_ramp, trainer
+from dnas.algorithms.supervised import Recipe, trainer
 from dnas.checkpoint import restore
 from dnas.confusion import accuracy
 from dnas.data import steps_per_epoch, train_indices
-from dnas.engine.search import NonFiniteLoss
+from dnas.engine.compile import compile_training, epoch_of, on_device
+from dnas.engine.search import NonFiniteLoss, input_shape
 from dnas.engine.train import best, train
 from dnas.platform import platform
 from dnas.run import open_run
+from dnas.task import classification
 from dnas.types import Batch, Network
-from tests.test_loop import contents, same, tiny
+from tests.test_search import contents, same, tiny
 
 EPOCHS, BATCH = 3, 32
 
@@ -42,7 +43,18 @@ def data():
 
 
 def go(data, net=None, *, epochs=EPOCHS, **options):
-    return train(net or network(), data, epochs=epochs, batch=BATCH, progress=False, **{"lr": 0.1, **options})
+    """A training; options that are fields of a recipe make it."""
+    recipe = Recipe(**{"lr": 0.1, **{name: options.pop(name) for name in Recipe._fields if name in options}})
+    return train(net or network(), data, epochs=epochs, batch=BATCH, recipe=recipe, progress=False, **options)
+
+
+def steps_by(net, epochs=4, steps=1, **numbers):
+    """The trainer of a recipe, and its step with the recipe's numbers, not rounded to float32."""
+    recipe = Recipe(**numbers)
+    how = trainer(net, classification(), recipe)
+    hyper = recipe.numbers(epochs=epochs, steps=steps)
+    hyper |= {name: value for name, value in recipe._asdict().items() if isinstance(value, float) and name in hyper}
+    return how, lambda key, state, batch: how.step(key, state, batch, hyper)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +69,7 @@ def test_two_steps_are_those_written_by_hand():
     with jax.enable_x64(True):
         net, rng = network(), np.random.default_rng(0)
         batches = [Batch(rng.normal(size=(6, 2, 2, 1)), rng.integers(0, 2, 6)) for _ in range(2)]
-        how = trainer(net, sgd(cosine_by_epoch(0.5, 0.0, 4, 1), momentum=0.9, decay=0.01, clip=0.05))
+        how, step = steps_by(net, lr=0.5, weight_decay=0.01, clip=0.05)
         state = how.init(jax.random.key(0), batches[0].inputs)
         weights, stats, moved = state.weights, state.stats, jax.tree.map(jnp.zeros_like, state.weights)
 
@@ -73,8 +85,8 @@ def test_two_steps_are_those_written_by_hand():
             assert norm > 0.05
             moved = jax.tree.map(lambda m, g, w, norm=norm: 0.9 * m + 0.05 / norm * g + 0.01 * w, moved, grads, weights)
             weights = jax.tree.map(lambda w, m, rate=rate: w - rate * m, weights, moved)
-            state, info = how.step(jax.random.key(1), state, batch)
-            np.testing.assert_allclose(info.train_loss, value, rtol=1e-12)
+            state, info = step(jax.random.key(1), state, batch)
+            np.testing.assert_allclose(info["train_loss"], value, rtol=1e-12)
             for mine, theirs in zip(jax.tree.leaves((weights, stats)), jax.tree.leaves((state.weights, state.stats))):
                 np.testing.assert_allclose(theirs, mine, rtol=1e-10, atol=1e-14)
     assert int(state.step) == 2
@@ -83,7 +95,7 @@ def test_two_steps_are_those_written_by_hand():
 def test_it_learns_what_can_be_told_apart(data, finished):
     _, result = finished
     first, last = result.records[0], result.records[-1]
-    assert result.accuracy == last["accuracy"]["holdout"] > 0.9
+    assert result.report["accuracy"] == last["accuracy"]["holdout"] > 0.9
     assert last["loss"]["holdout"] < first["loss"]["holdout"] and [r["epoch"] for r in result.records] == [1, 2, 3]
     steps = (len(data.splits["train"]) + len(data.splits["valid"])) // BATCH
     assert last["step"] == EPOCHS * steps and first["lr"] == pytest.approx(0.1) and 0 < last["lr"] < 0.03
@@ -112,7 +124,7 @@ def test_the_loop_on_the_device_takes_the_same_steps(data, finished):
         looped = go(data)
     for mine, theirs in zip(jax.tree.leaves(looped[:2]), jax.tree.leaves(finished[1][:2])):
         np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)
-    assert looped.accuracy == finished[1].accuracy
+    assert looped.report == finished[1].report
 
 
 @pytest.mark.parametrize("stop", [1, 2])
@@ -148,7 +160,7 @@ def test_only_the_named_splits_are_trained_on(data):
 
 def test_a_loss_that_is_not_finite_stops_it(data, tmp_path):
     with open_run(tmp_path / "run", {"name": "toy"}) as run, pytest.raises(NonFiniteLoss) as caught:
-        go(data, run=run, lr=1e38, clip=None)
+        go(data, run=run, lr=1e38, clip=0)
     assert "train_loss became inf at step 2" in str(caught.value) and "no checkpoint yet" in str(caught.value)
 
 
@@ -157,7 +169,8 @@ def test_a_loss_that_is_not_finite_stops_it(data, tmp_path):
     ({"splits": ("holdout",)}, "holdout split is trained on"), ({"epochs": 0}, "epochs is 0"),
     ({"lr": -1}, "lr is -1"), ({"final": "train"}, "train split is trained on"), ({"cutout": -1}, "cutout is -1"),
     ({"drop_path": 1.0}, "drop_path is 1.0"), ({"ema": 1.0}, "ema is 1.0"),
-    ({"momentum": 1}, "momentum is 1"), ({"clip": 0.0}, "clip is 0.0")])
+    ({"momentum": 1}, "momentum is 1"), ({"clip": -1.0}, "clip is -1.0"),
+    ({"distill": 2}, "distill is 2"), ({"dtype": "float16"}, "dtype is 'float16'")])
 def test_settings_out_of_range_are_refused(data, options, message):
     with pytest.raises(ValueError, match=message):
         go(data, **options)
@@ -181,23 +194,23 @@ def test_smoothed_labels_and_the_auxiliary_head_are_what_their_formulas_say():
             logits, stats = net.apply(weights, stats, images, train=train, key=key)
             return (logits, 2 * logits + images.sum((1, 2))) if train else logits, stats
 
-        how = trainer(net._replace(apply=apply), optax.sgd(0.1), label_smoothing=0.1, auxiliary=0.4)
+        how, step = steps_by(net._replace(apply=apply), label_smoothing=0.1, auxiliary=0.4)
         state = how.init(jax.random.key(0), batch.inputs)
-        _, info = how.step(jax.random.key(1), state, batch)
+        _, info = step(jax.random.key(1), state, batch)
         expected = 0
         for weight, logits in zip((1, 0.4), apply(state.weights, state.stats, batch.inputs, train=True, key=None)[0]):
             logs = jax.nn.log_softmax(logits)
             expected -= weight * (0.9 * logs[jnp.arange(5), batch.targets] + 0.1 * logs.mean(-1)).mean()
-        np.testing.assert_allclose(info.train_loss, expected, rtol=1e-12)
+        np.testing.assert_allclose(info["train_loss"], expected, rtol=1e-12)
 
 
 def test_the_running_average_is_the_result():
-    how = trainer(network(), optax.sgd(0.5), ema=0.15)
+    how, step = steps_by(network(), lr=0.5, ema=0.15)
     batch = Batch(np.random.default_rng(0).normal(size=(6, 2, 2, 1)), np.arange(6) % 2)
     state = how.init(jax.random.key(0), batch.inputs)
     average = jax.device_get((state.weights, state.stats))
     for decay in (0.1, 0.15, 0.15):  # 1/10, then 2/11 and 3/12 at most
-        state, _ = how.step(jax.random.key(1), state, batch)
+        state, _ = step(jax.random.key(1), state, batch)
         average = jax.tree.map(lambda a, b, d=decay: d * a + (1 - d) * b, average, (state.weights, state.stats))
     for mine, theirs in zip(jax.tree.leaves(average), jax.tree.leaves(how.result(state))):
         np.testing.assert_allclose(theirs, mine, rtol=1e-5, atol=1e-7)
@@ -212,9 +225,29 @@ def test_drop_path_is_ramped_up_by_epochs_without_another_trace(data):
 
     go(data, net._replace(apply=apply), drop_path=0.3)
     assert len(seen) == 2 and seen[1] is None
-    ramp = linear_ramp(0.3, 3, 7)
-    assert [float(ramp(step)) for step in (0, 6, 7, 20)] == pytest.approx([0, 0, 0.1, 0.2])
-    assert linear_ramp(0, 3, 7) is None
+    values = []
+    how, step = steps_by(net._replace(apply=lambda *args, drop_path, **rest: values.append(drop_path) or net.apply(
+        *args, **rest)), drop_path=0.3, epochs=3, steps=7)
+    batch = Batch(np.zeros((2, 2, 2, 1)), np.arange(2))
+    state = how.init(jax.random.key(0), batch.inputs)
+    for number in (0, 6, 7, 20):
+        step(jax.random.key(0), state._replace(step=number), batch)
+    assert [float(value) for value in values] == pytest.approx([0, 0, 0.1, 0.2])
+
+
+def test_one_program_serves_other_numbers_and_epochs(data):
+    """A training by a program that was compiled for other numbers is, bit for bit, that by its own."""
+    recipe, other = (Recipe(lr=lr, momentum=m, ema=ema, cutout=cutout, clip=clip, drop_path=0.0) for
+                     lr, m, ema, cutout, clip in ((0.1, 0.9, 0.9, 2, 5.0), (0.3, 0.5, 0.99, 4, 0.0)))
+    how, examples = trainer(network(), classification(), recipe), on_device(data)
+    rows, results = train_indices(0, 0, data.splits["train"], BATCH)[:3], []
+    for compiled in recipe, other:
+        state = how.init(jax.random.key(0), input_shape(data, BATCH))
+        program = compile_training(how, compiled, data, examples, state, compiled.numbers(epochs=len(results) + 1, steps=3),
+                                   3, BATCH)
+        results.append(epoch_of(program, examples, 3)(state, other.numbers(epochs=5, steps=1), jax.random.key(1), rows,
+                                                       on_metrics=lambda metrics, done: metrics))
+    assert same(*results)
 
 
 def test_all_that_regularises_is_repeatable_and_changes_the_result(data, finished):
@@ -228,12 +261,15 @@ def test_the_final_split_is_judged_by_the_last_weights(data, finished, tmp_path)
         result = go(data, run=run, final="test", report=None)
     with open_run(tmp_path / "run", {"name": "toy"}) as run:
         again = go(data, run=run, final="test", report=None, say=[].append)
-    assert result.accuracy is None and not (tmp_path / "run" / "best.safetensors").exists()
-    assert np.array_equal(result.confusion, again.confusion) and result.loss == again.loss
+    assert result.report is None and not (tmp_path / "run" / "best.safetensors").exists()
+    assert np.array_equal(result.confusion, again.confusion) and result.final == again.final
     assert result.confusion.sum(1).tolist() == np.bincount(data.targets[data.splits["test"]]).tolist()
     pixels = (data.inputs[data.splits["test"]] / 255 - data.mean) / data.std
     logits, _ = network().apply(*finished[1][:2], pixels.astype(np.float32), train=False, key=None)
-    assert accuracy(result.confusion) == pytest.approx((logits.argmax(-1) == data.targets[data.splits["test"]]).mean())
+    assert accuracy(result.confusion) == pytest.approx(result.final["accuracy"])
+    hits = np.asarray(logits.argmax(-1) == data.targets[data.splits["test"]])
+    assert result.errors["accuracy"] == pytest.approx(hits.std() / np.sqrt(len(hits)), rel=1e-4)
+    assert accuracy(result.confusion) == pytest.approx(hits.mean())
 
 
 def test_best_and_last_weights_are_kept(finished):
@@ -241,5 +277,6 @@ def test_best_and_last_weights_are_kept(finished):
     template = {"weights": result.weights, "stats": result.stats}
     last, best_there = (restore(folder / f"{name}.safetensors", template)[0] for name in ("last", "best"))
     assert same(last, template)
-    assert same(best_there, template) == (best(result.records, "holdout") == EPOCHS)
-    assert best([{"epoch": e, "accuracy": {"test": a}} for e, a in ((1, 0.5), (2, 0.7), (3, 0.7))], "test") == 2
+    assert same(best_there, template) == (best(result.records, "holdout", classification()) == EPOCHS)
+    records = [{"epoch": e, "accuracy": {"test": a}} for e, a in ((1, 0.5), (2, 0.7), (3, 0.7))]
+    assert best(records, "test", classification()) == 2

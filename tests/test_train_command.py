@@ -11,8 +11,8 @@ import pytest
 from dnas import load_genotype
 from dnas.confusion import accuracy, confusion, draw_confusion, shares, table
 from launch.main import main
-from tests.test_loop import contents
 from tests.test_runs import holding
+from tests.test_search import contents
 from tests.toy_space import toy
 
 TOY = f"{Path(__file__).parent}/toy_space.py:toy"

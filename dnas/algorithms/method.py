@@ -16,15 +16,19 @@ from dnas.algorithms.schedules import ENGINE, Hyper, time_of
 from dnas.task import Task
 from dnas.types import Array, Batch, Gates, Genotype, SearchSpace
 
-RESERVED = ("loss", "entropy", "epoch", "step", "gap", "sharpness", "eigenvalue", "skips", "edges")
-"""Names of metrics that no term may have."""
+RESERVED = ("loss", "entropy", "epoch", "step", "gap", "sharpness", "eigenvalue", "skips", "edges", "decided", "operations")
+"""Names of metrics that no term may have; nor may it have that of a task's metric."""
 
 
 class Steps(NamedTuple):
-    """init(key, inputs, hyper) -> state; step(key, state, train, valid, hyper) -> state, {name: scalar}. Pure functions."""
+    """init(key, inputs, hyper) -> state; step(key, state, train, valid, hyper) -> state, {name: scalar}. Pure functions.
+
+    begin(state) -> state: a first state whose weights were replaced by those of another search, with an `extra` to match.
+    """
 
     init: Callable[..., SearchState]
     step: Callable[..., tuple[SearchState, dict[str, Array]]]
+    begin: Callable[[SearchState], SearchState] = lambda state: state
 
 
 class Algorithm(NamedTuple):
@@ -33,13 +37,15 @@ class Algorithm(NamedTuple):
     init(key, inputs, hyper) -> state, where of the inputs only the shape counts;
     step(key, state, train, valid, hyper) -> state, {name: scalar}, all of which must stay finite;
     gates(state, hyper) -> the gates by which the supernet is judged, decided edges one-hot;
-    select(state, hyper) -> Genotype, by the method's own rule.
+    select(state, hyper) -> Genotype, by the method's own rule;
+    begin(state) -> state, see `Steps`.
     """
 
     init: Callable[..., SearchState]
     step: Callable[[Array, SearchState, Batch, Batch, Hyper], tuple[SearchState, dict[str, Array]]]
     gates: Callable[[SearchState, Hyper], Gates]
     select: Callable[[SearchState, Hyper], Genotype]
+    begin: Callable[[SearchState], SearchState]
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,13 +105,21 @@ class Method:
         shared = {} if relaxation is None else {"relaxation": relaxation}
         joined = lambda player, changes: player._replace(
             **{**shared, **changes, "terms": {**player.terms, **(terms or {}), **changes.get("terms", {})}})
-        checks = [self.check, check] if check else [self.check]
+
+        def both(hyper):
+            self.check(hyper)
+            check(hyper)
+
         return dataclasses.replace(self, hyper={**self.hyper, **(hyper or {})}, arch=joined(self.arch, arch or {}),
                                    weights=joined(self.weights, weights or {}),
-                                   check=lambda hyper: [one(hyper) for one in checks] and None, **parts)
+                                   check=both if check else self.check, **parts)
 
     def bind(self, space: SearchSpace, task: Task) -> Algorithm:
-        """The functions that search `space` for `task`."""
+        """The functions that search `space` for `task`. Raises ValueError where a term has the name of its metric."""
+        for player in (self.arch, self.weights):
+            clash = player.terms.keys() & task.metrics.keys()
+            if clash:
+                raise ValueError(f"a term cannot be called {min(clash)!r}: the task {task.name} has that metric")
         problem = Problem(space, task, self.arch, self.weights)
         steps = self.algorithm(problem)
 
@@ -117,7 +131,7 @@ class Method:
                 return self.select(space, state, gates(state, hyper))
             return space.genotype({name: row for name, row in gates(state, hyper).items() if name in space.groups})
 
-        return Algorithm(steps.init, steps.step, gates, select)
+        return Algorithm(steps.init, steps.step, gates, select, steps.begin)
 
     def numbers_of(self, *, epochs: int, steps: int, fine_tuning: float = 0.0) -> dict[str, Any]:
         """All numbers of a search by this method of `epochs` epochs of `steps` steps, as arrays: what a step is given.

@@ -59,7 +59,7 @@ class Term(NamedTuple):
 
     value(hyper, t, arch, gates, forward, memory) -> scalar. One with a memory has besides:
     init(weights, gates) -> memory; observe(memory, hyper, t, weights, gates) -> memory, after each step, with the weights
-    before it and the gates by which it trained them.
+    before it and the gates by which it trained them, not perturbed.
     """
 
     value: Callable[..., Array]
@@ -164,11 +164,13 @@ def move_arch(player: Player, grads: Tree, state: SearchState, hyper: Hyper, t: 
 
 
 def first_state(problem: Problem, key: Array, inputs: Array, hyper: Hyper) -> SearchState:
-    """A state before the first step: fresh weights, logits of the architecture player's relaxation, every edge open."""
+    """A state before the first step: fresh weights, the logits of both players' relaxations, every edge open."""
     weights_key, arch_key = jax.random.split(key)
     space = problem.space
     weights, stats = space.init(weights_key, inputs)
-    arch, t = problem.arch.relaxation.init(arch_key, space.groups), Time(0, hyper["epochs"], hyper["steps"])
+    arch = {name: rows for player in (problem.weights, problem.arch)
+            for name, rows in player.relaxation.init(arch_key, space.groups).items()}
+    t = Time(0, hyper["epochs"], hyper["steps"])
     state = SearchState(jnp.zeros((), jnp.int32), weights, stats, arch, undecided(space.groups), full_mask(space.groups),
                         problem.weights.optimizer(hyper, t).init(weights), problem.arch.optimizer(hyper, t).init(arch))
     memory = {}

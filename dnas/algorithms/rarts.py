@@ -45,7 +45,9 @@ def rarts(*, merged: bool = True) -> Callable[[Problem], Steps]:
     """
     def steps(problem: Problem) -> Steps:
         def init(key, inputs, hyper):
-            state = first_state(problem, key, inputs, hyper)
+            return begin(first_state(problem, key, inputs, hyper))
+
+        def begin(state):
             return state._replace(extra=Copy(*jax.tree.map(jnp.copy, (state.weights, state.stats, state.weights_opt))))
 
         def step(key, state, train, valid, hyper):
@@ -85,6 +87,6 @@ def rarts(*, merged: bool = True) -> Callable[[Problem], Steps]:
                                    arch_opt=arch_opt, memory=memory, extra=Copy(twin, copy_stats, twin_opt))
             return state, step_info(train_info, valid_info)
 
-        return Steps(init, step)
+        return Steps(init, step, begin)
 
     return steps

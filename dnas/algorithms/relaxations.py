@@ -28,8 +28,14 @@ class Architecture(NamedTuple):
     groups: Mapping[str, Group]
 
     def masked(self) -> dict[str, Array]:
-        """The groups' logits, -inf where an operation is out of the race."""
-        return {name: jnp.where(self.mask[name], self.logits[name], -jnp.inf) for name in self.groups}
+        """The groups' logits, -inf where an operation is out of the race. An edge on which none is left, such as a removed
+        one, has all of them: `dnas.algorithms.decisions.decided` gives it no gates, and a softmax of it stays finite."""
+        def row(name, group):
+            mask = self.mask[name]
+            race = jnp.where(mask.any(-1, keepdims=True), mask, group.allowed)
+            return jnp.where(race, self.logits[name], -jnp.inf)
+
+        return {name: row(name, group) for name, group in self.groups.items()}
 
 
 class Relaxation(NamedTuple):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import operator
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,16 +23,12 @@ from dnas.data import Dataset, augment, evaluation_indices, mixed, normalise
 from dnas.data.augmentation import augment_by
 from dnas.data.augmentation import cutout as cut_out
 from dnas.engine.diagnose import curvature, largest_eigenvalue
+from dnas.engine.programs import compile_program, start_compiling
 from dnas.task import Task
 from dnas.types import Array, Batch, Gates, Network, SearchSpace, Tree
 
 METRICS_EVERY = 0.25
 """Seconds between readings of the metrics; each waits for the device."""
-
-
-COMPILER_OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}}
-"""What programs are compiled with, by platform. On a CPU the default gives convolutions to a library in which the gradient
-to the kernel takes twice as long as in the one before (jaxlib 0.10 and 0.12; see docs/speed.md)."""
 
 
 class Examples(NamedTuple):
@@ -52,20 +48,39 @@ def shape_of(tree: Tree) -> Tree:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), tree)
 
 
+def program_key(program: str, key: Any, data: Dataset) -> Any:
+    """What a program is called in the cache of traced ones, see `dnas.engine.programs.compile_program`.
+
+    key: JSON that names the space, the method's structure and the task with all their options; None if it cannot, and then
+    the answer is None, as it is where the data brings a function or a graph of its own.
+    """
+    if key is None or data.augment is not None or data.graph is not None:
+        return None
+    constants = {name: np.asarray(value).tolist() for name in ("mean", "std", "class_weights", "target_mean", "target_std")
+                 if (value := getattr(data, name)) is not None}
+    return [program, key, {**constants, "pad": data.pad, "flip": data.flip, "task": data.task, "kind": data.kind}]
+
+
 def compile_search(algorithm: Algorithm, data: Dataset, examples: Examples, state: Tree, hyper: Hyper, steps: int,
-                   batch: int, width: int | None = None) -> tuple[Callable, Tree]:
-    """Compiles steps of a search, see `compile_steps`; each takes a row of the train and one of the valid split."""
+                   batch: int, width: int | None = None, *, key: Any = None) -> Callable:
+    """Compiles steps of a search, see `start_steps`; each takes a row of the train and one of the valid split."""
+    return start_search(algorithm, data, examples, state, hyper, steps, batch, width, key=key)()
+
+
+def start_search(algorithm: Algorithm, data: Dataset, examples: Examples, state: Tree, hyper: Hyper, steps: int, batch: int,
+                 width: int | None = None, *, key: Any = None) -> Callable[[], Callable]:
+    """The same in the background. Call what it returns to wait for the program."""
     def step(state, hyper, key, examples, train, valid):
         step_key, train_key, valid_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
         return algorithm.step(step_key, state, _loaded(train_key, data, examples, train),
                               _loaded(valid_key, data, examples, valid), hyper)
 
-    return compile_steps(step, examples, state, hyper, steps, batch, 2, width)
+    return start_steps(step, examples, state, hyper, steps, batch, 2, width, key=program_key("search", key, data))
 
 
 def compile_training(trainer: Trainer, recipe: Recipe, data: Dataset, examples: Examples, state: Tree, hyper: Hyper,
-                     steps: int, batch: int) -> tuple[Callable, Tree]:
-    """Compiles steps of a network's training, see `compile_steps`; each takes a row."""
+                     steps: int, batch: int) -> Callable:
+    """Compiles steps of a network's training, see `start_steps`; each takes a row."""
     def step(state, hyper, key, examples, rows):
         step_key, load_key = jax.random.split(jax.random.fold_in(key, state.step))
         loaded = _loaded(load_key, data, examples, rows)
@@ -73,53 +88,51 @@ def compile_training(trainer: Trainer, recipe: Recipe, data: Dataset, examples: 
             loaded = loaded._replace(inputs=cut_out(jax.random.fold_in(load_key, 1), loaded.inputs, hyper["cutout"]))
         return trainer.step(step_key, state, loaded, hyper)
 
-    return compile_steps(step, examples, state, hyper, steps, batch, 1)
+    return start_steps(step, examples, state, hyper, steps, batch, 1)()
 
 
-def compile_steps(step: Callable, examples: Examples, state: Tree, hyper: Hyper, steps: int, batch: int, splits: int,
-                  width: int | None = None) -> tuple[Callable, Tree]:
-    """Compiles `(state, metrics, hyper, key, examples, *rows, start, stop) -> state, metrics`: steps start..stop of an epoch
-    by `step(state, hyper, key, examples, *row) -> state, {name: scalar}`. Returns the program and the metrics' shapes.
+def start_steps(step: Callable, examples: Examples, state: Tree, hyper: Hyper, steps: int, batch: int, splits: int,
+                width: int | None = None, *, key: Any = None) -> Callable[[], Callable]:
+    """Starts compiling `(state, hyper, key, examples, *rows, start, stop) -> state, metrics`: steps start..stop of an epoch
+    by `step(state, hyper, key, examples, *row) -> state, {name: scalar}`. Call what it returns to wait for the program.
 
-    rows: indices `[steps, batch]` of each of `splits` splits. metrics: {name: [steps]}. On a CPU a call is one step, for the
-    gradient of a convolution is slow in its loops; elsewhere it is a loop on the device, and one program serves any number
-    of steps. With a `width` it is the same of so many lanes at once: state is a tuple of states like the one that is given,
-    and metrics, hyper, key and rows have a leading axis.
+    rows: indices `[steps, batch]` of each of `splits` splits. metrics: {name: values}. On a CPU a call is one step, for the
+    gradient of a convolution is slow in its loops, and values are `[1]`, of that step; elsewhere it is a loop on the device,
+    one program serves any number of steps, and values are `[steps]`, 0 outside of start..stop.
+    With a `width` it is the same of so many lanes at once: state is a tuple of states like the one that is given, and
+    hyper, key, rows and metrics have a leading axis.
     """
-    step = jax.jit(step)  # traced once, for what it returns and for the program
-
-    def steps_of(state, metrics, hyper, key, examples, *rows_start_stop):
+    def steps_of(state, hyper, key, examples, *rows_start_stop):
         *rows, start, stop = rows_start_stop
+        one = lambda row, state: step(state, hyper, key, examples, *(indices[row] for indices in rows))
+        if platform.on_cpu():
+            state, values = one(start, state)
+            return state, {name: value[None] for name, value in values.items()}
 
         def body(row, carry):
-            state, info = step(carry[0], hyper, key, examples, *(indices[row] for indices in rows))
-            return state, {name: values.at[row].set(info[name]) for name, values in carry[1].items()}
+            state, values = one(row, carry[0])
+            return state, {name: buffer.at[row].set(values[name]) for name, buffer in carry[1].items()}
 
-        if platform.on_cpu():
-            return body(start, (state, metrics))
-        return jax.lax.fori_loop(start, stop, body, (state, metrics))
+        _, shapes = jax.eval_shape(one, start, state)
+        buffers = {name: jnp.zeros((steps, *value.shape), value.dtype) for name, value in shapes.items()}
+        return jax.lax.fori_loop(start, stop, body, (state, buffers))
 
-    def lanes_of(states, metrics, hyper, key, examples, *rest):
+    def lanes_of(states, hyper, key, examples, *rest):
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-        axes = (0, 0, 0, 0, None, *[0] * splits, None, None)
-        stacked, metrics = jax.vmap(steps_of, axes)(stacked, metrics, hyper, key, examples, *rest)
+        axes = (0, 0, 0, None, *[0] * splits, None, None)
+        stacked, metrics = jax.vmap(steps_of, axes)(stacked, hyper, key, examples, *rest)
         return tuple(jax.tree.map(operator.itemgetter(n), stacked) for n in range(width)), metrics
 
-    key, row, hyper = jax.eval_shape(jax.random.key, 0), jax.ShapeDtypeStruct((batch,), jnp.int32), shape_of(hyper)
-    _, info = jax.eval_shape(step, state, hyper, key, examples, *[row] * splits)
-    lanes = (width,) if width else ()
-    across = lambda leaf: jax.ShapeDtypeStruct((*lanes, *leaf.shape), leaf.dtype)
-    metrics = {name: jax.ShapeDtypeStruct((*lanes, steps), value.dtype) for name, value in info.items()}
+    across = lambda leaf: jax.ShapeDtypeStruct((*((width,) if width else ()), *leaf.shape), leaf.dtype)
     rows, number = across(jax.ShapeDtypeStruct((steps, batch), jnp.int32)), jax.ShapeDtypeStruct((), jnp.int32)
-    lowered = jax.jit(lanes_of if width else steps_of, donate_argnums=(0, 1)).lower(
-        (state,) * width if width else state, metrics, jax.tree.map(across, hyper), across(key), examples, *[rows] * splits,
-        number, number)
-    return compile_lowered(lowered), metrics
+    args = ((state,) * width if width else state, jax.tree.map(across, shape_of(hyper)),
+            across(jax.eval_shape(jax.random.key, 0)), examples, *[rows] * splits, number, number)
+    return start_compiling(lanes_of if width else steps_of, args, key=key, donate_argnums=(0,))
 
 
-def epoch_of(program: Callable, metrics: Tree, examples: Examples, steps: int) -> Callable:
+def epoch_of(program: Callable, examples: Examples, steps: int) -> Callable:
     """An epoch `(state, hyper, key, *rows, on_metrics, steps=steps) -> state, what on_metrics returned last` of what
-    `compile_steps` returned.
+    `compile_search` or `compile_training` returned.
 
     on_metrics(metrics, done): is given the values of the first `done` steps, about every METRICS_EVERY seconds and after
     the last step. A smaller `steps` takes those of the first rows only.
@@ -127,16 +140,19 @@ def epoch_of(program: Callable, metrics: Tree, examples: Examples, steps: int) -
     one_by_one = platform.on_cpu()
 
     def advance(state, hyper, key, *rows, on_metrics, steps=steps):
-        rows = [jnp.asarray(row) for row in rows]
-        values = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in metrics.items()}
+        rows, unread, pieces = [jnp.asarray(row) for row in rows], [], []
         done, stride, read = 0, 1, time.monotonic()
         while done < steps:
             stop = min(done + stride, steps)
-            state, values = program(state, values, hyper, key, examples, *rows, np.int32(done), np.int32(stop))
+            state, values = program(state, hyper, key, examples, *rows, np.int32(done), np.int32(stop))
+            unread.append((slice(0, 1) if one_by_one else slice(done, stop), values))
             done = stop
             if done == steps or time.monotonic() - read > METRICS_EVERY or not one_by_one:
-                seen = {name: np.asarray(value[..., :done]) for name, value in jax.device_get(values).items()}
-                answer = on_metrics(seen, done)
+                pieces += [{name: value[..., part] for name, value in values.items()}
+                           for part, values in jax.device_get(unread)]
+                unread = []
+                pieces = [{name: np.concatenate([piece[name] for piece in pieces], -1) for name in pieces[0]}]
+                answer = on_metrics(pieces[0], done)
                 if not one_by_one and time.monotonic() - read < METRICS_EVERY:
                     stride *= 2
                 read = time.monotonic()
@@ -146,10 +162,10 @@ def epoch_of(program: Callable, metrics: Tree, examples: Examples, steps: int) -
 
 
 def compile_evaluation(space: SearchSpace, task: Task, data: Dataset, examples: Examples, state: Tree, gates: Gates,
-                       batch: int, split: str = "holdout") -> Callable:
-    """Compiles `(state, gates) -> {"loss", and each metric of the task: mean}`: each example of a split once, with batch
-    statistics."""
-    score = compile_scores(space, task, data, examples, state, gates, batch, 1, split=split)
+                       batch: int, split: str = "holdout", *, key: Any = None) -> Callable:
+    """Compiles, in the background, `(state, gates) -> {"loss", and each metric of the task: mean}`: each example of a split
+    once, with batch statistics."""
+    score = compile_scores(space, task, data, examples, state, gates, batch, 1, split=split, key=key)
 
     def evaluate(state, gates):
         return {name: float(values.mean(dtype=np.float64)) for name, values in score(state, [gates]).items()}
@@ -158,9 +174,9 @@ def compile_evaluation(space: SearchSpace, task: Task, data: Dataset, examples: 
 
 
 def compile_scores(space: SearchSpace, task: Task, data: Dataset, examples: Examples, state: Tree, gates: Gates, batch: int,
-                   width: int, *, split: str = "valid") -> Callable:
-    """Compiles `(state, masks, first, last) -> {name: [len(masks), last - first]}`: the loss, called "loss", and the task's
-    metrics of the supernet under several gates, on examples of a split, with batch statistics.
+                   width: int, *, split: str = "valid", key: Any = None) -> Callable:
+    """Compiles, in the background, `(state, masks, first, last) -> {name: [len(masks), last - first]}`: the loss, called
+    "loss", and the task's metrics of the supernet under several gates, on examples of a split, with batch statistics.
 
     masks: at most `width` mappings {group: [E, K]}; what else `gates` has besides the groups is as there unless they say it.
     first, last: positions in the mixed split. Batches are the same whatever these are, so they must fall on multiples of
@@ -190,15 +206,15 @@ def compile_scores(space: SearchSpace, task: Task, data: Dataset, examples: Exam
     stack = lambda masks: {g: jnp.stack([jnp.asarray({**gates, **m}[g], jnp.float32) for m in masks]) for g in gates}
     number = jax.ShapeDtypeStruct((), jnp.int32)
     masks = stack([gates] * width)
-    lowered = jax.jit(score).lower(state.weights, state.stats, masks, number, examples, rows, number, number)
-    program = compile_lowered(lowered)
+    program = start_compiling(score, (state.weights, state.stats, masks, number, examples, rows, number, number),
+                              key=program_key("scores", key, data))
     size = rows.shape[1]
 
     def scores_of(state, masks: Sequence[Gates], first: int = 0, last: int = total):
         if not 0 < len(masks) <= width:
             raise ValueError(f"{len(masks)} masks, the program takes 1 to {width}")
         start, stop = first // size, -(-last // size)
-        scores = program(state.weights, state.stats, stack([*masks, *[masks[0]] * (width - len(masks))]),
+        scores = program()(state.weights, state.stats, stack([*masks, *[masks[0]] * (width - len(masks))]),
                          np.int32(len(masks)), examples, rows, np.int32(start), np.int32(stop))
         scores = np.asarray(scores)[start:stop, :len(masks)]
         flat = np.moveaxis(scores, (1, 2), (0, 1)).reshape(len(masks), len(names), -1)
@@ -227,11 +243,11 @@ def compile_judgement(network: Network, task: Task, data: Dataset, examples: Exa
         return Judgement(task.losses(outputs, targets), metrics, task.predict(outputs))
 
     row = jax.ShapeDtypeStruct((batch,), jnp.int32)
-    program = compile_lowered(jax.jit(judge).lower(weights, stats, examples, row))
+    program = start_compiling(judge, (weights, stats, examples, row))
 
     def judgement_of(weights, stats, rows):
         padded = np.resize(np.asarray(rows, np.int32), (-(-len(rows) // batch), batch))
-        parts = jax.device_get([program(weights, stats, examples, row) for row in padded])
+        parts = jax.device_get([program()(weights, stats, examples, row) for row in padded])
         return jax.tree.map(lambda *values: np.concatenate(values)[:len(rows)], *parts)
 
     return judgement_of
@@ -253,7 +269,7 @@ def recalibrate_batch_norm(network: Network, data: Dataset, examples: Examples, 
         return jax.tree.map(lambda old, new, share: jnp.where(share == 1, old, new / (1 - share)), stats, moved, share)
 
     row = jax.ShapeDtypeStruct((rows.shape[1],), jnp.int32)
-    program = jax.jit(of_batch).lower(weights, stats, examples, row).compile()
+    program = compile_program(of_batch, (weights, stats, examples, row))
     averages = [program(weights, stats, examples, row) for row in np.asarray(rows, np.int32)]
     return jax.tree.map(lambda *values: sum(values) / len(values), *averages)
 
@@ -269,24 +285,14 @@ def compile_diagnosis(space: SearchSpace, task: Task, algorithm: Algorithm, data
     train, valid, hyper = first("train"), first("valid"), shape_of(hyper)
     sharp, product = curvature(task_loss(space, task), algorithm.gates)
     size = sum(leaf.size for leaf in jax.tree.leaves(state.arch))
-    sharp = compile_lowered(jax.jit(sharp).lower(state, hyper, train))
-    product = compile_lowered(jax.jit(product).lower(state, hyper, valid, jax.ShapeDtypeStruct((size,), jnp.float32)))
+    sharp = compile_program(sharp, (state, hyper, train))
+    product = compile_program(product, (state, hyper, valid, jax.ShapeDtypeStruct((size,), jnp.float32)))
 
     def diagnose(state, hyper):
         times = lambda vector: np.asarray(product(state, hyper, valid, np.asarray(vector, np.float32)), np.float64)
         return {"sharpness": float(sharp(state, hyper, train)), "eigenvalue": largest_eigenvalue(times, size)}
 
     return diagnose
-
-
-def compile_lowered(lowered):
-    """The program, with COMPILER_OPTIONS where this version of XLA knows them."""
-    try:
-        return lowered.compile(compiler_options=COMPILER_OPTIONS.get(platform.current()))
-    except jax.errors.JaxRuntimeError as error:
-        if "option" not in str(error):
-            raise
-        return lowered.compile()
 
 
 def _loaded(key: Array, data: Dataset, examples: Examples, rows: Array) -> Batch:

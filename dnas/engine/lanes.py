@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ import numpy as np
 from dnas.algorithms.method import Algorithm
 from dnas.algorithms.schedules import Hyper
 from dnas.data import Dataset
-from dnas.engine.compile import Examples, compile_search, epoch_of
+from dnas.engine.compile import Examples, epoch_of, start_search
 from dnas.engine.devices import available, planned, size, spelled
 from dnas.platform import on_cpu
 from dnas.types import Array, Tree
@@ -40,19 +40,34 @@ class LaneProgram(NamedTuple):
     note: str
 
 
-def compile_lanes(algorithm: Algorithm, data: Dataset, examples: Examples, state: Tree, hyper: Hyper, steps: int, batch: int,
-                  lanes: int, *, at_once: bool | None = None) -> LaneProgram:
-    """Compiles an epoch of `lanes` searches with states like `state`: of as many at once as the memory allows.
+def compile_lanes(*args, **options) -> LaneProgram:
+    """What `start_lanes` compiles."""
+    return start_lanes(*args, **options)()
+
+
+def start_lanes(algorithm: Algorithm, data: Dataset, examples: Examples, state: Tree, hyper: Hyper, steps: int, batch: int,
+                lanes: int, *, at_once: bool | None = None, key: Any = None) -> Callable[[], LaneProgram]:
+    """Starts compiling an epoch of `lanes` searches with states like `state`: of as many at once as the memory allows. Call
+    what it returns to wait for it.
 
     at_once: False for one after another by the program of a single one. None: so on a CPU, where a convolution of
         several networks at once takes longer than their convolutions one by one; at once elsewhere.
+    key: see `dnas.engine.compile.program_key`.
     """
     at_once = not on_cpu() if at_once is None else at_once
+    start = lambda width: start_search(algorithm, data, examples, state, hyper, steps, batch, width if width > 1 else None,
+                                       key=key)
+    started = start(lanes if at_once else 1)
+    return lambda: _fitting(start, started, examples, state, steps, lanes, at_once)
+
+
+def _fitting(start: Callable, started: Callable, examples: Examples, state: Tree, steps: int, lanes: int,
+             at_once: bool) -> LaneProgram:
+    """The program of as many lanes as the memory allows: the one that was started, else of fewer lanes."""
     fitting, memory_there, all_at_once = lanes if at_once else 1, available(), None
     while True:
         width = -(-lanes // -(-lanes // fitting))
-        program, metrics = compile_search(algorithm, data, examples, state, hyper, steps, batch,
-                                          width if width > 1 else None)
+        program = started()
         plan = planned(program)
         memory = plan and plan + (lanes - width) * size(state)
         all_at_once = all_at_once or memory
@@ -60,6 +75,7 @@ def compile_lanes(algorithm: Algorithm, data: Dataset, examples: Examples, state
             break
         each = (plan - size(examples)) / width - size(state)  # beside its state, which is there in any case
         fitting = min(max(int((memory_there - size(examples) - lanes * size(state)) / each), 1), width - 1)
+        started = start(-(-lanes // -(-lanes // fitting)))
     use = f"{spelled(memory)} of {spelled(memory_there)}"
     if not at_once:
         why = " (a CPU takes longer for all at once)" if on_cpu() else ""
@@ -70,7 +86,7 @@ def compile_lanes(algorithm: Algorithm, data: Dataset, examples: Examples, state
         note = f"{lanes} searches at once need {spelled(all_at_once)}, {fitting} would fit: {width} at a time, {use}"
     if None not in (memory, memory_there) and memory > memory_there:
         note += ", which may be too little"
-    advance = epoch_of(program, metrics, examples, steps)
+    advance = epoch_of(program, examples, steps)
     return LaneProgram(_in_turn(advance) if width == 1 else _at_once(advance), width, memory, note)
 
 
@@ -116,24 +132,27 @@ class Advanced(NamedTuple):
     seconds: float
 
 
-def advance_lanes(program: LaneProgram, due: Sequence[Epoch]) -> list[Advanced | NonFiniteLoss]:
-    """Every due epoch, `program.width` of them at a time; of a lane whose on_metrics raised NonFiniteLoss that error.
+def advance_lanes(program: LaneProgram, due: Mapping[int, Epoch]) -> dict[int, Advanced | NonFiniteLoss]:
+    """The epochs that are due, by the number of their lane; of a lane whose on_metrics raised NonFiniteLoss that error.
 
-    Idle places of the program repeat an active lane's steps; the result is discarded.
+    Lanes 0..width - 1 go at once, then the next `width`, each always in the same place: for what a lane computes depends on
+    its place in the last bits. Idle places repeat an active lane's steps; the result is discarded.
     """
-    done = []
-    for first in range(0, len(due), program.width):
-        done += _advance_group(program, due[first:first + program.width])
-    return done
+    groups = {}
+    for number, epoch in due.items():
+        groups.setdefault(number // program.width, {})[number % program.width] = epoch
+    return {group * program.width + place: lane for group, epochs in groups.items()
+            for place, lane in _advance_group(program, epochs).items()}
 
 
-def _advance_group(program: LaneProgram, due: Sequence[Epoch]) -> list[Advanced | NonFiniteLoss]:
+def _advance_group(program: LaneProgram, due: Mapping[int, Epoch]) -> dict[int, Advanced | NonFiniteLoss]:
     began, summaries, failed = time.monotonic(), {}, {}
-    idle = [due[0]._replace(state=jax.tree.map(jnp.copy, due[0].state)) for _ in range(program.width - len(due))]
+    active = next(iter(due.values()))
+    idle = lambda: active._replace(state=jax.tree.map(jnp.copy, active.state))
     share = lambda: (time.monotonic() - began) / len(due)
 
     def on_metrics(metrics: Mapping[str, np.ndarray], done: int) -> None:
-        for place, epoch in enumerate(due):
+        for place, epoch in due.items():
             try:
                 if place not in failed:
                     values = {name: value[place] for name, value in metrics.items()}
@@ -141,10 +160,9 @@ def _advance_group(program: LaneProgram, due: Sequence[Epoch]) -> list[Advanced 
             except NonFiniteLoss as error:
                 failed[place] = error
         if len(failed) == len(due):
-            raise failed[0]
+            raise next(iter(failed.values()))
 
-    states = [epoch.state for epoch in due]
     with contextlib.suppress(NonFiniteLoss):
-        states, hypers, keys, train, valid, _ = map(list, zip(*due, *idle))
+        states, hypers, keys, train, valid, _ = map(list, zip(*(due.get(place) or idle() for place in range(program.width))))
         states = program.advance(states, hypers, keys, train, valid, on_metrics=on_metrics)
-    return [failed.get(place) or Advanced(states[place], summaries[place], share()) for place in range(len(due))]
+    return {place: failed.get(place) or Advanced(states[place], summaries[place], share()) for place in due}

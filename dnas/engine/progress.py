@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,17 +52,18 @@ def display(task: Task, epochs: int, steps: int, done: int = 0) -> Iterator[Disp
         yield Display(console.print, step, epoch)
 
 
-def shared(shown: Display, task: Task, done: Mapping[Hashable, int]) -> tuple[list[Display], Callable[[], None]]:
-    """A display for each of several lanes, by their names and the steps done so far, that show means on one.
+def shared(shown: Display, task: Task, names: Sequence[str],
+           done: Sequence[int]) -> tuple[list[Display], Callable[[], None]]:
+    """A display for each of several lanes, with their names and the steps done so far, that show means on one.
 
     The function beside them shows an epoch, when all that were to come to its end have.
     """
-    done, means, records = dict(done), {}, []
+    done, means, records = list(done), {}, []
 
-    def of(name):
+    def of(place, name):
         def step(steps, record, rate):
-            done[name], means[name] = steps, record
-            shown.step(sum(done.values()), _pooled(task, list(means.values())), rate)
+            done[place], means[place] = steps, record
+            shown.step(sum(done), _pooled(task, list(means.values())), rate)
 
         return Display(lambda text: shown.say(f"{name}: {text}"), step,
                        lambda record, rate: records.append((record, rate)))
@@ -74,7 +75,7 @@ def shared(shown: Display, task: Task, done: Mapping[Hashable, int]) -> tuple[li
         means.clear()
         records.clear()
 
-    return [of(name) for name in done], finish_epoch
+    return [of(place, name) for place, name in enumerate(names)], finish_epoch
 
 
 def _pooled(task: Task, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from dnas.algorithms.players import SearchState
 from dnas.data import Dataset, epoch_indices, steps_per_epoch
 from dnas.engine.compile import Examples, compile_diagnosis, compile_evaluation, on_device, shape_of
 from dnas.engine.diagnose import collapse, skips
-from dnas.engine.lanes import Epoch, NonFiniteLoss, advance_lanes, compile_lanes
+from dnas.engine.host import initial
+from dnas.engine.lanes import Epoch, NonFiniteLoss, advance_lanes, compile_lanes, start_lanes
 from dnas.engine.progress import SILENT, Display, display, shared
 from dnas.journal import Journal, journal
 from dnas.run import Run
@@ -58,7 +59,7 @@ class Lane(NamedTuple):
 
 def search(space: SearchSpace, method: Method, data: Dataset, *, epochs: int, batch: int, seed: int = 0,
            run: Run | None = None, progress: bool = True, diagnose: int = 0, stop_on_collapse: bool = False,
-           start: SearchState | None = None) -> Result:
+           start: SearchState | None = None, key: Any = None) -> Result:
     """Searches `space` by `method` on the train and valid splits, looking at the hold-out split after each epoch.
 
     The same arguments give the same bits. With `run` everything of note is written into its directory, and a search
@@ -67,12 +68,13 @@ def search(space: SearchSpace, method: Method, data: Dataset, *, epochs: int, ba
     diagnose: epochs between diagnoses (see `dnas.engine.diagnose`), 0 for none; what they say of a collapse is shown, and
         with `stop_on_collapse` ends the search with the genotype of the epoch before it.
     start: the state of another search of this space, whose weights, logits, decisions and mask this one begins with.
+    key: see `dnas.engine.compile.program_key`; None to trace the programs in each process.
 
     Raises ValueError for a batch larger than a split and for a start that does not fit, NonFiniteLoss, and what
     `dnas.checkpoint` and `dnas.run` raise.
     """
     [result] = search_lanes(space, [Lane(method, seed, run)], data, epochs=epochs, batch=batch, progress=progress,
-                            diagnose=diagnose, stop_on_collapse=stop_on_collapse, start=start)
+                            diagnose=diagnose, stop_on_collapse=stop_on_collapse, start=start, key=key)
     if isinstance(result, NonFiniteLoss):
         raise result
     return result
@@ -80,7 +82,7 @@ def search(space: SearchSpace, method: Method, data: Dataset, *, epochs: int, ba
 
 def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, epochs: int, batch: int, progress: bool = True,
                  diagnose: int = 0, stop_on_collapse: bool = False, start: SearchState | None = None,
-                 at_once: bool | None = None) -> list[Result | NonFiniteLoss]:
+                 at_once: bool | None = None, key: Any = None) -> list[Result | NonFiniteLoss]:
     """Several searches by one program, each equal to `search` by itself up to rounding.
 
     Lanes at different epochs, as an interruption leaves them, advance in groups until all are where the first is.
@@ -98,10 +100,11 @@ def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, ep
     rules = [rule for rule in (lanes[0].method.stop, collapse if stop_on_collapse else None) if rule]
 
     with contextlib.ExitStack() as stack:
-        done = {place: found.epoch * steps for place, found in enumerate(latest)}
-        shown = stack.enter_context(display(task, epochs, steps * len(lanes), sum(done.values()))) if progress else SILENT
-        named = {lane.name or f"seed {lane.seed}": done[place] for place, lane in enumerate(lanes)}
-        displays, finish_epoch = shared(shown, task, named) if len(lanes) > 1 else ([shown], lambda: None)
+        done = [found.epoch * steps for found in latest]
+        shown = stack.enter_context(display(task, epochs, steps * len(lanes), sum(done))) if progress else SILENT
+        displays, finish_epoch = [shown], lambda: None
+        if len(lanes) > 1:
+            displays, finish_epoch = shared(shown, task, _names(lanes), done)
         active = [stack.enter_context(_Search.open(space, algorithm, data, lane, hyper, found, one, rules, epochs=epochs,
                                                    batch=batch, steps=steps))
                   for lane, hyper, found, one in zip(lanes, hypers, latest, displays)]
@@ -109,24 +112,25 @@ def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, ep
             compiled = time.monotonic()
             shown.say("compiling the search step and the evaluation ...")
             examples, first = on_device(data), active[0]
-            program = compile_lanes(algorithm, data, examples, first.state, first.hyper, steps, batch, len(lanes),
-                                    at_once=at_once)
+            program = start_lanes(algorithm, data, examples, first.state, first.hyper, steps, batch, len(lanes),
+                                  at_once=at_once, key=key)
             gates = algorithm.gates(first.state, first.hyper)
-            evaluate = compile_evaluation(space, task, data, examples, first.state, gates, batch)
+            evaluate = compile_evaluation(space, task, data, examples, first.state, gates, batch, key=key)
+            program = program()
             inspect = compile_diagnosis(space, task, algorithm, data, examples, first.state, first.hyper, batch) \
                 if diagnose else None
             shown.say(f"compiled in {time.monotonic() - compiled:.1f} s")
             if len(lanes) > 1:
                 shown.say(program.note)
-        while going := [one for one in active if one.going]:
-            epoch = min(one.epoch for one in going)
-            due = [one for one in going if one.epoch == epoch]
-            for one, advanced in zip(due, advance_lanes(program, [one.next_epoch() for one in due])):
+        while any(one.going for one in active):
+            epoch = min(one.epoch for one in active if one.going)
+            due = {place: one.next_epoch() for place, one in enumerate(active) if one.going and one.epoch == epoch}
+            for place, advanced in advance_lanes(program, due).items():
                 if isinstance(advanced, NonFiniteLoss):
-                    one.fail(advanced)
+                    active[place].fail(advanced)
                     continue
                 diagnosis = inspect if inspect and (epoch + 1) % diagnose == 0 else None
-                one.finish_epoch(advanced, evaluate, diagnosis)
+                active[place].finish_epoch(advanced, evaluate, diagnosis)
             finish_epoch()
         return [one.result(began) for one in active]
 
@@ -253,12 +257,19 @@ def _check_lanes(lanes: Sequence[Lane]) -> None:
         raise ValueError(f"seed {twice.seed} is named twice with the same numbers; each search needs a seed of its own")
 
 
+def _names(lanes: Sequence[Lane]) -> list[str]:
+    """What messages call each lane: its name, or its seed and the numbers in which the lanes differ."""
+    differing = [name for name in lanes[0].method.hyper if len({lane.method.hyper[name] for lane in lanes}) > 1]
+    return [lane.name or ", ".join([f"seed {lane.seed}", *(f"{name} {lane.method.hyper[name]:g}" for name in differing)])
+            for lane in lanes]
+
+
 def _latest(algorithm: Algorithm, inputs, hyper: Mapping[str, Any], lane: Lane,
             start: SearchState | None) -> checkpoint.Latest:
     """Where a search was left: the last whole checkpoint of its run, else its first state."""
-    state = algorithm.init(jax.random.fold_in(jax.random.key(lane.seed), 0), inputs, hyper)
+    state = initial(algorithm.init, jax.random.fold_in(jax.random.key(lane.seed), 0), inputs, hyper)
     found = checkpoint.latest(lane.run.checkpoints, state) if lane.run else None
-    return found or checkpoint.Latest(0, started_from(state, start) if start is not None else state, [])
+    return found or checkpoint.Latest(0, state if start is None else algorithm.begin(started_from(state, start)), [])
 
 
 def started_from(state: SearchState, start: SearchState) -> SearchState:

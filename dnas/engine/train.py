@@ -18,6 +18,7 @@ from dnas.algorithms.supervised import Recipe, TrainState, trainer
 from dnas.confusion import confusion
 from dnas.data import SPLITS, Dataset, steps_per_epoch, train_indices
 from dnas.engine.compile import Examples, compile_judgement, compile_training, epoch_of, on_device, recalibrate_batch_norm
+from dnas.engine.host import initial
 from dnas.engine.progress import SILENT, display, metric_text
 from dnas.engine.search import input_shape, refuse_non_finite, tagged
 from dnas.journal import notes
@@ -79,7 +80,7 @@ def train(network: Network, data: Dataset, *, epochs: int, batch: int, recipe: R
     hyper = recipe.numbers(epochs=max(epochs, 1), steps=steps)
     how = trainer(network, task, recipe, teacher=teacher)
     key = jax.random.key(seed)
-    state = how.start(*start) if start else how.init(jax.random.fold_in(key, 0), input_shape(data, batch))
+    state = how.start(*start) if start else initial(how.init, jax.random.fold_in(key, 0), input_shape(data, batch))
     state, first, messages = _resumed(run, state, epochs, fresh=-1 if start else 0)
 
     with contextlib.ExitStack() as stack:
@@ -94,7 +95,7 @@ def train(network: Network, data: Dataset, *, epochs: int, batch: int, recipe: R
         if first < epochs:
             say("compiling the training step and the evaluation ...")
             program = compile_training(how, recipe, data, examples, state, hyper, steps, batch) if epochs else None
-            advance = epoch_of(*program, examples, steps) if program else None
+            advance = epoch_of(program, examples, steps) if program else None
         judged = first < epochs and report or final
         judge = _judge(network, task, data, examples, how.result(state), batch) if judged else None
         if first < epochs:

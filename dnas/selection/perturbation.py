@@ -8,7 +8,7 @@ a gate to zero and does not renormalise its row; the supernet keeps batch statis
 A removed edge of a node stays in place while its siblings are scored, and goes when the node is decided.
 
 Defaults are those of the authors' scripts: five epochs between decisions, accuracy as criterion. Departures: decisions
-fall on every `interval`-th epoch, where the authors' last one on NAS-Context-201 comes an epoch early; the selection ends
+fall on every `interval`-th epoch, where the authors' last one on NAS-Bench-201 comes an epoch early; the selection ends
 with the last decision, where they train the decided network for an epoch more.
 """
 

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from dnas import checkpoint
 from dnas.algorithms.method import Method
 from dnas.data import Dataset, epoch_indices, evaluation_indices, steps_per_epoch
 from dnas.engine.compile import compile_scores, compile_search, epoch_of, on_device
+from dnas.engine.host import initial
 from dnas.engine.progress import metric_text
 from dnas.engine.search import input_shape
 from dnas.run import load_genotype, read_arrays, write_arrays, write_atomic
@@ -40,27 +41,30 @@ class Selected(NamedTuple):
 
 
 def selection_context(space: SearchSpace, method: Method, data: Dataset, state: Tree, *, batch: int, epochs: int,
-                      seed: int = 0) -> Context:
+                      seed: int = 0, key: Any = None) -> Context:
     """What selections work with, of the trained `state` of a search of `epochs` epochs. Compiles its two programs when they
     are first needed.
 
     Fine-tuning is the search step at FINE_TUNING of its first learning rate. The weights' optimiser starts afresh, the
     architecture's goes on.
+
+    key: see `dnas.engine.compile.program_key`; that of the search, so that its compiled step is found.
     """
     examples, steps, task = on_device(data), steps_per_epoch(data, batch), task_of(data)
     algorithm = method.bind(space, task)
     hyper, tuning = (method.numbers_of(epochs=epochs, steps=steps, fine_tuning=share) for share in (0.0, FINE_TUNING))
     rows = evaluation_indices(data.splits["valid"], batch)[0].shape[1]
     width = max(WIDTH, *(max(group.shape[1], _most_into(group)) for group in space.groups.values()))
-    fresh = algorithm.init(jax.random.key(0), input_shape(data, batch), hyper)
+    fresh = initial(algorithm.init, jax.random.key(0), input_shape(data, batch), hyper)
     state = jax.tree.map(jnp.asarray, state._replace(weights_opt=fresh.weights_opt))
     gates = lambda state: {name: rows for name, rows in algorithm.gates(state, hyper).items() if name in space.groups}
 
     @functools.cache
     def program(name):
         if name == "score":
-            return compile_scores(space, task, data, examples, state, algorithm.gates(state, hyper), batch, width)
-        return epoch_of(*compile_search(algorithm, data, examples, state, tuning, steps, batch), examples, steps)
+            return compile_scores(space, task, data, examples, state, algorithm.gates(state, hyper), batch, width,
+                                  key=key)
+        return epoch_of(compile_search(algorithm, data, examples, state, tuning, steps, batch, key=key), examples, steps)
 
     def score(state, *args):
         return program("score")(state, *args)

@@ -1,4 +1,4 @@
-"""The search loop on a toy space and small data: what it learns, writes, repeats, and survives."""
+"""A search of a toy space on small data: what it learns, writes, repeats, and survives."""
 
 import json
 import os
@@ -16,9 +16,10 @@ import pytest
 
 from dnas import checkpoint
 from dnas.data import from_arrays, steps_per_epoch
-from dnas.engine.search import NonFiniteLoss, entropy, estimate, search
+from dnas.engine.search import NonFiniteLoss, entropy, estimate, input_shape, search
 from dnas.methods.darts import darts
 from dnas.run import RunWriteError, load_genotype, open_run
+from dnas.task import task_of
 from tests.toy_space import toy
 
 EPOCHS, BATCH = 3, 16
@@ -39,8 +40,38 @@ def data():
 
 
 def parts(data, **options):
-    space = toy(data.image, data.classes)
-    return space, darts(space, EPOCHS, steps_per_epoch(data, BATCH), **{"lr": 0.1, **options})
+    return toy(data.image, data.classes), darts(**{"lr": 0.1, **options})
+
+
+def around(method, change):
+    """`method`, of whose every step `change(state, info)` comes back."""
+    def algorithm(problem):
+        steps = method.algorithm(problem)
+        return steps._replace(step=lambda *args: change(*steps.step(*args)))
+
+    return method.extend(algorithm=algorithm)
+
+
+def first_state(data, method=None, seed=0):
+    """The state in which a search by `method` begins."""
+    space, default = parts(data)
+    method = method or default
+    hyper = method.numbers_of(epochs=EPOCHS, steps=steps_per_epoch(data, BATCH))
+    key = jax.random.fold_in(jax.random.key(seed), 0)
+    return method.bind(space, task_of(data)).init(key, input_shape(data, BATCH), hyper)
+
+
+def interrupted(method, after):
+    """`method`, by which the process ends when it is to choose a genotype once more than `after` times."""
+    calls = []
+
+    def select(space, state, gates):
+        calls.append(1)
+        if len(calls) > after:
+            raise KeyboardInterrupt
+        return space.genotype(gates)
+
+    return method.extend(select=select)
 
 
 def go(data, run=None, *, epochs=EPOCHS, method=None, **options):
@@ -73,9 +104,7 @@ def test_it_learns_and_the_architecture_moves(data, finished):
     assert last["loss"]["train"] < first["loss"]["train"] and last["loss"]["valid"] < first["loss"]["valid"]
     assert [record["epoch"] for record in result.records] == [1, 2, 3]
     assert last["step"] == EPOCHS * steps_per_epoch(data, BATCH) == int(result.state.step)
-    images = jax.ShapeDtypeStruct((1, 8, 8, 1), np.float32)
-    start = parts(data)[1].init(jax.random.fold_in(jax.random.key(0), 0), images)
-    assert np.abs(result.state.arch["chain"] - start.arch["chain"]).min() > 0
+    assert np.abs(result.state.arch["chain"] - first_state(data).arch["chain"]).min() > 0
     assert 0 < last["entropy"]["chain"] < np.log(4) + 1e-6
 
 
@@ -102,31 +131,16 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(data, finis
 
 
 def test_the_step_is_traced_once(data):
-    space, method = parts(data)
     traces = []
-
-    def step(*args):
-        traces.append(1)
-        return method.step(*args)
-
-    go(data, method=method._replace(step=step))
+    go(data, method=around(parts(data)[1], lambda *after: traces.append(1) or after))
     assert len(traces) == 1
 
 
 @pytest.mark.parametrize("stop", [1, 2])
 def test_going_on_after_any_epoch_ends_bit_identical(data, finished, tmp_path, stop):
     folder = tmp_path / "run"
-    space, method = parts(data)
-    begun = []
-
-    def select(state):
-        begun.append(1)
-        if len(begun) > stop:
-            raise KeyboardInterrupt
-        return method.select(state)
-
     with open_run(folder, {"name": "toy"}) as run, pytest.raises(KeyboardInterrupt):
-        go(data, run, method=method._replace(select=select))
+        go(data, run, method=interrupted(parts(data)[1], stop))
     assert not (folder / "cells.svg").exists()
     with open_run(folder, {"name": "toy"}) as run:
         assert run.resumed
@@ -153,7 +167,7 @@ def test_metrics_beyond_the_checkpoint_and_a_corrupt_checkpoint_change_nothing(d
 @pytest.mark.heavy
 def test_killed_at_any_moment_and_started_again_it_ends_bit_identical(finished, tmp_path):
     """A real process, SIGKILLed at several moments."""
-    script = ("import sys; from tests.test_loop import *\n"
+    script = ("import sys; from tests.test_search import *\n"
               "with open_run(sys.argv[1], {'name': 'toy'}) as run: go(tiny(), run)\nprint('done')")
     command = [sys.executable, "-c", script, str(tmp_path / "run")]
     kills = 0
@@ -176,17 +190,13 @@ def test_killed_at_any_moment_and_started_again_it_ends_bit_identical(finished, 
 
 def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path):
     with open_run(tmp_path / "run", {"name": "toy"}) as run, pytest.raises(NonFiniteLoss) as caught:
-        space, method = parts(data)
-
-        def step(key, state, train, valid):
-            state, info = method.step(key, state, train, valid)
-            return state, info._replace(train_loss=jax.numpy.where(state.step == 7, np.nan, info.train_loss))
-
-        go(data, run, method=method._replace(step=step))
+        go(data, run, method=around(parts(data)[1], lambda state, info: (
+            state, info | {"train_loss": jax.numpy.where(state.step == 7, np.nan, info["train_loss"])})))
     assert steps_per_epoch(data, BATCH) == 4
     assert "train_loss became nan at step 7" in str(caught.value)
     assert "checkpoints/00001.safetensors" in str(caught.value) and "\n" not in str(caught.value)
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1
+    assert json.loads((tmp_path / "run" / "failed.json").read_text()) == {"error": str(caught.value)}
 
 
 def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint_whole(data, tmp_path, monkeypatch):
@@ -202,9 +212,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint_whole(data, tmp
     with open_run(tmp_path / "run", {"name": "toy"}) as run, pytest.raises(RunWriteError, match="No space left"):
         go(data, run)
     monkeypatch.undo()
-    space, method = parts(data)
-    template = method.init(jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 1), np.float32))
-    assert checkpoint.latest(tmp_path / "run" / "checkpoints", template).epoch == 1
+    assert checkpoint.latest(tmp_path / "run" / "checkpoints", first_state(data)).epoch == 1
 
 
 def test_estimate_counts_without_a_step(data):

@@ -1,0 +1,209 @@
+"""Compiles programs ahead of time, and keeps between processes what tracing them gave.
+
+A start spends its time on three things: tracing a function (Python), lowering it (Python), and compiling it (XLA). JAX keeps
+compiled programs in a folder, but has to trace and lower first to find them. Beside them this keeps the lowered form of a
+program whose caller names all that it depends on, so that the next process reads it instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.util
+import json
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+import jax
+from jax import export
+
+from dnas.engine import traced
+from dnas.platform import current, of_machine
+from dnas.platform import platform as on_platform
+
+COMPILER_OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}}
+"""What programs are compiled with, by platform. On a CPU the default gives convolutions to a library in which the gradient
+to the kernel takes twice as long as in the one before (jaxlib 0.10 and 0.12; see docs/speed.md)."""
+
+REMEMBERED = 16
+"""Programs of this process that are not compiled again."""
+
+_SOURCES = ("dnas", "search_spaces")
+_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
+_NO_MATTER = ("cache", "log", "dump", "traceback", "profile", "warn")
+"""Words in the names of settings of JAX that change no program."""
+_IMPORTED = time.time()
+_threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="compile")
+_programs: OrderedDict[Any, Future] = OrderedDict()
+_registered: set[type] = set()
+_lock = RLock()
+
+
+def compile_program(function: Callable, args: Sequence, *, key: Any = None, donate_argnums: Sequence[int] = (),
+                    platform: str | None = None) -> jax.stages.Compiled:
+    """The compiled `function(*args)`. In one process, and from one process to the next, equal programs are compiled once.
+
+    Args:
+        args: arrays, or `jax.ShapeDtypeStruct` in their place, in any containers.
+        key: JSON that names all that the function computes, except for `args`, the toolkit's own source, and the versions
+            of libraries: the space and its options, the method and its structure, constants of the data. With it, and
+            where JAX has a cache folder, a later process does not trace the function. None if anything comes from a
+            user's own code, or cannot be named.
+        platform: for which the function is traced, as `dnas.platform.platform` takes it.
+
+    Raises ValueError for a key that JSON cannot express, and what tracing or compiling raises.
+    """
+    return start_compiling(function, args, key=key, donate_argnums=donate_argnums, platform=platform)()
+
+
+def start_compiling(function: Callable, args: Sequence, *, key: Any = None, donate_argnums: Sequence[int] = (),
+                    platform: str | None = None) -> Callable[[], jax.stages.Compiled]:
+    """The same in the background: returns once the function is traced. Call what it returns to wait for the program."""
+    donated = tuple(donate_argnums)
+    with on_platform(platform) if platform else contextlib.nullcontext():
+        folder = None if key is None else _folder(args)
+        if folder is None:
+            return _of_text(_lower(function, args, donated))
+        name = _digest(key, args, donated)
+        if name in _programs:
+            with contextlib.suppress(KeyError):
+                return _remembered(name)
+        return _start(name, _lower_traced(function, args, donated, folder / f"{name}.bin"))
+
+
+def compile_lowered(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    """The program, with COMPILER_OPTIONS where this version of XLA knows them."""
+    return _compile(lowered, COMPILER_OPTIONS.get(current()))
+
+
+def _compile(lowered, options):
+    try:
+        return lowered.compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError as error:
+        if "option" not in str(error):
+            raise
+        return lowered.compile()
+
+
+def _lower(function, args, donated):
+    """An argument that is not used stays one, for else the texts of two programs could be equal that use different ones."""
+    return jax.jit(function, donate_argnums=donated, keep_unused=True).lower(*args)
+
+
+def _lower_traced(function, args, donated, path):
+    """The lowered function from the file `path`; else traced, and written there if JAX can export it.
+
+    Either way it is lowered from the exported form, so that XLA finds in its cache what an earlier process compiled.
+    """
+    _register_namedtuples(args)
+    exported = _deserialized(traced.read(path))
+    if exported is None:
+        jitted = jax.jit(function, donate_argnums=donated)
+        jitted.trace(*args)  # raises what is wrong with the function, and the export need not trace it again
+        try:
+            data = bytes(export.export(jitted)(*args).serialize())
+        except Exception:  # of many types: callbacks, containers or custom calls that have no portable form
+            return _lower(function, args, donated)
+        traced.write(path, data)
+        exported = _deserialized(data)
+    try:
+        return _lower(exported.call, args, donated)
+    except Exception:
+        return _lower(function, args, donated)
+
+
+def _deserialized(data):
+    with contextlib.suppress(Exception):
+        return data and export.deserialize(bytearray(data))
+
+
+def _register_namedtuples(tree):
+    """Lets exported functions take and return the NamedTuples in `tree`."""
+    for part in jax.tree.leaves(tree, is_leaf=lambda node: node is not tree):
+        if part is not tree:
+            if hasattr(type(part), "_fields") and type(part) not in _registered:
+                _registered.add(type(part))
+                with contextlib.suppress(ValueError):  # by somebody else, or another of that name, which is not exported
+                    name = f"{type(part).__module__}.{type(part).__qualname__}"
+                    export.register_namedtuple_serialization(type(part), serialized_name=name)
+            _register_namedtuples(part)
+
+
+def _of_text(lowered):
+    """Starts compiling a lowered function, unless this process has compiled the same text."""
+    if getattr(lowered._lowering, "const_args", None):  # constants that are not in the text
+        return _threads.submit(_compile, lowered, COMPILER_OPTIONS.get(current())).result
+    text = hashlib.sha256(lowered.as_text().encode()).hexdigest()
+    return _start((text, current(), lowered.in_tree, lowered.out_tree), lowered)
+
+
+def _start(name, lowered):
+    with _lock:
+        if name not in _programs:
+            _programs[name] = _threads.submit(_compile, lowered, COMPILER_OPTIONS.get(current()))
+            _programs[name].add_done_callback(functools.partial(_forget_failed, name))
+        result = _remembered(name)
+        while len(_programs) > REMEMBERED:
+            _programs.popitem(last=False)
+        return result
+
+
+def _remembered(name):
+    with _lock:
+        _programs.move_to_end(name)
+        return _programs[name].result
+
+
+def _forget_failed(name, future):
+    if future.cancelled() or future.exception():
+        with _lock:
+            _programs.pop(name, None)
+
+
+def _folder(args) -> Path | None:
+    """The folder of traced programs. None where JAX has no cache folder, or the arguments are on several devices or on
+    those of another machine, or the toolkit's source has changed since it was imported."""
+    cache = jax.config.jax_compilation_cache_dir
+    if not cache or "://" in cache or not jax.config.jax_enable_compilation_cache or _source()[1] > _IMPORTED:
+        return None
+    shardings = {leaf.sharding for leaf in jax.tree.leaves(args) if getattr(leaf, "sharding", None) is not None}
+    if any(len(sharding.device_set) > 1 or not sharding.device_set <= {*jax.local_devices()} for sharding in shardings):
+        return None
+    return Path(cache) / "traced"
+
+
+def _digest(key, args, donated) -> str:
+    """Of everything that the exported form depends on."""
+    try:
+        json.dumps(key)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the key of a program must be JSON: {error}") from None
+    leaves, tree = jax.tree.flatten(jax.eval_shape(lambda *args: args, *args))
+    shapes = [(leaf.shape, str(leaf.dtype), bool(leaf.weak_type)) for leaf in leaves]
+    settings = {name: repr(getattr(jax.config, name, None)) for name in sorted(jax.config.values)
+                if not any(word in name for word in _NO_MATTER)}
+    parts = [key, shapes, str(tree), donated, current(), of_machine(), settings, os.environ.get("XLA_FLAGS", ""),
+             _source()[0], {name: version(name) for name in _LIBRARIES}]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@functools.cache
+def _source() -> tuple[str, float]:
+    """A digest of the toolkit's own source files, and the time at which the last of them was changed."""
+    digest, latest = hashlib.sha256(), 0.0
+    for package in _SOURCES:
+        spec = importlib.util.find_spec(package)
+        for folder in map(Path, spec.submodule_search_locations if spec else ()):
+            for path in sorted(folder.rglob("*.py")):
+                content = path.read_bytes()
+                digest.update(f"{package}/{path.relative_to(folder)} {len(content)}\n".encode() + content)
+                latest = max(latest, path.stat().st_mtime)
+    return digest.hexdigest(), latest
