@@ -191,8 +191,9 @@ class _Search:
                   "entropy": entropy({name: gates[name] for name in self.space.groups})}
         if inspect:
             task, discrete = task_of(self.data), evaluate(self.state, genotype.gates(self.space.groups))
-            record |= {"gap": task.better * (mixture[task.metric] - discrete[task.metric]), **inspect(self.state, self.hyper),
-                       "skips": skips(genotype), "edges": sum(map(len, genotype.choices.values()))}
+            record |= {"gap": task.better * (mixture[task.metric] - discrete[task.metric]),
+                       **inspect(self.state, self.hyper), "skips": skips(genotype),
+                       "edges": sum(map(len, genotype.choices.values()))}
         if self.lane.method.decide:
             self.state = self._decided(record)
             record |= counts(self.state)
