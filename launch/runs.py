@@ -63,7 +63,7 @@ def _quality(one: Summary) -> tuple[str, float] | None:
 
 def listed(found: Sequence[Summary]) -> str:
     """A line a run, in columns; behind it who is running it, or what is broken."""
-    from launch.compare import columns
+    from launch.text import columns
 
     rows = [["folder", "status", "kind", "method", "space", "data", "seed", "epoch", "quality", "on", "time", "choices"]]
     lines = columns(rows + [[plain(cell) for cell in _row(one)] for one in found], left=6).splitlines()

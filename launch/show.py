@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError(f"--out {out} is a file; it must be a folder")
 
     from dnas.pictures import draw_genotype, draw_logits, terminal_cell
-    from launch.compare import columns
+    from launch.text import columns
 
     logits = history(path, space.groups)
     print(terminal_cell(genotype, space.groups), space.format(genotype), "", sep="\n")
@@ -66,7 +66,7 @@ def _layers(space, genotype, data) -> str:
     """The network's layers as a table."""
     import jax
 
-    from launch.compare import columns
+    from launch.text import columns
     from search_spaces.cost import layers
 
     network, inputs = space.network(genotype), jax.ShapeDtypeStruct((1, *data.image), space.input_dtype)
