@@ -105,8 +105,9 @@ def write_report(out: Path, supernets, labels, entries, notes, argv, arguments, 
     pairs = compare.differences(entries, compare.compared(rows))
     if pairs:
         parts += [report.heading("Differences"), report.paragraph(
-            f"Two selections on the same runs, or two methods with the same seeds: the mean difference"
-            f"{' in points' if view.percent else ''}, and where there is more than one pair a 95 % interval (Student's t). An interval that holds 0 shows none."),
+            "Two selections on the same runs, or two methods with the same seeds: the mean difference"
+            f"{' in points' if view.percent else ''}, and where there is more than one pair a 95 % interval (Student's t). "
+            "An interval that holds 0 shows none."),
             report.table(["between", "of", "mean difference, 95 % interval (pairs)"],
                          [[_pair(d), view.metrics[d.metric].title, view.difference(d)] for d in pairs], text=2)]
     agreed = compare.agreements(entries)

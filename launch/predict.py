@@ -128,7 +128,7 @@ def _of_file(trained: Trained, path: Path, run: str) -> Source:
             inputs = inputs.astype(np.float32) if inputs.dtype.kind in "biuf" else inputs
             inputs = inputs[:, None] if inputs.ndim == 1 else inputs
         try:
-            checked(inputs[:1], takes)
+            checked(inputs, takes)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
         if not len(inputs):
