@@ -11,6 +11,7 @@ import pytest
 from dnas.engine import host
 from dnas.engine.host import initial
 from dnas.methods.darts import darts
+from dnas.task import classification
 from search_spaces.nasbench201 import nasbench201
 from search_spaces.primitives import torch_uniform
 from tests.toy_space import toy
@@ -48,15 +49,16 @@ def test_every_bit_is_that_of_the_traced_function():
 
 @pytest.mark.parametrize("space", [toy, partial(nasbench201, channels=2, cells=2)], ids=["toy", "scanned"])
 def test_a_first_state_is_drawn_without_a_compiled_callback(space, monkeypatch):
-    method = darts(space((8, 8, 1), 10), 2, 4)
+    method = darts().bind(space((8, 8, 1), 10), classification())
+    hyper = darts().numbers_of(epochs=2, steps=4)
     with monkeypatch.context() as patch:
         patch.setattr(host, "evaluate", jax.core.eval_jaxpr)
-        expected = initial(method.init, jax.random.key(2), IMAGES)
+        expected = initial(method.init, jax.random.key(2), IMAGES, hyper)
     bound = []
     real = host._bound
     monkeypatch.setattr(host, "_bound", lambda eqn, *inputs: bound.append(eqn.primitive.name) or real(eqn, *inputs))
     monkeypatch.setattr(jax.core, "eval_jaxpr", None)  # it has been traced already
-    state = initial(method.init, jax.random.key(2), IMAGES)
+    state = initial(method.init, jax.random.key(2), IMAGES, hyper)
     monkeypatch.undo()
     same(state, expected)
     assert not {"pure_callback", "scan", "broadcast_in_dim"} & {*bound}

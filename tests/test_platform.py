@@ -9,6 +9,7 @@ import pytest
 
 from dnas.methods.darts import darts
 from dnas.platform import current, on_cpu, platform
+from dnas.task import classification
 from dnas.types import Batch
 from search_spaces.convolution import conv
 from search_spaces.depthwise import depthwise
@@ -77,15 +78,16 @@ def test_operations_have_their_plain_form_elsewhere(function, args, mark, name):
 @pytest.mark.parametrize("name", ["cuda", "tpu"])
 def test_a_search_step_lowers_for_a_platform_that_the_machine_lacks(name):
     space = toy()
-    method = darts(space, 2, 4)
+    method = darts()
+    algorithm, hyper = method.bind(space, classification()), method.numbers_of(epochs=2, steps=4)
     batch = Batch(weight(6, 8, 8, 1), jax.ShapeDtypeStruct((6,), jnp.int32))
     key = jax.eval_shape(jax.random.key, 0)
-    state = jax.eval_shape(method.init, key, batch.inputs)
-    step = jax.jit(method.step)
+    state = jax.eval_shape(algorithm.init, key, batch.inputs, hyper)
+    step = jax.jit(algorithm.step)
     texts = {}
     for target in "cpu", name:
         with platform(target):
-            texts[target] = step.trace(key, state, batch, batch).lower(lowering_platforms=(target,)).as_text()
+            texts[target] = step.trace(key, state, batch, batch, hyper).lower(lowering_platforms=(target,)).as_text()
     assert 'inlineable = "false"' in texts["cpu"] and 'inlineable = "false"' not in texts[name]
 
 

@@ -100,8 +100,8 @@ def check(hyper):
         raise ValueError(f"momentum is {hyper['momentum']}, it must be below 1")
     if not hyper["clip"] > 0:
         raise ValueError(f"clip is {hyper['clip']}, it must be positive")
-    if hyper["arch_every"] < 1:
-        raise ValueError(f"arch_every is {hyper['arch_every']}, it must be at least 1")
+    if hyper["arch_every"] < 1 or hyper["arch_every"] % 1:
+        raise ValueError(f"arch_every is {hyper['arch_every']}, it must be a whole number, at least 1")
     if hyper["arch_warmup"] >= hyper.get("epochs", float("inf")) and hyper["arch_warmup"]:
         raise ValueError(f"arch_warmup {hyper['arch_warmup']} leaves none of {hyper['epochs']} epochs to the architecture; "
                          "give more epochs or a smaller arch_warmup")
