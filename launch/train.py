@@ -144,6 +144,7 @@ def main(argv: Sequence[str]) -> int:
     data = loaded(source, arguments.batch, arguments.splits)
     from launch.subject import build
 
+    _recipe(arguments)
     origin, genotype = taken(arguments, subject, data), subject.genotype
     if arguments.inherit:
         space, built = origin.space, origin.options
@@ -243,12 +244,18 @@ def _try(network, data, space: str, drop_path: float) -> None:
         raise ValueError(f"space {space} has no network for this data: {type(error).__name__}: {error}") from error
 
 
-def _trained(network, data, arguments: Arguments, run, extras: Mapping[str, Any]):
+def _recipe(arguments: Arguments):
+    """The Recipe of the training. Raises ValueError, in one line, where one is out of range."""
     from dnas.algorithms.supervised import Recipe
+
+    return Recipe(**{name: getattr(arguments, name) for name in Recipe._fields if hasattr(arguments, name)}).check()
+
+
+def _trained(network, data, arguments: Arguments, run, extras: Mapping[str, Any]):
     from dnas.engine.train import train
 
-    recipe = Recipe(**{name: getattr(arguments, name) for name in Recipe._fields if hasattr(arguments, name)})
-    return train(network, data, epochs=arguments.epochs, batch=arguments.batch, seed=arguments.seed, recipe=recipe,
+    return train(network, data, epochs=arguments.epochs, batch=arguments.batch, seed=arguments.seed,
+                 recipe=_recipe(arguments),
                  splits=arguments.splits, **extras, final="test", run=run,
                  report=None if "holdout" in arguments.splits else "holdout", progress=arguments.progress)
 

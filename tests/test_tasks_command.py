@@ -166,7 +166,7 @@ def test_classes_of_a_table_have_their_names(tmp_path, capsys):
     first, second, _, metric = said(capsys, "predict", tmp_path / "net", tmp_path / "new.csv", "--top", "1", "--cache",
                                     "off").splitlines()
     assert first.split()[:3] == ["line", "2", "green"] and second.split()[2] == "blue"
-    assert metric == "50.00% accuracy, of 2 examples"
+    assert metric == "50.00 % accuracy, of 2 examples"
     (tmp_path / "new.csv").write_text("a,b,class\n5.0,0,\n-5.0,0,\n")  # to be filled in
     assert len(said(capsys, "predict", tmp_path / "net", tmp_path / "new.csv", "--cache", "off").splitlines()) == 2
     (tmp_path / "new.csv").write_text("a,b,class\n5.0,0,grey\n")
