@@ -11,32 +11,49 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dnas.runs import Quality
 from dnas.selection.types import TRIED
 from dnas.types import Genotype, Group
 
 
 class Metric(NamedTuple):
-    """A column of the comparison. digits: shown after the point; better: +1 if more is better, -1 if less, 0 neither."""
+    """A column of the comparison. digits: shown after the point, None for four digits in all; better: +1 if more is better,
+    -1 if less, 0 neither."""
 
     title: str
     meaning: str
-    digits: int
+    digits: int | None
     better: int
 
+    def text(self, value: float) -> str:
+        """A value as it is shown."""
+        return f"{value:z.4g}" if self.digits is None else f"{value:z,.{self.digits}f}"
 
-METRICS = {
-    "discrete": Metric("discretised %", "hold-out accuracy of the genotype in the supernet, as the search left it", 2, 1),
-    "gap": Metric("gap", "points that the supernet's hold-out accuracy loses by discretising", 2, -1),
-    "tuned": Metric("tuned %", "hold-out accuracy of the genotype in the supernet that the selection fine-tuned", 2, 1),
-    "trained": Metric("trained %", "hold-out accuracy after a short training from scratch", 2, 1),
-    "table": Metric("table %", "accuracy in the table of a benchmark", 2, 1),
-    "params": Metric("parameters", "of the network of its own, as wide and deep as searched", 0, 0),
-    "macs": Metric("multiply-adds", "per image, of that network", 0, 0),
-    "seconds": Metric("seconds", "that the selection took", 1, -1),
-    "kendall": Metric("Kendall", "rank correlation (tau-b) of what the selection scored with the truth", 3, 1),
-    "spearman": Metric("Spearman", "the same as Spearman's rho", 3, 1),
-}
-"""What is told of each selection on each run, in the order of the columns."""
+
+def metrics_of(quality: Quality) -> dict[str, Metric]:
+    """The columns of runs that are judged by `quality`, in their order."""
+    name, better = quality.metric, quality.better
+    unit, digits = (" %", 2) if quality.percent else (f" {name}", None)
+    lost = "points that" if quality.percent else "by how much"
+    return {
+        "discrete": Metric(f"discretised{unit}", f"hold-out {name} of the genotype in the supernet, as the search left it",
+                           digits, better),
+        "gap": Metric("gap", f"{lost} the supernet's hold-out {name} {'loses' if quality.percent else 'worsens'} by "
+                      "discretising", digits, -1),
+        "tuned": Metric(f"tuned{unit}", f"hold-out {name} of the genotype in the supernet that the selection fine-tuned",
+                        digits, better),
+        "trained": Metric(f"trained{unit}", f"hold-out {name} after a short training from scratch", digits, better),
+        "table": Metric("table %", "accuracy in the table of a benchmark", 2, 1),
+        "params": Metric("parameters", "of the network of its own, as wide and deep as searched", 0, 0),
+        "macs": Metric("multiply-adds", "per example, of that network", 0, 0),
+        "seconds": Metric("seconds", "that the selection took", 1, -1),
+        "kendall": Metric("Kendall", "rank correlation (tau-b) of what the selection scored with the truth", 3, 1),
+        "spearman": Metric("Spearman", "the same as Spearman's rho", 3, 1),
+    }
+
+
+METRICS = metrics_of(Quality())
+"""What is said of each selection on each run of classification, in the order of the columns."""
 
 
 class Entry(NamedTuple):
@@ -178,13 +195,12 @@ def shown(metrics: Iterable[Summary]) -> list[str]:
     return [metric for metric in METRICS if metric in known]
 
 
-def spell(metric: str, value: tuple[float, float | None, int] | None) -> str:
+def spell(metric: Metric, value: tuple[float, float | None, int] | None) -> str:
     """A mean with its deviation, "93.12 ± 0.40", or alone for one run; a dash where nothing is known."""
     if value is None:
         return "\N{EN DASH}"
     mean, deviation, _ = value
-    digits = METRICS[metric].digits
-    return f"{mean:z,.{digits}f}" + ("" if deviation is None else f" ± {deviation:,.{digits}f}")
+    return metric.text(mean) + ("" if deviation is None else f" ± {metric.text(deviation)}")
 
 
 def to_csv(entries: Sequence[Entry]) -> str:
@@ -199,13 +215,13 @@ def to_csv(entries: Sequence[Entry]) -> str:
     return text.getvalue()
 
 
-def to_json(entries: Sequence[Entry]) -> dict[str, Any]:
-    """All of a comparison as JSON knows it."""
+def to_json(entries: Sequence[Entry], metrics: Mapping[str, Metric] = METRICS) -> dict[str, Any]:
+    """All of a comparison as JSON knows it. metrics: of the runs' task."""
     rows = summarise(entries)
     plain = lambda e: {**e._asdict(), "genotype": json.loads(e.genotype.to_json()), "values": dict(e.values)}
     spread = lambda row: {m: {"mean": mean, "std": std, "runs": runs} for m, (mean, std, runs) in row.values.items()}
     return {
-        "metrics": {metric: METRICS[metric]._asdict() for metric in shown(rows)},
+        "metrics": {metric: metrics[metric]._asdict() for metric in shown(rows)},
         "entries": [plain(e) for e in entries],
         "summary": [{"method": row.method, "selection": row.selection, "runs": row.runs, **spread(row)} for row in rows],
         "differences": [d._asdict() for d in differences(entries, compared(rows))],
@@ -215,5 +231,5 @@ def to_json(entries: Sequence[Entry]) -> dict[str, Any]:
 
 
 def compared(rows: Iterable[Summary]) -> list[str]:
-    """The metrics whose differences are worth telling: accuracies."""
+    """The metrics whose differences are worth telling: those of quality."""
     return [metric for metric in shown(rows) if metric in ("discrete", "trained", "table")]

@@ -29,6 +29,8 @@ ROLES = {"input": "#dcefdc", "node": "#e3ecf7", "output": "#fbeec9"}
 NODE, PORT, LANE, CORNER, MARGIN = 0.34, 0.11, 0.33, 0.13, 0.22
 """Inches: height of a node, distance of ports, of lanes, radius of a bend, white border."""
 FONT = 9
+SHOWN = ("train", "valid", "holdout", "test")
+"""Splits whose values are curves."""
 
 
 class Cell(NamedTuple):
@@ -120,16 +122,19 @@ def draw_logits(trajectory: Mapping[str, np.ndarray], groups: Mapping[str, Group
         save(figure)
 
 
-def draw_curves(records: Sequence[Mapping[str, Any]], path: str | Path, kinds: Sequence[str] = ("loss", "accuracy")) -> None:
-    """Writes losses and accuracies, or other `kinds`, over the epochs: the values of metrics records named loss/... and
-    accuracy/...
+def draw_curves(records: Sequence[Mapping[str, Any]], path: str | Path, kinds: Sequence[str] = ()) -> None:
+    """Writes a panel for each of `kinds` over the epochs: the values of metrics records named loss/..., accuracy/...
 
+    kinds: default the loss and each metric of the task, which are those with a value for a split.
     Names may be nested; null is a gap. Raises ValueError if there is none, or for a suffix other than .svg and .png.
     """
     from matplotlib.figure import Figure
 
     rows = [flatten(record, "/") for record in records]
     tags = list(dict.fromkeys(tag for row in rows for tag in row))
+    if not kinds:
+        of_splits = [tag.rpartition("/")[0] for tag in tags if tag.rpartition("/")[2] in SHOWN]
+        kinds = list(dict.fromkeys(["loss", *(kind for kind in of_splits if kind)]))
     panels = {kind: found for kind in kinds if (found := [t for t in tags if kind in t.split("/")])}
     if not panels:
         raise ValueError(f"no record names {' or '.join(kinds)}; curves need names such as {kinds[0]}/train")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dnas import lock
-from dnas.run import records
+from dnas.run import FAILED, records
 from dnas.types import Group
 
 SIGNS = {lock.NAME, "environment.json"}
@@ -22,12 +22,26 @@ RESULTS = {"search": "results.json", "train": "results.json", "select": "genotyp
 """The file that is written last."""
 
 
+class Quality(NamedTuple):
+    """How runs are judged: name of the task's first metric; better: 1 where more is better, -1 where less is; percent:
+    whether it is a share that people read in %."""
+
+    metric: str = "accuracy"
+    better: int = 1
+    percent: bool = True
+
+    def text(self, value: float) -> str:
+        """A value for a person: 98.60 %, or mae 44.1."""
+        return f"{100 * value:.2f} %" if self.percent else f"{self.metric} {value:.4g}"
+
+
 class Summary(NamedTuple):
     """One run on one line. What is not known, or does not apply, is None or empty.
 
-    status: done, running, interrupted or broken; kind: search, train, select or compare; method, space, data: short.
-    accuracy: in %, of the split `of`, after the last epoch; seconds: of all epochs so far; selections: finished ones
-    inside the run; date: when it was begun, in ISO 8601; note: who is running it, or what is broken.
+    status: done, running, interrupted, failed or broken; kind: search, train, select or compare; method, space, data:
+    short. metric, value, unit: of the split `of`, after the last epoch, unit "%" or ""; better: 1 where more is better, -1
+    where less is. seconds: of all epochs so far; selections: finished ones inside the run; date: when it was begun, in ISO
+    8601; note: who is running it, why it failed, or what is broken.
     """
 
     folder: Path
@@ -39,7 +53,10 @@ class Summary(NamedTuple):
     seed: int | None = None
     epoch: int | None = None
     epochs: int | None = None
-    accuracy: float | None = None
+    metric: str = ""
+    value: float | None = None
+    unit: str = ""
+    better: int = 1
     of: str = ""
     seconds: float | None = None
     selections: int = 0
@@ -86,16 +103,32 @@ def _summary(folder: Path, kind: str, config: Mapping[str, Any]) -> Summary:
     last = metrics[-1] if metrics else {}
     epoch, epochs, seed = number(last, "epoch") or 0, number(config, "epochs"), number(config, "seed")
     finished = (folder / RESULTS[kind]).exists() or kind == "search" and epochs is not None and epoch >= epochs
-    shares = {"test": number(results, "test", "accuracy"), "hold-out": number(last, "accuracy", "holdout")}
-    of = next((name for name, share in shares.items() if share is not None), "")
+    quality = quality_of(folder, config)
+    values = {"test": number(results, "test", quality.metric), "hold-out": number(last, quality.metric, "holdout")}
+    of = next((name for name, value in values.items() if value is not None), "")
+    scale, unit = (100, "%") if quality.percent else (1, "")
+    failure = read_json(folder / FAILED) if (folder / FAILED).exists() else {}
+    status = "failed" if failure else "done" if finished else "interrupted"
     seconds = [value for record in [*timings, cost] if (value := number(record, "seconds")) is not None]
     return Summary(
-        folder, "done" if finished else "interrupted", kind,
+        folder, status, kind,
         method=_how(kind, config), space=short(config.get("space")),
         data=short(config.get("data")), seed=None if seed is None else int(seed),
         epoch=None if epochs is None else int(epoch), epochs=None if epochs is None else int(epochs),
-        accuracy=100 * shares[of] if of else None, of=of, seconds=math.fsum(seconds) if seconds else None,
-        selections=sum(1 for _ in folder.glob("selections/*/genotype.json")), date=str(environment.get("date", "")))
+        metric=quality.metric if of else "", value=scale * values[of] if of else None, unit=unit if of else "",
+        better=quality.better, of=of, seconds=math.fsum(seconds) if seconds else None,
+        selections=sum(1 for _ in folder.glob("selections/*/genotype.json")), date=str(environment.get("date", "")),
+        note=str(failure.get("error", "")))
+
+
+def quality_of(folder: Path, config: Mapping[str, Any]) -> Quality:
+    """How the run of a config is judged. Raises ValueError, in one line, where the config says something else."""
+    said = config.get("metric", {"name": "accuracy", "better": 1, "percent": True})
+    keys = ("name", "better", "percent")
+    found = Quality(*(said.get(key) if isinstance(said, Mapping) else None for key in keys))
+    if not isinstance(found.metric, str) or found.better not in (1, -1) or not isinstance(found.percent, bool):
+        raise ValueError(f"{folder / 'config.json'}: metric is {json.dumps(said)[:80]}; it is {{name, better, percent}}")
+    return found
 
 
 def _how(kind: str, config: Mapping[str, Any]) -> str:

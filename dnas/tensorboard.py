@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 from dnas.run import RunWriteError, flatten
 from dnas.types import Group
 
-COMPARED = "accuracy/holdout", "accuracy/test", "loss/holdout", "loss/test"
-"""Scalars that stand beside a search's hyperparameters. Untold, the plugin takes all, the gate of each operation too."""
+COMPARED = "accuracy", "loss"
+"""Quantities, of hold-out and test, that stand beside a search's hyperparameters; the first is the task's metric. Untold,
+the plugin takes all, the gate of each operation too."""
 
 
 class Events(NamedTuple):
@@ -103,11 +104,12 @@ def hyperparameters(config: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     """
     from tensorboardX import summary
 
+    metric = config["metric"]["name"] if "metric" in config else COMPARED[0]
     flat = {name: value for name, value in flatten(config, ".").items()
             if name == "genotype.name" or not name.startswith("genotype.")}
     flat = {name: ", ".join(map(str, value)) if isinstance(value, list) else value for name, value in flat.items()}
     return summary.hparams({name: value for name, value in flat.items() if isinstance(value, (str, int, float))},
-                           dict.fromkeys(COMPARED))
+                           {f"{name}/{split}": None for name in (metric, *COMPARED[1:]) for split in ("holdout", "test")})
 
 
 def _gates(logits, groups: Mapping[str, Group]) -> dict[str, float]:

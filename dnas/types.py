@@ -218,7 +218,7 @@ class SearchSpace(NamedTuple):
     genotype(scores: {group: [E, K]}) -> Genotype, by the space's own rule, ties to the lower index.
     inherit(weights, genotype) -> the sub-tree of supernet weights (or stats) that the discrete network uses.
     cost(genotype | None) -> {"params", "macs"} of the stand-alone network, or of the supernet for None; macs are
-        multiply-adds per image.
+        multiply-adds per example.
     network(genotype, auxiliary=False) -> the stand-alone network, as it is trained after the search, of the size that
         the space was built with; a larger one is that of a space built with other options. Its weights are not the
         supernet's. auxiliary: with a second head that helps its training; ValueError where the space has none.
@@ -227,6 +227,7 @@ class SearchSpace(NamedTuple):
         one-hot gates `cost` itself. Differentiable; of numpy gates it is numpy's. None where nobody knows.
     inherited: this space with another `network` and `cost`, those of the discrete networks that take what `inherit`
         gives and compute what the supernet computes at one-hot gates; None where nobody knows.
+    input_dtype: of its inputs: float32, or int32 where they are tokens.
     """
 
     name: str
@@ -242,6 +243,7 @@ class SearchSpace(NamedTuple):
     parse: Callable[[str], Genotype]
     expected: Callable[[Gates], dict[str, Array]] | None = None
     inherited: SearchSpace | None = None
+    input_dtype: str = "float32"
 
 
 class Evaluator(Protocol):

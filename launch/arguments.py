@@ -65,7 +65,7 @@ class BudgetOptions:
     params: Annotated[float | None, shown("N", "any")] = None
     """Parameters at most, as a network of its own."""
     macs: Annotated[float | None, shown("N", "any")] = None
-    """Multiply-adds per image at most, such as 20e6."""
+    """Multiply-adds per example at most, such as 20e6."""
     weight: float = 2.0
     """Of the penalty that pulls the architecture towards the budget. Published for TAS: 2."""
 
@@ -79,11 +79,11 @@ class Arguments:
     method: Annotated[str, shown("{" + ",".join(METHODS) + "}|FACTORY")] = "darts"
     """How it is searched: a name (`dnas methods`), package.module:factory or file.py:factory."""
     data: Annotated[tuple[str, ...], shown("{" + ",".join(DATASETS) + "}|PATH ...")] = ("digits",)
-    """A name or other source of images (`dnas datasets`), or the several files of one set."""
+    """A name or other source of data (`dnas datasets`), or the several files of one set."""
     epochs: int = 30
     """Passes over the train split. Published for DARTS: 50."""
     batch: int = 64
-    """Images in a mini-batch."""
+    """Examples in a mini-batch."""
     seed: int = 0
     """Seed of everything random, 0 to 4294967295."""
     seeds: int = 1
@@ -110,7 +110,7 @@ class Arguments:
     augment: Augment = None
     """Yours: (key, images) -> images, as file.py:function or package.module:function."""
     class_weights: Weighing = "equal"
-    """Losses of classes: as they come, or each class the same however few its images."""
+    """Losses of classes: as they come, or each class the same however few its examples."""
     diagnose: int = 0
     """Epochs between diagnoses: discretisation gap, sharpness, curvature, skips. 0: none."""
     stop_on_collapse: bool = False

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +13,11 @@ import tyro
 from dnas import registry
 from dnas.selection import SELECTIONS
 from launch import cache, options
-from launch.arguments import CONFIG, parsed, part_of
+from launch.arguments import CONFIG, FOUND, parsed, part_of
+from launch.comparison import comparison_text, presentation_of, write_report
 from launch.prepare import named
 from launch.train import Arguments as Recipe
 from launch.trained import Supernet, choose, made, place, supernet
-
-KINDS = ("discrete", "gap", "tuned", "trained", "table"), ("params", "macs", "seconds", "kendall", "spearman")
-"""Metrics that stand side by side in one table."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +64,7 @@ def main(argv: Sequence[str]) -> int:
               for key, name in zip(short, names)}
     selections = {name: made(name, chosen[name]) for name in names}
     truth = _truth(arguments.table, arguments.column)
+    view = presentation_of(folders)
     supernets = [supernet(folder) for folder in folders]
     for trained in supernets:
         if truth and trained.ready.space.name != "nasbench201":
@@ -94,9 +92,9 @@ def main(argv: Sequence[str]) -> int:
         if not entries:
             raise ValueError(f"no selection suits any of the runs: {'; '.join(notes)}")
         write_atomic(out / "comparison.csv", compare.to_csv(entries))
-        write_atomic(out / "comparison.json", json.dumps(compare.to_json(entries), indent=1) + "\n")
-        _report(out, supernets, labels, entries, notes, argv, arguments)
-    print("\n" + _text(entries, notes))
+        write_atomic(out / "comparison.json", json.dumps(compare.to_json(entries, view.metrics), indent=1) + "\n")
+        write_report(out, supernets, labels, entries, notes, argv, arguments, view)
+    print("\n" + comparison_text(entries, notes, view))
     print(f"written    {out} (report.html, comparison.csv, comparison.json, comparison.svg)")
     return 0
 
@@ -129,10 +127,23 @@ def _listed(argv: Sequence[str], flag: str) -> list[str]:
 def _labels(supernets: Sequence[Supernet]) -> list[str]:
     """A name for each run that those share which differ in nothing but their seed."""
     configs = [trained.ready.config for trained in supernets]
-    varying = [key for key in CONFIG if key not in ("seed", "method", "diagnose", "stop_on_collapse")
+    varying = [key for key in CONFIG if key not in ("seed", "method", "diagnose", "stop_on_collapse", *FOUND)
                and any(config.get(key) != configs[0].get(key) for config in configs)]
-    spell = lambda config, key: named(config, key) if key == "space" else f"{key} {config.get(key)}"
-    return [", ".join([named(config, "method"), *(spell(config, key) for key in varying)]) for config in configs]
+
+    def named_by(config, part):
+        alike = [other[part] for other in configs if other[part]["name"] == config[part]["name"]]
+        return named(config, part, [name for name in config[part] if len({str(other.get(name)) for other in alike}) > 1])
+
+    def spell(config, key):
+        value = config[key]
+        if key == "space":
+            return named_by(config, key)
+        if isinstance(value, Mapping):
+            value = [f"{name} {number}" for name, number in value.items()]
+        return " ".join([key, *map(str, value if isinstance(value, list) else ["none" if value is None else value])])
+
+    return [", ".join([named_by(config, "method"), *(spell(config, key) for key in varying if key in config)])
+            for config in configs]
 
 
 def _truth(path: str | None, column: str):
@@ -197,7 +208,8 @@ def _entries(trained: Supernet, label: str, names, chosen, selections, truth, tr
         elif train_epochs:
             distinct = {s.genotype: v["trained"] for _, s, v in found}
             decisions = {g: np.stack([one.decisions(space.groups)[g] for one in distinct]) for g in space.groups}
-            values |= compare.correlation(compare.scored(selected.scores, decisions), np.array(list(distinct.values())))
+            quality = task.better * np.array(list(distinct.values()))
+            values |= compare.correlation(compare.scored(selected.scores, decisions), quality)
     return [compare.Entry(str(trained.folder), label, trained.searched.seed, name.rpartition(":")[2], selected.genotype,
                           space.format(selected.genotype), values) for name, selected, values in found]
 
@@ -227,135 +239,3 @@ def _trained(trained: Supernet, genotype, epochs: int, out: Path) -> float:
     file.parent.mkdir(exist_ok=True)
     write_atomic(file, json.dumps({"value": value, "seconds": done.seconds}) + "\n")
     return value
-
-
-def _text(entries, notes: Sequence[str]) -> str:
-    """The comparison for a terminal."""
-    from dnas import compare
-
-    rows = compare.summarise(entries)
-    metrics = compare.shown(rows)
-    text = []
-    for method in dict.fromkeys(row.method for row in rows):
-        members = [row for row in rows if row.method == method]
-        text += ["", f"{method}, {max(row.runs for row in members)} runs"]
-        for kind in KINDS:
-            chosen = [m for m in metrics if m in kind]
-            text.append(columns([["", *(compare.METRICS[m].title for m in chosen)], *(
-                [row.selection, *(compare.spell(m, row.values.get(m)) for m in chosen)] for row in members)], left=1))
-    pairs = [d for d in compare.differences(entries, compare.compared(rows)) if d.low is not None]
-    if pairs:
-        text += ["", "differences in points, with 95 % intervals over pairs of runs",
-                 columns([[_pair(d), compare.METRICS[d.metric].title, _difference(d)] for d in pairs], left=2)]
-    agreed = compare.agreements(entries)
-    if agreed:
-        text += ["", "edges that two selections have in common", columns(
-            [[method, f"{a}, {b}", f"{100 * share:.0f} %"] for method, found in agreed.items()
-             for (a, b), share in found.items()], left=2)]
-    return "\n".join([*text, "", *notes])
-
-
-def _pair(difference) -> str:
-    return f"{difference.within}: {difference.first} \N{MINUS SIGN} {difference.second}"
-
-
-def _difference(difference) -> str:
-    interval = "" if difference.low is None else f" [{difference.low:+z.2f}, {difference.high:+z.2f}]"
-    return f"{difference.mean:+z.2f}{interval} ({difference.pairs})"
-
-
-def columns(rows: Sequence[Sequence[str]], *, left: int) -> str:
-    """Rows of texts in columns; the first `left` are aligned left."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join("  ".join(cell.ljust(width) if i < left else cell.rjust(width)
-                               for i, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in rows)
-
-
-def _report(out: Path, supernets, labels, entries, notes, argv, arguments) -> None:
-    """Writes comparison.svg and report.html."""
-    from dnas import compare, report
-    from dnas.pictures import draw_dots
-    from dnas.run import write_atomic
-
-    rows = compare.summarise(entries)
-    metrics = compare.shown(rows)
-    label = lambda e: f"{e.method}: {e.selection}" if len(set(labels)) > 1 else e.selection
-    drawn = [m for m in ("table", "trained", "discrete", "gap") if m in metrics][:3]
-    panels = {compare.METRICS[m].title: {label(row): [e.values[m] for e in entries if (e.method, e.selection) ==
-                                                     (row.method, row.selection) and m in e.values] for row in rows}
-              for m in drawn}
-    draw_dots(panels, out / "comparison.svg")
-    intro = (f"{len(supernets)} trained supernets, {len({e.selection for e in entries})} ways of choosing an architecture "
-             "from each. A figure is the mean over the runs of a row ± their standard deviation; one run shows none.")
-    parts = [
-        report.paragraph(intro),
-        *(_table(rows, [m for m in metrics if m in kind]) for kind in KINDS),
-        *(report.paragraph(note[0].upper() + note[1:] if note.startswith("left") else note, quiet=True) for note in notes),
-        report.picture(out / "comparison.svg", "Dots are runs, a bar is their mean, a line one standard deviation."),
-    ]
-    pairs = compare.differences(entries, compare.compared(rows))
-    if pairs:
-        parts += [report.heading("Differences"), report.paragraph(
-            "Two selections on the same runs, or two methods with the same seeds: the mean difference in points, and "
-            "where there is more than one pair a 95 % interval (Student's t). An interval that holds 0 shows none."),
-            report.table(["between", "of", "mean difference, 95 % interval (pairs)"],
-                         [[_pair(d), compare.METRICS[d.metric].title, _difference(d)] for d in pairs], text=2)]
-    agreed = compare.agreements(entries)
-    for method, found in agreed.items():
-        names = list(dict.fromkeys(name for pair in found for name in pair))
-        share = lambda a, b, found=found: 1.0 if a == b else found.get((a, b), found.get((b, a)))
-        parts += [report.heading(f"Edges in common: {method}"), report.table(
-            ["", *names], [[a, *(f"{100 * share(a, b):.0f} %" if share(a, b) is not None else "\N{EN DASH}" for b in names)]
-                           for a in names])]
-    parts.append(report.heading("The cells"))
-    for trained, method in zip(supernets, labels):
-        here = [e for e in entries if e.run == str(trained.folder)]
-        parts.append(report.paragraph(f"{method}, seed {trained.searched.seed}: {trained.folder}"))
-        parts.append(report.grid(report.picture(place(trained.folder, name) / "cells.svg",
-                                                f"{e.selection}: {_told(e, metrics)}")
-                                 for e in here for name in arguments.selection if name.rpartition(":")[2] == e.selection))
-        parts.append(report.table(["selection", "genotype"], [[e.selection, e.notation] for e in here], text=2))
-    parts += [report.heading("What the columns mean"), report.table(
-        ["column", "meaning"], [[compare.METRICS[m].title, _meaning(m, arguments)] for m in metrics], text=2)]
-    environment = json.loads((out / "environment.json").read_text())
-    parts += [report.heading("How it was made"), report.code(shlex.join(["dnas", "compare", *argv])),
-              report.table(["", ""], [[key, value] for key, value in environment.items()], text=2)]
-    for trained in supernets:
-        parts.append(report.code(f"{trained.folder}/config.json\n{json.dumps(trained.ready.config)}"))
-    write_atomic(out / "report.html", report.page("Selections compared", parts))
-
-
-def _table(rows, metrics: Sequence[str]) -> str:
-    """A table of the report; the best mean of a column, and what equals it as shown, is bold."""
-    from dnas import compare, report
-
-    best = []
-    for column, m in enumerate(metrics, 3):
-        better, digits = compare.METRICS[m].better, compare.METRICS[m].digits
-        means = [round(row.values[m][0] * better, digits) if m in row.values else float("-inf") for row in rows]
-        if better and m != "seconds" and len(set(means)) > 1:
-            best += [(r, column) for r, mean in enumerate(means) if mean == max(means)]
-    return report.table(["method", "selection", "runs", *(compare.METRICS[m].title for m in metrics)],
-                        [[row.method, row.selection, str(row.runs), *(compare.spell(m, row.values.get(m)) for m in metrics)]
-                         for row in rows], text=2, best=best)
-
-
-def _told(entry, metrics: Sequence[str]) -> str:
-    from dnas import compare
-
-    return ", ".join(f"{compare.METRICS[m].title.removesuffix(' %')} {entry.values[m]:.2f}" for m in metrics
-                     if m in ("discrete", "trained", "table") and m in entry.values)
-
-
-def _meaning(metric: str, arguments: Arguments) -> str:
-    from dnas import compare
-
-    meaning = compare.METRICS[metric].meaning
-    if metric == "table":
-        return f"{meaning}: column {arguments.column} of {Path(arguments.table).name}"
-    if metric == "trained":
-        return f"{meaning}: {arguments.train_epochs} epochs"
-    if metric in ("kendall", "spearman"):
-        over = "all architectures of the table, or those it tried" if arguments.table else "the genotypes compared on a run"
-        return f"{meaning}; over {over}"
-    return meaning

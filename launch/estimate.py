@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
     found = estimate(prepared.space, prepared.method, prepared.data, batch=arguments.batch,
                      searches=arguments.seeds)
     print(f"weights       {found['weights']:,}")
-    print(f"multiply-adds {found['macs']:,} per image, forwards through the supernet")
+    print(f"multiply-adds {found['macs']:,} per example, forwards through the supernet")
     print(f"peak memory   {spelled(found['memory_bytes'])} of a step, data included")
     print(f"compile time  {found['compile_seconds']:.1f} s")
     if arguments.seeds > 1:

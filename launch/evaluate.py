@@ -171,7 +171,7 @@ def _print(found: dict) -> None:
 
 
 def _size(cost: dict) -> str:
-    return f"{cost['params']:,} parameters, {cost['macs']:,} multiply-adds per image"
+    return f"{cost['params']:,} parameters, {cost['macs']:,} multiply-adds per example"
 
 
 def _rows(rows: list[tuple], left: int = 1) -> None:

@@ -102,7 +102,7 @@ def _write(name: str, trained, folder: Path, arguments: Arguments, sample: Sampl
     rows = np.arange(len(outputs))
     values = [] if sample.targets is None else [
         scores(task, each.__getitem__, rows, sample.targets)[task.metric] for each in (outputs, found)]
-    spell = lambda value: metric_text(task, value, 2).replace("%", " %").removeprefix(f"{task.metric} ")
+    spell = lambda value: metric_text(task, value, 2).removeprefix(f"{task.metric} ")
     same = not values or np.isclose(*values, TOLERANCE, 0 if task.confusion else TOLERANCE)
     if not np.allclose(found, outputs, TOLERANCE, TOLERANCE) or not same:
         counts = f", and {task.metric} is {spell(values[0])} before and {spell(values[1])} after" if values else ""

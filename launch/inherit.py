@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from launch.trained import Supernet
 
 STRAY = 0.01
-"""Share of the images that judge a network which may be among those that the supernet has learnt from: data sets have
+"""Share of the examples that judge a network which may be among those that the supernet has learnt from: data sets have
 duplicates."""
 
 
@@ -52,7 +52,7 @@ def of_its_size(arguments: Any, subject: Subject, argv: Sequence[str]) -> Any:
 def taken(arguments: Any, subject: Subject, data: Dataset) -> Origin:
     """What `arguments` ask for of the subject's supernet.
 
-    Raises ValueError, in one line, where there is no supernet, or none for these images.
+    Raises ValueError, in one line, where there is no supernet, or none for this data.
     """
     if not (arguments.inherit or arguments.distill):
         return Origin()
@@ -100,11 +100,11 @@ def _taught(made: Origin, which: str, trained: Supernet, arguments: Any) -> Orig
 
 
 def _check(flag: str, arguments: Any, trained: Supernet, data: Dataset) -> None:
-    """Raises ValueError where the supernet is for other images, or has learnt from those that are to judge now."""
-    size = lambda data: f"images of {'x'.join(map(str, data.image))} of {data.classes} classes"
+    """Raises ValueError where the supernet is for other data, or has learnt from those that are to judge now."""
     before = trained.ready.data
-    if size(before) != size(data):
-        raise ValueError(f"{flag}: the supernet of {trained.folder} is for {size(before)}, and {data.name} has {size(data)}")
+    if _size(before) != _size(data):
+        raise ValueError(f"{flag}: the supernet of {trained.folder} is for {_size(before)}, and {data.name} has "
+                         f"{_size(data)}")
     if trained.ready.config["data"] == list(arguments.data) and trained.searched.limit == arguments.limit:
         return
     known = set(_digests(before, "train", "valid"))
@@ -112,12 +112,17 @@ def _check(flag: str, arguments: Any, trained: Supernet, data: Dataset) -> None:
     digests = _digests(data, *judging)
     seen = sum(digest in known for digest in digests)
     if seen > STRAY * len(digests):
-        raise ValueError(f"{flag}: the supernet of {trained.folder} was trained on {seen} of the {len(digests)} images that "
-                         f"would judge the network; give the --data and --limit of its search")
+        raise ValueError(f"{flag}: the supernet of {trained.folder} was trained on {seen} of the {len(digests)} examples "
+                         f"that would judge the network; give the --data and --limit of its search")
+
+
+def _size(data: Dataset) -> str:
+    outputs = "classes" if data.targets.dtype.kind in "iu" else "targets"
+    return f"{data.kind} of {'x'.join(map(str, data.image))} of {data.classes} {outputs}"
 
 
 def _digests(data: Dataset, *splits: str) -> list[bytes]:
-    return [blake2b(image.tobytes(), digest_size=16).digest() for name in splits for image in data.inputs[data.splits[name]]]
+    return [blake2b(each.tobytes(), digest_size=16).digest() for name in splits for each in data.inputs[data.splits[name]]]
 
 
 def _tuned(trained: Supernet, choice: Path) -> Tree | None:

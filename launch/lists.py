@@ -32,7 +32,7 @@ def _check(argv: Sequence[str]) -> int:
     usage = ("usage: dnas spaces check SPACE [--space.OPTION VALUE] [--data SOURCE]; SPACE is a name, "
              "package.module:factory or file.py:factory")
     if {"-h", "--help"} & set(argv):
-        print(f"{usage}\n\nTries all that a space must do on a few images of the data, and says where it falls short.\n"
+        print(f"{usage}\n\nTries all that a space must do on a few examples of the data, and says where it falls short.\n"
               "Options of the space: dnas search --space SPACE --help")
         return 0
     if not argv or argv[0].startswith("-"):
@@ -78,9 +78,10 @@ def datasets(argv: Sequence[str]) -> int:
 
 def _check_data(argv: Sequence[str]) -> int:
     """Loads a source of data and prints what a search would print of it."""
-    usage = "usage: dnas datasets check SOURCE [--limit N] [--resize SIDE] [--fit crop|pad|stretch] [--augment FUNCTION]"
+    usage = ("usage: dnas datasets check SOURCE [--limit N] [--task TASK] [--target COLUMN] [--window N] [--resize SIDE] "
+             "[--fit crop|pad|stretch] [--augment FUNCTION]")
     if {"-h", "--help"} & set(argv):
-        print(f"{usage}\n\nReads the images, and prints their sizes and classes, the splits, and images that are in two of "
+        print(f"{usage}\n\nReads the data, and prints its sizes and targets, the splits, and examples that are in two of "
               "them.")
         return 0
     if not argv or argv[0].startswith("-"):

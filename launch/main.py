@@ -13,15 +13,15 @@ from collections.abc import Sequence
 from launch.text import plain
 
 COMMANDS = {
-    "search": ("launch.search:main", "search a space on real images and write what is found into a run directory"),
+    "search": ("launch.search:main", "search a space on data and write what is found into a run directory"),
     "select": ("launch.select:main", "choose the architecture of a trained supernet in another way"),
     "compare": ("launch.compare:main", "compare selections on runs of several methods and seeds, in one report"),
     "train": ("launch.train:main", "train the network that was found, or a published one, and test it"),
-    "predict": ("launch.predict:main", "say what pictures show, by a trained network"),
+    "predict": ("launch.predict:main", "say what a trained network predicts: of pictures, rows of a table, arrays, a text"),
     "export": ("launch.export:main", "write a trained network as StableHLO, safetensors or one Python file"),
     "show": ("launch.show:main", "draw what was found: its cells, the layers of its network, the logits of its run"),
     "report": ("launch.report:main", "write one page about a run, with pictures, figures, command and versions"),
-    "runs": ("launch.runs:main", "list the runs in a folder with their status, accuracy and time"),
+    "runs": ("launch.runs:main", "list the runs in a folder with their status, metric and time"),
     "evaluate": ("launch.evaluate:main", "size of the cell that was found, and what a table of NAS-Bench-201 knows of it"),
     "table": ("launch.table:main", "make that table from the official NATS-Bench files"),
     "estimate": ("launch.estimate:main", "weights, multiply-adds, memory and compile time of a search, without it"),

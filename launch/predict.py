@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError(f"{files[0]} holds many examples; give it alone")
     pictures = [] if files else [each for name in arguments.files for each in _pictures(name)]
     import dnas
-    from launch.compare import columns
+    from launch.text import columns
     from search_spaces.trained import in_batches, scores
 
     trained = dnas.load(arguments.run, space=arguments.space, task=arguments.task)
@@ -128,7 +128,7 @@ def _of_file(trained: Trained, path: Path, run: str) -> Source:
             inputs = inputs.astype(np.float32) if inputs.dtype.kind in "biuf" else inputs
             inputs = inputs[:, None] if inputs.ndim == 1 else inputs
         try:
-            checked(inputs[:1], takes)
+            checked(inputs, takes)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
         if not len(inputs):

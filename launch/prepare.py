@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dnas import registry
@@ -163,11 +163,11 @@ def budget_lines(config: Mapping[str, Any], space: SearchSpace, genotype: Genoty
             for name, limit in budget.given.items()]
 
 
-def named(config: Mapping[str, Any], part: str) -> str:
-    """The space or method of a config on one line, with those options that differ from their defaults."""
+def named(config: Mapping[str, Any], part: str, also: Collection[str] = ()) -> str:
+    """The space or method of a config on one line, with those options that differ from their defaults, and `also` these."""
     usual = {option.name: option.default for option in read(registry.locate(config[part]["name"], PARTS[part], part))}
     options = ", ".join(f"{name} {value}" for name, value in config[part].items()
-                        if name != "name" and usual.get(name, MIXED.get(name)) != value)
+                        if name != "name" and (name in also or usual.get(name, MIXED.get(name)) != value))
     return f"{config[part]['name']} ({options})" if options else config[part]["name"]
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple
 import tyro
 
 from dnas import report, runs
-from dnas.runs import Summary, number
+from dnas.runs import Quality, Summary, number
 from launch.arguments import parsed
 
 DRAWN = 120
@@ -45,6 +45,7 @@ class Told(NamedTuple):
     genotype: Any
     groups: Any
     scratch: Path
+    quality: Quality
 
 
 def main(argv: Sequence[str]) -> int:
@@ -79,7 +80,8 @@ def _read(folder: Path, scratch: Path) -> Told:
     metrics, timings = ([record for record in records(folder / name) if number(record, "epoch") is not None]
                         for name in ("metrics.jsonl", "timing.jsonl"))
     genotype = load_genotype(folder) if (folder / "genotype.json").exists() else None
-    return Told(folder, one, config, results, environment, metrics, timings, genotype, runs.load_groups(folder), scratch)
+    return Told(folder, one, config, results, environment, metrics, timings, genotype, runs.load_groups(folder), scratch,
+                runs.quality_of(folder, config))
 
 
 def _head(told: Told) -> list[str]:
@@ -88,43 +90,49 @@ def _head(told: Told) -> list[str]:
     begun = "the weights of a supernet" if told.config.get("inherit") else "scratch"
     what = f"Search of {one.space} by {one.method}" if one.kind == "search" else \
         f"Training from {begun} of a network of {one.space}"
-    state = {"done": "done", "running": f"running in {one.note}", "interrupted": "interrupted"}[one.status]
+    state = {"done": "done", "running": f"running in {one.note}", "interrupted": "interrupted",
+             "failed": f"failed ({one.note})"}[one.status]
     intro = f"{what} on {one.data}, seed {one.seed}: {state}, after epoch {one.epoch} of {one.epochs}."
     seconds = [value for record in told.timings if (value := number(record, "seconds")) is not None]
-    rates = [value for record in told.timings if (value := number(record, "images_per_second")) is not None]
+    rates = [value for record in told.timings if (value := number(record, "examples_per_second")) is not None]
     facts = [("test", _judged(told, "test")), ("hold-out", _judged(told, "holdout")),
              ("cell", told.results.get("cell") or _name(told.config)),
              ("size", _size(told.results)),
              ("margin", _spelled(told.results, "margin", "{:.1f} points by which the gate of an edge's first operation "
                                                          "leads that of its second (median)", 100)),
-             ("images", _spelled(told.results, "train_images", "{:,.0f} trained on")),
+             ("examples", _spelled(told.results, "train_examples", "{:,.0f} trained on")),
              ("time", seconds and f"{_duration(sum(seconds))}, {statistics.median(seconds):.3g} s an epoch (median), "
                                   "without compiling"),
-             ("speed", rates and f"{statistics.median(rates):,.0f} images per second (median)"),
+             ("speed", rates and f"{statistics.median(rates):,.0f} examples per second (median)"),
              ("begun", one.date)]
     return [report.paragraph(intro), report.table(["", ""], [[name, text] for name, text in facts if text], text=2)]
 
 
 def _judged(told: Told, split: str) -> str:
-    """Accuracy and loss on a split, of the results or else of the last epoch; empty where there are none."""
-    found, last = told.results.get(split), told.records[-1] if told.records else {}
-    if number(found, "accuracy") is None:
-        found = {name: number(last, name, split) for name in ("accuracy", "loss")}
-    if number(found, "accuracy") is None:
+    """The metrics and the loss on a split, of the results or else of the last epoch; empty where there are none."""
+    quality, found, last = told.quality, told.results.get(split), told.records[-1] if told.records else {}
+    if number(found, quality.metric) is None:
+        found = {name: value for name in last if (value := number(last, name, split)) is not None}
+    value, error = number(found, quality.metric), number(found, "standard_error")
+    if value is None:
         return ""
-    parts = [f"{100 * number(found, 'accuracy'):.2f} %"
-             + _spelled(found, "standard_error", " ± {:.2f} by the number of its images", 100)
-             + _spelled(found, "images", " ({:,.0f})"), _spelled(found, "loss", "loss {:.3f}"),
-             "of the supernet" if told.one.kind == "search" else "", _spelled(
-                 found.get("best"), "accuracy", "the best was {:.2f} %", 100) + _spelled(
-                     found.get("best"), "epoch", " after epoch {:.0f}"),
-             _spelled(found, "inherited", "as inherited {:.2f} %", 100)]
+    spell = lambda *names: quality.text(number(found, *names))
+    spread = "" if error is None else f" ± {100 * error:.2f}" if quality.percent else f" ± {error:.3g}"
+    first = spell(quality.metric) + (f" {quality.metric}" if quality.percent else "")
+    known = {quality.metric, "loss", "standard_error", "examples", "inherited"}
+    others = {name: value for name in found if name not in known and (value := number(found, name)) is not None}
+    parts = [first + (spread and f"{spread} by the number of its examples") + _spelled(found, "examples", " ({:,.0f})"),
+             *(f"{name} {value:.4g}" for name, value in others.items()),
+             _spelled(found, "loss", "loss {:.3f}"), "of the supernet" if told.one.kind == "search" else "",
+             "" if number(found, "best", quality.metric) is None else f"the best was {spell('best', quality.metric)}" +
+             _spelled(found["best"], "epoch", " after epoch {:.0f}"),
+             "" if number(found, "inherited") is None else f"as inherited {spell('inherited')}"]
     return ", ".join(part for part in parts if part)
 
 
 def _size(results: Mapping[str, Any]) -> str:
     return _spelled(results, "params", "{:,.0f} parameters, ") + _spelled(
-        results, "macs", "{:,.0f} multiply-adds per image, as a network of its own")
+        results, "macs", "{:,.0f} multiply-adds per example, as a network of its own")
 
 
 def _spelled(tree: Any, name: str, form: str, factor: float = 1) -> str:
@@ -173,9 +181,11 @@ def _course(told: Told) -> list[str]:
         return []
     path = told.scratch / "curves.svg"
     draw_curves(told.records, path)
+    quality = told.quality
+    says = "a share" if quality.percent else "more is better" if quality.better > 0 else "less is better"
     about = {"search": "Of the supernet: train is what the weights learn from, valid the architecture, holdout neither; "
-                       "accuracies in [0, 1], losses in nats.",
-             "train": "Accuracies in [0, 1], losses in nats; the training loss has what regularises it in it."}
+                       f"loss, and {quality.metric} ({says}).",
+             "train": f"Loss, and {quality.metric} ({says}); the training loss has what regularises it in it."}
     return [report.heading("How it went"), report.picture(path, about[told.one.kind])]
 
 
@@ -211,7 +221,7 @@ def _diagnoses(told: Told) -> list[str]:
     from dnas.engine.diagnose import collapse
 
     found = collapse(measured)
-    verdict = found.sentence if found else f"no sign of a collapse in {len(measured)} " + (
+    verdict = found.reason if found else f"no sign of a collapse in {len(measured)} " + (
         "diagnosis" if len(measured) == 1 else "diagnoses")
     if told.one.status == "done" and told.one.epoch < told.one.epochs:
         verdict += f"; the search was stopped after epoch {told.one.epoch}"
@@ -221,7 +231,8 @@ def _diagnoses(told: Told) -> list[str]:
                                      for name, (_, form) in MEASURED.items())] for record in measured]
     return [report.heading("Diagnoses"), report.paragraph(verdict[0].upper() + verdict[1:] + "."),
             report.picture(path, "Largest eigenvalue of the architecture's Hessian, sharpness of the loss in the weights, "
-                                 "share of the hold-out images that the supernet loses when it is discretised (gap)"),
+                                 f"and by how much discretising worsens the supernet's {told.quality.metric} on the "
+                                 "hold-out split (gap)"),
             report.table(["epoch", *(title for title, _ in MEASURED.values())], rows)]
 
 
@@ -275,7 +286,7 @@ def _selections(told: Told) -> list[str]:
                      _spelled(cost, "epochs", "{:.0f}"), _spelled(cost, "seconds", "{:.1f}")])
     if not rows and not notes:
         return []
-    header = ["selection", "options", "of epoch", "edges as above", "images forward", "epochs tuned", "seconds"]
+    header = ["selection", "options", "of epoch", "edges as above", "examples forward", "epochs tuned", "seconds"]
     table = [report.table(header, rows, text=2)] if rows else []
     return [report.heading("Chosen afterwards from the same supernet"), *table, *notes, report.grid(pictures)]
 

@@ -14,8 +14,8 @@ from dnas.runs import Summary, find, summary
 from launch.arguments import parsed
 from launch.text import plain
 
-Key = Literal["folder", "status", "kind", "method", "space", "data", "seed", "epoch", "accuracy", "seconds", "date"]
-DOWN = "epoch", "accuracy", "date"
+Key = Literal["folder", "status", "kind", "method", "space", "data", "seed", "epoch", "quality", "seconds", "date"]
+DOWN = "epoch", "date"
 """Keys whose largest value comes first."""
 
 
@@ -26,7 +26,7 @@ class Arguments:
     folder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")] = "runs"
     """Where to look. Choices inside of a run are counted with it."""
     sort: Key = "folder"
-    """What the order goes by; the best accuracy and the latest date come first, what has none last."""
+    """What the order goes by; the best quality, by its metric, and the latest date come first, what has none last."""
     format: Literal["table", "csv", "json"] = "table"
     """How the list is printed; csv and json have everything that is known of a run."""
 
@@ -50,17 +50,22 @@ def main(argv: Sequence[str]) -> int:
 
 
 def ordered(found: Sequence[Summary], key: Key) -> list[Summary]:
-    """The runs by `key`, those without a value last."""
-    known = [one for one in found if getattr(one, key) not in (None, "")]
-    rest = [one for one in found if getattr(one, key) in (None, "")]
-    return sorted(known, key=lambda one: getattr(one, key), reverse=key in DOWN) + rest
+    """The runs by `key`, those without a value last; by quality those of one metric stand in a row."""
+    value = _quality if key == "quality" else lambda one: getattr(one, key)
+    known = [one for one in found if value(one) not in (None, "")]
+    rest = [one for one in found if value(one) in (None, "")]
+    return sorted(known, key=value, reverse=key in DOWN) + rest
+
+
+def _quality(one: Summary) -> tuple[str, float] | None:
+    return None if one.value is None else (one.metric, -one.better * one.value)
 
 
 def listed(found: Sequence[Summary]) -> str:
     """A line a run, in columns; behind it who is running it, or what is broken."""
-    from launch.compare import columns
+    from launch.text import columns
 
-    rows = [["folder", "status", "kind", "method", "space", "data", "seed", "epoch", "accuracy %", "on", "time", "choices"]]
+    rows = [["folder", "status", "kind", "method", "space", "data", "seed", "epoch", "quality", "on", "time", "choices"]]
     lines = columns(rows + [[plain(cell) for cell in _row(one)] for one in found], left=6).splitlines()
     return "\n".join([lines[0], *(f"{line}  {plain(one.note)}".rstrip() for line, one in zip(lines[1:], found))])
 
@@ -70,5 +75,11 @@ def _row(one: Summary) -> list[str]:
 
     epoch = "" if one.epoch is None else f"{one.epoch}/{one.epochs}"
     return [str(one.folder), one.status, one.kind, one.method, one.space, one.data,
-            "" if one.seed is None else str(one.seed), epoch, "" if one.accuracy is None else f"{one.accuracy:.2f}", one.of,
+            "" if one.seed is None else str(one.seed), epoch, _spelled(one), one.of,
             "" if one.seconds is None else duration(one.seconds), str(one.selections or "")]
+
+
+def _spelled(one: Summary) -> str:
+    if one.value is None:
+        return ""
+    return f"{one.value:.2f} %" if one.unit else f"{one.metric} {one.value:.4g}"

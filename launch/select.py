@@ -48,10 +48,10 @@ def main(argv: Sequence[str]) -> int:
     space = trained.ready.space
     cost = space.cost(result.genotype)
     print("", terminal_cell(result.genotype, space.groups), space.format(result.genotype), "", sep="\n")
-    print(f"size       {cost['params']:,} parameters, {cost['macs']:,} multiply-adds per image as a network of its own")
+    print(f"size       {cost['params']:,} parameters, {cost['macs']:,} multiply-adds per example as a network of its own")
     for line in budget_lines(trained.ready.config, space, result.genotype):
         print(f"budget     {line}")
-    print(f"cost       {result.cost['evaluations']:,} images forward, {result.cost['epochs']} epochs, "
+    print(f"cost       {result.cost['evaluations']:,} examples forward, {result.cost['epochs']} epochs, "
           f"{result.cost['seconds']:.1f} s")
     print(f"written    {out}")
     return 0

@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
 
     subject = find(arguments.subject)
     genotype = subject.genotype
-    data = _images(genotype.options)
+    data = _inputs(genotype.options)
     space, built = build(subject, data, arguments.space, cells=arguments.cells, channels=arguments.channels)
     path = Path(arguments.subject).expanduser()
     beside = (path if path.is_dir() else path.parent) if path.exists() else Path(".")
@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError(f"--out {out} is a file; it must be a folder")
 
     from dnas.pictures import draw_genotype, draw_logits, terminal_cell
-    from launch.compare import columns
+    from launch.text import columns
 
     logits = history(path, space.groups)
     print(terminal_cell(genotype, space.groups), space.format(genotype), "", sep="\n")
@@ -66,16 +66,16 @@ def _layers(space, genotype, data) -> str:
     """The network's layers as a table."""
     import jax
 
-    from launch.compare import columns
+    from launch.text import columns
     from search_spaces.cost import layers
 
-    network, images = space.network(genotype), jax.ShapeDtypeStruct((1, *data.image), "float32")
-    weights, stats = jax.eval_shape(lambda key: network.init(key, images), jax.random.key(0))
-    with_stats = lambda weights, images: network.apply(
-        weights, jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape), stats), images, train=False, key=None)[0]
-    found, cost = layers(with_stats, weights, images), space.cost(genotype)
+    network, inputs = space.network(genotype), jax.ShapeDtypeStruct((1, *data.image), space.input_dtype)
+    weights, stats = jax.eval_shape(lambda key: network.init(key, inputs), jax.random.key(0))
+    with_stats = lambda weights, inputs: network.apply(
+        weights, jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape), stats), inputs, train=False, key=None)[0]
+    found, cost = layers(with_stats, weights, inputs), space.cost(genotype)
     shape = lambda sizes: "x".join(map(str, sizes)) or "\N{EN DASH}"
-    rows = [["layer", "puts out", "parameters", "multiply-adds"], ["images", shape(data.image), "", ""]]
+    rows = [["layer", "puts out", "parameters", "multiply-adds"], ["input", shape(data.image), "", ""]]
     rows += [[layer.name, shape(layer.shape), f"{layer.params:,}", f"{layer.macs:,}"] for layer in found]
     return columns([*rows, ["network", "", f"{cost['params']:,}", f"{cost['macs']:,}"]], left=2)
 
@@ -99,14 +99,17 @@ def history(path: Path, groups):
     return found
 
 
-def _images(options):
-    """What a genotype's options say of the images and classes of its network, which may be missing."""
+def _inputs(options):
+    """What a genotype's options say of the inputs and outputs of its network, which may be missing."""
     from dnas.data.pictures import LARGEST
+    from dnas.portable import MOST
 
     image, classes = options.get("image", [32, 32, 3]), options.get("classes", 10)
-    if not isinstance(image, list) or len(image) != 3 or not all(type(n) is int and 0 < n <= LARGEST for n in image):
-        raise ValueError(f"images of the genotype are {str(image)[:80]}; it is height, width, channels, 1 to {LARGEST}")
-    return types.SimpleNamespace(image=tuple(image), classes=classes)
+    most = MOST if isinstance(image, list) and len(image) < 3 else LARGEST
+    if not isinstance(image, list) or not image or not all(type(n) is int and 0 < n <= most for n in image):
+        raise ValueError(f"inputs of the genotype are {str(image)[:80]}; they are a shape, such as height, width, "
+                         f"channels, each 1 to {most}")
+    return types.SimpleNamespace(image=tuple(image), classes=classes, graph=None, vocabulary=options.get("vocabulary"))
 
 
 def shares(history, groups) -> list[list[str]]:

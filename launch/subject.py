@@ -61,7 +61,7 @@ def find(text: str) -> Subject:
 
 
 def build(subject: Subject, data: Dataset, place: str | None, **size: int | None) -> tuple[SearchSpace, dict[str, Any]]:
-    """The space of the subject's network for these images, and how it was built: {"name": ..., options}.
+    """The space of the subject's network for this data, and how it was built: {"name": ..., options}.
 
     place: of its factory, where that is not the one known; size: options to change, None for those that stay.
     Raises ValueError, in one line, where there is no such space or it cannot be built.
@@ -81,7 +81,8 @@ def build(subject: Subject, data: Dataset, place: str | None, **size: int | None
             if option not in ("name", "image", "classes") and (option in known or option not in MIXED)}
     space = {"name": name, **kept, **{option: value for option, value in size.items() if value is not None}}
     try:
-        made = built("space", {"space": space}, SearchSpace, image=data.image, classes=data.classes)
+        offered = {option: getattr(data, option) for option in ("graph", "vocabulary") if option not in space}
+        made = built("space", {"space": space}, SearchSpace, image=data.image, classes=data.classes, **offered)
     except ValueError:
         raise
     except Exception as error:

@@ -55,9 +55,9 @@ class Arguments:
     preset: Literal["quick", "cifar", "nasbench201"] = "quick"
     """Defaults of the options below; quick is for small data, the others are as published."""
     data: Annotated[tuple[str, ...], shown("{" + ",".join(DATASETS) + "}|PATH ...", "that of the search, else digits")] = ()
-    """A name or other source of images (`dnas datasets`), or the several files of one set."""
+    """A name or other source of data (`dnas datasets`), or the several files of one set."""
     limit: Annotated[int | None, shown("N", "as for the search, else all")] = None
-    """Images to keep outside the test set, evenly of each class."""
+    """Examples to keep outside the test set, evenly of each class."""
     task: TaskName = None
     """What is predicted. This and the next seven are as for the search, if its data is."""
     target: Target = None
@@ -73,7 +73,7 @@ class Arguments:
     augment: Augment = None
     """Yours: (key, images) -> images, as file.py:function or package.module:function."""
     class_weights: Weighing = "equal"
-    """Losses of classes: as they come, or each class the same however few its images."""
+    """Losses of classes: as they come, or each class the same however few its examples."""
     splits: tuple[Split, ...] = ("train", "valid")
     """What is trained on. Published: everything but the test set, so that no hold-out accuracy is reported."""
     space: Annotated[str | None, shown("FACTORY", "that of the run or genotype")] = None
@@ -83,9 +83,9 @@ class Arguments:
     channels: Annotated[int | None, shown("INT", "as searched")] = None
     """Channels of the first cells. Published: 36, and 16."""
     epochs: int = 30
-    """Passes over the images. Published: 600, and 200."""
+    """Passes over the data. Published: 600, and 200."""
     batch: int = 64
-    """Images in a mini-batch. Published: 96, and 256."""
+    """Examples in a mini-batch. Published: 96, and 256."""
     seed: int = 0
     """Seed of everything random, 0 to 4294967295."""
     lr: float = 0.1
@@ -110,9 +110,9 @@ class Arguments:
     """In which a step computes; weights, statistics and whatever is reported are float32."""
     inherit: bool = False
     """Start from the weights of the run's supernet: its own network, of its size and without an auxiliary head, whose
-    statistics are taken anew from the images. --epochs 0 leaves it at that."""
+    statistics are taken anew from the data. --epochs 0 leaves it at that."""
     distill: float = 0.0
-    """Share of the loss, 0 to 1, that is the divergence from what the run's whole supernet says of the same images."""
+    """Share of the loss, 0 to 1, that is the divergence from what the run's whole supernet says of the same examples."""
     distill_temperature: float = 2.0
     """That the logits of both are divided by."""
     ema: float = 0.0
@@ -144,6 +144,7 @@ def main(argv: Sequence[str]) -> int:
     data = loaded(source, arguments.batch, arguments.splits)
     from launch.subject import build
 
+    _recipe(arguments)
     origin, genotype = taken(arguments, subject, data), subject.genotype
     if arguments.inherit:
         space, built = origin.space, origin.options
@@ -243,12 +244,18 @@ def _try(network, data, space: str, drop_path: float) -> None:
         raise ValueError(f"space {space} has no network for this data: {type(error).__name__}: {error}") from error
 
 
-def _trained(network, data, arguments: Arguments, run, extras: Mapping[str, Any]):
+def _recipe(arguments: Arguments):
+    """The Recipe of the training. Raises ValueError, in one line, where one is out of range."""
     from dnas.algorithms.supervised import Recipe
+
+    return Recipe(**{name: getattr(arguments, name) for name in Recipe._fields if hasattr(arguments, name)}).check()
+
+
+def _trained(network, data, arguments: Arguments, run, extras: Mapping[str, Any]):
     from dnas.engine.train import train
 
-    recipe = Recipe(**{name: getattr(arguments, name) for name in Recipe._fields if hasattr(arguments, name)})
-    return train(network, data, epochs=arguments.epochs, batch=arguments.batch, seed=arguments.seed, recipe=recipe,
+    return train(network, data, epochs=arguments.epochs, batch=arguments.batch, seed=arguments.seed,
+                 recipe=_recipe(arguments),
                  splits=arguments.splits, **extras, final="test", run=run,
                  report=None if "holdout" in arguments.splits else "holdout", progress=arguments.progress)
 

@@ -127,7 +127,7 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
 
     space = SearchSpace(name, dict(options or {}), groups, init, apply, genotype, inherit, format=format or default_format,
                         parse=read, expected=expected or (lambda gates: linear()(gates)),
-                        **networks(standalone or network, auxiliary))
+                        input_dtype=input_dtype, **networks(standalone or network, auxiliary))
     return space._replace(inherited=space._replace(**networks(inherited or network, None)))
 
 

@@ -292,7 +292,7 @@ def test_search_of_a_space_of_ones_own(said, folder):
 def test_estimate(said, folder):
     before = sorted(folder.iterdir())
     code, out, err = said("estimate", "--space", "mine.py:linear", "--limit", "400", "--batch", "8", "--run", "r")
-    assert code == 0 and "multiply-adds 1,234,567 per image" in out and "MiB of a step" in out, err
+    assert code == 0 and "multiply-adds 1,234,567 per example" in out and "MiB of a step" in out, err
     assert [path for path in sorted(folder.iterdir()) if path.name != "__pycache__"] == before
 
 

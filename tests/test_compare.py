@@ -30,10 +30,11 @@ ENTRIES = [entry(f"{method}{seed}", method, selection, ops, discrete=value) for 
 def test_means_deviations_and_single_runs():
     rows = {(row.method, row.selection): row for row in compare.summarise(ENTRIES)}
     assert rows["a", "one"].values == {"discrete": (53.0, pytest.approx(np.sqrt(13)), 3)}
-    assert compare.spell("discrete", rows["a", "one"].values["discrete"]) == "53.00 ± 3.61"
+    assert compare.spell(compare.METRICS["discrete"], rows["a", "one"].values["discrete"]) == "53.00 ± 3.61"
     (alone,) = compare.summarise(ENTRIES[:1])
-    assert compare.spell("discrete", alone.values["discrete"]) == "50.00"
-    assert compare.spell("table", None) == "–" and compare.spell("gap", (-0.001, None, 1)) == "0.00"
+    assert compare.spell(compare.METRICS["discrete"], alone.values["discrete"]) == "50.00"
+    assert compare.spell(compare.METRICS["table"], None) == "–"
+    assert compare.spell(compare.METRICS["gap"], (-0.001, None, 1)) == "0.00"
 
 
 def test_differences_are_paired_and_their_interval_is_that_of_students_t():

@@ -67,7 +67,7 @@ def test_a_selection_of_your_own(tmp_path, monkeypatch, capsys):
     assert main(["search", "--space", toy, "--limit", "200", "--epochs", "1", "--batch", "16", "--run", "run",
                  "--cache", "off"]) == 0
     assert main(["select", "run", "--selection", "mine.py:least_missed", "--selection.images", "40", "--cache", "off"]) == 0
-    assert "320 images forward" in capsys.readouterr().out
+    assert "320 examples forward" in capsys.readouterr().out
     assert main(["compare", "run", "--selection", "magnitude", "mine.py:least_missed", "--least-missed.images", "40",
                  "--cache", "off"]) == 0
     assert "finished before" in capsys.readouterr().out

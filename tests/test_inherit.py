@@ -268,7 +268,7 @@ def test_a_weight_of_nothing_is_ordinary_training(run, tmp_path):
     (["alone.json", "--space", TOY, "--distill", "0.5"], "--distill needs the supernet"),
     (["RUN", "--distill", "1.5"], "distill is 1.5"),
     (["RUN", "--distill", "1", "--distill-temperature", "0"], "distill_temperature is 0"),
-    (["RUN", "--inherit", "--limit", "200"], "images that would judge the network"),
+    (["RUN", "--inherit", "--limit", "200"], "examples that would judge the network"),
     (["RUN", "--inherit", "--data", "other.npz"], "is for images of 8x8x1 of 2 classes"),
     (["RUN", "--epochs", "0"], "--epochs 0: it must be 1 to"), (["RUN", "--dtype", "float16"], "float16")])
 def test_what_cannot_be_inherited_is_refused_in_one_line(run, tmp_path, monkeypatch, capsys, argv, message):

@@ -19,7 +19,7 @@ from dnas.pictures import (
     terminal_cell,
 )
 from dnas.run import RunWriteError
-from dnas.tensorboard import COMPARED, events
+from dnas.tensorboard import events
 from dnas.types import Choice, Genotype, Group
 
 NB_OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -148,6 +148,15 @@ def test_curves_leave_out_what_is_missing(tmp_path):
     assert all(f">{word}<" in text for word in ("loss", "accuracy", "train", "valid", "epoch"))
 
 
+def test_curves_draw_the_metrics_of_the_task(tmp_path):
+    records = [{"epoch": n, "loss": {"train": 2.0 / n}, "mae": {"train": 50.0, "holdout": 40.0}, "entropy": {"cell": 1.0},
+                "gap": 0.1, "lr": 0.1} for n in (1, 2)]
+    draw_curves(records, tmp_path / "curves.svg")
+    text = (tmp_path / "curves.svg").read_text()
+    assert ">mae<" in text and ">holdout<" in text
+    assert not any(f">{word}<" in text for word in ("entropy", "gap", "accuracy"))
+
+
 def test_softmax_gives_nothing_to_operations_that_an_edge_lacks():
     group = Group(((0, 1), (0, 2)), (("a", "b"), ("c",)))
     np.testing.assert_allclose(softmaxed(np.full((4, 2, 2), 900.0), group), [[[0.5, 0.5], [1, 0]]] * 4)
@@ -188,23 +197,27 @@ def test_events_hold_the_hyperparameters_and_what_to_compare_by_them(tmp_path):
     hparams = pytest.importorskip("tensorboard.plugins.hparams.metadata")
     config = {"method": {"name": "darts", "lr": 0.025, "frozen": False, "clip": None}, "data": ["a", "b"], "seed": 3,
               "genotype": {"name": "|none~0|", "schema": 1, "groups": {"cell": [{"op": "none"}]}}}
-    for name, groups in ("search", NB), ("train", {}):
+    mae = {"name": "mae", "better": -1, "percent": False}
+    for name, groups, metric in ("search", NB, {}), ("train", {}, {}), ("numbers", NB, {"metric": mae}):
         (tmp_path / name).mkdir()
         board = events(tmp_path / name, groups)
-        board.config(config)
+        board.config(config | metric)
         board.done()
         board.close()
         content = {tag: metadata.plugin_data.content for tag, metadata in read_events(
             tmp_path / name).summary_metadata.items() if metadata.plugin_data.plugin_name == "hparams"}
         start = hparams.parse_session_start_info_plugin_data(content[hparams.SESSION_START_INFO_TAG]).hparams
-        assert {key: getattr(value, value.WhichOneof("kind")) for key, value in start.items()} == {
+        assert {key: getattr(value, value.WhichOneof("kind")) for key, value in start.items()
+                if not key.startswith("metric.")} == {
             "method.name": "darts", "method.lr": 0.025, "method.frozen": False, "data": "a, b", "seed": 3,
             "genotype.name": "|none~0|"}
         assert hparams.parse_session_end_info_plugin_data(content[hparams.SESSION_END_INFO_TAG]).status == 1
-        assert (hparams.EXPERIMENT_TAG in content) == (name == "search")
+        assert (hparams.EXPERIMENT_TAG in content) == bool(groups)
         if groups:  # its gates are no metrics
             found = hparams.parse_experiment_plugin_data(content[hparams.EXPERIMENT_TAG])
-            assert [metric.name.tag for metric in found.metric_infos] == list(COMPARED)
+            assert [info.name.tag for info in found.metric_infos] == [
+                f"{quantity}/{split}" for quantity in ("mae" if metric else "accuracy", "loss")
+                for split in ("holdout", "test")]
 
 
 def test_resumed_events_replace_what_was_written_after_the_checkpoint(tmp_path):

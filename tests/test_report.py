@@ -61,17 +61,37 @@ def test_a_search_that_has_only_begun_and_one_without_groups(tmp_path):
 def test_a_training(tmp_path):
     folder = write_run(tmp_path / "trained", TRAIN)
     assert "What is taken for what" not in page(folder)
-    results = {"test": {"accuracy": 0.75, "loss": 0.7, "images": 4, "standard_error": 0.2165}, "params": 9, "macs": 8,
-               "holdout": {"accuracy": 0.5, "loss": 1, "best": {"epoch": 2, "accuracy": 0.625}}, "train_images": 40}
+    results = {"test": {"accuracy": 0.75, "loss": 0.7, "examples": 4, "standard_error": 0.2165}, "params": 9, "macs": 8,
+               "holdout": {"accuracy": 0.5, "loss": 1, "best": {"epoch": 2, "accuracy": 0.625}}, "train_examples": 40}
     (folder / "results.json").write_text(json.dumps(results | {"confusion": [[2, 1], [0, 1]]}))
     text = page(folder)
-    for part in ("Training from scratch of a network of toy", "75.00 % ± 21.65 by the number of its images (4)",
+    for part in ("Training from scratch of a network of toy", "75.00 % accuracy ± 21.65 by the number of its examples (4)",
                  "the best was 62.50 % after epoch 2", "40 trained on", "|a|", "recall %", "66.7", "1 (1 times)",
                  f"dnas train {folder} --run OTHER"):
         assert part in text, part
     for wrong in [[1, 2]], [[1], [2, 3]], [[0.5, 1], [1, 1]], "x", [[-1, 0], [0, 1]]:
         (folder / "results.json").write_text(json.dumps(results | {"confusion": wrong}))
         assert main(["report", str(folder)]) == 2
+
+
+def test_the_metric_of_the_task(tmp_path):
+    config = TRAIN | {"task": "regression", "metric": {"name": "mae", "better": -1, "percent": False}}
+    folder = write_run(tmp_path / "numbers", config, mae={"train": 60.0, "holdout": 50.0})
+    assert "mae 50" in page(folder)
+    (folder / "results.json").write_text(json.dumps({
+        "test": {"mae": 44.123, "mse": 3000.0, "loss": 0.7, "examples": 88, "standard_error": 3.3},
+        "holdout": {"mae": 43.7, "loss": 0.6, "best": {"epoch": 2, "mae": 42.0}, "inherited": 70.0}}))
+    text = page(folder)
+    for part in ("mae 44.12 ± 3.3 by the number of its examples (88), mse 3000, loss 0.700",
+                 "the best was mae 42 after epoch 2", "as inherited mae 70", "mae (less is better)", "examples per second"):
+        assert part in text, part
+    assert "What is taken for what" not in text and " %" not in text.split("How it went")[0]
+
+
+def test_a_search_that_failed(tmp_path):
+    folder = write_run(tmp_path / "failed", SEARCH, epochs=2)
+    (folder / "failed.json").write_text('{"error": "the loss is not finite"}')
+    assert "failed (the loss is not finite), after epoch 2 of 3" in page(folder)
 
 
 @pytest.mark.parametrize("name, content, message", [

@@ -33,7 +33,7 @@ def write_run(folder, config, epochs=3, **more):
         for epoch in range(1, epochs + 1):
             run.append({"epoch": epoch, "loss": {"train": 1 / epoch, "holdout": 2 / epoch},
                         "accuracy": {"train": 0.5, "holdout": 0.2 * epoch}, **more})
-            run.append_timing({"epoch": epoch, "seconds": 20, "images_per_second": 100.0})
+            run.append_timing({"epoch": epoch, "seconds": 20, "examples_per_second": 100.0})
         run.save_genotype(GENOTYPE)
         if "method" in config:
             run.save_groups(GROUPS)
@@ -98,9 +98,9 @@ def test_a_line_a_run_whatever_state_it_is_in(many, capsys):
     assert header.split()[:3] == ["folder", "status", "kind"]
     words = {Path(line.split()[0]).name: line.split()[1:] for line in found}
     assert list(words) == list("acdbefgh")
-    assert " ".join(words["a"]) == "done search darts toy some images 7 3/3 60.00 hold-out 1 min 0 s 1"
+    assert " ".join(words["a"]) == "done search darts toy some images 7 3/3 60.00 % hold-out 1 min 0 s 1"
     assert words["b"][:2] == ["interrupted", "search"] and "2/3" in words["b"] and "40.00" in words["b"]
-    assert " ".join(words["c"]) == "done train toy digits 0 3/3 87.50 test 1 min 0 s"
+    assert " ".join(words["c"]) == "done train toy digits 0 3/3 87.50 % test 1 min 0 s"
     assert words["d"][:3] == ["interrupted", "train", "inherit+distill"]  # not tested yet
     assert words["e"][0] == "broken" and "no valid JSON" in " ".join(words["e"])
     assert words["f"][0] == "broken" and "line 2, is no JSON record" in " ".join(words["f"])
@@ -109,12 +109,39 @@ def test_a_line_a_run_whatever_state_it_is_in(many, capsys):
 
 
 def test_order_and_forms(many, capsys):
-    names = [Path(line.split()[0]).name for line in lines(capsys, many, "--sort", "accuracy")[1:]]
+    names = [Path(line.split()[0]).name for line in lines(capsys, many, "--sort", "quality")[1:]]
     assert names[0] == "c" and set(names[-3:]) == set("efh")
     told = json.loads("\n".join(lines(capsys, many, "--format", "json")))
-    assert len(told) == 8 and told[0]["accuracy"] == pytest.approx(60) and told[0]["selections"] == 1
+    assert len(told) == 8 and told[0]["value"] == pytest.approx(60) and told[0]["selections"] == 1
+    assert (told[0]["metric"], told[0]["unit"]) == ("accuracy", "%")
     rows = list(csv.DictReader(lines(capsys, many, "--format", "csv")))
     assert [row["folder"] for row in rows] == [one["folder"] for one in told] and rows[0]["seconds"] == "60.0"
+
+
+MAE = {"task": "regression", "metric": {"name": "mae", "better": -1, "percent": False}}
+
+
+def test_the_metric_of_the_task_and_its_direction(tmp_path, capsys):
+    for name, value in ("a", 44.123), ("b", 12.5), ("c", 70.0):
+        folder = write_run(tmp_path / name, TRAIN | MAE)
+        (folder / "results.json").write_text(json.dumps({"test": {"mae": value, "loss": 0.5}}))
+    write_run(tmp_path / "d", SEARCH)
+    found = lines(capsys, tmp_path, "--sort", "quality")
+    assert [Path(line.split()[0]).name for line in found[1:]] == list("dbac")
+    assert "mae 44.12 test" in " ".join(found[3].split()) and "60.00 %  hold-out" in found[1]
+    row = next(csv.DictReader(lines(capsys, tmp_path, "--format", "csv")))
+    assert (row["metric"], row["value"], row["unit"], row["better"]) == ("mae", "44.123", "", "-1")
+    (tmp_path / "a" / "config.json").write_text(json.dumps(TRAIN | {"metric": {"name": 3}}))
+    assert "broken" in lines(capsys, tmp_path / "a")[1] and "metric is" in lines(capsys, tmp_path / "a")[1]
+
+
+def test_a_search_that_failed(tmp_path, capsys):
+    folder = write_run(tmp_path / "a", SEARCH, epochs=2)
+    (folder / "failed.json").write_text('{"error": "the loss of epoch 3 is not finite"}')
+    line = lines(capsys, tmp_path)[1]
+    assert line.split()[1] == "failed" and line.endswith("the loss of epoch 3 is not finite") and "2/3" in line
+    with holding(folder):
+        assert lines(capsys, tmp_path)[1].split()[1] == "running"
 
 
 def test_one_run_no_run_and_no_folder(many, tmp_path, capsys):

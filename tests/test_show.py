@@ -55,8 +55,8 @@ def test_it_shows_a_genotype_and_a_run(tmp_path, monkeypatch, capsys):
     (lambda path: "absent.json", "absent.json does not exist"),
     (lambda path: "darts-v9", "did you mean"),
     (lambda path: str(path / "g.json"), "say where it is"),
-    (lambda path: genotype_of(path, image=5), "images of the genotype are 5"),
-    (lambda path: genotype_of(path, image=[8, 8.5, 1]), "images of the genotype are [8, 8.5, 1]"),
+    (lambda path: genotype_of(path, image=5), "inputs of the genotype are 5"),
+    (lambda path: genotype_of(path, image=[8, 8.5, 1]), "inputs of the genotype are [8, 8.5, 1]"),
     (lambda path: genotype_of(path, image=[8, 8, 1], evil=[0] * 10**6), "more than 1,000,000 characters"),
     (lambda path: genotype_of(path, image=[8, 8, 1], **{"\x1b[2J" * 5000: 1}), "unexpected keyword")])
 def test_bad_input_is_one_line(tmp_path, capsys, make, message):

@@ -59,8 +59,8 @@ def test_a_run_is_trained_on_its_own_data(run, trained):
     assert load_genotype(trained).choices == load_genotype(run).choices
     results = json.loads((trained / "results.json").read_text())
     counts = np.array(results["confusion"])
-    assert counts.sum() == results["test"]["images"] == 359
-    assert results["test"]["accuracy"] == pytest.approx(accuracy(counts)) and results["train_images"] == 180
+    assert counts.sum() == results["test"]["examples"] == 359
+    assert results["test"]["accuracy"] == pytest.approx(accuracy(counts)) and results["train_examples"] == 180
     assert results["params"] == toy((8, 8, 1), 10).cost(load_genotype(run))["params"]
     records = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records] == [1, 2] and "test" not in records[-1]["accuracy"]
@@ -96,7 +96,7 @@ def test_a_choice_in_a_run_that_was_moved(run, place, capsys):
     out = capsys.readouterr().out
     folder = place / "runs" / "train-mine-magnitude-digits-0"
     assert load_genotype(folder).choices == load_genotype(run / "selections" / "magnitude").choices
-    assert json.loads((folder / "results.json").read_text())["train_images"] == 200
+    assert json.loads((folder / "results.json").read_text())["train_examples"] == 200
     assert "hold-out" not in out.split("run  ")[1] and not (folder / "best.safetensors").exists()
 
 
@@ -155,7 +155,7 @@ def test_a_page_and_a_line_about_a_search_and_its_training(run, trained, place, 
     assert main(["runs", "."]) == 0
     searched, tested = (line.split() for line in capsys.readouterr().out.splitlines()[1:])
     assert searched[:6] == ["a", "done", "search", "darts", "toy", "digits"] and searched[-1] == "1"
-    assert tested[:5] == ["b", "done", "train", "toy", "digits"] and tested[8] == "test"
+    assert tested[:5] == ["b", "done", "train", "toy", "digits"] and tested[8:10] == ["%", "test"]
 
 
 def test_a_training_of_other_options_is_refused(run, trained, capsys):

@@ -1,6 +1,7 @@
 """What tells whether a search is collapsing: skips, the discretisation gap, sharpness, curvature of the architecture.
 
-    gap        = accuracy of the mixture - accuracy of the one-hot network, the same weights, on the hold-out split
+    gap        = by how much the task's metric is better of the mixture than of the one-hot network, the same weights, on
+                 the hold-out split: of classes the accuracy of the one minus that of the other
     sharpness  = L(w + rho g / |g|) - L(w), g = dL/dw, on a training batch
                  (Foret et al., arXiv 2010.01412)
     eigenvalue = the largest of d2 L_valid / d arch2, on a validation batch

@@ -103,4 +103,4 @@ def percent(shares: float | np.ndarray, digits: int = 1) -> str:
     """A share in [0, 1] in %, or the mean of several ± their standard deviation."""
     shares = 100 * np.atleast_1d(shares)
     spread = f" ± {shares.std(ddof=1):.{digits}f}" if len(shares) > 1 else ""
-    return f"{shares.mean():.{digits}f}{spread}%"
+    return f"{shares.mean():.{digits}f}{spread} %"

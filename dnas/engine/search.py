@@ -190,10 +190,10 @@ class _Search:
         record = {"epoch": self.epoch, "step": self.epoch * self.steps, **tagged(means | holdout),
                   "entropy": entropy({name: gates[name] for name in self.space.groups})}
         if inspect:
-            metric = next(name for name in mixture if name != "loss")
-            discrete = evaluate(self.state, genotype.gates(self.space.groups))
-            record |= {"gap": mixture[metric] - discrete[metric], **inspect(self.state, self.hyper),
-                       "skips": skips(genotype), "edges": sum(map(len, genotype.choices.values()))}
+            task, discrete = task_of(self.data), evaluate(self.state, genotype.gates(self.space.groups))
+            record |= {"gap": task.better * (mixture[task.metric] - discrete[task.metric]),
+                       **inspect(self.state, self.hyper), "skips": skips(genotype),
+                       "edges": sum(map(len, genotype.choices.values()))}
         if self.lane.method.decide:
             self.state = self._decided(record)
             record |= counts(self.state)
