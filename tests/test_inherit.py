@@ -119,7 +119,7 @@ def test_a_training_from_given_weights(data):
     accuracy = again.report["accuracy"]
     assert same(again.weights, first.weights) and [r["epoch"] for r in again.records] == [0] and "lr" not in again.records[0]
     assert accuracy == pytest.approx(first.report["accuracy"], abs=0.03) and accuracy > 0.9
-    assert f"before the first epoch: holdout {100 * accuracy:.1f}%" in said and again.confusion.sum()
+    assert f"before the first epoch: holdout {100 * accuracy:.1f} %" in said and again.confusion.sum()
     on = go(1, start, lr=1e-9, ema=0.5)
     assert [r["epoch"] for r in on.records] == [0, 1] and on.records[0] == again.records[0]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), on.weights, first.weights)
