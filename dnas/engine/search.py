@@ -128,6 +128,8 @@ def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, ep
             for place, advanced in advance_lanes(program, due).items():
                 if isinstance(advanced, NonFiniteLoss):
                     active[place].fail(advanced)
+                    if len(lanes) > 1:
+                        displays[place].say(str(advanced))
                     continue
                 diagnosis = inspect if inspect and (epoch + 1) % diagnose == 0 else None
                 active[place].finish_epoch(advanced, evaluate, diagnosis)
@@ -212,7 +214,6 @@ class _Search:
         """Ends the search with an error, which is recorded in its run."""
         self.error = error
         self.journal.fail(str(error))
-        self.shown.say(str(error))
 
     def result(self, began: float) -> Result | NonFiniteLoss:
         """What the search ends with; writes the last files of its run."""
