@@ -85,7 +85,11 @@ def _pure_callback(eqn, *inputs):
 
 
 def _scan(eqn, *inputs):
-    consts, carried = eqn.params["num_consts"], eqn.params["num_consts"] + eqn.params["num_carry"]
+    if "ft_in" in eqn.params:  # jax 0.12
+        consts, carry, _ = map(len, eqn.params["ft_in"].unpack())
+    else:
+        consts, carry = eqn.params["num_consts"], eqn.params["num_carry"]
+    carried = consts + carry
     body, carry, rows = eqn.params["jaxpr"], list(inputs[consts:carried]), []
     turns = range(eqn.params["length"])
     for turn in reversed(turns) if eqn.params["reverse"] else turns:
