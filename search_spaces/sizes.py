@@ -11,8 +11,8 @@ MOST = {"channels": 2**14, "hidden": 2**14, "heads": 2**10, "classes": 2**20, "c
 def check_image(space: str, image: tuple[int, ...]) -> None:
     """Raises ValueError where inputs of shape `image` are not (H, W, C)."""
     if len(image) != 3:
-        raise ValueError(f"space {space} is for images, and an input has the shape {tuple(image)}; for rows of numbers there "
-                         "is --space dense, for tokens write one: docs/your-own-space.md")
+        raise ValueError(f"space {space} is for images, and an input has the shape {tuple(image)}; for rows of numbers "
+                         "there is --space dense, for tokens write one: docs/your-own-space.md")
 
 
 def check_sizes(space: str, **sizes) -> None:
