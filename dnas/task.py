@@ -71,6 +71,14 @@ class Task(NamedTuple):
         return next(iter(self.metrics))
 
 
+def checked_value(task: Task, value: float) -> float:
+    """`value` of the task's first metric. Raises ValueError, in one line, where it should be a share and is none."""
+    if task.percent and not -1e-6 <= value <= 1 + 1e-6 and np.isfinite(value):
+        raise ValueError(f"the task {task.name} reads its metric {task.metric!r} in %, and it is {value:.4g}: give the Task "
+                         "percent=False, and better=-1 if less is better")
+    return value
+
+
 def named(name: str, **offered) -> Task:
     """The task `name`: one of TASKS, an entry point of `dnas.tasks`, package.module:factory or file.py:factory.
 

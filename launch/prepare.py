@@ -59,6 +59,10 @@ def prepare(arguments: Arguments) -> Prepared:
             offered[name] = value
     with mixed_options(MixedOptions(**shared)):
         space = built("space", config, SearchSpace, **offered)
+    if (data.kind == "tokens") != (space.input_dtype == "int32"):
+        takes = "tokens, integers" if space.input_dtype == "int32" else "numbers"
+        raise ValueError(f"space {config['space']['name']} takes {takes} and {data.name} has {data.kind}: choose another "
+                         "--space or --data")
     for name, value in shared.items():
         if space.options.get(name, MixedOptions._field_defaults[name]) != value:
             raise ValueError(f"space {config['space']['name']} takes no {name}: it is not built by flax_space")

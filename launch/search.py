@@ -241,6 +241,11 @@ def report_lanes(groups: Sequence[Several], results: Mapping[str, Result | NonFi
     if ended:
         values = np.array([result.holdout[task.metric] for result in ended.values()])
         lines.append(f"hold-out  {metric_text(task, values, 2)} of the supernets, {len(ended)} searches")
+        settings = {}
+        for name, value in zip(ended, values):
+            settings.setdefault(name.rpartition(", seed ")[0], []).append(value)
+        lines += [f"          {metric_text(task, np.array(each), 2)} with {setting}" for setting, each in settings.items()
+                  if len(settings) > 1]
     if len(ended) > 1:
         pairs = itertools.combinations([result.genotype for result in ended.values()], 2)
         lines.append(f"agreement {100 * np.mean([agreement(*pair) for pair in pairs]):.0f} % of the edges carry the same "

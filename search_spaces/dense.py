@@ -91,23 +91,24 @@ class Network(nn.Module):
 
     @nn.compact
     def __call__(self, images, gates, train):
-        x = images.reshape(len(images), -1)
+        x = images.reshape(images.shape[0], -1)
         x = Linear(self.hidden, name="stem")(x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32))
         for l in range(self.layers):
             y = MixedOp(norms(self.affine), name=f"norm_{l}")(x, gates["norm"][l], train)
-            y = self.inner(y, gates, l, train)
+            y = inner(self.hidden, y, gates, l, train)
             x = MixedOp(SKIPS, name=f"skip_{l}")(x, gates["skip"][l], train) + y
         return Linear(self.classes, name="head")(nn.relu(BatchNorm(affine=True, name="head_bn")(x, train)))
 
-    def inner(self, y, gates, l, train):
-        """Widen, activation, mask, narrow."""
-        sizes, gate = widths(self.hidden, RATIOS), gates["width"][l]
-        chosen = isinstance(gate, int)
-        if chosen and gate == REMOVED:
-            return jnp.zeros_like(y)
-        y = Linear(sizes[gate] if chosen else sizes[-1], name=f"widen_{l}")(y)
-        y = MixedOp(ACTIVATIONS, name=f"activation_{l}")(y, gates["activation"][l], train)
-        return Linear(self.hidden, name=f"narrow_{l}")(y if chosen else y * mask(gate.astype(y.dtype), sizes))
+
+def inner(hidden, y, gates, l, train):
+    """Widen, activation, mask, narrow: the inside of layer `l` of a Network that is being called."""
+    sizes, gate = widths(hidden, RATIOS), gates["width"][l]
+    chosen = isinstance(gate, int)
+    if chosen and gate == REMOVED:
+        return jnp.zeros_like(y)
+    y = Linear(sizes[gate] if chosen else sizes[-1], name=f"widen_{l}")(y)
+    y = MixedOp(ACTIVATIONS, name=f"activation_{l}")(y, gates["activation"][l], train)
+    return Linear(hidden, name=f"narrow_{l}")(y if chosen else y * mask(gate.astype(y.dtype), sizes))
 
 
 def dense(image=(10,), classes=1, *, hidden: int = 64, layers: int = 3) -> SearchSpace:

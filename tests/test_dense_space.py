@@ -124,5 +124,5 @@ def test_a_causal_space_in_bfloat16_keeps_its_tokens():
 
 
 def test_spaces_for_images_say_so():
-    with pytest.raises(ValueError, match=r"is for images, and an input has the shape \(10,\); for rows of numbers there is --space dense"):
+    with pytest.raises(ValueError, match=r"has the shape \(10,\); for rows of numbers there is --space dense"):
         nasbench201((10,), 2)

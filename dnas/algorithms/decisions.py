@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from dnas.types import OPEN, Array, Gates, Group
+from dnas.types import OPEN, REMOVED, Array, Gates, Group
 
 
 class Stop(NamedTuple):
@@ -40,3 +41,30 @@ def undecided(groups: Mapping[str, Group]) -> dict[str, Array]:
 def full_mask(groups: Mapping[str, Group]) -> dict[str, Array]:
     """The mask with every operation still in the race."""
     return {name: jnp.asarray(group.allowed) for name, group in groups.items()}
+
+
+def checked_decisions(groups: Mapping[str, Group], state: Any) -> dict[str, dict[str, Array]]:
+    """{"decisions", "mask"} of a state that a method's `decide` returned, as arrays.
+
+    Raises ValueError, in one line, where they are of another form than the groups, name an operation that an edge does not
+    have, or leave an open edge without any.
+    """
+    if not hasattr(state, "decisions") or not hasattr(state, "mask"):
+        raise ValueError(f"the method's decide returned {type(state).__name__}, it must return the state")
+    decisions, mask = {}, {}
+    for name, group in groups.items():
+        for part, shape, arrays in (("decisions", group.shape[:1], decisions), ("mask", group.shape, mask)):
+            rows = np.asarray(getattr(state, part).get(name))
+            if rows.shape != shape or rows.dtype.kind not in "iub":
+                raise ValueError(f"the method's decide returned {part} {rows.dtype} {rows.shape} of group {name!r}, they "
+                                 f"must be {'booleans' if part == 'mask' else 'integers'} {shape}")
+            arrays[name] = rows.astype(bool if part == "mask" else np.int32)
+        mask[name] &= group.allowed
+        for e, (source, target) in enumerate(group.edges):
+            edge, choice = f"edge {source}->{target} of group {name!r}", decisions[name][e]
+            if choice not in (OPEN, REMOVED) and not 0 <= choice < len(group.edge_ops(e)):
+                raise ValueError(f"the method's decide chose operation {choice} on {edge}, which has "
+                                 f"{len(group.edge_ops(e))}; OPEN and REMOVED are {OPEN} and {REMOVED}")
+            if choice == OPEN and not mask[name][e].any():
+                raise ValueError(f"the method's decide left {edge} no operation; keep one, or decide the edge")
+    return {"decisions": jax.tree.map(jnp.asarray, decisions), "mask": jax.tree.map(jnp.asarray, mask)}

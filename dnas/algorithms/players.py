@@ -137,6 +137,8 @@ def objective(problem: Problem, player: Player, key: Array, batch: Batch, state:
         forward = Forward(outputs, batch, again, task)
         for name, term in player.terms.items():
             term_value = as_term(term).value(hyper, t, arch, gates, forward, memory.get(name, ()))
+            if jnp.shape(term_value) != ():
+                raise ValueError(f"the term {name!r} has shape {jnp.shape(term_value)}, it must be a scalar")
             value, info = value + term_value, info | {name: term_value}
         return value, (stats, info)
 

@@ -24,7 +24,7 @@ from dnas.data.augmentation import augment_by
 from dnas.data.augmentation import cutout as cut_out
 from dnas.engine.diagnose import curvature, largest_eigenvalue
 from dnas.engine.programs import compile_program, start_compiling
-from dnas.task import Task
+from dnas.task import Task, checked_value
 from dnas.types import Array, Batch, Gates, Network, SearchSpace, Tree
 
 METRICS_EVERY = 0.25
@@ -168,7 +168,9 @@ def compile_evaluation(space: SearchSpace, task: Task, data: Dataset, examples: 
     score = compile_scores(space, task, data, examples, state, gates, batch, 1, split=split, key=key)
 
     def evaluate(state, gates):
-        return {name: float(values.mean(dtype=np.float64)) for name, values in score(state, [gates]).items()}
+        means = {name: float(values.mean(dtype=np.float64)) for name, values in score(state, [gates]).items()}
+        checked_value(task, means[task.metric])
+        return means
 
     return evaluate
 

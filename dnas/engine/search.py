@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dnas import checkpoint
-from dnas.algorithms.decisions import Stop
+from dnas.algorithms.decisions import Stop, checked_decisions
 from dnas.algorithms.method import Algorithm, Method
 from dnas.algorithms.players import SearchState
 from dnas.data import Dataset, epoch_indices, steps_per_epoch
@@ -236,11 +236,7 @@ class _Search:
     def _decided(self, record: Mapping[str, Any]) -> SearchState:
         """The state with the decisions and the mask that the method takes after an epoch."""
         after = self.lane.method.decide(self.space, jax.device_get(self.state), record)
-        changed = {}
-        for part in ("decisions", "mask"):
-            before, now = getattr(self.state, part), getattr(after, part)
-            changed[part] = {name: jnp.asarray(now[name], rows.dtype).reshape(rows.shape) for name, rows in before.items()}
-        return self.state._replace(**changed)
+        return self.state._replace(**checked_decisions(self.space.groups, after))
 
 
 def _check_lanes(lanes: Sequence[Lane]) -> None:
