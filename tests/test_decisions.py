@@ -1,12 +1,15 @@
 """What a method decides between epochs, when it stops, and a search that begins where another ended; resumed, too."""
 
+import collections
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dnas.algorithms.decisions import Stop
+from dnas.algorithms.decisions import Stop, checked_decisions, full_mask, undecided
 from dnas.run import open_run
+from dnas.types import Group
 from tests.test_search import EPOCHS, contents, interrupted, same
 from tests.toy_lanes import built, equal, go, quickly, single
 
@@ -88,3 +91,19 @@ def test_a_search_from_the_state_of_another(tmp_path):
         single(start=start._replace(weights={}))
     with pytest.raises(ValueError, match="has other arch"):
         single(start=start._replace(arch={"chain": np.zeros((2, 5))}))
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda state: None, "returned NoneType, it must return the state"),
+    (lambda state: state._replace(mask={"chain": np.zeros((2, 4), bool)}), "left edge 0->1 of group 'chain' no operation"),
+    (lambda state: state._replace(mask={"chain": np.ones((2, 3), bool)}), r"mask bool \(2, 3\) of group 'chain'"),
+    (lambda state: state._replace(decisions={"chain": np.array([7, -1])}), "chose operation 7 on edge 0->1"),
+    (lambda state: state._replace(decisions={}), "of group 'chain', they must be integers"),
+])
+def test_decisions_that_cannot_be_are_refused(change, message):
+    groups = {"chain": Group(((0, 1), (1, 2)), ("a", "b", "c", "d"))}
+    State = collections.namedtuple("State", "decisions mask")
+    state = State(undecided(groups), full_mask(groups))
+    assert checked_decisions(groups, state)["mask"]["chain"].all()
+    with pytest.raises(ValueError, match=message):
+        checked_decisions(groups, change(state))
