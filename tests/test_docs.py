@@ -83,12 +83,12 @@ def test_your_own_data(tmp_path, monkeypatch, capsys):
     assert main(["datasets", "check", "pets", *options]) == 0
     out = capsys.readouterr().out
     assert "augmented by brighter" in out and "20x30 pixels, brought to 48x64 (pad)" in out and "weights of their" in out
-    tiny = ["--space", "dense", "--space.layers", "1", "--data", "diabetes", "--epochs", "1", "--batch", "32", "--cache", "off"]
-    assert main(["search", *tiny, "--task", "my_task.py:huber"]) == 0
+    tiny = ["--space", "dense", "--space.layers", "1", "--data", "diabetes", "--epochs", "1", "--batch", "32"]
+    assert main(["search", *tiny, "--task", "my_task.py:huber", "--cache", "off"]) == 0
     assert re.search(r"hold-out  mae \d", capsys.readouterr().out)
     share = task.replace(", percent=False", "")
     (tmp_path / "my_task.py").write_text(share)
-    assert main(["search", *tiny, "--task", "my_task.py:huber", "--run", "share"]) == 2
+    assert main(["search", *tiny, "--task", "my_task.py:huber", "--run", "share", "--cache", "off"]) == 2
     assert "reads its metric 'mae' in %" in capsys.readouterr().err
 
 
