@@ -141,6 +141,22 @@ def _start(prepared: Prepared) -> SearchState | None:
     if other.ready.space.groups != prepared.space.groups:
         raise ValueError(f"--start {other.folder}: it searched space {named(other.ready.config, 'space')}, and this is "
                          f"{named(prepared.config, 'space')}; both must have the same edges and operations")
+    import jax
+
+    from dnas.engine.search import input_shape, started_from
+    from dnas.run import flatten
+    from dnas.task import task_of
+
+    hyper = prepared.method.numbers_of(epochs=prepared.config["epochs"], steps=prepared.steps)
+    algorithm, inputs = prepared.method.bind(prepared.space, task_of(prepared.data)), input_shape(prepared.data, 1)
+    try:
+        started_from(jax.eval_shape(lambda key: algorithm.init(key, inputs, hyper), jax.random.key(0)), other.state)
+    except ValueError as error:
+        there, here = (flatten({part: config[part] for part in ("space", "method", "data")}, ".")
+                       for config in (other.ready.config, prepared.config))
+        differ = ", ".join(f"{key} is {there.get(key)} there, {here.get(key)} here" for key in {**there, **here}
+                           if there.get(key) != here.get(key))
+        raise ValueError(f"--start {other.folder}: {error} ({differ})") from None
     return other.state
 
 
