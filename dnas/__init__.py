@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
+_IMPORTED = time.time()
 _PLACES = {
     name: place for place, names in {
         "algorithms.method": ("Algorithm", "Method"),

@@ -7,8 +7,9 @@ of a Task but `check` are pure and may be traced. `import dnas.task` does not im
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +27,10 @@ TASKS = {
 }
 """Place of each factory without required arguments -> Task. Of its parameters those called `target_mean`, `target_std` and
 `classes` are given by the data, see `Dataset`; `classes` needs a default nevertheless."""
+
+RESERVED = ("loss", "entropy", "epoch", "step", "gap", "sharpness", "eigenvalue", "skips", "edges", "decided", "operations",
+            "lr", "seconds", "examples_per_second")
+"""Names of what a record holds besides, which no metric and no term may have."""
 
 
 def stored(where: str, targets, classes: int | None = None) -> np.ndarray:
@@ -71,6 +76,14 @@ class Task(NamedTuple):
         return next(iter(self.metrics))
 
 
+def check_name(what: str, name: Any) -> None:
+    """Raises ValueError where a metric or a term, which `what` says, cannot be called `name` in a record."""
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w-]*", name, re.ASCII):
+        raise ValueError(f"a {what} is called {name!r}; a name is of letters, digits, - and _")
+    if name in RESERVED:
+        raise ValueError(f"a {what} cannot be called {name!r}: the metrics have that name already")
+
+
 def checked_value(task: Task, value: float) -> float:
     """`value` of the task's first metric. Raises ValueError, in one line, where it should be a share and is none."""
     if task.percent and not -1e-6 <= value <= 1 + 1e-6 and np.isfinite(value):
@@ -94,6 +107,10 @@ def named(name: str, **offered) -> Task:
     task = factory(**{p.name: offered[p.name] for p in parameters if p.name in offered})
     if not isinstance(task, Task):
         raise ValueError(f"task {name}: it returned {type(task).__name__}; it must return a Task")
+    if not isinstance(task.metrics, Mapping):
+        raise ValueError(f"task {name}: metrics is {type(task.metrics).__name__}, it must be {{name: function}}")
+    for metric in task.metrics:
+        check_name("metric", metric)
     if not task.metrics or task.better not in (1, -1):
         raise ValueError(f"task {name}: metrics {list(task.metrics)} and better {task.better}; it needs at least one "
                          "metric, and better 1 or -1")
@@ -271,8 +288,13 @@ def _checked_values(where, targets, classes=None) -> np.ndarray:
     targets = np.asarray(targets)
     if targets.dtype.kind not in "biuf" or not targets.ndim or not targets.size:
         raise ValueError(f"{where}: y is {targets.dtype} {targets.shape}; it must be numbers, [N] or [N, D]")
+    if targets.ndim > 2:
+        raise ValueError(f"{where}: y has shape {targets.shape}; numbers to predict are [N] or [N, D]")
     _width(where, targets, classes)
     targets = _finite(where, targets)
+    if np.abs(targets).max() > 1e15 or 0 < np.ptp(targets) < 1e-15:
+        raise ValueError(f"{where}: targets lie in {targets.min():g} to {targets.max():g}; errors of such numbers cannot be "
+                         "squared in float32, give them in another unit")
     if classes is None and targets.min() == targets.max():
         raise ValueError(f"{where}: every target is {targets.max():g}; there is nothing to predict")
     return targets

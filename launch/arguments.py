@@ -35,7 +35,7 @@ OPTIONAL = ("task", "target", "window", "standardise", "resize", "fit", "augment
 CONFIG = ("space", "method", *DATA, *FOUND, "epochs", "batch", "seed", "diagnose", "stop_on_collapse", "start", "budget")
 """Keys of a run's config.json: all that its result depends on."""
 BOUNDS = {"epochs": (1, 10**6), "batch": (1, None), "seed": (0, 2**32 - 1), "seeds": (1, 1000), "limit": (1, None),
-          "diagnose": (0, None), "cutout": (0, None), "window": (1, 10**6)}
+          "diagnose": (0, 10**6), "cutout": (0, None), "window": (1, 10**6)}
 """Least and greatest values of common options."""
 SHARED = "search_spaces.mixed:MixedOptions"
 """Options that every space has."""
@@ -54,7 +54,6 @@ Weighing = Literal["equal", "balanced"]
 TaskName = Annotated[str | None, shown("{" + ",".join(TASKS) + "}|FACTORY", "what fits the data")]
 Target = Annotated[str | None, shown("COLUMN", "target, label, class or y")]
 Window = Annotated[int | None, shown("N", "64")]
-Standardise = Annotated[bool | None, shown("", "yes")]
 """Types of options of DATA, which several commands have."""
 
 
@@ -99,8 +98,8 @@ class Arguments:
     """Column of a .csv that is predicted."""
     window: Window = None
     """Characters of a text that the network is given at once."""
-    standardise: Standardise = None
-    """Bring images and features to mean 0 and standard deviation 1; --no-standardise leaves them as they are."""
+    standardise: bool = True
+    """Bring images and features to mean 0 and standard deviation 1, or leave them as they are."""
     limit: Annotated[int | None, shown("N", "all")] = None
     """Examples to keep outside the test set, evenly of each class."""
     resize: Resize = ()
@@ -171,6 +170,8 @@ def learnt_from(arguments: Any) -> dict[str, Any]:
     found["data"] = [_source(name) for name in arguments.data]
     for name in ("augment", "task"):
         found[name] = found[name] and absolute(found[name])
+    if found["standardise"]:
+        del found["standardise"]  # tokens never are
     return {key: value for key, value in found.items() if key not in OPTIONAL or value not in (None, (), "equal")}
 
 
@@ -256,7 +257,7 @@ def _flags(default: Any) -> dict[str, str]:
         flags |= {f"--{name}": f"--{part}.{name}" for name in names}
         flags |= {f"--{part}.{name}": f"--{part}.{name}" for name in names}
     own = [f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(default)
-           if not f.name.endswith("_options") and f.name != "budget"] + ["--no-progress"]
+           if not f.name.endswith("_options") and f.name != "budget"] + ["--no-progress", "--no-standardise"]
     own += [f"--budget.{f.name}" for f in dataclasses.fields(BudgetOptions)]
     return flags | dict(zip(own, own))
 

@@ -81,7 +81,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         opened = open_run(out, config)
     except ValueError as error:
-        raise ValueError(str(error).replace("--run", "--out")) from None
+        raise ValueError(f"{str(error).partition('; choose another --run')[0]}; choose another --out") from None
     with opened:
         cache.enable(arguments.cache)
         labels, entries = _labels(supernets), []

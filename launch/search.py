@@ -125,6 +125,7 @@ def _group(arguments: Arguments, settings: Sequence[Setting], whole: Path | None
             config["method"] = config["method"] | setting.numbers
             name = ", ".join([*([setting.name] if setting.name else []), f"seed {seed}"])
             lanes.append(Lane(prepared.method.replace(**setting.numbers), seed, None, name))
+            lanes[-1].method.numbers_of(epochs=prepared.config["epochs"], steps=prepared.steps)  # refuses what cannot be
             configs.append(config)
             inside = Path(setting.folder) / str(seed) if setting.folder else Path(str(seed))
             folders.append(whole / inside if whole else default_folder(config, setting.folder))
@@ -149,6 +150,7 @@ def _start(prepared: Prepared) -> SearchState | None:
 
     hyper = prepared.method.numbers_of(epochs=prepared.config["epochs"], steps=prepared.steps)
     algorithm, inputs = prepared.method.bind(prepared.space, task_of(prepared.data)), input_shape(prepared.data, 1)
+    print("\n".join([f"start   {other.folder}, epoch {other.epoch}", *other.notes]))
     try:
         started_from(jax.eval_shape(lambda key: algorithm.init(key, inputs, hyper), jax.random.key(0)), other.state)
     except ValueError as error:

@@ -52,11 +52,16 @@ def settings_of(arguments: Arguments, argv: Sequence[str]) -> list[list[Setting]
     if count > MOST:
         raise ValueError(f"--sweep and --seeds make {count:,} searches; at most {MOST:,} go into one")
     groups: dict[tuple, list[Setting]] = {}
+    seen: set[tuple] = set()
     numbers = _numbers(arguments) if swept else ()
     for values in itertools.product(*swept.values()):
         chosen = dict(zip(swept, values))
         words = [f"--{option}={value}" for option, value in chosen.items()]
         setting = parse("search", "", [*argv, *words]) if chosen else arguments
+        parsed = tuple(getattr(getattr(setting, f"{options[option][0]}_options"), options[option][1]) for option in chosen)
+        if parsed in seen:
+            raise ValueError(f"--sweep {' '.join(words)}: another of its settings has the same values")
+        seen.add(parsed)
         names = {option: options[option] for option in chosen}
         of_method = {name: getattr(setting.method_options, name) for option, (part, name) in names.items()
                      if part == "method" and name in numbers}

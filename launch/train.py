@@ -18,7 +18,6 @@ from launch.arguments import (
     Augment,
     Fitting,
     Resize,
-    Standardise,
     Target,
     TaskName,
     Weighing,
@@ -64,7 +63,7 @@ class Arguments:
     """Column of a .csv that is predicted."""
     window: Window = None
     """Characters of a text that the network is given at once."""
-    standardise: Standardise = None
+    standardise: bool = True
     """Bring images and features to mean 0 and standard deviation 1."""
     resize: Resize = ()
     """Size in pixels of pictures from folders and hf:."""

@@ -105,7 +105,7 @@ def choose(trained: Supernet, name: str, chosen: Mapping[str, Any], selection: S
     try:
         opened = open_run(out, config)
     except ValueError as error:
-        raise ValueError(str(error).replace("--run", "--out")) from None
+        raise ValueError(f"{str(error).partition('; choose another --run')[0]}; remove {out} to choose again") from None
     with opened:
         for message in trained.notes:
             say(message)

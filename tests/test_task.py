@@ -11,8 +11,9 @@ from scipy.special import expit, log_softmax, rel_entr, softmax
 from sklearn import metrics
 
 from dnas import registry
+from dnas import task as task_module
 from dnas.data import from_arrays
-from dnas.task import TASKS, Task, infer, named, task_of
+from dnas.task import TASKS, Task, checked_value, infer, named, task_of
 
 RNG = np.random.default_rng(0)
 EXAMPLES = {  # outputs, targets
@@ -130,7 +131,7 @@ def huber(*, target_mean, target_std):
     def losses(outputs, targets):
         away = jnp.abs(outputs[:, 0] - (targets - target_mean) / target_std)
         return jnp.where(away < 1, away ** 2 / 2, away - 0.5)
-    return Task("huber", losses, {"loss": losses}, better=-1, percent=False)
+    return Task("huber", losses, {"apart": losses}, better=-1, percent=False)
 
 def nothing():
     return Task("nothing", None, {})
@@ -222,3 +223,24 @@ def test_a_task_is_made_of_two_functions():
     assert task.check("mine", np.arange(4.0)).dtype == np.float32 and task.check("mine", [0, 1], 2).dtype == np.int32
     with pytest.raises(ValueError, match="targets are numbers"):
         task.check("mine", np.array(["a"]))
+
+
+@pytest.mark.parametrize("metrics, message", [
+    ({"loss": abs}, "cannot be called 'loss'"), ({"": abs}, "is called ''"), ({1: abs}, "is called 1"),
+    ({"a/b": abs}, "letters, digits"), ([abs], "metrics is list"), (None, "metrics is NoneType")])
+def test_metrics_that_no_record_can_hold_are_refused(metrics, message, monkeypatch):
+    monkeypatch.setattr(task_module, "classification", lambda: Task("odd", abs, metrics))
+    with pytest.raises(ValueError, match=message):
+        named("classification")
+
+
+def test_a_share_in_percent_is_one():
+    assert checked_value(named("classification"), 0.5) == 0.5 and checked_value(named("regression"), 7.0) == 7.0
+    with pytest.raises(ValueError, match="'accuracy' in %, and it is 7: give the Task percent=False"):
+        checked_value(named("classification"), 7.0)
+
+
+@pytest.mark.parametrize("targets", [[0.0, 1e20], [1.0, 1 + 1e-16, 1.0 - 1e-16], np.ones((3, 2, 2)) * [[[1], [2]]]])
+def test_numbers_whose_errors_cannot_be_computed_are_refused(targets):
+    with pytest.raises(ValueError, match="mine: "):
+        named("regression").check("mine", np.asarray(targets))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -65,6 +65,24 @@ def checked_decisions(groups: Mapping[str, Group], state: Any) -> dict[str, dict
             if choice not in (OPEN, REMOVED) and not 0 <= choice < len(group.edge_ops(e)):
                 raise ValueError(f"the method's decide chose operation {choice} on {edge}, which has "
                                  f"{len(group.edge_ops(e))}; OPEN and REMOVED are {OPEN} and {REMOVED}")
+            if choice >= 0 and not mask[name][e, choice]:
+                raise ValueError(f"the method's decide chose {group.edge_ops(e)[choice]} on {edge}, out of the mask")
             if choice == OPEN and not mask[name][e].any():
                 raise ValueError(f"the method's decide left {edge} no operation; keep one, or decide the edge")
     return {"decisions": jax.tree.map(jnp.asarray, decisions), "mask": jax.tree.map(jnp.asarray, mask)}
+
+
+def stop_of(rules: Sequence[Callable], records: Sequence[Mapping[str, Any]]) -> Stop | None:
+    """What the first of `rules` that would stop says of the records of a search; None if none would.
+
+    Raises ValueError, in one line, where a rule returns something else than a Stop of an epoch so far, or None.
+    """
+    for rule in rules if records else ():
+        stop = rule(records)
+        if stop is None:
+            continue
+        if not isinstance(stop, Stop) or stop.epoch is not None and not 0 <= stop.epoch <= len(records):
+            raise ValueError(f"the method's stop returned {stop!r}, it must return None or a Stop, with one of the epochs 0 "
+                             f"to {len(records)}")
+        return stop
+    return None

@@ -13,11 +13,11 @@ import numpy as np
 from dnas.algorithms.decisions import Stop
 from dnas.algorithms.players import Player, Problem, SearchState, gates_of
 from dnas.algorithms.schedules import ENGINE, Hyper, time_of
-from dnas.task import Task
+from dnas.task import Task, check_name
 from dnas.types import Array, Batch, Gates, Genotype, SearchSpace
 
-RESERVED = ("loss", "entropy", "epoch", "step", "gap", "sharpness", "eigenvalue", "skips", "edges", "decided", "operations")
-"""Names of metrics that no term may have; nor may it have that of a task's metric."""
+MOST = 1e30
+"""Size of a method's numbers: squares of larger ones overflow in float32."""
 
 
 class Steps(NamedTuple):
@@ -76,11 +76,11 @@ class Method:
         if clash:
             raise ValueError(f"a method's number cannot be called {min(clash)!r}: the search itself has one")
         for player in (self.arch, self.weights):
-            clash = player.terms.keys() & set(RESERVED)
-            if clash:
-                raise ValueError(f"a term cannot be called {min(clash)!r}: the metrics have that name already")
+            for name in player.terms:
+                check_name("term", name)
         object.__setattr__(self, "hyper", hyper)
         self.check(hyper)
+        self.check({name: float(np.float32(value)) for name, value in hyper.items()})  # what the program will be given
 
     def replace(self, **numbers: float) -> Method:
         """This method with other numbers. Raises ValueError for a name that it does not have, or a value out of range."""
@@ -147,4 +147,7 @@ class Method:
 def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise ValueError(f"{name} is {value!r}, it must be a number")
+    most = 2**31 - 1 if isinstance(value, (int, np.integer)) else MOST
+    if abs(value) > most and value != np.inf:
+        raise ValueError(f"{name} is {value:g}, it must be at most {most:,}")
     return value

@@ -6,6 +6,7 @@ import csv
 import difflib
 import io
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ CATEGORIES = 256
 """Most different texts of a column, each of which becomes a feature of 0 and 1."""
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 INTEGER = re.compile(r"[+-]?\d{1,9}", re.ASCII)
+INFINITE = re.compile(r"[+-]?inf(inity)?")
 MISSING = ("", "?", "na", "n/a", "nan", "null", "none")
 """What stands for a missing number, in small letters; in a column of texts only the first does."""
 
@@ -37,11 +39,12 @@ class Table:
             raise ValueError(f"{path}: it is empty; its first line must name the columns, separated by commas")
         (_, header), *rows = rows
         names = [name.strip() for name in header]
-        for name in names:
+        counts = Counter(names)
+        for place, name in enumerate(names):
             if not name or not name.isprintable():
-                raise ValueError(f"{path}: column {names.index(name) + 1} has no name that can be printed; the first line "
+                raise ValueError(f"{path}: column {place + 1} has no name that can be printed; the first line "
                                  "must name the columns")
-            if names.count(name) > 1:
+            if counts[name] > 1:
                 raise ValueError(f"{path}: two columns are called {name!r}; every column needs a name of its own")
         if len(names) < least:
             raise ValueError(f"{path}: it has one column, {names[0][:60]!r}; columns are separated by commas, and one of "
@@ -57,7 +60,7 @@ class Table:
     def numbers(self, name: str) -> np.ndarray | None:
         """The column as float64 [N]; None where it holds texts. Raises ValueError, naming the line, for a missing value."""
         cells = self.columns[name]
-        missing = [cell.lower() in MISSING for cell in cells]
+        missing = [cell.lower() in MISSING or INFINITE.fullmatch(cell.lower()) is not None for cell in cells]
         if all(NUMBER.fullmatch(cell) or gone for cell, gone in zip(cells, missing)) and not all(missing):
             self._refuse(name, missing)
             return np.array(cells, np.float64)
@@ -67,9 +70,11 @@ class Table:
     def _refuse(self, name: str, missing: Sequence[bool]) -> None:
         if any(missing):
             first = missing.index(True)
+            cell = self.columns[name][first]
+            what = "an infinite number" if INFINITE.fullmatch(cell.lower()) else "a missing value"
             more = f", and {sum(missing) - 1} more of the column" if sum(missing) > 1 else ""
-            raise ValueError(f"{self.path}, line {self.lines[first]}: column {name!r} is {self.columns[name][first]!r}, a "
-                             f"missing value{more}; fill it, or take away the row or the column")
+            raise ValueError(f"{self.path}, line {self.lines[first]}: column {name!r} is {cell!r}, {what}{more}; fill it, "
+                             "or take away the row or the column")
 
 
 def csv_table(path: Path, *, target: str | None = None, task: str | None = None, standardise: bool | None = None,

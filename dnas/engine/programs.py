@@ -13,7 +13,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +24,7 @@ from typing import Any
 import jax
 from jax import export
 
+from dnas import _IMPORTED
 from dnas.engine import traced
 from dnas.platform import current, of_machine
 from dnas.platform import platform as on_platform
@@ -40,7 +40,6 @@ _SOURCES = ("dnas", "search_spaces")
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
 _NO_MATTER = ("cache", "log", "dump", "traceback", "profile", "warn")
 """Words in the names of settings of JAX that change no program."""
-_IMPORTED = time.time()
 _threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="compile")
 _programs: OrderedDict[Any, Future] = OrderedDict()
 _registered: set[type] = set()
@@ -205,5 +204,6 @@ def _source() -> tuple[str, float]:
             for path in sorted(folder.rglob("*.py")):
                 content = path.read_bytes()
                 digest.update(f"{package}/{path.relative_to(folder)} {len(content)}\n".encode() + content)
-                latest = max(latest, path.stat().st_mtime)
+                status = path.stat()
+                latest = max(latest, status.st_mtime, status.st_ctime)
     return digest.hexdigest(), latest

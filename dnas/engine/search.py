@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dnas import checkpoint
-from dnas.algorithms.decisions import Stop, checked_decisions
+from dnas.algorithms.decisions import Stop, checked_decisions, stop_of
 from dnas.algorithms.method import Algorithm, Method
 from dnas.algorithms.players import SearchState
 from dnas.data import Dataset, epoch_indices, steps_per_epoch
@@ -157,7 +157,7 @@ class _Search:
         self.state, self.epoch, self.shown, self.rules, self.journal = state, epoch, shown, rules, opened
         self.epochs, self.batch, self.steps, self.error = epochs, batch, steps, None
         self.key = jax.random.fold_in(jax.random.key(lane.seed), 1)
-        self.stopped, self.warned = self._stop(), False
+        self.stopped, self.warned = stop_of(self.rules, self.journal.records), False
         if epoch:
             shown.say(f"continuing after epoch {epoch} of {epochs}" if self.going else
                       f"all {epochs} epochs are done" if not self.stopped else self.stopped.reason)
@@ -200,13 +200,14 @@ class _Search:
             self.state = self._decided(record)
             record |= counts(self.state)
             genotype = self.algorithm.select(self.state, self.hyper)
+        genotype.decisions(self.space.groups)  # it refuses what is none of this space
         timing = {"epoch": self.epoch, "examples_per_second": rate, "seconds": time.monotonic() - began}
         self.journal.epoch(record, timing, self.state, genotype)
         self.shown.epoch(record, rate)
         warning = collapse(self.journal.records)
         if warning and not self.warned:
             self.shown.say(warning.reason)
-        self.warned, self.stopped = bool(warning), self._stop()
+        self.warned, self.stopped = bool(warning), stop_of(self.rules, self.journal.records)
         if self.stopped and self.stopped != warning:
             self.shown.say(f"stopped after epoch {self.epoch}: {self.stopped.reason}")
 
@@ -229,9 +230,6 @@ class _Search:
                    if isinstance(values, Mapping) and "holdout" in values}
         return Result(self.state, genotype, self.algorithm.gates(self.state, self.hyper), holdout, self.journal.records,
                       time.monotonic() - began, self.stopped)
-
-    def _stop(self) -> Stop | None:
-        return next((stop for rule in self.rules if self.journal.records and (stop := rule(self.journal.records))), None)
 
     def _decided(self, record: Mapping[str, Any]) -> SearchState:
         """The state with the decisions and the mask that the method takes after an epoch."""

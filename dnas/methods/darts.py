@@ -57,7 +57,8 @@ def darts(*, lr: float = 0.025, lr_min: float = 0.001, momentum: float = 0.9, de
     """
     if hypergradient not in HYPERGRADIENTS:
         raise ValueError(f"hypergradient {hypergradient!r} must be one of {', '.join(HYPERGRADIENTS)}")
-    refuse_negative(distill=distill)
+    if not 0 <= distill <= 100:
+        raise ValueError(f"distill is {distill}, it must be 0 to 100")
     numbers = {"lr": lr, "lr_min": lr_min, "momentum": momentum, "decay": decay, "clip": clip, "arch_lr": arch_lr,
                "arch_decay": arch_decay, "arch_warmup": arch_warmup, "arch_every": arch_every}
     settings = {"neumann": lambda hyper: {"terms": terms, "lr": hyper["lr"]},
