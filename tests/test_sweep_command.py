@@ -48,6 +48,7 @@ def test_each_run_of_a_sweep_is_the_search_of_its_setting_and_seed(swept, tmp_pa
     assert first["entropy"] != other["entropy"]
 
 
+@pytest.mark.heavy
 def test_a_sweep_that_was_interrupted_goes_on(swept, tmp_path, monkeypatch, capsys):
     from dnas import checkpoint
 
@@ -78,6 +79,7 @@ def test_a_comparison_names_what_the_sweep_varies(swept, tmp_path, capsys):
     assert len(lines) == 5 and all(" done " in line for line in lines[1:])
 
 
+@pytest.mark.heavy
 def test_options_of_structure_make_groups(tmp_path, capsys):
     out = said(capsys, *QUICK, "--epochs", "1", "--sweep", "space.channels=2,4", "method.lr=0.01,0.02", "--run",
                tmp_path / "r")

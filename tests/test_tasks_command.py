@@ -226,6 +226,7 @@ def test_runs_of_two_tasks_are_not_compared(numbers, text, tmp_path, capsys):
     assert not (tmp_path / "c").exists()
 
 
+@pytest.mark.heavy
 def test_a_task_of_ones_own(tmp_path, capsys, monkeypatch):
     (tmp_path / "mine.py").write_text(TASK)
     place = f"{tmp_path}/mine.py:absolute"
