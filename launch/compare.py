@@ -81,7 +81,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         opened = open_run(out, config)
     except ValueError as error:
-        raise ValueError(f"{str(error).partition('; choose another --run')[0]}; choose another --out") from None
+        message = str(error).partition(" or repeat it with --config")[0]
+        raise ValueError(message.replace("--run", "--out")) from None
     with opened:
         cache.enable(arguments.cache)
         labels, entries = _labels(supernets), []

@@ -105,7 +105,9 @@ def choose(trained: Supernet, name: str, chosen: Mapping[str, Any], selection: S
     try:
         opened = open_run(out, config)
     except ValueError as error:
-        raise ValueError(f"{str(error).partition('; choose another --run')[0]}; remove {out} to choose again") from None
+        differs, other, _ = str(error).partition("; choose another --run or repeat it")
+        message = f"{differs}; remove {out} to choose again" if other else differs.replace("--run", "--out")
+        raise ValueError(message) from None
     with opened:
         for message in trained.notes:
             say(message)

@@ -16,8 +16,8 @@ from dnas.algorithms.schedules import ENGINE, Hyper, time_of
 from dnas.task import Task, check_name
 from dnas.types import Array, Batch, Gates, Genotype, SearchSpace
 
-MOST = 1e30
-"""Size of a method's numbers: squares of larger ones overflow in float32."""
+MOST = float(np.finfo(np.float32).max)
+"""Size of the largest number that a program can be given."""
 
 
 class Steps(NamedTuple):
@@ -149,5 +149,5 @@ def _number(name: str, value: Any) -> float:
         raise ValueError(f"{name} is {value!r}, it must be a number")
     most = 2**31 - 1 if isinstance(value, (int, np.integer)) else MOST
     if abs(value) > most and value != np.inf:
-        raise ValueError(f"{name} is {value:g}, it must be at most {most:,}")
+        raise ValueError(f"{name} is {value:g}, it must be at most {most:g}")
     return value
