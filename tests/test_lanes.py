@@ -11,8 +11,6 @@ from dnas.engine import lanes as engine_lanes
 from dnas.engine.search import Lane, NonFiniteLoss, search, search_lanes
 from dnas.methods.darts import darts
 from dnas.run import open_run
-from launch import arguments
-from launch.main import main
 from tests.test_search import BATCH, EPOCHS, contents, interrupted, same
 from tests.toy_lanes import SEEDS, built, close, equal, go, matched, near, quickly, single
 
@@ -167,34 +165,3 @@ def test_one_that_fails_later_is_told_of_its_checkpoint_and_may_try_again(alone,
     assert (tmp_path / str(SEEDS[1]) / "failed.json").exists()
     again = go(tmp_path, SEEDS[:2], method=method, at_once=False)
     assert near(again[1].records, alone[1][1].records) and not (tmp_path / str(SEEDS[1]) / "failed.json").exists()
-
-
-def test_the_command_writes_ordinary_runs_and_goes_on(tmp_path, capsys):
-    command = [*QUICK, "--seed", "4", "--seeds", "2", "--run", str(tmp_path / "runs")]
-    assert main(command) == 0
-    said = capsys.readouterr().out
-    assert "2 searches: seed 4 to seed 5" in said and "agreement" in said and f"dnas compare {tmp_path}/runs\n" in said
-    assert " ± " in said and sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["4", "5"]
-    single = [*QUICK[1:], "--seed", "5"]
-    config = json.loads(json.dumps(arguments.resolved(arguments.parse("search", "", single))))
-    assert json.loads((tmp_path / "runs" / "5" / "config.json").read_text()) == config
-    before = contents(tmp_path / "runs")
-    assert main(["search", *single, "--run", str(tmp_path / "runs" / "5")]) == 0
-    assert "complete: this is its result" in capsys.readouterr().out
-    assert main(command) == 0 and contents(tmp_path / "runs") == before
-
-
-@pytest.mark.parametrize("argv, message", [
-    (["--seeds", "0"], "--seeds 0: it must be 1 to 1000"), (["--seeds", "10000000"], "it must be 1 to 1000"),
-    (["--seeds", "2", "--seed", "4294967295"], "--seeds 2 from --seed 4294967295 on: the last would be beyond 4294967295"),
-    (["--seeds", "2", "--run", "one"], "one is a run itself; --seeds and --sweep write runs into folders of --run"),
-    (["--seeds", "2", "--run", "other"], "other/1 holds a run of another config: ")])
-def test_what_is_refused_before_anything_is_written(tmp_path, monkeypatch, capsys, argv, message):
-    monkeypatch.chdir(tmp_path)
-    for folder in ("one", "other/1"):
-        (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / "config.json").write_text('{"seed": 9}')
-    before = sorted(tmp_path.rglob("*"))
-    assert main([*QUICK, *argv]) == 2
-    out, err = capsys.readouterr()
-    assert message in err and err.count("\n") == 1 and not out and sorted(tmp_path.rglob("*")) == before

@@ -28,6 +28,15 @@ def data():
     return load_data("digits", limit=200)
 
 
+def said(capsys, *argv):
+    """What a command prints."""
+    capsys.readouterr()
+    code = main([*map(str, argv)])
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    return out
+
+
 def refused(capsys, *argv):
     capsys.readouterr()
     assert main([*map(str, argv)]) == 2

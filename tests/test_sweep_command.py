@@ -11,7 +11,7 @@ import pytest
 
 from launch import arguments
 from launch.main import main
-from tests.test_load import refused
+from tests.test_load import refused, said
 from tests.test_search import contents
 
 ROOT = Path(__file__).parent.parent
@@ -19,15 +19,6 @@ TOY = f"{ROOT}/tests/toy_space.py:toy"
 SEARCH = ["search", "--space", TOY, "--limit", "200", "--epochs", "2", "--batch", "16", "--no-progress"]
 QUICK = [*SEARCH, "--cache", "off"]
 SWEEP = ["--sweep", "method.arch-lr=1e-4,3e-4", "--seeds", "2"]
-
-
-def said(capsys, *argv):
-    """What a command prints."""
-    capsys.readouterr()
-    code = main([*map(str, argv)])
-    out, err = capsys.readouterr()
-    assert code == 0, err
-    return out
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +110,7 @@ def test_a_search_starts_from_another(swept, tmp_path, capsys):
     (["--sweep", "method.lr=0.1,-1"], "lr"), (["--sweep", "method.lr=0.1,0.2", "--seeds", "501"], "at most 1,000"),
     (["--start", "absent"], "absent is no run directory"),
     (["--seeds", "0"], "--seeds 0: it must be 1 to 1000"), (["--seeds", "10000000"], "it must be 1 to 1000"),
-    (["--seeds", "2", "--seed", "4294967295"], "the last would be beyond 4294967295"),
+    (["--seeds", "2", "--seed", "4294967295"], "--seeds 2 from --seed 4294967295 on: the last would be beyond 4294967295"),
     (["--seeds", "2", "--run", "one"], "one is a run itself; --seeds and --sweep write runs into folders of --run"),
     (["--seeds", "2", "--run", "other"], "other/1 holds a run of another config: ")])
 def test_what_is_refused_before_anything_is_written(tmp_path, monkeypatch, capsys, argv, message):
@@ -143,7 +134,7 @@ def test_a_start_of_other_edges_is_refused(swept, tmp_path, capsys):
 def test_several_seeds_are_ordinary_runs_and_go_on(tmp_path, capsys):
     command = [*QUICK, "--seed", "4", "--seeds", "2", "--run", str(tmp_path / "runs")]
     out = said(capsys, *command)
-    assert "2 searches: seed 4 to seed 5" in out and "agreement" in out and f"dnas compare {tmp_path}/runs" in out
+    assert "2 searches: seed 4 to seed 5" in out and "agreement" in out and f"dnas compare {tmp_path}/runs\n" in out
     assert " ± " in out and sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["4", "5"]
     single = [*QUICK[1:], "--seed", "5"]
     config = json.loads(json.dumps(arguments.resolved(arguments.parse("search", "", single))))

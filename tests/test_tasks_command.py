@@ -15,7 +15,7 @@ from dnas import compare
 from dnas.data import load as load_data
 from dnas.runs import Quality
 from launch.main import main
-from tests.test_load import refused
+from tests.test_load import refused, said
 
 HERE = Path(__file__).parent
 CAUSAL = f"{HERE}/toy_causal.py:causal"
@@ -29,15 +29,6 @@ def absolute():
     return dnas.Task("absolute", error, {"centi": error}, better=-1, percent=False, predict=lambda outputs: 100 * outputs)
 """
 COLOURS = [("red", 0.0), ("green", 5.0), ("blue", -5.0)]
-
-
-def said(capsys, *argv):
-    """What a command prints."""
-    capsys.readouterr()
-    code = main([*map(str, argv)])
-    out, err = capsys.readouterr()
-    assert code == 0, err
-    return out
 
 
 @pytest.fixture(scope="module")
