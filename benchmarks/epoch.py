@@ -28,7 +28,7 @@ def main(argv):
     from dnas.data import epoch_indices
     from dnas.engine.compile import compile_search, epoch_of
     from dnas.engine.progress import display
-    from dnas.engine.search import tagged
+    from dnas.engine.records import tagged
     from dnas.task import task_of
 
     ready, batch, algorithm, hyper, examples, state = prepared(*words)

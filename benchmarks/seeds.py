@@ -77,7 +77,7 @@ def form(ready, options, at_once):
 
     from benchmarks._prepared import first, started
     from dnas.data import epoch_indices
-    from dnas.engine.lanes import compile_lanes
+    from dnas.engine.lanes import start_lanes
 
     data, seeds = ready.data, range(options.seeds)
     _, batch, algorithm, hyper, examples, _ = started(ready, options.batch, 50)
@@ -88,7 +88,7 @@ def form(ready, options, at_once):
     if options.steps > len(rows[0][0]):
         raise SystemExit(f"--steps {options.steps}: an epoch has {len(rows[0][0])}")
     begun = time.perf_counter()
-    lanes = compile_lanes(algorithm, data, examples, states[0], hyper, options.steps, batch, len(seeds), at_once=at_once)
+    lanes = start_lanes(algorithm, data, examples, states[0], hyper, options.steps, batch, len(seeds), at_once=at_once)()
     about = {"compile_seconds": time.perf_counter() - begun, "width": lanes.width, "memory_bytes": lanes.memory}
     print(f"{lanes.note}; compiled in {about['compile_seconds']:.1f} s", flush=True)
     if len(seeds) % lanes.width:

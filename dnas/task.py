@@ -49,7 +49,7 @@ class Task(NamedTuple):
     better: 1 where more of the first metric is better, -1 where less is.
     percent: whether the first metric is a share in [0, 1] that people read in %.
     predict: outputs -> predictions as people use them: class numbers, values in the units of the targets, 0 or 1 a label.
-    soften: (outputs, temperature) -> what a teacher hands on; None where there is no distillation.
+    soften: (outputs, temperature) -> what a teacher hands on; None if the task cannot be distilled.
     divergence: (softened, outputs, temperature) -> [B], of a student's outputs from that; None likewise.
     smoothed: (outputs, targets, share) -> [B], losses with `share` of each target spread evenly over the classes; None
         where targets are not classes.

@@ -49,10 +49,10 @@ def of_its_size(arguments: Any, subject: Subject, argv: Sequence[str]) -> Any:
     return dataclasses.replace(arguments, space=None, cells=None, channels=None, auxiliary=0.0)
 
 
-def taken(arguments: Any, subject: Subject, data: Dataset) -> Origin:
+def source_of(arguments: Any, subject: Subject, data: Dataset) -> Origin:
     """What `arguments` ask for of the subject's supernet.
 
-    Raises ValueError, in one line, where there is no supernet, or none for this data.
+    Raises ValueError, in one line, if the subject has no supernet, or one for other data.
     """
     if not (arguments.inherit or arguments.distill):
         return Origin()

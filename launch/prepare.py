@@ -58,7 +58,7 @@ def prepare(arguments: Arguments) -> Prepared:
         if name not in config["space"]:
             offered[name] = value
     with mixed_options(MixedOptions(**shared)):
-        space = built("space", config, SearchSpace, **offered)
+        space = build_part("space", config, SearchSpace, **offered)
     if (data.kind == "tokens") != (space.input_dtype == "int32"):
         takes = "tokens, integers" if space.input_dtype == "int32" else "numbers"
         raise ValueError(f"space {config['space']['name']} takes {takes} and {data.name} has {data.kind}: choose another "
@@ -66,7 +66,7 @@ def prepare(arguments: Arguments) -> Prepared:
     for name, value in shared.items():
         if space.options.get(name, MixedOptions._field_defaults[name]) != value:
             raise ValueError(f"space {config['space']['name']} takes no {name}: it is not built by flax_space")
-    method = built_method(config, space)
+    method = method_of(config, space)
     _try(space, method, data, arguments, steps, named(config, "space"))
     return Prepared(data, space, method, config, steps)
 
@@ -124,14 +124,14 @@ def _try(space: SearchSpace, method: Method, data: Dataset, arguments: Arguments
         raise ValueError(f"space {named} cannot be built for this data: {type(error).__name__}: {error}") from error
 
 
-def built_method(config: Mapping[str, Any], space: SearchSpace) -> Method:
+def method_of(config: Mapping[str, Any], space: SearchSpace) -> Method:
     """The method of a config, which keeps to its budget.
 
     Raises ValueError where the space cannot."""
     from dnas import Method
     from dnas.algorithms.budget import budgeted
 
-    return budgeted(built("method", config, Method), space, budget_of(config))
+    return budgeted(build_part("method", config, Method), space, budget_of(config))
 
 
 def within_budget(space: SearchSpace, config: Mapping[str, Any]) -> SearchSpace:
@@ -175,7 +175,7 @@ def named(config: Mapping[str, Any], part: str, also: Collection[str] = ()) -> s
     return f"{config[part]['name']} ({options})" if options else config[part]["name"]
 
 
-def built(part: str, config: Mapping[str, Any], kind: type, *given, **offered):
+def build_part(part: str, config: Mapping[str, Any], kind: type, *given, **offered):
     """What the factory makes of its options, what it is given, and those parameters offered that it has."""
     options = dict(config[part])
     return registry.made(options.pop("name"), PARTS[part], part, kind, *given, options=options, **offered)

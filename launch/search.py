@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     if arguments.seeds > 1 or arguments.sweep:
         return _several(arguments, argv, command)
     prepared = prepare(arguments)
-    start = _start(prepared)
+    [start] = _starts([prepared])
     from dnas import open_run, search
     from dnas.run import write_json
 
@@ -57,9 +57,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 class Several(NamedTuple):
-    """Searches by one program: what they have in common, and of each its lane, its folder and its config."""
+    """Searches by one program: what they have in common, and of each its setting's name, its lane, folder and config."""
 
     prepared: Prepared
+    settings: list[str]
     lanes: list[Lane]
     folders: list[Path]
     configs: list[dict[str, Any]]
@@ -84,10 +85,11 @@ def _several(arguments: Arguments, argv: Sequence[str], command: str) -> int:
     for group in groups:
         for folder, config in zip(group.folders, group.configs):
             holds_run(folder, config)
+    starts = _starts([group.prepared for group in groups])
     cache.enable(arguments.cache)
     outcomes, folders = {}, [folder for group in groups for folder in group.folders]
-    for group in groups:
-        prepared, start = group.prepared, _start(group.prepared)
+    for group, start in zip(groups, starts):
+        prepared = group.prepared
         with contextlib.ExitStack() as stack:
             lanes = [lane._replace(run=stack.enter_context(open_run(folder, config, command)))
                      for lane, folder, config in zip(group.lanes, group.folders, group.configs)]
@@ -118,7 +120,7 @@ def _group(arguments: Arguments, settings: Sequence[Setting], whole: Path | None
     from dnas import Lane
 
     prepared = prepare(dataclasses.replace(settings[0].arguments, sweep=()))
-    lanes, folders, configs = [], [], []
+    names, lanes, folders, configs = [], [], [], []
     for setting in settings:
         for seed in range(arguments.seed, arguments.seed + arguments.seeds):
             config = prepared.config | {"seed": seed}
@@ -126,40 +128,38 @@ def _group(arguments: Arguments, settings: Sequence[Setting], whole: Path | None
             name = ", ".join([*([setting.name] if setting.name else []), f"seed {seed}"])
             lanes.append(Lane(prepared.method.replace(**setting.numbers), seed, None, name))
             lanes[-1].method.numbers_of(epochs=prepared.config["epochs"], steps=prepared.steps)  # refuses what cannot be
+            names.append(setting.name)
             configs.append(config)
             inside = Path(setting.folder) / str(seed) if setting.folder else Path(str(seed))
             folders.append(whole / inside if whole else default_folder(config, setting.folder))
-    return Several(prepared, lanes, folders, configs)
+    return Several(prepared, names, lanes, folders, configs)
 
 
-def _start(prepared: Prepared) -> SearchState | None:
-    """The state of the run that a search is to begin with, None for new weights."""
-    if "start" not in prepared.config:
-        return None
+def _starts(preparations: Sequence[Prepared]) -> list[SearchState | None]:
+    """The state of the run that each of these searches, which name the same one, is to begin with; None for new weights.
+
+    Raises ValueError, in one line, where it is of another space, or of another size of it."""
+    if "start" not in preparations[0].config:
+        return [None] * len(preparations)
+    from dnas.engine.search import started_from, state_shape
+    from dnas.run import flatten
     from launch.trained import trained_state
 
-    other = trained_state(Path(prepared.config["start"]))
-    if other.ready.space.groups != prepared.space.groups:
-        raise ValueError(f"--start {other.folder}: it searched space {named(other.ready.config, 'space')}, and this is "
-                         f"{named(prepared.config, 'space')}; both must have the same edges and operations")
-    import jax
-
-    from dnas.engine.search import input_shape, started_from
-    from dnas.run import flatten
-    from dnas.task import task_of
-
-    hyper = prepared.method.numbers_of(epochs=prepared.config["epochs"], steps=prepared.steps)
-    algorithm, inputs = prepared.method.bind(prepared.space, task_of(prepared.data)), input_shape(prepared.data, 1)
+    other = trained_state(Path(preparations[0].config["start"]))
+    for prepared in preparations:
+        if other.ready.space.groups != prepared.space.groups:
+            raise ValueError(f"--start {other.folder}: it searched space {named(other.ready.config, 'space')}, and this is "
+                             f"{named(prepared.config, 'space')}; both must have the same edges and operations")
+        try:
+            started_from(state_shape(prepared.space, prepared.method, prepared.data, prepared.config["batch"]), other.state)
+        except ValueError as error:
+            there, here = (flatten({part: config[part] for part in ("space", "method", "data")}, ".")
+                           for config in (other.ready.config, prepared.config))
+            differ = ", ".join(f"{key} is {there.get(key)} there, {here.get(key)} here" for key in {**there, **here}
+                               if there.get(key) != here.get(key))
+            raise ValueError(f"--start {other.folder}: {error} ({differ})") from None
     print("\n".join([f"start   {other.folder}, epoch {other.epoch}", *other.notes]))
-    try:
-        started_from(jax.eval_shape(lambda key: algorithm.init(key, inputs, hyper), jax.random.key(0)), other.state)
-    except ValueError as error:
-        there, here = (flatten({part: config[part] for part in ("space", "method", "data")}, ".")
-                       for config in (other.ready.config, prepared.config))
-        differ = ", ".join(f"{key} is {there.get(key)} there, {here.get(key)} here" for key in {**there, **here}
-                           if there.get(key) != here.get(key))
-        raise ValueError(f"--start {other.folder}: {error} ({differ})") from None
-    return other.state
+    return [other.state] * len(preparations)
 
 
 def _again(argv: Sequence[str], arguments: Arguments, folders: Sequence[Path]) -> str:
@@ -246,6 +246,7 @@ def report_lanes(groups: Sequence[Several], results: Mapping[str, Result | NonFi
 
     task, width = task_of(groups[0].prepared.data), max(map(len, results))
     preparations = {lane.name: group.prepared for group in groups for lane in group.lanes}
+    setting_of = {lane.name: setting for group in groups for lane, setting in zip(group.lanes, group.settings)}
     lines = ["", f"{'search':<{width}}  {'hold-out':>12}     parameters  genotype"]
     for name, result in results.items():
         if isinstance(result, Exception):
@@ -261,7 +262,7 @@ def report_lanes(groups: Sequence[Several], results: Mapping[str, Result | NonFi
         lines.append(f"hold-out  {metric_text(task, values, 2)} of the supernets, {len(ended)} searches")
         settings = {}
         for name, value in zip(ended, values):
-            settings.setdefault(name.rpartition(", seed ")[0], []).append(value)
+            settings.setdefault(setting_of[name], []).append(value)
         lines += [f"          {metric_text(task, np.array(each), 2)} with {setting}" for setting, each in settings.items()
                   if len(settings) > 1]
     if len(ended) > 1:

@@ -69,7 +69,7 @@ def build(subject: Subject, data: Dataset, place: str | None, **size: int | None
     from dnas import SearchSpace, registry
     from launch import options
     from launch.arguments import absolute
-    from launch.prepare import MIXED, built
+    from launch.prepare import MIXED, build_part
     from search_spaces import SPACES
 
     name = absolute(place) if place else subject.space["name"]
@@ -82,7 +82,7 @@ def build(subject: Subject, data: Dataset, place: str | None, **size: int | None
     space = {"name": name, **kept, **{option: value for option, value in size.items() if value is not None}}
     try:
         offered = {option: getattr(data, option) for option in ("graph", "vocabulary") if option not in space}
-        made = built("space", {"space": space}, SearchSpace, image=data.image, classes=data.classes, **offered)
+        made = build_part("space", {"space": space}, SearchSpace, image=data.image, classes=data.classes, **offered)
     except ValueError:
         raise
     except Exception as error:

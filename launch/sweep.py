@@ -32,7 +32,7 @@ class Setting(NamedTuple):
 def settings_of(arguments: Arguments, argv: Sequence[str]) -> list[list[Setting]]:
     """Every combination of the values of --sweep, those together that differ in numbers of the method only.
 
-    Raises ValueError, in one line, for what is no option, a value that it cannot have, or one that is named twice.
+    Raises ValueError, in one line, for an unknown option, a value that it cannot have, and one that is named twice.
     """
     swept = dict(_parsed(text) for text in arguments.sweep)
     if len(swept) < len(arguments.sweep):
@@ -55,20 +55,17 @@ def settings_of(arguments: Arguments, argv: Sequence[str]) -> list[list[Setting]
     seen: set[tuple] = set()
     numbers = _numbers(arguments) if swept else ()
     for values in itertools.product(*swept.values()):
-        chosen = dict(zip(swept, values))
-        words = [f"--{option}={value}" for option, value in chosen.items()]
-        setting = parse("search", "", [*argv, *words]) if chosen else arguments
-        parsed = tuple(getattr(getattr(setting, f"{options[option][0]}_options"), options[option][1]) for option in chosen)
-        if parsed in seen:
+        words = [f"--{option}={value}" for option, value in zip(swept, values)]
+        setting = parse("search", "", [*argv, *words]) if words else arguments
+        parsed = {options[option]: getattr(getattr(setting, f"{options[option][0]}_options"), options[option][1])
+                  for option in swept}
+        if tuple(parsed.values()) in seen:
             raise ValueError(f"--sweep {' '.join(words)}: another of its settings has the same values")
-        seen.add(parsed)
-        names = {option: options[option] for option in chosen}
-        of_method = {name: getattr(setting.method_options, name) for option, (part, name) in names.items()
-                     if part == "method" and name in numbers}
-        structure = tuple(value for option, value in chosen.items() if names[option][1] not in of_method
-                          or names[option][0] != "method")
-        label = ",".join(f"{option.partition('.')[2]}={value}" for option, value in chosen.items())
-        groups.setdefault(structure, []).append(Setting(label.replace(",", ", "), label, setting, of_method))
+        seen.add(tuple(parsed.values()))
+        of_method = {name: value for (part, name), value in parsed.items() if part == "method" and name in numbers}
+        structure = tuple(value for (part, name), value in parsed.items() if part != "method" or name not in numbers)
+        label = [f"{option.partition('.')[2]}={value}" for option, value in zip(swept, values)]
+        groups.setdefault(structure, []).append(Setting(", ".join(label), ",".join(label), setting, of_method))
     return list(groups.values())
 
 

@@ -29,7 +29,7 @@ from launch.arguments import (
     shown,
     words,
 )
-from launch.inherit import of_its_size, taken
+from launch.inherit import of_its_size, source_of
 from launch.search import free_folder, stem
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -143,8 +143,8 @@ def main(argv: Sequence[str]) -> int:
     data = loaded(source, arguments.batch, arguments.splits)
     from launch.subject import build
 
-    _recipe(arguments)
-    origin, genotype = taken(arguments, subject, data), subject.genotype
+    recipe = _recipe(arguments)
+    origin, genotype = source_of(arguments, subject, data), subject.genotype
     if arguments.inherit:
         space, built = origin.space, origin.options
     else:
@@ -171,7 +171,7 @@ def main(argv: Sequence[str]) -> int:
         for suffix in ("svg", "png"):
             draw_genotype(genotype, space.groups, folder / f"cells.{suffix}")
         try:
-            result = _trained(network, data, arguments, run, origin.given)
+            result = _trained(network, data, arguments, recipe, run, origin.given)
         except KeyboardInterrupt:
             where = shlex.quote(str(folder))
             raise KeyboardInterrupt(f"interrupted; `dnas train {where} --run {where}` goes on from its last "
@@ -250,11 +250,10 @@ def _recipe(arguments: Arguments):
     return Recipe(**{name: getattr(arguments, name) for name in Recipe._fields if hasattr(arguments, name)}).check()
 
 
-def _trained(network, data, arguments: Arguments, run, extras: Mapping[str, Any]):
+def _trained(network, data, arguments: Arguments, recipe, run, extras: Mapping[str, Any]):
     from dnas.engine.train import train
 
-    return train(network, data, epochs=arguments.epochs, batch=arguments.batch, seed=arguments.seed,
-                 recipe=_recipe(arguments),
+    return train(network, data, epochs=arguments.epochs, batch=arguments.batch, seed=arguments.seed, recipe=recipe,
                  splits=arguments.splits, **extras, final="test", run=run,
                  report=None if "holdout" in arguments.splits else "holdout", progress=arguments.progress)
 

@@ -60,16 +60,10 @@ def trained_state(folder: Path) -> Trained:
         raise ValueError(f"{folder} is no run directory: it has no config.json; give the folder of a search")
     searched = parse("search", "", ["--config", str(folder)])
     ready = prepare(searched)
-    import jax
-
     from dnas import checkpoint
-    from dnas.engine.search import input_shape
-    from dnas.task import task_of
+    from dnas.engine.search import state_shape
 
-    algorithm = ready.method.bind(ready.space, task_of(ready.data))
-    hyper = ready.method.numbers_of(epochs=searched.epochs, steps=ready.steps)
-    inputs = input_shape(ready.data, searched.batch)
-    template = jax.eval_shape(lambda key: algorithm.init(key, inputs, hyper), jax.random.key(0))
+    template = state_shape(ready.space, ready.method, ready.data, searched.batch)
     found = checkpoint.latest(folder / "checkpoints", template, set_aside=False)
     if found is None:
         raise ValueError(f"{folder} has no checkpoint; search there first: dnas search --run {folder}")

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import optax
@@ -64,6 +65,6 @@ def bilevel(hypergradient: Callable[[Hyper], Callable] | None = lambda hyper: fi
                                    arch_opt=arch_opt, memory=memory)
             return state, step_info(train_info, valid_info)
 
-        return Steps(lambda key, inputs, hyper: first_state(problem, key, inputs, hyper), step)
+        return Steps(partial(first_state, problem), step)
 
     return steps

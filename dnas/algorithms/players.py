@@ -177,8 +177,9 @@ def first_state(problem: Problem, key: Array, inputs: Array, hyper: Hyper) -> Se
                         problem.weights.optimizer(hyper, t).init(weights), problem.arch.optimizer(hyper, t).init(arch))
     memory = {}
     for name, player in (("arch", problem.arch), ("weights", problem.weights)):
-        gates = gates_of(problem, player, jax.random.key(0), arch, state, hyper, t) if has_memory(player) else None
-        memory[name] = {key: term.init(weights, gates) for key, term in with_memory(player)}
+        terms = with_memory(player)
+        gates = gates_of(problem, player, jax.random.key(0), arch, state, hyper, t) if terms else None
+        memory[name] = {called: term.init(weights, gates) for called, term in terms}
     return state._replace(memory=memory)
 
 
@@ -189,12 +190,10 @@ def observed(problem: Problem, keys: Mapping[str, Array], state: SearchState, ar
     """
     memory = {}
     for name, player in (("arch", problem.arch), ("weights", problem.weights)):
-        if not has_memory(player):
-            memory[name] = state.memory[name]
-            continue
-        gates = gates_of(problem, player, jax.random.split(keys[name], 3)[0], arch, state, hyper, t)
-        memory[name] = {key: term.observe(state.memory[name][key], hyper, t, state.weights, gates)
-                        for key, term in with_memory(player)}
+        terms = with_memory(player)
+        gates = gates_of(problem, player, jax.random.split(keys[name], 3)[0], arch, state, hyper, t) if terms else None
+        memory[name] = {called: term.observe(state.memory[name][called], hyper, t, state.weights, gates)
+                        for called, term in terms}
     return memory
 
 
@@ -206,11 +205,6 @@ def as_term(term: Any) -> Term:
 def with_memory(player: Player) -> list[tuple[str, Term]]:
     """The player's terms that have a memory."""
     return [(name, term) for name, value in player.terms.items() if (term := as_term(value)).init is not None]
-
-
-def has_memory(player: Player) -> bool:
-    """Whether any of the player's terms has a memory."""
-    return bool(with_memory(player))
 
 
 def step_info(train: Mapping[str, Array], valid: Mapping[str, Array]) -> dict[str, Array]:

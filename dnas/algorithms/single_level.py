@@ -10,6 +10,7 @@ looked at, by the architecture's gates, and not learnt from.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 
@@ -42,6 +43,6 @@ def single_level() -> Callable[[Problem], Steps]:
                                    arch_opt=arch_opt, memory=memory)
             return state, step_info(info, valid_info)
 
-        return Steps(lambda key, inputs, hyper: first_state(problem, key, inputs, hyper), step)
+        return Steps(partial(first_state, problem), step)
 
     return steps

@@ -42,7 +42,7 @@ def checked_inputs(where: str, x, kind: Kind | None = None) -> np.ndarray:
 
 
 def checked_images(where: str, x) -> np.ndarray:
-    """`x` as [N, H, W, C] uint8 or float32. Raises ValueError, beginning with `where`, if it is no images."""
+    """`x` as [N, H, W, C] uint8 or float32. Raises ValueError, beginning with `where`, if it cannot be images."""
     x = np.ascontiguousarray(x)
     if x.dtype.kind not in "biuf":
         raise ValueError(f"{where}: x has dtype {x.dtype}; pixels are uint8 or float")

@@ -40,11 +40,6 @@ class LaneProgram(NamedTuple):
     note: str
 
 
-def compile_lanes(*args, **options) -> LaneProgram:
-    """What `start_lanes` compiles."""
-    return start_lanes(*args, **options)()
-
-
 def start_lanes(algorithm: Algorithm, data: Dataset, examples: Examples, state: Tree, hyper: Hyper, steps: int, batch: int,
                 lanes: int, *, at_once: bool | None = None, key: Any = None) -> Callable[[], LaneProgram]:
     """Starts compiling an epoch of `lanes` searches with states like `state`: of as many at once as the memory allows. Call

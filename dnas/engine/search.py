@@ -15,15 +15,17 @@ from dnas import checkpoint
 from dnas.algorithms.decisions import Stop, checked_decisions, stop_of
 from dnas.algorithms.method import Algorithm, Method
 from dnas.algorithms.players import SearchState
+from dnas.algorithms.schedules import ENGINE
 from dnas.data import Dataset, epoch_indices, steps_per_epoch
 from dnas.engine.compile import Examples, compile_diagnosis, compile_evaluation, on_device, shape_of
 from dnas.engine.diagnose import collapse, skips
 from dnas.engine.host import initial
-from dnas.engine.lanes import Epoch, NonFiniteLoss, advance_lanes, compile_lanes, start_lanes
+from dnas.engine.lanes import Epoch, NonFiniteLoss, advance_lanes, start_lanes
 from dnas.engine.progress import SILENT, Display, display, shared
+from dnas.engine.records import counts, entropy, of_split, refuse_non_finite, tagged
 from dnas.journal import Journal, journal
 from dnas.run import Run
-from dnas.task import task_of
+from dnas.task import Task, task_of
 from dnas.types import Array, Genotype, SearchSpace
 
 
@@ -86,7 +88,7 @@ def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, ep
     """Several searches by one program, each equal to `search` by itself up to rounding.
 
     Lanes at different epochs, as an interruption leaves them, advance in groups until all are where the first is.
-    at_once: see `dnas.engine.lanes.compile_lanes`; in turn, as on a CPU, each is equal to `search` bit for bit.
+    at_once: see `dnas.engine.lanes.start_lanes`; in turn, as on a CPU, each is equal to `search` bit for bit.
 
     A search whose loss is not finite ends there, with the error in place of its result; the others go on.
     Raises ValueError where two lanes are the same or differ in more than numbers, and otherwise what `search` raises.
@@ -105,8 +107,8 @@ def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, ep
         displays, finish_epoch = [shown], lambda: None
         if len(lanes) > 1:
             displays, finish_epoch = shared(shown, task, _names(lanes), done)
-        active = [stack.enter_context(_Search.open(space, algorithm, data, lane, hyper, found, one, rules, epochs=epochs,
-                                                   batch=batch, steps=steps))
+        active = [stack.enter_context(_Search.open(space, task, algorithm, data, lane, hyper, found, one, rules,
+                                                   epochs=epochs, batch=batch, steps=steps))
                   for lane, hyper, found, one in zip(lanes, hypers, latest, displays)]
         if any(one.going for one in active):
             compiled = time.monotonic()
@@ -142,18 +144,18 @@ class _Search:
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, space: SearchSpace, algorithm: Algorithm, data: Dataset, lane: Lane, hyper: Mapping[str, Any],
+    def open(cls, space: SearchSpace, task: Task, algorithm: Algorithm, data: Dataset, lane: Lane, hyper: Mapping[str, Any],
              latest: checkpoint.Latest, shown: Display, rules: Sequence[Callable], **sizes: int):
         """The search of `lane` from its latest checkpoint on, its journal open."""
         state = jax.tree.map(jnp.asarray, latest.tree)
         with journal(lane.run, space, latest.epoch, state.arch) as opened:
             for message in latest.skipped:
                 shown.say(message)
-            yield cls(space, algorithm, data, lane, hyper, state, latest.epoch, shown, rules, opened, **sizes)
+            yield cls(space, task, algorithm, data, lane, hyper, state, latest.epoch, shown, rules, opened, **sizes)
 
-    def __init__(self, space, algorithm, data, lane, hyper, state, epoch, shown, rules, opened: Journal, *, epochs: int,
-                 batch: int, steps: int):
-        self.space, self.algorithm, self.data, self.lane, self.hyper = space, algorithm, data, lane, hyper
+    def __init__(self, space, task, algorithm, data, lane, hyper, state, epoch, shown, rules, opened: Journal, *,
+                 epochs: int, batch: int, steps: int):
+        self.space, self.task, self.algorithm, self.data, self.lane, self.hyper = space, task, algorithm, data, lane, hyper
         self.state, self.epoch, self.shown, self.rules, self.journal = state, epoch, shown, rules, opened
         self.epochs, self.batch, self.steps, self.error = epochs, batch, steps, None
         self.key = jax.random.fold_in(jax.random.key(lane.seed), 1)
@@ -192,7 +194,7 @@ class _Search:
         record = {"epoch": self.epoch, "step": self.epoch * self.steps, **tagged(means | holdout),
                   "entropy": entropy({name: gates[name] for name in self.space.groups})}
         if inspect:
-            task, discrete = task_of(self.data), evaluate(self.state, genotype.gates(self.space.groups))
+            task, discrete = self.task, evaluate(self.state, genotype.gates(self.space.groups))
             record |= {"gap": task.better * (mixture[task.metric] - discrete[task.metric]),
                        **inspect(self.state, self.hyper), "skips": skips(genotype),
                        "edges": sum(map(len, genotype.choices.values()))}
@@ -225,9 +227,7 @@ class _Search:
             state = state._replace(arch={name: jnp.asarray(rows[epoch]) for name, rows in self.journal.trajectory.items()})
         genotype = self.algorithm.select(state, self.hyper)
         self.journal.end(genotype)
-        last = self.journal.records[-1]
-        holdout = {name: values["holdout"] for name, values in last.items()
-                   if isinstance(values, Mapping) and "holdout" in values}
+        holdout = of_split(self.journal.records[-1], "holdout")
         return Result(self.state, genotype, self.algorithm.gates(self.state, self.hyper), holdout, self.journal.records,
                       time.monotonic() - began, self.stopped)
 
@@ -292,52 +292,23 @@ def estimate(space: SearchSpace, method: Method, data: Dataset, *, batch: int, s
     """
     steps_per_epoch(data, batch)
     algorithm, hyper = method.bind(space, task_of(data)), method.numbers_of(epochs=10**6, steps=1)
-    inputs = input_shape(data, batch)
-    state = jax.eval_shape(lambda key, hyper: algorithm.init(key, inputs, hyper), jax.random.key(0), hyper)
+    state = state_shape(space, method, data, batch)
     examples = Examples(*shape_of((data.inputs, data.targets)))
     began = time.monotonic()
-    program = compile_lanes(algorithm, data, examples, state, hyper, 1, batch, searches)
+    program = start_lanes(algorithm, data, examples, state, hyper, 1, batch, searches)()
     seconds = time.monotonic() - began
     cost = space.cost(None)
     return {"weights": cost["params"], "macs": cost["macs"], "memory_bytes": program.memory, "compile_seconds": seconds,
             "note": program.note}
 
 
+def state_shape(space: SearchSpace, method: Method, data: Dataset, batch: int) -> SearchState:
+    """The shapes and types of the states of a search, with which a checkpoint of one is read."""
+    algorithm, inputs = method.bind(space, task_of(data)), input_shape(data, batch)
+    hyper = method.hyper | ENGINE
+    return jax.eval_shape(lambda key: algorithm.init(key, inputs, hyper), jax.random.key(0))
+
+
 def input_shape(data: Dataset, batch: int) -> jax.ShapeDtypeStruct:
     """What a network is given of a mini-batch: normalised float32, or tokens int32."""
     return jax.ShapeDtypeStruct((batch, *data.image), jnp.int32 if data.kind == "tokens" else jnp.float32)
-
-
-def counts(state: SearchState) -> dict[str, int]:
-    """{"decided": edges that are decided, "operations": in the race on the others}, over all groups."""
-    open_edges = {name: np.asarray(rows) == -1 for name, rows in state.decisions.items()}
-    return {"decided": sum(int((~rows).sum()) for rows in open_edges.values()),
-            "operations": sum(int(np.asarray(state.mask[name])[rows].sum()) for name, rows in open_edges.items())}
-
-
-def tagged(values: Mapping[str, float]) -> dict[str, Any]:
-    """{"train_loss": x} as {"loss": {"train": x}}, so that the curves of one quantity stand together."""
-    record = {}
-    for name, value in values.items():
-        split, _, quantity = name.partition("_")
-        record.setdefault(quantity, {})[split] = value
-    return record
-
-
-def entropy(gates: Mapping[str, Array]) -> dict[str, float]:
-    """Mean entropy in nats of each group's rows of gates, each scaled to sum to one; 0 when all edges are decided."""
-    def mean(rows):
-        rows = np.asarray(rows, np.float64)
-        share = rows / np.maximum(rows.sum(-1, keepdims=True), np.finfo(np.float64).tiny)
-        return float(-(share * np.log(np.where(share > 0, share, 1))).sum(-1).mean())
-
-    return {name: mean(rows) for name, rows in gates.items()}
-
-
-def refuse_non_finite(metrics: Mapping[str, np.ndarray], before: int, last: str) -> None:
-    """Raises NonFiniteLoss for the first value that is not finite, of a step after the first `before`."""
-    for name, values in metrics.items():
-        bad = np.flatnonzero(~np.isfinite(values))
-        if len(bad):
-            raise NonFiniteLoss(f"{name} became {values[bad[0]]} at step {before + int(bad[0]) + 1}; {last}; "
-                                "a smaller learning rate may help, in another run directory")

@@ -20,7 +20,8 @@ from dnas.data import SPLITS, Dataset, steps_per_epoch, train_indices
 from dnas.engine.compile import Examples, compile_judgement, compile_training, epoch_of, on_device, recalibrate_batch_norm
 from dnas.engine.host import initial
 from dnas.engine.progress import SILENT, display, metric_text
-from dnas.engine.search import input_shape, refuse_non_finite, tagged
+from dnas.engine.records import of_split, refuse_non_finite, tagged
+from dnas.engine.search import input_shape
 from dnas.journal import notes
 from dnas.run import Run
 from dnas.task import Task, task_of
@@ -131,8 +132,7 @@ def train(network: Network, data: Dataset, *, epochs: int, batch: int, recipe: R
         if run:
             _save(run, "last", *how.result(state))
         ended = judge(*how.result(state), final) if final else (None, None, None)
-    last = recorder.records[-1] if report else {}
-    reported = {name: values[report] for name, values in last.items() if isinstance(values, Mapping)} if report else None
+    reported = of_split(recorder.records[-1], report) if report else None
     return Trained(*how.result(state), recorder.records, reported, time.monotonic() - began, *ended)
 
 

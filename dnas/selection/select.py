@@ -115,7 +115,7 @@ def select(selection: Selection, context: Context, *, folder: Path | None = None
         if folder is not None:
             checkpoint.save(folder / "checkpoints" / f"{int(progress.step):05d}.safetensors", jax.device_get(progress))
             checkpoint.keep(folder / "checkpoints", 2)
-        say(f"step {int(progress.step)} of {total}: {_told(context, *before, progress)}")
+        say(f"step {int(progress.step)} of {total}: {_step_text(context, *before, progress)}")
     cost = {**selection.plan(context), "evaluations": int(progress.evaluations), "seconds": float(progress.seconds)}
     chosen = Selected(selection.genotype(context, progress), jax.tree.map(np.asarray, dict(progress.scores)), cost)
     if folder is not None:
@@ -123,7 +123,7 @@ def select(selection: Selection, context: Context, *, folder: Path | None = None
     return chosen
 
 
-def _told(context: Context, decisions: Mapping[str, np.ndarray], evaluations: int, after: Progress) -> str:
+def _step_text(context: Context, decisions: Mapping[str, np.ndarray], evaluations: int, after: Progress) -> str:
     """What a step has done, in words: which edges it decided, and for what, since `decisions`."""
     found = []
     for name, before in decisions.items():
