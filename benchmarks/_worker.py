@@ -95,9 +95,9 @@ def of_jax(space, channels, cells, batch, size, half, layout):
 
     (images, labels), valid = drawn(batch, size)
     from dnas.registry import resolve
-    from search_spaces.layers.mixed import MixedOptions, mixed_options
+    from dnas.shared_options import SharedOptions, shared_options
 
-    with mixed_options(MixedOptions(dtype="bfloat16" if half else "float32")):
+    with shared_options(SharedOptions(dtype="bfloat16" if half else "float32")):
         space_ = resolve(space, SPACES, "space")((size, size, 3), 10, channels=channels, cells=cells)
     algorithm, hyper = darts().bind(space_, classification()), darts().numbers_of(epochs=50, steps=100)
     state = algorithm.init(jax.random.key(0), images, hyper)

@@ -1,7 +1,7 @@
 """From a name to the function that it stands for: registered names, entry points, modules and files.
 
 A registry is a dict literal of places, `name: "package.module:factory"`, so that it can be listed without importing
-what it names. Other distributions add names by entry points of the groups of GROUPS.
+what it names.
 """
 
 from __future__ import annotations
@@ -13,64 +13,98 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-GROUPS = {"space": "dnas.search_spaces", "method": "dnas.methods", "selection": "dnas.selections", "task": "dnas.tasks"}
-"""Group of entry points of each kind."""
+REGISTRIES = {
+    "space": "search_spaces:SPACES",
+    "method": "dnas.methods:METHODS",
+    "selection": "dnas.selection:SELECTIONS",
+    "task": "dnas.task:TASKS",
+    "genotype": "search_spaces.genotypes:GENOTYPES",
+}
+"""Where the names of each kind are listed. This is the one place that knows of `search_spaces`, and it imports that package
+only when it looks a name up."""
+GROUPS = {**{kind: f"dnas.{kind}s" for kind in REGISTRIES}, "space": "dnas.search_spaces"}
+"""Group of entry points of each kind, by which other distributions add names."""
 
 
-def names(registry: Mapping[str, str], kind: str) -> dict[str, str]:
-    """Place of every name: those of `registry`, and of the entry points of `kind`, one of GROUPS."""
+def registered(kind: str) -> Mapping[str, Any]:
+    """The names of `kind`, one of REGISTRIES, that this toolkit ships, each with its place."""
+    module, _, attribute = REGISTRIES[kind].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def names(kind: str) -> dict[str, str]:
+    """Place of every name of `kind`: those that this toolkit ships, and entry points of other distributions."""
     points = {point.name: f"{point.module}:{point.attr}" for point in metadata.entry_points(group=GROUPS[kind])}
-    return {**points, **registry}
+    return {**points, **registered(kind)}
 
 
-def locate(name: str, registry: Mapping[str, str], kind: str) -> str:
+def locate(name: str, kind: str) -> str:
     """The place `module:factory` or `file.py:factory` of `name`, which may be such a place itself.
 
     Raises ValueError naming the nearest right name, and all of them.
     """
-    if name in registry:
-        return registry[name]
+    if not isinstance(name, str):
+        raise ValueError(f"{kind} {name!r} must be a name, a place such as file.py:factory, or a {kind} itself")
+    if name in registered(kind):
+        return registered(kind)[name]
     if ":" in name:
         return name
-    known = names(registry, kind)
-    if name in known:
-        return known[name]
+    listed = names(kind)
+    if name in listed:
+        return listed[name]
     if name.endswith(".py"):
         raise ValueError(f"{kind} {name!r} is a file without the name of its function; write {name}:FUNCTION")
-    near = difflib.get_close_matches(name.lower(), known, 1, 0.4)
+    near = difflib.get_close_matches(name.lower(), listed, 1, 0.4)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ValueError(f"no {kind} {name!r}; {hint}there are {', '.join(known)}, and others as "
+    raise ValueError(f"no {kind} {name[:80]!r}; {hint}there are {', '.join(listed)}, and others as "
                      "package.module:factory or file.py:factory")
 
 
-def resolve(name: str, registry: Mapping[str, str], kind: str) -> Callable:
+def is_place(name: str, kind: str) -> bool:
+    """Whether `name` says where to import from, rather than being a registered name."""
+    return ":" in name and (kind not in REGISTRIES or name not in registered(kind))
+
+
+def refuse_untrusted(name: str, kind: str, where: str, trust: bool | Collection[str]) -> None:
+    """Raises ValueError if `name`, which was read from the file `where`, is a place to import that the user has not named.
+
+    A file that came from somewhere else must not decide what is imported. trust: True for any place, or the places that the
+    user named in this command or call.
+    """
+    if trust is True or not is_place(name, kind) or trust and name in trust:
+        return
+    raise ValueError(f"{where} names the {kind} {name[:120]!r}, and nothing is imported because a file says so: if you trust "
+                     f"that place, name it yourself (--{kind}, in Python {kind}=), or say --trust (trust=True)")
+
+
+def resolve(name: str, kind: str) -> Callable:
     """The factory that `name` stands for. Raises ValueError, in one line, if there is none or it cannot be imported."""
-    return load(locate(name, registry, kind))
+    return load(locate(name, kind))
 
 
-def made(name: str, registry: Mapping[str, str], kind: str, returns: type, *given, options: Mapping[str, Any], **offered):
-    """What the factory `name` makes of its options, what it is given, and those parameters offered that it has.
+def build(name: str, kind: str, returns: type, *args, options: Mapping[str, Any], **offered):
+    """What the factory `name` returns for its options, `args`, and those parameters offered that it has.
 
     Raises ValueError where it returns anything but a `returns`, and what `resolve` and the factory raise.
     """
-    factory = resolve(name, registry, kind)
+    factory = resolve(name, kind)
     parameters = inspect.signature(factory).parameters
     wanted = {key: value for key, value in offered.items() if key in parameters}
-    found = factory(*given, **wanted, **{key: value for key, value in options.items() if key not in offered})
-    if not isinstance(found, returns):
-        raise ValueError(f"{kind} {name}: it returned {type(found).__name__}; it must return a {returns.__name__}")
-    return found
+    part = factory(*args, **wanted, **{key: value for key, value in options.items() if key not in offered})
+    if not isinstance(part, returns):
+        raise ValueError(f"{kind} {name}: it returned {type(part).__name__}; it must return a {returns.__name__}")
+    return part
 
 
-def describe(name: str, registry: Mapping[str, str], kind: str = "space") -> str:
+def describe(name: str, kind: str) -> str:
     """First line of the docstring of the module that `name` lives in, read without importing it; "" if it has none."""
-    path = source(locate(name, registry, kind))
+    path = source(locate(name, kind))
     try:
         doc = path and ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     except (OSError, SyntaxError, ValueError):

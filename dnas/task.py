@@ -98,7 +98,7 @@ def named(name: str, **offered) -> Task:
     offered: arguments for those parameters that the factory has. Raises ValueError, in one line, where there is none.
     """
     offered = {"target_mean": 0.0, "target_std": 1.0} | offered
-    factory = registry.resolve(name, TASKS, "task")
+    factory = registry.resolve(name, "task")
     parameters = inspect.signature(factory).parameters.values()
     needed = [p.name for p in parameters if p.default is p.empty and "VAR" not in p.kind.name and p.name not in offered]
     if needed:

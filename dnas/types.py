@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from dnas import registry
+
 if TYPE_CHECKING:  # who reads a run need not wait for jax
     from jax import Array
 else:
@@ -116,6 +118,15 @@ class Genotype:
 
     def __hash__(self):
         return hash((self.space, tuple((g, cs) for g, cs in sorted(self.choices.items()))))
+
+    def __repr__(self) -> str:
+        return f"<genotype of {self.space}: " + " | ".join(
+            f"{name}: " + ", ".join(f"{op}({source}->{target})" for source, target, op in chosen)
+            for name, chosen in self.choices.items()) + ">"
+
+    def _repr_svg_(self) -> str:
+        """Its picture, which a notebook shows."""
+        return registry.load("dnas.reports.figures:genotype_svg")(self)
 
     def decisions(self, groups: Mapping[str, Group]) -> dict[str, np.ndarray]:
         """Operation index of every edge `[E]`, REMOVED where the edge is not kept.
@@ -228,6 +239,7 @@ class SearchSpace(NamedTuple):
     inherited: this space with another `network` and `cost`, those of the discrete networks that take what `inherit`
         gives and compute what the supernet computes at one-hot gates; None where nobody knows.
     input_dtype: of its inputs: float32, or int32 where they are tokens.
+    source: {"name": ..., options}, what a config says to build the space again; None if it was not built by name.
     """
 
     name: str
@@ -244,6 +256,12 @@ class SearchSpace(NamedTuple):
     expected: Callable[[Gates], dict[str, Array]] | None = None
     inherited: SearchSpace | None = None
     input_dtype: str = "float32"
+    source: Mapping[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        groups = ", ".join(f"{name}: {len(group.edges)} edges" for name, group in self.groups.items())
+        options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+        return f"<search space {self.name}({options[:300]}): {groups}>"
 
 
 class Evaluator(Protocol):

@@ -36,7 +36,7 @@ CONFIG = ("space", "method", *DATA, *FOUND, "epochs", "batch", "seed", "diagnose
 BOUNDS = {"epochs": (1, 10**6), "batch": (1, None), "seed": (0, 2**32 - 1), "seeds": (1, 1000), "limit": (1, None),
           "diagnose": (0, 10**6), "cutout": (0, None), "window": (1, 10**6)}
 """Least and greatest values of common options."""
-SHARED = "search_spaces.layers.mixed:MixedOptions"
+SHARED = "dnas.shared_options:SharedOptions"
 """Options that every space has."""
 PARTS = {"space": SPACES, "method": METHODS}
 

@@ -50,21 +50,21 @@ def prepare(arguments: Arguments) -> Prepared:
     config |= shape_of(data)
     steps = steps_per_epoch(data, arguments.batch)
     from dnas import SearchSpace
-    from search_spaces.layers.mixed import MixedOptions, mixed_options
+    from dnas.shared_options import SharedOptions, shared_options
 
-    shared = {name: config["space"][name] for name in MixedOptions._fields}
+    shared = {name: config["space"][name] for name in SharedOptions._fields}
     offered = {"image": data.image, "classes": data.classes, **shared}
     for name, value in (("graph", data.graph), ("vocabulary", data.vocabulary)):
         if name not in config["space"]:
             offered[name] = value
-    with mixed_options(MixedOptions(**shared)):
+    with shared_options(SharedOptions(**shared)):
         space = build_part("space", config, SearchSpace, **offered)
     if (data.kind == "tokens") != (space.input_dtype == "int32"):
         takes = "tokens, integers" if space.input_dtype == "int32" else "numbers"
         raise ValueError(f"space {config['space']['name']} takes {takes} and {data.name} has {data.kind}: choose another "
                          "--space or --data")
     for name, value in shared.items():
-        if space.options.get(name, MixedOptions._field_defaults[name]) != value:
+        if space.options.get(name, SharedOptions._field_defaults[name]) != value:
             raise ValueError(f"space {config['space']['name']} takes no {name}: it is not built by flax_space")
     method = method_of(config, space)
     _try(space, method, data, arguments, steps, named(config, "space"))

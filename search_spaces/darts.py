@@ -19,9 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from dnas.shared_options import current_options
 from dnas.types import Choice, Genotype, Group, SearchSpace
 from search_spaces.flax_space import flax_space
-from search_spaces.layers.mixed import MixedOp, current_options
+from search_spaces.layers.mixed import MixedOp
 from search_spaces.layers.primitives import (
     AvgPool,
     BatchNorm,

@@ -8,9 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dnas.shared_options import SharedOptions, current_options, shared_options
 from dnas.types import Group, SearchSpace
 from search_spaces.adapter import Functions, search_space
-from search_spaces.layers.mixed import MixedOptions, current_options, mixed_options
 from search_spaces.layers.mixed import drop_path as dropping
 
 
@@ -28,7 +28,7 @@ def flax_space(name: str, module: nn.Module, groups: Mapping[str, Group], *, ima
         auxiliary: that module with a second head, whose logits it returns beside its own while training.
         image, input_dtype, options, rule, format, parse, expected: as for `search_spaces.adapter.search_space`.
     """
-    shared, plain = current_options(), MixedOptions()
+    shared, plain = current_options(), SharedOptions()
     changed = {name: value for name, value in shared._asdict().items() if value != getattr(plain, name)}
     return search_space(name, functions(module, shared), groups, image=image, input_dtype=input_dtype,
                         options={**(options or {}), **changed},
@@ -38,11 +38,11 @@ def flax_space(name: str, module: nn.Module, groups: Mapping[str, Group], *, ima
                         format=format, parse=parse, expected=expected)
 
 
-def functions(module: nn.Module, mixed: MixedOptions) -> Functions:
+def functions(module: nn.Module, mixed: SharedOptions) -> Functions:
     """A Linen module whose `MixedOp`s have the options `mixed`."""
 
     def init(key, images, gates):
-        with mixed_options(mixed):
+        with shared_options(mixed):
             variables = module.init(key, images, gates, True)
         return variables.get("params", {}), variables.get("batch_stats", {})
 
@@ -52,7 +52,7 @@ def functions(module: nn.Module, mixed: MixedOptions) -> Functions:
             narrow = lambda leaf: leaf.astype(mixed.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
             weights, images = jax.tree.map(narrow, (weights, images))
         variables, rngs = {"params": weights, "batch_stats": stats}, None if key is None else {"dropout": key}
-        with mixed_options(mixed), dropping(probability):
+        with shared_options(mixed), dropping(probability):
             if not train:
                 logits, updated = module.apply(variables, images, gates, False, rngs=rngs), {}
             else:

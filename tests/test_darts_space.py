@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dnas.shared_options import SharedOptions, shared_options
 from dnas.types import Choice, Genotype, Group
 from search_spaces import robust_darts
 from search_spaces.darts import EDGES, GROUPS, OPS, Cell, darts, top_two
 from search_spaces.genotypes import GENOTYPES, genotype
-from search_spaces.layers.mixed import MixedOptions, mixed_options
 from search_spaces.nasbench201 import nasbench201
 from search_spaces.robust_darts import s1, s2, s3, s4
 
@@ -28,7 +28,7 @@ def params(space, found=None):
 
 def test_supernet_counts():
     assert params(darts()) == 1_930_618
-    with mixed_options(MixedOptions(partial_channels=4)):
+    with shared_options(SharedOptions(partial_channels=4)):
         assert params(darts()) == 299_578
 
 
@@ -62,7 +62,7 @@ def test_the_auxiliary_head_is_counted_apart_and_speaks_while_training():
 def test_partial_channels_are_the_supernets_only():
     found = darts().parse(GENOTYPES["darts-v2"])
     expected = darts(IMAGE, cells=3).cost(found)
-    with mixed_options(MixedOptions(partial_channels=4)):
+    with shared_options(SharedOptions(partial_channels=4)):
         assert darts(IMAGE, cells=3).cost(found) == expected
 
 
@@ -210,7 +210,7 @@ def test_options_out_of_range_are_refused(arguments, message):
 
 
 def test_partial_channels_refuse_what_they_cannot_halve():
-    with mixed_options(MixedOptions(partial_channels=2)):
+    with shared_options(SharedOptions(partial_channels=2)):
         darts((8, 12, 1))
         with pytest.raises(ValueError, match="multiples of 4, got 8x10"):
             darts((8, 10, 1))

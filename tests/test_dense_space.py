@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from dnas.data import load
+from dnas.shared_options import SharedOptions, shared_options
 from dnas.task import task_of
 from search_spaces.check import check
 from search_spaces.dense import LayerNorm, dense
-from search_spaces.layers.mixed import MixedOp, MixedOptions, mixed_options, strided
+from search_spaces.layers.mixed import MixedOp, strided
 from search_spaces.layers.primitives import BatchNorm, Identity, Zero
 from search_spaces.nasbench201 import nasbench201
 from tests.toy_causal import causal
@@ -51,7 +52,7 @@ def test_bad_arguments(arguments, message):
 
 @pytest.mark.parametrize("partial, dtype", [(1, "bfloat16"), (2, "float32")])
 def test_shared_options(partial, dtype):
-    with mixed_options(MixedOptions(partial_channels=partial, dtype=dtype)):
+    with shared_options(SharedOptions(partial_channels=partial, dtype=dtype)):
         space = dense((5,), 3, hidden=8, layers=1)
     gates = {name: jnp.full(group.shape, 1 / group.shape[1]) for name, group in space.groups.items()}
     weights, stats = space.init(jax.random.key(0), jnp.zeros((2, 5)))
@@ -115,7 +116,7 @@ def test_a_causal_space():
 
 
 def test_a_causal_space_in_bfloat16_keeps_its_tokens():
-    with mixed_options(MixedOptions(dtype="bfloat16")):
+    with shared_options(SharedOptions(dtype="bfloat16")):
         space = causal((3,), 400)
     weights, stats = space.init(jax.random.key(0), jnp.zeros((1, 3), jnp.int32))
     row = lambda token: space.apply(weights, stats, {"chain": jnp.zeros((2, 4))}, jnp.full((1, 3), token, jnp.int32),

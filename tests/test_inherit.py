@@ -16,13 +16,13 @@ from dnas.data import train_indices
 from dnas.engine.compile import compile_evaluation, on_device, recalibrate_batch_norm
 from dnas.engine.train import train
 from dnas.runs.checkpoint import restore
+from dnas.shared_options import SharedOptions, shared_options
 from dnas.task import classification, regression
 from dnas.types import Batch, Group
 from launch.main import main
 from launch.trained import supernet
 from search_spaces.darts import darts
 from search_spaces.flax_space import flax_space
-from search_spaces.layers.mixed import MixedOptions, mixed_options
 from search_spaces.nasbench201 import nasbench201
 from tests.test_search import contents, same, tiny
 from tests.test_spaces import Stack
@@ -37,7 +37,7 @@ IMAGE = (8, 8, 1)
 
 
 def in_part(make):
-    with mixed_options(MixedOptions(partial_channels=2, drop_path=0.3)):
+    with shared_options(SharedOptions(partial_channels=2, drop_path=0.3)):
         return make()
 
 

@@ -22,10 +22,10 @@ from dnas.methods.rarts import rarts
 from dnas.methods.sd_darts import sd_darts
 from dnas.registry import load, resolve, variant
 from dnas.runs import checkpoint
+from dnas.shared_options import SharedOptions, shared_options
 from dnas.task import classification
 from dnas.types import REMOVED, Batch, Genotype
 from launch.arguments import SHARED
-from search_spaces.layers.mixed import MixedOptions, mixed_options
 from tests.problems import KEY, numbers, plain
 from tests.problems import at as one_of
 from tests.problems import batches as plain_batches
@@ -59,7 +59,7 @@ class Case:
     def __init__(self, name):
         factory, settings = CASES[name]
         self.on_toy = name in METHODS
-        with mixed_options(MixedOptions(**(SPACE if "pc" in name else {}))):
+        with shared_options(SharedOptions(**(SPACE if "pc" in name else {}))):
             self.space = toy(IMAGE, CLASSES) if self.on_toy else plain()
         (self.group,) = self.space.groups
         self.method = factory(**settings)
@@ -433,11 +433,11 @@ def test_the_command_line_reads_the_options_from_the_source(method, monkeypatch)
 def test_the_command_line_reads_the_options_that_all_spaces_share(monkeypatch):
     monkeypatch.setattr("dnas.registry.load", None)
     found = options.read(SHARED)
-    assert {option.name: option.default for option in found} == MixedOptions()._asdict()
+    assert {option.name: option.default for option in found} == SharedOptions()._asdict()
     assert {option.name: option.annotation for option in found} == {
         "partial_channels": int, "drop_path": float, "dtype": Literal["float32", "bfloat16"],
         "scan": Literal["auto", "on", "off"], "remat": bool}
     assert all(option.help for option in found)
     assert options.constant(METHODS["pc-darts"], "SPACE") == SPACE == {"partial_channels": 4}
-    assert set(SPACE) <= set(MixedOptions._fields)
+    assert set(SPACE) <= set(SharedOptions._fields)
     assert options.constant(METHODS["darts"], "SPACE") is None

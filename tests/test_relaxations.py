@@ -11,8 +11,9 @@ import pytest
 from dnas.algorithms.decisions import decided, full_mask, undecided
 from dnas.algorithms.relaxations import EDGES, Architecture, edge_normalised, gumbel, softmax
 from dnas.algorithms.schedules import constant, linear, time_of
+from dnas.shared_options import SharedOptions, shared_options
 from dnas.types import OPEN, REMOVED, Genotype, Group
-from search_spaces.layers.mixed import MixedOp, MixedOptions, channel_shuffle, mixed_options
+from search_spaces.layers.mixed import MixedOp, channel_shuffle
 from search_spaces.nasbench201 import EDGES as CELL
 from tests.toy_space import toy
 
@@ -241,7 +242,7 @@ class Times(nn.Module):
 
 def mixed(x, gate, parts, stride):
     ops = {"twice": partial(Times, factor=2.0), "minus": partial(Times, factor=-1.0)}
-    with mixed_options(MixedOptions(partial_channels=parts)):
+    with shared_options(SharedOptions(partial_channels=parts)):
         return MixedOp(ops, stride=stride).apply({}, x, gate, True)
 
 
@@ -292,7 +293,7 @@ def test_gradient_of_a_gate_with_partial_channels():
 
 
 def network(parts):
-    with mixed_options(MixedOptions(partial_channels=parts)):
+    with shared_options(SharedOptions(partial_channels=parts)):
         space = toy((4, 4, 1), 3, channels=8)
     weights, stats = space.init(jax.random.key(0), jax.ShapeDtypeStruct((1, 4, 4, 1), np.float32))
     return space, weights, stats

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dnas.shared_options import SharedOptions, shared_options
 from dnas.types import REMOVED, Choice, Genotype, Group
 from search_spaces.darts import darts
 from search_spaces.flax_space import flax_space
-from search_spaces.layers.mixed import MixedOp, MixedOptions, drop_path, mixed_options
+from search_spaces.layers.mixed import MixedOp, drop_path
 from search_spaces.layers.primitives import Identity, ReLUConvBN
 from search_spaces.nasbench201 import EDGES, OPS, Cell, nasbench201
 from search_spaces.repeated import Repeated, stack_cells, unstack_cells
@@ -139,7 +140,7 @@ def test_dropped_outputs_keep_their_mean_and_identities_are_not_dropped():
 
 
 def with_options(**options):
-    with mixed_options(MixedOptions(**options)):
+    with shared_options(SharedOptions(**options)):
         return toy(IMAGE, 3)
 
 
@@ -389,7 +390,7 @@ class Stack(nn.Module):
 
 @pytest.mark.parametrize("scan", ["auto", "off"])
 def test_equal_cells_are_a_loop_if_the_shared_option_says_so(scan):
-    with mixed_options(MixedOptions(scan=scan)):
+    with shared_options(SharedOptions(scan=scan)):
         space = flax_space("stack", Stack(), {"g": Group(((0, 1),), ("skip", "conv"))}, image=IMAGE)
     images = jnp.zeros((2, *IMAGE))
     weights, stats = jax.eval_shape(lambda key: space.init(key, images), jax.random.key(0))

@@ -59,6 +59,7 @@ class Method:
     select: (space, state, gates) -> Genotype, the method's own rule; None for the space's rule on the gates.
     decide: (space, state, record) -> state with other decisions or another mask, a function on the host called after each
         epoch with its record; None for none. stop: (records) -> Stop or None, called likewise.
+    source: {"name": ..., options}, what a config says to build the method again; None if it was not built by name.
     """
 
     hyper: Mapping[str, float]
@@ -69,6 +70,7 @@ class Method:
     select: Callable[[SearchSpace, SearchState, Gates], Genotype] | None = None
     decide: Callable[[SearchSpace, SearchState, Mapping[str, Any]], SearchState] | None = None
     stop: Callable[[Any], Stop | None] | None = None
+    source: Mapping[str, Any] | None = None
 
     def __post_init__(self):
         hyper = {name: _number(name, value) for name, value in self.hyper.items()}
@@ -89,7 +91,9 @@ class Method:
                 near = difflib.get_close_matches(name, self.hyper, 1)
                 hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(self.hyper)}"
                 raise ValueError(f"the method has no number {name!r}; {hint}")
-        return dataclasses.replace(self, hyper={**self.hyper, **numbers})
+        listed = self.source is not None and numbers.keys() <= self.source.keys()
+        return dataclasses.replace(self, hyper={**self.hyper, **numbers},
+                                   source={**self.source, **numbers} if listed else None)
 
     def extend(self, *, arch: Mapping[str, Any] | None = None, weights: Mapping[str, Any] | None = None, relaxation=None,
                terms: Mapping[str, Any] | None = None, hyper: Mapping[str, float] | None = None,
@@ -112,7 +116,11 @@ class Method:
 
         return dataclasses.replace(self, hyper={**self.hyper, **(hyper or {})}, arch=joined(self.arch, arch or {}),
                                    weights=joined(self.weights, weights or {}),
-                                   check=both if check else self.check, **parts)
+                                   check=both if check else self.check, source=None, **parts)
+
+    def __repr__(self) -> str:
+        numbers = ", ".join(f"{name}={value:g}" for name, value in self.hyper.items())
+        return f"<method {self.source['name'] if self.source else 'of your own'}: {numbers}>"
 
     def bind(self, space: SearchSpace, task: Task) -> Algorithm:
         """The functions that search `space` for `task`. Raises ValueError where a term has the name of its metric."""

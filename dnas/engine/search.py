@@ -23,8 +23,8 @@ from dnas.engine.lanes import Epoch, NonFiniteLoss, advance_lanes, start_lanes
 from dnas.engine.progress import SILENT, Display, display, shared
 from dnas.engine.records import counts, entropy, of_split, refuse_non_finite, tagged
 from dnas.runs import checkpoint
-from dnas.runs.directory import Run
-from dnas.runs.recorder import Journal, journal
+from dnas.runs.directory import RunDirectory
+from dnas.runs.recorder import SearchRecorder, open_search_recorder
 from dnas.task import Task, task_of
 from dnas.types import Array, Genotype, SearchSpace
 
@@ -36,6 +36,7 @@ class Result(NamedTuple):
     holdout: {"loss": in nats or squared units, and each metric of the task} of the supernet, with batch statistics.
     records: a mapping for each epoch, the lines of metrics.jsonl; seconds: spent by this process.
     stopped: why it ended before its last epoch; None if it did not.
+    trajectory: the logits `[epochs + 1, E, K]` of each group, the first before any step.
     """
 
     state: SearchState
@@ -45,6 +46,11 @@ class Result(NamedTuple):
     records: list[dict[str, Any]]
     seconds: float
     stopped: Stop | None = None
+    trajectory: Mapping[str, np.ndarray] = {}
+
+    def __repr__(self) -> str:
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in self.holdout.items())
+        return f"<result of a search of {len(self.records)} epochs: hold-out {metrics}; {self.genotype!r}>"
 
 
 class Lane(NamedTuple):
@@ -55,12 +61,12 @@ class Lane(NamedTuple):
 
     method: Method
     seed: int = 0
-    run: Run | None = None
+    run: RunDirectory | None = None
     name: str = ""
 
 
 def search(space: SearchSpace, method: Method, data: Dataset, *, epochs: int, batch: int, seed: int = 0,
-           run: Run | None = None, progress: bool = True, diagnose: int = 0, stop_on_collapse: bool = False,
+           run: RunDirectory | None = None, progress: bool = True, diagnose: int = 0, stop_on_collapse: bool = False,
            start: SearchState | None = None, key: Any = None) -> Result:
     """Searches `space` by `method` on the train and valid splits, looking at the hold-out split after each epoch.
 
@@ -146,20 +152,20 @@ class _Search:
     @contextlib.contextmanager
     def open(cls, space: SearchSpace, task: Task, algorithm: Algorithm, data: Dataset, lane: Lane, hyper: Mapping[str, Any],
              latest: checkpoint.Latest, shown: Display, rules: Sequence[Callable], **sizes: int):
-        """The search of `lane` from its latest checkpoint on, its journal open."""
+        """The search of `lane` from its latest checkpoint on, its recorder open."""
         state = jax.tree.map(jnp.asarray, latest.tree)
-        with journal(lane.run, space, latest.epoch, state.arch) as opened:
+        with open_search_recorder(lane.run, space, latest.epoch, state.arch) as recorder:
             for message in latest.skipped:
                 shown.say(message)
-            yield cls(space, task, algorithm, data, lane, hyper, state, latest.epoch, shown, rules, opened, **sizes)
+            yield cls(space, task, algorithm, data, lane, hyper, state, latest.epoch, shown, rules, recorder, **sizes)
 
-    def __init__(self, space, task, algorithm, data, lane, hyper, state, epoch, shown, rules, opened: Journal, *,
+    def __init__(self, space, task, algorithm, data, lane, hyper, state, epoch, shown, rules, recorder: SearchRecorder, *,
                  epochs: int, batch: int, steps: int):
         self.space, self.task, self.algorithm, self.data, self.lane, self.hyper = space, task, algorithm, data, lane, hyper
-        self.state, self.epoch, self.shown, self.rules, self.journal = state, epoch, shown, rules, opened
+        self.state, self.epoch, self.shown, self.rules, self.recorder = state, epoch, shown, rules, recorder
         self.epochs, self.batch, self.steps, self.error = epochs, batch, steps, None
         self.key = jax.random.fold_in(jax.random.key(lane.seed), 1)
-        self.stopped, self.warned = stop_of(self.rules, self.journal.records), False
+        self.stopped, self.warned = stop_of(self.rules, self.recorder.records), False
         if epoch:
             shown.say(f"continuing after epoch {epoch} of {epochs}" if self.going else
                       f"all {epochs} epochs are done" if not self.stopped else self.stopped.reason)
@@ -175,7 +181,7 @@ class _Search:
         train, valid = epoch_indices(self.lane.seed, self.epoch, splits["train"], splits["valid"], self.batch)
 
         def on_metrics(metrics, done, seconds):
-            refuse_non_finite(metrics, before, self.journal.last())
+            refuse_non_finite(metrics, before, self.recorder.last())
             means = {name: float(np.mean(values, dtype=np.float64)) for name, values in metrics.items()}
             rate = 2 * self.batch * done / seconds
             self.shown.step(before + done, tagged(means), rate)
@@ -204,19 +210,19 @@ class _Search:
             genotype = self.algorithm.select(self.state, self.hyper)
         genotype.decisions(self.space.groups)  # it refuses what is none of this space
         timing = {"epoch": self.epoch, "examples_per_second": rate, "seconds": time.monotonic() - began}
-        self.journal.epoch(record, timing, self.state, genotype)
+        self.recorder.epoch(record, timing, self.state, genotype)
         self.shown.epoch(record, rate)
-        warning = collapse(self.journal.records)
+        warning = collapse(self.recorder.records)
         if warning and not self.warned:
             self.shown.say(warning.reason)
-        self.warned, self.stopped = bool(warning), stop_of(self.rules, self.journal.records)
+        self.warned, self.stopped = bool(warning), stop_of(self.rules, self.recorder.records)
         if self.stopped and self.stopped != warning:
             self.shown.say(f"stopped after epoch {self.epoch}: {self.stopped.reason}")
 
     def fail(self, error: NonFiniteLoss) -> None:
         """Ends the search with an error, which is recorded in its run."""
         self.error = error
-        self.journal.fail(str(error))
+        self.recorder.fail(str(error))
 
     def result(self, began: float) -> Result | NonFiniteLoss:
         """What the search ends with; writes the last files of its run."""
@@ -224,12 +230,12 @@ class _Search:
             return self.error
         state, epoch = self.state, self.stopped.epoch if self.stopped else None
         if epoch is not None:
-            state = state._replace(arch={name: jnp.asarray(rows[epoch]) for name, rows in self.journal.trajectory.items()})
+            state = state._replace(arch={name: jnp.asarray(rows[epoch]) for name, rows in self.recorder.trajectory.items()})
         genotype = self.algorithm.select(state, self.hyper)
-        self.journal.end(genotype)
-        holdout = of_split(self.journal.records[-1], "holdout")
-        return Result(self.state, genotype, self.algorithm.gates(self.state, self.hyper), holdout, self.journal.records,
-                      time.monotonic() - began, self.stopped)
+        self.recorder.end(genotype)
+        holdout = of_split(self.recorder.records[-1], "holdout")
+        return Result(self.state, genotype, self.algorithm.gates(self.state, self.hyper), holdout, self.recorder.records,
+                      time.monotonic() - began, self.stopped, self.recorder.trajectory)
 
     def _decided(self, record: Mapping[str, Any]) -> SearchState:
         """The state with the decisions and the mask that the method takes after an epoch."""
@@ -263,8 +269,10 @@ def _latest(algorithm: Algorithm, inputs, hyper: Mapping[str, Any], lane: Lane,
             start: SearchState | None) -> checkpoint.Latest:
     """Where a search was left: the last whole checkpoint of its run, else its first state."""
     state = initial(algorithm.init, jax.random.fold_in(jax.random.key(lane.seed), 0), inputs, hyper)
-    found = checkpoint.latest(lane.run.checkpoints, state) if lane.run else None
-    return found or checkpoint.Latest(0, state if start is None else algorithm.begin(started_from(state, start)), [])
+    latest = checkpoint.latest(lane.run.checkpoints, state) if lane.run else None
+    if lane.run and not latest:
+        lane.run.refuse_restart()
+    return latest or checkpoint.Latest(0, state if start is None else algorithm.begin(started_from(state, start)), [])
 
 
 def started_from(state: SearchState, start: SearchState) -> SearchState:

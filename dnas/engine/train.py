@@ -22,8 +22,8 @@ from dnas.engine.records import of_split, refuse_non_finite, tagged
 from dnas.engine.search import input_shape
 from dnas.reports.confusion import confusion
 from dnas.runs import checkpoint
-from dnas.runs.directory import Run
-from dnas.runs.recorder import notes
+from dnas.runs.directory import RunDirectory
+from dnas.runs.recorder import open_recorder
 from dnas.task import Task, task_of
 from dnas.types import Network, Stats, Weights
 
@@ -55,7 +55,7 @@ class Trained(NamedTuple):
 
 def train(network: Network, data: Dataset, *, epochs: int, batch: int, recipe: Recipe = PUBLISHED, seed: int = 0,
           splits: Sequence[str] = ("train", "valid"), report: str | None = "holdout", final: str | None = None,
-          start: tuple[Weights, Stats] | None = None, teacher: Teacher | None = None, run: Run | None = None,
+          start: tuple[Weights, Stats] | None = None, teacher: Teacher | None = None, run: RunDirectory | None = None,
           progress: bool = True, say: Callable[[str], None] | None = None) -> Trained:
     """Trains `network` on `splits`, augmented as in a search, and looks at `report` after each epoch.
 
@@ -87,7 +87,7 @@ def train(network: Network, data: Dataset, *, epochs: int, batch: int, recipe: R
 
     with contextlib.ExitStack() as stack:
         shown = stack.enter_context(display(task, epochs, steps, max(first, 0) * steps)) if progress else SILENT
-        recorder, say = stack.enter_context(notes(run, first)), say or shown.say
+        recorder, say = stack.enter_context(open_recorder(run, first)), say or shown.say
         for message in messages:
             say(message)
         compiling, examples = time.monotonic(), on_device(data)
@@ -142,9 +142,11 @@ def best(records: Sequence[Mapping[str, Any]], split: str, task: Task) -> int:
     return max(records, key=lambda record: task.better * record[task.metric][split])["epoch"]
 
 
-def _resumed(run: Run | None, state: TrainState, epochs: int, fresh: int) -> tuple[TrainState, int, list[str]]:
+def _resumed(run: RunDirectory | None, state: TrainState, epochs: int, fresh: int) -> tuple[TrainState, int, list[str]]:
     """The state to go on from, the epochs behind it (`fresh` without a checkpoint), and what a person should know."""
     latest = checkpoint.latest(run.checkpoints, state) if run else None
+    if run and not latest:
+        run.refuse_restart()
     if not latest:
         return state, fresh, []
     going = latest.epoch < epochs
@@ -170,7 +172,7 @@ def _judge(network: Network, task: Task, data: Dataset, examples: Examples, resu
     return judge
 
 
-def _save(run: Run, name: str, weights: Weights, stats: Stats) -> None:
+def _save(run: RunDirectory, name: str, weights: Weights, stats: Stats) -> None:
     checkpoint.save(run.folder / f"{name}.safetensors", {"weights": weights, "stats": stats})
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -78,6 +79,17 @@ def draw_genotype(genotype: Genotype, groups: Mapping[str, Group], path: str | P
             above = baseline - bottoms[name]
             _draw_cell(axes, cell, genotype.choices[name], groups[name], joined[name], baseline, above)
         save(figure)
+
+
+def genotype_svg(genotype: Genotype, groups: Mapping[str, Group] | None = None) -> str:
+    """The picture of `draw_genotype` as the text of an SVG; without groups, of the edges alone that are kept."""
+    groups = groups or {name: Group(tuple(c[:2] for c in sorted(chosen)), tuple((c.op,) for c in sorted(chosen)))
+                        for name, chosen in genotype.choices.items() if chosen}
+    genotype = Genotype(genotype.space, genotype.options, {name: genotype.choices[name] for name in groups})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "cells.svg"
+        draw_genotype(genotype, groups, path)
+        return path.read_text(encoding="utf-8")
 
 
 def draw_logits(trajectory: Mapping[str, np.ndarray], groups: Mapping[str, Group], path: str | Path, *,

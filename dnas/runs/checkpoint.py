@@ -54,17 +54,24 @@ class File(NamedTuple):
     body: int
 
     @property
+    def digest(self) -> str:
+        """SHA-256 of the whole file."""
+        return self.header["__metadata__"]["sha256"]
+
+    @property
     def metadata(self) -> dict[str, str]:
         """What the checkpoint says of itself."""
         return {key: value for key, value in self.header["__metadata__"].items() if key != "sha256"}
 
 
 class Latest(NamedTuple):
-    """What `latest` found: the newest whole checkpoint, and a line for each newer one that was not."""
+    """The newest whole checkpoint of a folder. skipped: a line for each newer one that was not whole; digest: SHA-256 of the
+    file."""
 
     epoch: int
     tree: Tree
     skipped: list[str]
+    digest: str = ""
 
 
 def save(path: str | Path, tree: Tree, metadata: Mapping[str, str] | None = None, *,
@@ -162,7 +169,8 @@ def latest(folder: str | Path, template: Tree, *, set_aside: bool = True) -> Lat
     skipped = []
     for path, older in zip(files, [*files[1:], None]):
         try:
-            tree, _ = restore(path, template)
+            file = read(path)
+            tree = arrays(file, template)
         except CorruptCheckpoint as error:
             if older is None:
                 raise CorruptCheckpoint(folder, f"none of its {len(files)} checkpoints is whole (the oldest: "
@@ -171,7 +179,7 @@ def latest(folder: str | Path, template: Tree, *, set_aside: bool = True) -> Lat
             continue
         for corrupt, _ in skipped if set_aside else ():
             os.replace(corrupt, corrupt.with_suffix(".corrupt"))
-        return Latest(int(path.stem), tree, [message for _, message in skipped])
+        return Latest(int(path.stem), tree, [message for _, message in skipped], file.digest)
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import errno
 import io
 import json
@@ -22,10 +23,13 @@ from typing import Any, TextIO
 import numpy as np
 
 from dnas.runs import lock as locks
+from dnas.runs import trust
 from dnas.types import LONGEST, Genotype, Group
 
 FAILED = "failed.json"
 """Says why a search cannot go on: {"error": text}."""
+COMMAND: contextvars.ContextVar[str | None] = contextvars.ContextVar("command", default=None)
+"""The command line that is running, which environment.json remembers; None in a program of somebody's own."""
 MOST_SHOWN = 8
 """Differences between two configs that a message names."""
 
@@ -104,7 +108,7 @@ def flatten(tree: Mapping[str, Any], separator: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunDirectory:
     """An open run directory, locked against other processes until `close` or the end of this process.
 
     resumed: whether the directory already held this run.
@@ -145,10 +149,22 @@ class Run:
         missing = set(range(1, epoch + 1)) - {record.get("epoch") for record in kept[0]}
         if missing:
             raise ValueError(f"{paths[0]} lacks epoch {min(missing)}, though there is a checkpoint of epoch {epoch}; "
-                             "restore the file, or search again in another --run")
+                             "restore the file, or search again in another folder")
         for path, lines in zip(paths, kept):
             if path.exists():
                 write_atomic(path, "".join(map(_line, lines)))
+
+    def refuse_restart(self) -> None:
+        """Raises ValueError where the run has results but no checkpoint: it cannot go on, and must not begin again over them.
+
+        A run that was killed in its first epoch may have one record before its first checkpoint.
+        """
+        if any(self.checkpoints.glob("*.safetensors")):
+            return
+        done = len(self.metrics())
+        if done > 1 or (self.folder / "results.json").exists():
+            raise ValueError(f"{self.folder} has the results of {done} epochs but no checkpoint, so it cannot go on, and to "
+                             "begin again would overwrite them: restore its folder checkpoints, or choose another folder")
 
     def save_arch(self, trajectory: Mapping[str, np.ndarray]) -> None:
         """Writes arch.npz: the logits `[epochs + 1, E, K]` of each group, the first before any step."""
@@ -156,7 +172,7 @@ class Run:
 
     def load_arch(self) -> dict[str, np.ndarray]:
         """Reads arch.npz. Raises ValueError where it is missing or corrupt."""
-        return read_arrays(self.folder / "arch.npz", "restore the file, or search again in another --run")
+        return read_arrays(self.folder / "arch.npz", "restore the file, or search again in another folder")
 
     def save_groups(self, groups: Mapping[str, Group]) -> None:
         """Writes groups.json: what is needed to draw the logits and the cells without the space."""
@@ -171,17 +187,16 @@ class Run:
         """Gives up the lock."""
         self.lock.close()
 
-    def __enter__(self) -> Run:
+    def __enter__(self) -> RunDirectory:
         return self
 
     def __exit__(self, *_) -> None:
         self.close()
 
 
-def open_run(path: str | Path, config: Mapping[str, Any], command: str | None = None) -> Run:
+def open_run(path: str | Path, config: Mapping[str, Any]) -> RunDirectory:
     """Creates the run directory `path`, or resumes the one there if its config.json equals `config`.
 
-    command: as it was typed; environment.json remembers that of the start.
     Raises ValueError, before anything is written, where the directory holds a run of another config (each differing
     key is named), something else than a run, cannot be written to, or is in use by another process.
     """
@@ -191,7 +206,7 @@ def open_run(path: str | Path, config: Mapping[str, Any], command: str | None = 
         folder.mkdir(parents=True, exist_ok=True)
         lock = locks.take(folder)
     except OSError as error:
-        raise ValueError(f"cannot write in {folder}: {error.strerror}; choose another --run") from None
+        raise ValueError(f"cannot write in {folder}: {error.strerror}; choose another folder") from None
     try:
         resumed = holds_run(folder, config)
         clean(folder)
@@ -199,11 +214,12 @@ def open_run(path: str | Path, config: Mapping[str, Any], command: str | None = 
         if not resumed:
             write_json(folder / "config.json", config)
         if not (folder / "environment.json").exists():
-            write_json(folder / "environment.json", environment() | ({"command": command} if command else {}))
+            write_json(folder / "environment.json", environment())
+        trust.remember(folder, config)
     except BaseException:
         lock.close()
         raise
-    return Run(folder, resumed, lock)
+    return RunDirectory(folder, resumed, lock)
 
 
 def load_genotype(path: str | Path) -> Genotype:
@@ -253,6 +269,7 @@ def environment() -> dict[str, Any]:
         "device": device.device_kind,
         "devices": jax.device_count(),
         "cpu_count": os.cpu_count(),
+        **({"command": COMMAND.get()} if COMMAND.get() else {}),
     }
 
 
@@ -282,7 +299,7 @@ def holds_run(folder: Path, config: Mapping[str, Any]) -> bool:
     there = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         raise ValueError(f"cannot write in {folder}: {there} is no folder that can be written to; "
-                         "choose another --run")
+                         "choose another folder")
     if there != folder:
         return False
     path = folder / "config.json"
@@ -290,14 +307,14 @@ def holds_run(folder: Path, config: Mapping[str, Any]) -> bool:
         for stranger in sorted(p.name for p in folder.iterdir()):
             if stranger != locks.NAME and not (stranger.startswith(".") and stranger.endswith(".tmp")):
                 raise ValueError(f"{folder} is not empty (it has {stranger}) and holds no run; "
-                                 "choose a new or empty --run")
+                                 "choose a new or empty folder")
         return False
     try:
         old = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(old, dict):
             raise ValueError("no JSON object")
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); choose another --run") from None
+        raise ValueError(f"{path} cannot be read ({error}); choose another folder") from None
     for part in old.keys() & config.keys():
         names = [side[part].get("name") if isinstance(side[part], dict) else None for side in (old, config)]
         if names[0] != names[1]:  # of another space or method the options would only be noise
@@ -309,7 +326,7 @@ def holds_run(folder: Path, config: Mapping[str, Any]) -> bool:
         differing = [*differing[:MOST_SHOWN - 1], f"and {len(differing) - MOST_SHOWN + 1} more"]
     if differing:
         raise ValueError(f"{folder} holds a run of another config: {'; '.join(differing)}; "
-                         f"choose another --run or repeat it with --config {path}")
+                         f"choose another folder")
     return True
 
 

@@ -35,7 +35,7 @@ def take(folder: Path) -> TextIO:
                 time.sleep(PAUSE)
                 continue
             with lock:
-                raise ValueError(f"{folder} is in use by {_named(lock)}; wait for it to end or choose another --run") \
+                raise ValueError(f"{folder} is in use by {_named(lock)}; wait for it to end or choose another folder") \
                     from None
         except OSError:
             break

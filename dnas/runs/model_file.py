@@ -17,6 +17,7 @@ from dnas.data import Dataset
 from dnas.data.dataset import Columns
 from dnas.data.decode import FITS, Fit
 from dnas.data.pictures import LARGEST
+from dnas import registry
 from dnas.runs import checkpoint
 from dnas.task import Task, named
 from dnas.types import Genotype, Stats, Weights
@@ -69,7 +70,7 @@ class Output(NamedTuple):
     target_std: tuple[float, ...] | None = None
 
 
-class Portable(NamedTuple):
+class ModelDescription(NamedTuple):
     """What a file says of its network.
 
     space: {"name": a registered name or module:factory or file.py:factory, its options}.
@@ -103,16 +104,15 @@ def task_of(gives: Output, name: str | None = None) -> Task:
 
     Raises ValueError, in one line, for a place that only the file names: a file never says what to import.
     """
-    if ":" in gives.task and name is None:
-        raise ValueError(f"its task is {gives.task[:80]!r}; if you trust that, say where it is: --task (in Python task=) "
-                         "package.module:factory or file.py:factory")
+    if name is None:
+        registry.refuse_untrusted(gives.task, "task", "its metadata", False)
     mean, std = (None if values is None else np.array(values, np.float32)
                  for values in (gives.target_mean, gives.target_std))
     scale = {} if mean is None else {"target_mean": mean, "target_std": std}
     return named(name or gives.task, classes=gives.size, **scale)
 
 
-def save(path: str | Path, network: Portable, weights: Weights, stats: Stats) -> None:
+def save(path: str | Path, network: ModelDescription, weights: Weights, stats: Stats) -> None:
     """Writes the file, atomically; the same network gives the same bytes. Of paths in it only the last part is kept."""
     config = network.config | {"data": [_last(name) for name in network.config.get("data", [])]}
     config = {name: _last(value) if name in ("task", "augment") and isinstance(value, str) else value
@@ -125,7 +125,7 @@ def save(path: str | Path, network: Portable, weights: Weights, stats: Stats) ->
     checkpoint.save(path, {"params": weights, "batch_stats": stats}, metadata, name=checkpoint.PLAIN)
 
 
-def describe(file: checkpoint.File) -> Portable:
+def describe(file: checkpoint.File) -> ModelDescription:
     """What the file says of its network. Raises ValueError, in one line that names the file, where that is none."""
     path, metadata = file.path, file.metadata
     for name, most in LONGEST.items():
@@ -140,7 +140,7 @@ def describe(file: checkpoint.File) -> Portable:
     space, taken, given, config = (_object(path, name, metadata[name]) for name in ("space", "input", "output", "config"))
     if not isinstance(space.get("name"), str):
         raise ValueError(f'{path}: its space is no {{"name": ..., and its options}}')
-    return Portable(genotype, space, _input(path, taken), _output(path, given), config)
+    return ModelDescription(genotype, space, _input(path, taken), _output(path, given), config)
 
 
 def restore(file: checkpoint.File, weights: Weights, stats: Stats) -> tuple[Weights, Stats]:

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dnas.reports import figures
 from dnas.runs import checkpoint
-from dnas.runs.directory import FAILED, Run, write_json
+from dnas.runs.directory import FAILED, RunDirectory, write_json
 from dnas.runs.tensorboard import Events, events
 from dnas.types import Array, Group, SearchSpace
 
@@ -20,7 +19,7 @@ KEPT = 3
 """Checkpoints kept, newest first."""
 
 
-class Notes(NamedTuple):
+class Recorder(NamedTuple):
     """records: one mapping an epoch so far. last() says in words which checkpoint is the last.
 
     epoch(record, timing, state, logits={}): writes all of an epoch; the checkpoint last, so that whatever a killed
@@ -34,12 +33,12 @@ class Notes(NamedTuple):
     board: Events | None
 
 
-class Journal(NamedTuple):
-    """records and last as in Notes; trajectory: the logits `[epochs + 1, E, K]` so far, by name.
+class SearchRecorder(NamedTuple):
+    """records and last as in Recorder; trajectory: the logits `[epochs + 1, E, K]` so far, by name.
 
     epoch(record, timing, state, genotype): writes all of an epoch, the checkpoint last.
     fail(reason): records that the search cannot go on; starting it again takes that back.
-    end(genotype): writes the genotype that is the result, and draws the pictures.
+    end(genotype): writes the genotype that is the result.
     """
 
     records: list[dict[str, Any]]
@@ -51,14 +50,14 @@ class Journal(NamedTuple):
 
 
 @contextlib.contextmanager
-def notes(run: Run | None, first: int, groups: Mapping[str, Group] | None = None) -> Iterator[Notes]:
+def open_recorder(run: RunDirectory | None, first: int, groups: Mapping[str, Group] | None = None) -> Iterator[Recorder]:
     """Opens the metrics of `run` after epoch `first`; without a run they are kept in memory only.
 
     groups: of the logits that `epoch` is given.
     """
     records = []
     if run is None:
-        yield Notes(records, lambda: "there is no run directory and so no checkpoint",
+        yield Recorder(records, lambda: "there is no run directory and so no checkpoint",
                     lambda record, timing, state, logits=None: records.append(record), None)
         return
     run.truncate(first)
@@ -80,45 +79,40 @@ def notes(run: Run | None, first: int, groups: Mapping[str, Group] | None = None
         board.epoch(record | timing, logits or {})
 
     try:
-        yield Notes(records, last, epoch, board)
+        yield Recorder(records, last, epoch, board)
         board.done()
     finally:
         board.close()
 
 
 @contextlib.contextmanager
-def journal(run: Run | None, space: SearchSpace, first: int, arch: Mapping[str, Array]) -> Iterator[Journal]:
-    """Opens the journal of a search after epoch `first`, whose logits are `arch`; without a run it keeps records only."""
+def open_search_recorder(run: RunDirectory | None, space: SearchSpace, first: int,
+                         arch: Mapping[str, Array]) -> Iterator[SearchRecorder]:
+    """Opens the recorder of a search after epoch `first`, whose logits are `arch`; without a run it keeps records only."""
     trajectory = {name: np.asarray(rows)[None] for name, rows in arch.items()}
     if run and first:
         trajectory |= {name: rows[:first + 1] for name, rows in run.load_arch().items()}
         if min(map(len, trajectory.values())) <= first:
             raise ValueError(f"{run.folder / 'arch.npz'} ends before epoch {first}, of which there is a checkpoint; "
-                             "restore the file, or search again in another --run")
+                             "restore the file, or search again in another folder")
     if run:
         run.save_groups(space.groups)
         (run.folder / FAILED).unlink(missing_ok=True)
-    with notes(run, first, space.groups) as noted:
+    with open_recorder(run, first, space.groups) as recorder:
         def epoch(record, timing, state, genotype):
             for name, rows in state.arch.items():
                 trajectory[name] = np.concatenate([trajectory[name], np.asarray(rows)[None]])
             if run:
                 run.save_arch(trajectory)
                 run.save_genotype(genotype)
-            noted.epoch(record, timing, state, state.arch)
+            recorder.epoch(record, timing, state, state.arch)
 
         def fail(reason):
             if run:
                 write_json(run.folder / FAILED, {"error": reason})
 
         def end(genotype):
-            if not run:
-                return
-            run.save_genotype(genotype)
-            for suffix in ("svg", "png"):
-                figures.draw_genotype(genotype, space.groups, run.folder / f"cells.{suffix}")
-            figures.draw_logits(trajectory, space.groups, run.folder / "logits.svg")
-            figures.draw_curves(noted.records, run.folder / "curves.svg")
-            noted.board.picture(run.folder / "cells.png", len(noted.records))
+            if run:
+                run.save_genotype(genotype)
 
-        yield Journal(noted.records, trajectory, noted.last, epoch, fail, end)
+        yield SearchRecorder(recorder.records, trajectory, recorder.last, epoch, fail, end)

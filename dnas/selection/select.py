@@ -31,7 +31,7 @@ WIDTH = 8
 """Least number of masks that the scoring program takes."""
 
 
-class Selected(NamedTuple):
+class SelectionResult(NamedTuple):
     """What a selection ends with. scores: {name: [E, K]}; cost: evaluations (examples forward through the supernet),
     epochs of fine-tuning, seconds of its steps, those before an interruption included."""
 
@@ -92,7 +92,7 @@ def _timed(function: Callable) -> float:
 
 
 def select(selection: Selection, context: Context, *, folder: Path | None = None, key: jax.Array | None = None,
-           say: Callable[[str], None] = lambda text: None) -> Selected:
+           say: Callable[[str], None] = lambda text: None) -> SelectionResult:
     """Takes all steps of `selection`. With `folder` it saves each, goes on from the last, and writes the result there:
     genotype.json, scores.npz and cost.json.
 
@@ -117,7 +117,7 @@ def select(selection: Selection, context: Context, *, folder: Path | None = None
             checkpoint.keep(folder / "checkpoints", 2)
         say(f"step {int(progress.step)} of {total}: {_step_text(context, *before, progress)}")
     cost = {**selection.plan(context), "evaluations": int(progress.evaluations), "seconds": float(progress.seconds)}
-    chosen = Selected(selection.genotype(context, progress), jax.tree.map(np.asarray, dict(progress.scores)), cost)
+    chosen = SelectionResult(selection.genotype(context, progress), jax.tree.map(np.asarray, dict(progress.scores)), cost)
     if folder is not None:
         _write(folder, chosen)
     return chosen
@@ -139,14 +139,14 @@ def _step_text(context: Context, decisions: Mapping[str, np.ndarray], evaluation
     return ", ".join(found) or ("fine-tuning" if int(after.evaluations) == evaluations else "no edge is decided yet")
 
 
-def _write(folder: Path, chosen: Selected) -> None:
+def _write(folder: Path, chosen: SelectionResult) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_arrays(folder / "scores.npz", chosen.scores)
     write_atomic(folder / "cost.json", json.dumps(dict(chosen.cost), indent=1) + "\n")
     write_atomic(folder / "genotype.json", chosen.genotype.to_json() + "\n")
 
 
-def load_selected(folder: Path) -> Selected | None:
+def load_selected(folder: Path) -> SelectionResult | None:
     """What a finished selection wrote in `folder`; None if it has not finished.
 
     Raises ValueError, in one line, for damaged files.
@@ -158,7 +158,7 @@ def load_selected(folder: Path) -> Selected | None:
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"{folder / 'cost.json'} is missing or corrupt ({error}); remove {folder} to select again") \
             from None
-    return Selected(load_genotype(folder), read_arrays(folder / "scores.npz", f"remove {folder} to select again"), cost)
+    return SelectionResult(load_genotype(folder), read_arrays(folder / "scores.npz", f"remove {folder} to select again"), cost)
 
 
 def _most_into(group) -> int:

@@ -1,0 +1,178 @@
+"""Which network is meant: a run, a choice inside one, a genotype file, a published name; and the space that builds it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dnas import config as configs
+from dnas import options as factory_options
+from dnas import registry
+from dnas.api.open import Run
+from dnas.api.open import open as open_run
+from dnas.api.search import stem
+from dnas.api.select import Selected
+from dnas.api.supernet import search_config
+from dnas.runs import checkpoint
+from dnas.runs.directory import load_genotype
+from dnas.runs.index import kind_of, read_json
+from dnas.runs.trust import config_digest, trusted
+from dnas.shared_options import SharedOptions
+from dnas.types import Genotype, SearchSpace
+
+FORMS = "it must be a run directory, a folder of its selections, a genotype.json, or a published name"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A genotype, and where it is from.
+
+    name: short, fit for a file's name. space: {"name": place or registered name, its options}, as the file `where` says it.
+    config: of the search or training that it comes from, {} if it comes from none. trust: places that may be imported, True
+    for all.
+    training: the folder of the training, where it is one. search: the run whose supernet it was chosen from, choice: the
+    selection that chose it, where there are such.
+    """
+
+    genotype: Genotype
+    name: str
+    space: Mapping[str, Any]
+    config: Mapping[str, Any]
+    where: str
+    trust: bool | Collection[str]
+    training: Path | None = None
+    search: Run | None = None
+    choice: Selected | None = None
+
+
+def architecture_of(what: str | Path | Run | Selected | Genotype, *, space: str | None = None,
+                    trust: bool = False) -> Architecture:
+    """The architecture that `what` names. space: the place of its space, in the user's own words.
+
+    Raises ValueError, in one line, for whatever cannot be read.
+    """
+    allowed = trust or ({configs.absolute(space)} if space else set())
+    if isinstance(what, Genotype):
+        return _alone(what, "genotype", "the genotype", allowed)
+    if isinstance(what, Selected):
+        config = what.run.config
+        return Architecture(what.genotype, stem(f"{_name(what.run)}-{what.selection['name']}"), config["space"], config,
+                            f"{what.run.folder}/config.json", _trusted(what.run, allowed), search=what.run, choice=what)
+    if isinstance(what, Run) and what.folder is None:
+        return Architecture(what.genotype, _name(what), what.config["space"], what.config, "the run's config", True, search=what)
+    path = what.folder if isinstance(what, Run) else Path(what).expanduser()
+    if not path.exists():
+        return _published(str(what), path, allowed)
+    if path.name == "genotype.json" and (path.parent / "config.json").exists():
+        path = path.parent
+    config = read_json(path / "config.json") if (path / "config.json").exists() else {}
+    genotype = load_genotype(path)
+    if not config:
+        name = path.resolve().parent.name if path.name == "genotype.json" else path.stem
+        return _alone(genotype, stem(name), str(path), allowed)
+    kind, where = kind_of(path, config), str(path / "config.json")
+    if kind == "select":
+        return _chosen(path, config, genotype, allowed)
+    if not isinstance(config.get("space"), Mapping) or not isinstance(config["space"].get("name"), str):
+        raise ValueError(f'{where}: space is {str(config.get("space"))[:80]}; it must be {{"name": ..., and its options}}')
+    common = genotype, stem(path.resolve().name), config["space"], config, where
+    if kind == "search":
+        run = what if isinstance(what, Run) else open_run(path, space=space, trust=trust)
+        return Architecture(*common, _trusted(run, allowed), search=run)
+    return Architecture(*common, trusted(path, config, allowed), path, *_origin(path, config, space, trust))
+
+
+def network_space(architecture: Architecture, data: Any, place: str | None = None, **size: int | None) -> SearchSpace:
+    """The space of the architecture's network for this data.
+
+    place: of its factory, in the user's own words; size: options to change, None for those that stay.
+    Raises ValueError, in one line, where there is no such space or it cannot be built.
+    """
+    name = configs.absolute(place) if place else architecture.space["name"]
+    if not place:
+        registry.refuse_untrusted(name, "space", architecture.where, architecture.trust)
+    listed = [option.name for option in factory_options.read(registry.locate(name, "space"))]
+    for option, value in size.items():
+        if value is not None and option not in listed:
+            raise ValueError(f"space {name} has no option {option}; its options are {', '.join(listed) or 'none'}")
+    options = {option: value for option, value in architecture.space.items()
+               if option not in ("name", "image", "classes") and (option in listed or option not in SharedOptions._fields)}
+    options |= {option: value for option, value in size.items() if value is not None}
+    try:
+        return configs.build_space(name, data, {**{k: v for k, v in options.items() if k in listed}, **_extra(options, listed)})
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(f"space {name} cannot be built: {type(error).__name__}: {error}") from error
+
+
+def _extra(options: Mapping[str, Any], listed: list[str]) -> dict[str, Any]:
+    """Options that the factory does not list: refused by `build_space`, but for what only says of which data a genotype is."""
+    return {name: value for name, value in options.items() if name not in (*listed, "graph", "vocabulary")}
+
+
+def _alone(genotype: Genotype, name: str, where: str, trust: bool | Collection[str]) -> Architecture:
+    """A genotype that says itself how its space is called. It may be from anywhere."""
+    return Architecture(genotype, name, {**genotype.options, "name": genotype.space}, {}, where, trust)
+
+
+def _published(text: str, path: Path, trust: bool | Collection[str]) -> Architecture:
+    names = registry.registered("genotype")
+    if path.suffix or len(path.parts) > 1:
+        raise ValueError(f"{text} does not exist; {FORMS} ({', '.join(names)})")
+    return _alone(registry.load("search_spaces.genotypes:genotype")(text), text, text, trust)
+
+
+def _chosen(path: Path, config: Mapping[str, Any], genotype: Genotype, trust: bool | Collection[str]) -> Architecture:
+    """A choice that a selection wrote; where its run was moved, the choice inside it was moved too."""
+    if not isinstance(config.get("run"), str) or not isinstance(config.get("selection"), Mapping):
+        raise ValueError(f"{path / 'config.json'} is not the config of a selection: it needs run and selection")
+    folder = Path(os.path.normpath(path.resolve() / config["run"]))
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{path} is a choice from the run {folder}, which is not there; put it back, or give the genotype.json")
+    searched = search_config(folder)
+    refuse_other_run(folder, config, f"the choice in {path}")
+    run = open_run(folder, trust=trust is True) if trust is True or not trust else open_run(folder, space=next(iter(trust)))
+    cost = read_json(path / "cost.json") if (path / "cost.json").exists() else {}
+    choice = Selected(genotype, {}, cost, config["selection"], run, path)
+    return Architecture(genotype, stem(f"{folder.name}-{path.resolve().name}"), searched["space"], searched,
+                        str(folder / "config.json"), _trusted(run, trust), search=run, choice=choice)
+
+
+def refuse_other_run(folder: Path, said: Mapping[str, Any], what: str) -> None:
+    """Raises ValueError where the run in `folder` is not the one of which a config says something: another may have taken its
+    place. said: {"config": digest of the run's config, "epoch", "checkpoint": digest of the state at that epoch}."""
+    epoch, other = said.get("epoch"), said.get("config") != config_digest(read_json(folder / "config.json"))
+    file = folder / "checkpoints" / f"{epoch:05d}.safetensors" if isinstance(epoch, int) else None
+    if not other and file and file.is_file():
+        other = checkpoint.read(file).digest != said.get("checkpoint")
+    if other:
+        raise ValueError(f"{what} is from another search than the one that is now in {folder}; another run may have taken its "
+                         "place")
+
+
+def _origin(path: Path, config: Mapping[str, Any], space: str | None, trust: bool) -> tuple[Run | None, Selected | None]:
+    """The search, and the choice from it, that a training inherits from or is taught by, if it says so."""
+    origin = config.get("supernet")
+    if not isinstance(origin, Mapping) or not isinstance(origin.get("run"), str):
+        return None, None
+    folder = Path(origin["run"])
+    if not (folder / "config.json").is_file():
+        return None, None
+    refuse_other_run(folder, origin, f"the training in {path}")
+    run, choice = open_run(folder, space=space, trust=trust), origin.get("choice")
+    if not isinstance(choice, str) or not (Path(choice) / "config.json").is_file():
+        return run, None
+    chosen = read_json(Path(choice) / "config.json")
+    return run, Selected(load_genotype(choice), {}, read_json(Path(choice) / "cost.json"), chosen["selection"], run, Path(choice))
+
+
+def _trusted(run: Run, trust: bool | Collection[str]) -> bool | Collection[str]:
+    return True if run.folder is None else trusted(run.folder, run.config, trust)
+
+
+def _name(run: Run) -> str:
+    return stem(run.folder.resolve().name) if run.folder else stem(str(run.config["space"]["name"]))

@@ -1,0 +1,233 @@
+"""`dnas.load`: a trained network, ready for use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dnas import registry
+from dnas.api.open import Run
+from dnas.api.open import open as open_run
+from dnas.data import evaluation_indices, normalise
+from dnas.engine import cache as caches
+from dnas.runs import checkpoint, model_file
+from dnas.runs.model_file import Input, ModelDescription
+from dnas.runs.trust import trusted
+from dnas.shared_options import SharedOptions, shared_options
+from dnas.task import Task
+from dnas.types import Array, Genotype, Network, SearchSpace, Stats, Weights
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedNetwork:
+    """A trained network.
+
+    described: its genotype, how its space was built, what it takes, what it says and how its classes are called.
+    task: what it predicts. weights, stats: nested dicts of arrays. network: their pure functions.
+    logits: inputs `[B, ...]` as the data set held them, so neither divided nor standardised -> outputs `[B, ..., size]`.
+    predict: the same inputs -> of classification the probabilities `[B, classes]` float32; of other tasks what the task
+        predicts: values `[B, D]` in their own units, 0 or 1 for each label, or the class of each pixel or next token.
+    Both are compiled once for each B, and raise ValueError for inputs of another shape or type.
+    run: the training, where it is at hand: its config, records and results; None of a file that lies alone.
+    """
+
+    described: ModelDescription
+    space: SearchSpace
+    task: Task
+    weights: Weights
+    stats: Stats
+    network: Network
+    logits: Callable[[Any], Array]
+    predict: Callable[[Any], Array]
+    run: Run | None = None
+
+    def __repr__(self) -> str:
+        takes, gives = self.described.input, self.described.output
+        weights = sum(leaf.size for leaf in jax.tree.leaves(self.weights))
+        what = f"{gives.size} classes" if self.task.confusion else f"{self.task.name}, {gives.size} outputs"
+        test = self.results.get("test", {}).get(self.task.metric)
+        shown = "" if test is None else f", test {self.task.metric} {test:.4g}"
+        return (f"<trained network of the space {self.space.name}: {'x'.join(map(str, takes.shape))} {takes.dtype} "
+                f"{takes.kind}, {what}, {weights:,} parameters{shown}>")
+
+    def _repr_svg_(self) -> str:
+        return self.genotype._repr_svg_()
+
+    @property
+    def genotype(self) -> Genotype:
+        """Its architecture."""
+        return self.described.genotype
+
+    @property
+    def results(self) -> Mapping[str, Any]:
+        """What the training ended with: {"test": {"loss", and each metric}, "holdout", ...}; {} where that is not at hand."""
+        return self.run.results if self.run else {}
+
+    @property
+    def module(self):
+        """The network as a Flax Linen module, called with normalised inputs and `variables`."""
+        return registry.load("search_spaces.flax_network:FlaxNetwork")(self.network)
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """Of the module: {"params": ..., "batch_stats": ...}."""
+        return {"params": self.weights, "batch_stats": self.stats}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, () where targets are not classes."""
+        return self.described.output.classes
+
+
+def load(path: str | Path, *, space: str | None = None, task: str | None = None, trust: bool = False,
+         cache: str | None = None) -> TrainedNetwork:
+    """The network that `dnas.train` trained.
+
+    path: the run directory of a training, or the one file of it that this reads, weights.safetensors, which may be anywhere.
+
+    Args:
+        space: Where the network's space is, if it is your own: package.module:factory or file.py:factory.
+        task: Where its task is, likewise.
+        trust: Import whatever places the file names.
+        cache: Folder in which compiled programs are kept for the next time, or off.
+
+    Raises ValueError, in one line, for whatever is missing, damaged or does not fit together, and as
+    `dnas.registry.refuse_untrusted` for a place that only the file names.
+    """
+    path = Path(path).expanduser()
+    folder, file = (path, _file(path)) if path.is_dir() else (path.parent, path)
+    if file.exists() and file.suffix != ".safetensors":
+        raise ValueError(f"{file} is not a .safetensors file; name the run directory of a training, or its {model_file.FILE}")
+    content = checkpoint.read(file)
+    described = model_file.describe(content)
+    run = open_run(folder) if file.name == model_file.FILE and (folder / "config.json").is_file() else None
+    space, task = _places(described, run, space, task, trust)
+    caches.enable(cache)
+    built = _space(file, described, space)
+    try:
+        how = model_file.task_of(described.output, task)
+    except ValueError as error:
+        raise ValueError(f"{file}: {_bounded(error)}") from None
+    dtype = "int32" if described.input.kind == "tokens" else "float32"
+    try:
+        network = built.network(described.genotype)
+        shapes = jax.eval_shape(lambda key: network.init(key, jax.ShapeDtypeStruct((1, *described.input.shape), dtype)),
+                                jax.random.key(0))
+    except Exception as error:
+        raise ValueError(f"{file}: space {built.name} has no such network: {_bounded(error)}") from error
+    weights, stats = jax.device_put(model_file.restore(content, *shapes))
+    return trained_network(described, built, how, weights, stats, network, run)
+
+
+def trained_network(described: ModelDescription, space: SearchSpace, task: Task, weights: Weights, stats: Stats,
+                    network: Network, run: Run | None) -> TrainedNetwork:
+    """A TrainedNetwork of these parts."""
+    program = jax.jit(function(network, described.input))
+    predict = jax.jit(predictions(task))
+    logits = lambda inputs: program(weights, stats, checked(inputs, described.input))
+    return TrainedNetwork(described, space, task, weights, stats, network, logits, lambda inputs: predict(logits(inputs)), run)
+
+
+def function(network: Network, takes: Input) -> Callable:
+    """(weights, stats, inputs as the data set held them) -> outputs, a pure function."""
+    mean, std = (np.asarray(values, np.float32) for values in (takes.mean, takes.std))
+    return lambda weights, stats, inputs: network.apply(weights, stats, normalise(inputs, mean, std), train=False,
+                                                        key=None)[0]
+
+
+def predictions(task: Task) -> Callable:
+    """outputs -> what `TrainedNetwork.predict` gives: probabilities of classification, else what the task predicts."""
+    return jax.nn.softmax if task.confusion else task.predict
+
+
+def in_batches(of_inputs: Callable, inputs: np.ndarray, batch: int = 256) -> np.ndarray:
+    """`of_inputs` of all inputs, in batches of one size of `batch` at most."""
+    rows, _ = evaluation_indices(np.arange(len(inputs)), batch)
+    return np.concatenate([np.asarray(of_inputs(inputs[row])) for row in rows])[:len(inputs)]
+
+
+def scores(task: Task, of_inputs: Callable, inputs: np.ndarray, targets: np.ndarray, batch: int = 256) -> dict[str, float]:
+    """The mean over examples of each of the task's metrics. of_inputs: inputs `[B, ...]` -> outputs `[B, ..., size]`."""
+    of = jax.jit(lambda outputs, targets: {name: metric(outputs, targets) for name, metric in task.metrics.items()})
+    rows, weights = evaluation_indices(np.arange(len(inputs)), batch)
+    found = [of(of_inputs(inputs[row]), targets[row]) for row in rows]
+    values = {name: np.concatenate([np.asarray(each[name], np.float64) for each in found]) for name in task.metrics}
+    return {name: float(np.average(of_all, weights=weights.reshape(-1))) for name, of_all in values.items()}
+
+
+def checked(inputs, takes: Input) -> Array:
+    """`inputs` if the network takes them. Raises ValueError, in one line, if not."""
+    if not hasattr(inputs, "dtype"):
+        inputs = np.asarray(inputs, "float32" if takes.kind == "features" else None)
+    shape = "".join(f", {size}" for size in takes.shape)
+    if inputs.ndim != 1 + len(takes.shape) or inputs.shape[1:] != takes.shape:
+        raise ValueError(f"{takes.kind} have shape {inputs.shape}; this network takes [B{shape}], a single one as x[None]")
+    if takes.kind == "tokens":
+        if inputs.dtype.kind not in "iu":
+            raise ValueError(f"tokens are {inputs.dtype}; they must be integers 0..{takes.vocabulary - 1}")
+        return jnp.asarray(inputs).astype("int32")
+    if (str(inputs.dtype) == "uint8") != (takes.dtype == "uint8") or inputs.dtype.kind not in "uf":
+        scale = "0 to 255" if takes.dtype == "uint8" else "scaled as they were"
+        what = "pixels" if takes.kind == "images" else "numbers"
+        raise ValueError(f"{takes.kind} are {inputs.dtype}; this network was trained on {takes.dtype} {what}, {scale}")
+    return jnp.asarray(inputs)
+
+
+def _file(folder: Path) -> Path:
+    """The weights of the run in `folder`. Raises ValueError that says what to do where there are none."""
+    file = folder / model_file.FILE
+    if file.is_file():
+        return file
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} is not a run directory: it has no {model_file.FILE} and no config.json")
+    raise ValueError(f"{folder} holds no trained network: {model_file.FILE} is written at the end of a training; "
+                     f"`dnas train {folder}` trains what a search found, and goes on with a training")
+
+
+def _places(described: ModelDescription, run: Run | None, space: str | None, task: str | None,
+            trust: bool) -> tuple[str | None, str | None]:
+    """The places of the space and the task that may be imported: what the user names, else what the run's own config says
+    where it may be trusted. The file alone keeps no path."""
+    config = run.config if run else {}
+    allowed = trusted(run.folder, config, trust) if run else trust
+    name = config["space"].get("name") if isinstance(config.get("space"), Mapping) else None
+    if space is None and allowed is True:
+        space = name if isinstance(name, str) and registry.is_place(name, "space") else described.space["name"]
+    if task is None and allowed is True:
+        task = config.get("task") if isinstance(config.get("task"), str) else described.output.task
+    return space, task
+
+
+def _space(file: Path, described: ModelDescription, place: str | None) -> SearchSpace:
+    name = place or described.space["name"]
+    if not place:
+        registry.refuse_untrusted(name, "space", f"{file}", False)
+    options = {option: value for option, value in described.space.items() if option != "name"}
+    shared = {option: options[option] for option in SharedOptions._fields if option in options}
+    offered = {"image": described.input.shape, "classes": described.output.size}
+    if described.input.vocabulary is not None and "vocabulary" not in options:
+        offered["vocabulary"] = described.input.vocabulary
+    try:
+        with shared_options(SharedOptions(**shared)):
+            built = registry.build(name, "space", SearchSpace, options=options, **offered, **shared)
+        if not described.config.get("inherit"):
+            return built
+        if built.inherited is None:
+            raise ValueError(f"space {built.name} does not say how its networks run on a supernet's weights")
+        return built.inherited
+    except ValueError as error:
+        raise ValueError(f"{file}: {_bounded(error)}") from None
+    except Exception as error:
+        raise ValueError(f"{file}: space {name[:80]!r} cannot be built: {_bounded(error)}") from error
+
+
+def _bounded(error: Exception) -> str:
+    """The error on one line of bounded length: what a file holds may be in it."""
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    return kind + " ".join(str(error).split())[:400]

@@ -1,0 +1,119 @@
+"""`dnas.open`: a run, finished or not, as one object; what `dnas.search` returns too."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dnas.api.supernet import Supernet, load_supernet
+from dnas.data import Dataset
+from dnas.engine.records import of_split
+from dnas.engine.search import Result
+from dnas.runs.directory import load_genotype, read_arrays, records
+from dnas.runs.index import kind_of, load_groups, quality_of, read_json, summary
+from dnas.types import Genotype, Group, SearchSpace
+
+
+class Run:
+    """A search or a training, in a run directory or in memory. It is read when a part of it is first asked for.
+
+    folder: its run directory, None in memory. config: all that its result depends on. results: what it ended with, {} while
+    it has not: of a search "holdout" and the cost of the network, of a training "test" as well.
+    """
+
+    def __init__(self, folder: Path | None, config: Mapping[str, Any], results: Mapping[str, Any],
+                 result: Result | None = None, supernet: Supernet | None = None, parts: Mapping[str, Any] | None = None):
+        self.folder, self.config, self.results = folder, config, results
+        self._result, self._supernet, self._parts = result, supernet, dict(parts or {})
+
+    @property
+    def kind(self) -> str:
+        """search, train, select or compare."""
+        return kind_of(self.folder or Path("run"), self.config)
+
+    @functools.cached_property
+    def records(self) -> list[dict[str, Any]]:
+        """A mapping for each epoch: the lines of metrics.jsonl."""
+        return self._result.records if self._result else records(self.folder / "metrics.jsonl")
+
+    @functools.cached_property
+    def genotype(self) -> Genotype:
+        """The architecture. Raises ValueError where there is none yet."""
+        return self._result.genotype if self._result else load_genotype(self.folder)
+
+    @functools.cached_property
+    def logits(self) -> dict[str, np.ndarray]:
+        """The architecture's logits `[epochs + 1, E, K]` of each group, the first before any step."""
+        if self._result:
+            return dict(self._result.trajectory)
+        return read_arrays(self.folder / "arch.npz", "only a search has logits")
+
+    @functools.cached_property
+    def groups(self) -> dict[str, Group]:
+        """The edges that are searched, by name."""
+        return dict(self._supernet.space.groups) if self._supernet else load_groups(self.folder) or {}
+
+    @functools.cached_property
+    def supernet(self) -> Supernet:
+        """The trained supernet of a search: its space, method, data and state. Raises ValueError where there is none."""
+        if self._supernet:
+            return self._supernet
+        return load_supernet(self.folder, **self._parts)
+
+    @property
+    def holdout(self) -> Mapping[str, float]:
+        """{"loss", and each metric of the task} of the hold-out split after the last epoch; {} without one."""
+        return of_split(self.records[-1], "holdout") if self.records else {}
+
+    @property
+    def stopped(self) -> str | None:
+        """Why a search ended before its last epoch; None if it did not."""
+        return self.results.get("stopped")
+
+    def __repr__(self) -> str:
+        quality = quality_of(self.folder or Path("run"), self.config)
+        value = self.holdout.get(quality.metric)
+        epochs = f"{len([r for r in self.records if r.get('epoch')])} of {self.config.get('epochs')} epochs"
+        lines = [f"<{self.kind} {'in ' + str(self.folder) if self.folder else 'in memory'}: {epochs}" +
+                 ("" if value is None else f", hold-out {quality.text(value)}")]
+        lines += [f" {self.results['cell']}"] if self.results.get("cell") else []
+        return "\n".join(lines) + ">"
+
+    def _repr_html_(self) -> str | None:
+        """Of a search in a notebook, the picture of its cells below a line of text."""
+        from html import escape
+
+        from dnas.reports.figures import genotype_svg
+
+        try:
+            picture = genotype_svg(self.genotype, self.groups)
+        except (ValueError, KeyError):
+            picture = ""
+        return f"<p>{escape(repr(self)[1:-1])}</p>{picture}"
+
+
+def open(path: str | Path, *, space: str | SearchSpace | None = None, method: Any = None, data: Dataset | None = None,
+         trust: bool = False) -> Run:
+    """The run in the directory `path`, finished or not.
+
+    Args:
+        space, method: what the run's config says by a place to import (file.py:factory), named again by the user; or the
+            objects, for a run that was given objects of the user's own.
+        data: the data set, for a run that was given arrays.
+        trust: Import whatever places the run's config names.
+
+    These are for its `supernet`; all else imports nothing. Raises ValueError, in one line, where there is no run.
+    """
+    folder = Path(path).expanduser()
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} is not a run directory: it has no config.json")
+    status = summary(folder)
+    if status.status == "broken":
+        raise ValueError(status.note)
+    results = read_json(folder / "results.json") if (folder / "results.json").exists() else {}
+    parts = {"space": space, "method": method, "data": data, "trust": trust}
+    return Run(folder, read_json(folder / "config.json"), results, parts=parts)

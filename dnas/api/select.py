@@ -1,0 +1,144 @@
+"""`dnas.select`: another choice of architecture from a trained supernet."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dnas import config as configs
+from dnas.algorithms.players import SearchState
+from dnas.api.open import Run
+from dnas.api.open import open as open_search
+from dnas.api.supernet import Supernet, fingerprint
+from dnas.engine import cache as caches
+from dnas.engine.progress import duration
+from dnas.reports.figures import draw_genotype
+from dnas.runs import checkpoint
+from dnas.runs.directory import open_run
+from dnas.selection.select import SelectionResult, load_selected
+from dnas.selection.select import select as run_selection
+from dnas.selection.types import Selection
+from dnas.types import Genotype
+
+
+@dataclass(frozen=True, eq=False)
+class Selected:
+    """The architecture that a selection chose from a trained supernet.
+
+    scores: {group: [E, K]}, more is better, NaN where the selection found nothing out. cost: {"evaluations": examples forward
+    through the supernet, "epochs" of fine-tuning, "seconds"}. selection: {"name": ..., options}. run: of the supernet.
+    folder: where the choice is written, None in memory.
+    """
+
+    genotype: Genotype
+    scores: Mapping[str, np.ndarray]
+    cost: Mapping[str, float]
+    selection: Mapping[str, Any]
+    run: Run
+    folder: Path | None = None
+
+    @functools.cached_property
+    def fine_tuned(self) -> SearchState | None:
+        """The supernet's state as the selection fine-tuned it; None if it did not, or in memory."""
+        if not self.cost.get("epochs") or self.folder is None:
+            return None
+        options = {name: value for name, value in self.selection.items() if name != "name"}
+        selection, _ = configs.build_selection(self.selection["name"], options)
+        latest = checkpoint.latest(self.folder / "checkpoints", selection.begin(self.run.supernet.context), set_aside=False)
+        return latest.tree.state if latest else None
+
+    def __repr__(self) -> str:
+        where = f" in {self.folder}" if self.folder else ""
+        return f"<chosen by {self.selection['name']}{where}: {self.genotype!r}, {self.cost['seconds']:.1f} s>"
+
+    def _repr_svg_(self) -> str:
+        return self.genotype._repr_svg_()
+
+
+def select(run: str | Run, selection: str = "perturbation", *, out: str | None = None, trust: bool = False,
+           cache: str | None = None, progress: bool = True, **options) -> Selected:
+    """Chooses an architecture from the trained supernet of a search.
+
+    run: a run, or its directory. selection: a registered name (`dnas.selection.SELECTIONS`), package.module:factory or
+    file.py:factory, with `options` of its factory.
+
+    Args:
+        out: Where the choice is written, and continued if it was interrupted; RUN/selections/SELECTION unless given.
+        trust: Import whatever places the run's config names.
+        cache: Folder in which compiled programs are kept for the next time, or off.
+        progress: Show how the selection goes on.
+
+    A run in memory gives a choice in memory, unless `out` is given.
+    Raises ValueError, in one line, where the run has no supernet, or `out` holds the choice of other options or of another
+    supernet, and `dnas.selection.types.Unsuitable` where the selection cannot work on it.
+    """
+    run = run if isinstance(run, Run) else open_search(run, trust=trust)
+    built, source = configs.build_selection(selection, options)
+    caches.enable(cache)
+    folder = Path(out).expanduser() if out else run.folder and selection_folder(run.folder, selection)
+    return choose(run, built, source, folder, say=print_flushed if progress else lambda text: None)
+
+
+def choose(run: Run, selection: Selection, source: Mapping[str, Any], folder: Path | None,
+           say: Callable[[str], None]) -> Selected:
+    """Selects into `folder`, or goes on there, or reads what was finished there. say: what lines for a person go to."""
+    supernet, name = run.supernet, source["name"]
+    selection.begin(supernet.context)  # it may refuse this run, and then nothing is written
+    if folder is None:
+        return _selected(run_selection(selection, supernet.context, say=say), source, run, None)
+    with _opened(folder, selection_config(supernet, source, folder)):
+        for message in supernet.messages:
+            say(message)
+        say(f"run        {supernet.folder or 'in memory'}, epoch {supernet.epoch} of {supernet.config['epochs']}")
+        finished = load_selected(folder)
+        if finished:
+            say(f"selection  {name}: finished before, read from {folder}")
+            return _selected(finished, source, run, folder)
+        plan = selection.plan(supernet.context)
+        say(f"selection  {name}: {plan['evaluations']:,} examples forward through the supernet, "
+            f"{plan['epochs']} epochs of fine-tuning")
+        if plan["evaluations"] or plan["epochs"]:
+            say(f"estimated  {duration(supernet.context.seconds(plan))} once compiled")
+        result = run_selection(selection, supernet.context, folder=folder, say=say)
+        for suffix in ("svg", "png"):
+            draw_genotype(result.genotype, supernet.space.groups, folder / f"cells.{suffix}")
+    return _selected(result, source, run, folder)
+
+
+def selection_config(supernet: Supernet, source: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """What the config of a selection says: the supernet's run, from where the selection lies, and digests of it,
+    so that a run may be moved with all that lies in it, and another in its place is noticed."""
+    run = supernet.folder and os.path.relpath(os.path.realpath(supernet.folder), os.path.realpath(folder))
+    return {"run": run, **fingerprint(supernet), "selection": dict(source)}
+
+
+def selection_folder(run: Path, name: str) -> Path:
+    """Where a selection of this name is written in a run."""
+    return run / "selections" / name.rpartition(":")[2]
+
+
+def print_flushed(text: str) -> None:
+    """Prints a line at once."""
+    print(text, flush=True)
+
+
+def _opened(folder: Path, config: Mapping[str, Any]):
+    try:
+        return open_run(folder, config)
+    except ValueError as error:
+        differs, other, _ = str(error).partition("; choose another folder")
+        if not other or "of another config" not in differs:
+            raise
+        if any(f"{key} is " in differs for key in ("config", "checkpoint", "epoch")):
+            differs = f"{folder} holds a choice from another state of the supernet: {differs.partition('config: ')[2]}"
+        raise ValueError(f"{differs}; remove {folder} to choose again, or choose another folder") from None
+
+
+def _selected(result: SelectionResult, source: Mapping[str, Any], run: Run, folder: Path | None) -> Selected:
+    return Selected(result.genotype, result.scores, result.cost, dict(source), run, folder)

@@ -1,0 +1,145 @@
+"""A trained supernet: what a search leaves behind, from memory or from its run directory."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shlex
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dnas import config as configs
+from dnas import registry
+from dnas.algorithms.budget import Budget, budgeted, within
+from dnas.algorithms.method import Method
+from dnas.algorithms.players import SearchState
+from dnas.data import Dataset
+from dnas.engine.search import state_shape
+from dnas.runs import checkpoint
+from dnas.runs.index import kind_of, read_json
+from dnas.runs.trust import config_digest, trusted
+from dnas.selection.select import selection_context
+from dnas.selection.types import Context
+from dnas.task import TASKS
+from dnas.types import SearchSpace
+
+
+@dataclass(frozen=True, eq=False)
+class Supernet:
+    """The state of a search after `epoch` epochs, and what it is of.
+
+    folder: its run directory, None in memory. method: without the budget, which the config has. digest: SHA-256 of the
+    checkpoint, "" in memory. messages: a line for each newer checkpoint that was not whole.
+    """
+
+    folder: Path | None
+    config: Mapping[str, Any]
+    space: SearchSpace
+    method: Method
+    data: Dataset
+    state: SearchState
+    epoch: int
+    digest: str = ""
+    messages: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def context(self) -> Context:
+        """What selections work with: the supernet, and programs that score it and train it further."""
+        budget = budget_of(self.config)
+        return selection_context(within_budget(self.space, budget), budgeted(self.method, self.space, budget), self.data,
+                                 self.state, batch=self.config["batch"], epochs=self.config["epochs"],
+                                 seed=self.config["seed"], key=program_key(self.space, self.method, self.data, budget))
+
+    def __repr__(self) -> str:
+        where = f" of {self.folder}" if self.folder else ""
+        return f"<supernet{where} after epoch {self.epoch}: {self.space!r}, {self.method!r}>"
+
+
+def load_supernet(folder: str | Path, *, space: str | SearchSpace | None = None, method: str | Method | None = None,
+                  data: Dataset | None = None, trust: bool = False) -> Supernet:
+    """The last whole checkpoint of the search in `folder`; writes nothing.
+
+    Args:
+        space, method: what the run's config says by a place to import, named again by the user; or the objects, where the
+            run was given objects that have no name.
+        data: the data set, where the run was given arrays.
+        trust: import whatever places the config names.
+
+    Raises ValueError, in one line, where there is no checkpoint, and as `dnas.registry.refuse_untrusted`.
+    """
+    folder = Path(folder).expanduser()
+    config = search_config(folder)
+    allowed = trusted(folder, config, trust or {configs.absolute(part) for part in (space, method) if isinstance(part, str)})
+    where = str(folder / "config.json")
+    data = _same_data(config, data, where) if data is not None else configs.data_of(config, where, allowed)
+    if not isinstance(space, SearchSpace):
+        space = configs.space_of(_renamed(config, "space", space), data, where, allowed)
+    if not isinstance(method, Method):
+        method = configs.method_of(_renamed(config, "method", method), where, allowed)
+    template = state_shape(space, budgeted(method, space, budget_of(config)), data, config["batch"])
+    latest = checkpoint.latest(folder / "checkpoints", template, set_aside=False)
+    if latest is None:
+        here = shlex.quote(str(folder))
+        raise ValueError(f"{folder} has no checkpoint; `dnas search --config {here}/config.json --run {here}` searches there")
+    return Supernet(folder, config, space, method, data, latest.tree, latest.epoch, latest.digest, tuple(latest.skipped))
+
+
+def search_config(folder: Path) -> dict[str, Any]:
+    """The config of the search in `folder`. Raises ValueError that says what would help for a folder of anything else."""
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} is not a run directory: it has no config.json; give the folder of a search")
+    config = read_json(folder / "config.json")
+    kind = kind_of(folder, config)
+    if kind == "train":
+        origin = config.get("supernet")
+        other = f"its supernet is in {origin['run']}" if isinstance(origin, Mapping) and origin.get("run") else \
+            "name the run of the search that its genotype is from"
+        raise ValueError(f"{folder} is a training, which has no supernet; {other}")
+    if kind != "search":
+        raise ValueError(f"{folder} is a {'selection' if kind == 'select' else 'comparison'}, which has no supernet of its "
+                         f"own; give the run of its search" + (f", {folder.resolve().parent.parent}" if kind == "select" else ""))
+    return configs.read_config(folder)
+
+
+def fingerprint(supernet: Supernet) -> dict[str, Any]:
+    """What tells a supernet from another that took its place: {"config": digest, "epoch", "checkpoint": digest}."""
+    return {"config": config_digest(json.loads(json.dumps(supernet.config))), "epoch": supernet.epoch,
+            "checkpoint": supernet.digest}
+
+
+def budget_of(config: Mapping[str, Any]) -> Budget:
+    """The budget of a config, without limits if it names none."""
+    return Budget(**config.get("budget", {}))
+
+
+def within_budget(space: SearchSpace, budget: Budget) -> SearchSpace:
+    """`space`, whose rule chooses within the budget, if it has limits."""
+    if not budget.given:
+        return space
+    return space._replace(genotype=lambda scores: within(space, budget, scores, space.genotype(scores)))
+
+
+def program_key(space: SearchSpace, method: Method, data: Dataset, budget: Budget) -> Any:
+    """What the programs of a search are called in the cache of traced ones; None where anything is the user's own code."""
+    named = [part.source and part.source["name"] in registry.registered(kind)
+             for part, kind in ((space, "space"), (method, "method"))]
+    if not all(named) or data.task not in TASKS:
+        return None
+    structure = {name: value for name, value in method.source.items() if name not in method.hyper}
+    return {"space": dict(space.source), "method": structure, "budget": budget._asdict() if budget.given else None,
+            "data": [list(data.image), data.classes, data.vocabulary]}
+
+
+def _renamed(config: Mapping[str, Any], part: str, name: str | None) -> Mapping[str, Any]:
+    """The config with the part called as the user calls it."""
+    return config if name is None else {**config, part: {**config[part], "name": configs.absolute(name)}}
+
+
+def _same_data(config: Mapping[str, Any], data: Dataset, where: str) -> Dataset:
+    """`data`. Raises ValueError where the config has the digest of other arrays."""
+    if "digest" in config and config["digest"] != data.digest():
+        raise ValueError(f"{where}: the run was given other arrays than those of {data.name!r}; its data was "
+                         f"{' '.join(map(str, config.get('data', [])))}")
+    return data

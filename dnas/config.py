@@ -1,0 +1,239 @@
+"""What config.json says, and the data, the space, the method and the selection that it stands for. No command line is read here.
+
+A part of a config is {"name": a registered name or a place such as file.py:factory, and the options of that factory}.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import types
+import typing
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dnas import options as factory_options
+from dnas import registry
+from dnas.data import Dataset, balanced
+from dnas.data import load as load_data
+from dnas.data.sources import is_source_place
+from dnas.shared_options import SharedOptions, shared_options
+
+if TYPE_CHECKING:
+    from dnas.algorithms.method import Method
+    from dnas.selection.types import Selection
+    from dnas.types import SearchSpace
+
+DATA = ("data", "task", "target", "window", "standardise", "limit", "resize", "fit", "augment", "class_weights")
+"""Keys that say what is learnt from: the arguments of `dnas.data.load`."""
+DESCRIBED = ("class_names", "metric")
+"""Keys that are no options: what the data itself says."""
+SEARCH = ("space", "method", *DATA, *DESCRIBED, "epochs", "batch", "seed", "diagnose", "stop_on_collapse", "start", "budget")
+"""Keys of the config of a search: all that its result depends on."""
+SHARED = "dnas.shared_options:SharedOptions"
+
+
+def absolute(name: str, files: bool = False) -> str:
+    """`name`, with a path in it made absolute: that of file.py:factory or, if `files`, of an existing file."""
+    path, colon, factory = name.rpartition(":")
+    if colon and path.endswith(".py"):
+        return f"{os.path.abspath(os.path.expanduser(path))}:{factory}"
+    whole = os.path.expanduser(name)
+    return os.path.abspath(whole) if files and os.path.exists(whole) else name
+
+
+def build_space(name: str, data: Any, options: Mapping[str, Any] | None = None) -> SearchSpace:
+    """The search space `name` for this data, with the options of its factory and those that all spaces share.
+
+    name: a registered name (`dnas spaces`), package.module:factory or file.py:factory.
+    data: a Dataset; of its attributes image, classes, graph and vocabulary count.
+    Raises ValueError, in one line, for an unknown name or option, and for a value that an option cannot have.
+    """
+    from dnas.types import SearchSpace
+
+    name = absolute(name)
+    own = factory_options.read(registry.locate(name, "space"))
+    shared = [option for option in factory_options.read(SHARED) if option.name not in {option.name for option in own}]
+    chosen = checked_options(f"space {name}", [*own, *shared], options or {})
+    common = SharedOptions(**{field: chosen.get(field, default) for field, default in SharedOptions._field_defaults.items()})
+    offered = {"image": data.image, "classes": data.classes, **common._asdict(),
+               **{part: getattr(data, part) for part in ("graph", "vocabulary") if part not in chosen}}
+    with shared_options(common):
+        space = registry.build(name, "space", SearchSpace, options=chosen, **offered)
+    for field, value in common._asdict().items():
+        if space.options.get(field, SharedOptions._field_defaults[field]) != value:
+            raise ValueError(f"space {name} takes no {field}: its operations are not mixed by MixedOp")
+    return space._replace(source={"name": name, **chosen})
+
+
+def build_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
+    """The method `name` with these options of its factory. Names and errors: as for `build_space`."""
+    from dnas.algorithms.method import Method
+
+    name = absolute(name)
+    chosen = checked_options(f"method {name}", factory_options.read(registry.locate(name, "method")), options or {})
+    return replace(registry.build(name, "method", Method, options=chosen), source={"name": name, **chosen})
+
+
+def build_selection(name: str, options: Mapping[str, Any] | None = None) -> tuple[Selection, dict[str, Any]]:
+    """The selection `name` with these options of its factory, and what a config says of it."""
+    from dnas.selection.types import Selection
+
+    name = absolute(name)
+    chosen = checked_options(f"selection {name}", factory_options.read(registry.locate(name, "selection")), options or {})
+    return registry.build(name, "selection", Selection, options=chosen), {"name": name, **chosen}
+
+
+def space_of(config: Mapping[str, Any], data: Dataset, where: str, trust: bool | Collection[str]) -> SearchSpace:
+    """The space of the config that was read from the file `where`. trust: see `dnas.registry.refuse_untrusted`."""
+    return build_space(*_part(config, "space", where, trust)[:1], data, _part(config, "space", where, trust)[1])
+
+
+def method_of(config: Mapping[str, Any], where: str, trust: bool | Collection[str]) -> Method:
+    """The method of the config that was read from the file `where`, without its budget."""
+    return build_method(*_part(config, "method", where, trust))
+
+
+def data_of(config: Mapping[str, Any], where: str, trust: bool | Collection[str], splits=("train",)) -> Dataset:
+    """The data set of the config that was read from the file `where`. splits: whose classes count for balanced weights."""
+    names = config.get("data")
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{where}: data is {str(names)[:80]}; it must be a list of names or paths")
+    for name in names:
+        if is_source_place(name):
+            registry.refuse_untrusted(name, "data", where, trust)
+    for key in ("task", "augment"):
+        if isinstance(config.get(key), str):
+            registry.refuse_untrusted(config[key], key, where, trust)
+    given = {key: config[key] for key in DATA if key in config and key != "data"}
+    chosen = checked_options(where, factory_options.read("dnas.data.sources:load"), given)
+    data = load_data(names, **{key: chosen[key] for key in given})
+    return data if data.class_weights is None else data._replace(class_weights=balanced(data, splits))
+
+
+def described(data: Dataset) -> dict[str, Any]:
+    """What a config holds of data once it is read: what is predicted, unless single classes, and by which metric it is
+    judged; and of pictures all that another picture needs to be classified alike."""
+    from dnas.task import task_of
+
+    parts = {"resize": list(data.image[:2]), "fit": data.pictures.fit} if data.pictures else {}
+    if data.task != "classification":
+        task = task_of(data)
+        parts |= {"task": data.task, "metric": {"name": task.metric, "better": task.better, "percent": task.percent}}
+    return {**data_source(data), **parts, **({"class_names": list(data.class_names)} if data.class_names else {})}
+
+
+def data_source(data: Dataset) -> dict[str, Any]:
+    """Where data is from, as `dnas.data.load` takes it; of arrays in memory a name and a digest of all that they hold."""
+    return dict(data.source) or {"data": [f"array:{data.name}"], "digest": data.digest()}
+
+
+def label(source: Mapping[str, Any], kind: str, also: Collection[str] = ()) -> str:
+    """The space or method of a config on one line, with those options that differ from their defaults, and `also` these."""
+    name = source["name"]
+    try:
+        listed = factory_options.read(registry.locate(name, kind)) if name else []
+    except ValueError:
+        listed = []
+    usual = {option.name: option.default for option in (*(factory_options.read(SHARED) if kind == "space" else ()), *listed)}
+    shown = ", ".join(f"{option} {value}" for option, value in source.items()
+                      if option != "name" and (option in also or usual.get(option) != value))
+    name = name or f"a {kind} of your own"
+    return f"{name} ({shown})" if shown else name
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The config.json of a search, or of the run directory `path`. Raises ValueError, in one line, for anything else."""
+    from dnas.runs.index import read_json
+
+    file = Path(path).expanduser()
+    file = file / "config.json" if file.is_dir() else file
+    config = read_json(file)
+    for key in config:
+        if key not in (*SEARCH, "digest"):
+            near = difflib.get_close_matches(key, SEARCH, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"its keys are {', '.join(SEARCH)}"
+            raise ValueError(f"{file}: unknown key {key!r}; {hint}")
+    for part in ("space", "method"):
+        if part in config:
+            _part(config, part, str(file), True)
+    return config
+
+
+def _part(config: Mapping[str, Any], part: str, where: str, trust: bool | Collection[str]) -> tuple[str, dict[str, Any]]:
+    """Name and options of a part of a config, if it may be built."""
+    said = config.get(part)
+    if not isinstance(said, Mapping) or not isinstance(said.get("name"), str):
+        raise ValueError(f'{where}: {part} is {str(said)[:80]}; it must be {{"name": ..., and its options}}')
+    registry.refuse_untrusted(said["name"], part, where, trust)
+    return said["name"], {option: value for option, value in said.items() if option != "name"}
+
+
+def checked_options(where: str, listed: Collection[factory_options.Option], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """All of the listed options, with their defaults where `chosen` has none.
+
+    Raises ValueError that begins with `where` for an option that is not listed, is missing, or has a value of another type.
+    """
+    names = [option.name for option in listed]
+    for name in chosen:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f"did you mean {near[0]}?" if near else f"its options are {', '.join(names) or 'none'}"
+            raise ValueError(f"{where} has no option {name}; {hint}")
+    values = {}
+    for option in listed:
+        if option.name not in chosen and option.default is factory_options.REQUIRED:
+            raise ValueError(f"{where} needs the option {option.name}: {option.help or 'it has no default'}")
+        value = chosen.get(option.name, option.default)
+        values[option.name] = value if option.name not in chosen else checked_value(where, option, value)
+    return values
+
+
+def checked_value(where: str, option: factory_options.Option, value: Any) -> Any:
+    """`value` as the option takes it: JSON lists become tuples, whole numbers floats where floats are wanted.
+
+    Raises ValueError, in one line, for a value of another type.
+    """
+    fitting = _fit(option.annotation, value)
+    if fitting is _NO:
+        raise ValueError(f"{where}: {option.name} is {value!r}; it must be {spelled(option.annotation)}")
+    return fitting
+
+
+_NO = object()
+
+
+def _fit(annotation: Any, value: Any) -> Any:
+    """The value as `annotation` says it, _NO if it is of another type."""
+    origin, inside = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return next((fit for fit in (_fit(part, value) for part in inside) if fit is not _NO), _NO)
+    if origin is typing.Literal:
+        return value if any(value == part and type(value) is type(part) for part in inside) else _NO
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)) or inside[-1] is not ... and len(value) != len(inside):
+            return _NO
+        parts = [_fit(inside[0] if inside[-1] is ... else part, item)
+                 for item, part in zip(value, inside[:1] * len(value) if inside[-1] is ... else inside)]
+        return _NO if _NO in parts else tuple(parts)
+    if annotation is type(None) or annotation is None:
+        return None if value is None else _NO
+    if annotation is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    return value if type(value) is annotation else _NO
+
+
+def spelled(annotation: Any) -> str:
+    """A type in words: a whole number; one of auto, on, off."""
+    origin, inside = typing.get_origin(annotation), typing.get_args(annotation)
+    words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "none"}
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(spelled(part) for part in inside)
+    if origin is typing.Literal:
+        return f"one of {', '.join(map(str, inside))}"
+    if origin is tuple:
+        return f"a list of which each is {spelled(inside[0])}" if inside[-1] is ... else f"a list of {len(inside)} values"
+    return words.get(annotation, inspect.formatannotation(annotation))
