@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
-
 from dnas import registry
 from dnas.selection import SELECTIONS
 from launch import cache, options
-from launch.arguments import CONFIG, FOUND, parsed, part_of
+from launch.arguments import CONFIG, FOUND, part_of
 from launch.comparison import comparison_text, presentation_of, write_report
+from launch.options import REQUIRED
+from launch.parser import Positional, Shown, parse
 from launch.prepare import named
 from launch.train import Arguments as Recipe
 from launch.trained import Supernet, choose, made, place, supernet
@@ -24,21 +24,20 @@ from launch.trained import Supernet, choose, made, place, supernet
 class Arguments:
     """What the command line says; the options of each selection are added to it."""
 
-    folders: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN ...")]
+    folders: Annotated[tuple[str, ...], Positional("RUN ...")] = REQUIRED
     """Run directories of searches: several methods, several seeds. A folder stands for all searches in it."""
-    selection: Annotated[tuple[str, ...], tyro.conf.arg(metavar="{" + ",".join(SELECTIONS) + "}|FACTORY ...")] = (
+    selection: Annotated[tuple[str, ...], Shown("{" + ",".join(SELECTIONS) + "}|FACTORY ...")] = (
         "magnitude", "perturbation", "sampled", "random")
     """Which selections, the one that others are compared with first."""
     train_epochs: int = 0
     """Epochs of training each genotype from scratch, as `dnas train` does by default; 0 for none."""
-    table: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
+    table: Annotated[str | None, Shown("FILE", "none")] = None
     """Table of NAS-Bench-201 (`dnas table`) in which each genotype is looked up, for the report only."""
     column: str = "cifar10_test_200"
     """Column of the table that counts as the truth."""
-    out: Annotated[str | None, tyro.conf.arg(metavar="DIR",
-                                             help_behavior_hint="(default: comparison, beside the first run)")] = None
+    out: Annotated[str | None, Shown("DIR", "comparison, beside the first run")] = None
     """Where the report is written. Selections lie in RUN/selections, and are taken from there if they are done."""
-    cache: Annotated[str | None, tyro.conf.arg(metavar="DIR|off", help_behavior_hint="(default: as for search)")] = None
+    cache: Annotated[str | None, Shown("DIR|off", "as for search")] = None
     """Where compiled programs are kept for the next time."""
 
 
@@ -49,13 +48,11 @@ def main(argv: Sequence[str]) -> int:
     for name in short:
         if short.count(name) > 1:
             raise ValueError(f"two selections are called {name}; each needs a name of its own")
-    parts = [part_of(name.replace("-", "_"), options.read(registry.locate(full, SELECTIONS, "selection")))
+    parts = [part_of(name.replace("-", "_"), full, options.read(registry.locate(full, SELECTIONS, "selection")))
              for name, full in zip(short, names)]
     form = dataclasses.make_dataclass("Arguments", parts, bases=(Arguments,), frozen=True)
-    arguments = parsed(form(folders=tyro.MISSING, selection=tuple(names)), "dnas compare", __doc__, list(argv))
+    arguments = parse(form(selection=tuple(names)), "dnas compare", __doc__, argv)
     folders = _runs(Path(folder).expanduser() for folder in arguments.folders)
-    if not folders:
-        raise ValueError("name at least one run directory: dnas compare RUN ... --selection NAME ...")
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ValueError("a run is named twice; give each once")
     if arguments.train_epochs < 0:

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-import tyro
-
 from dnas import report, runs
 from dnas.runs import Quality, Summary, number
-from launch.arguments import parsed
+from launch.options import REQUIRED
+from launch.parser import Positional, parse
 
 DRAWN = 120
 """Most edges whose logits are drawn."""
@@ -28,7 +27,7 @@ MEASURED = {"eigenvalue": ("eigenvalue", "{:.4g}"), "sharpness": ("sharpness", "
 class Arguments:
     """What the command line says."""
 
-    folder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+    folder: Annotated[str, Positional("RUN")] = REQUIRED
     """The run directory of a search or of a training, finished or not; report.html is written there."""
 
 
@@ -50,7 +49,7 @@ class Told(NamedTuple):
 
 def main(argv: Sequence[str]) -> int:
     """Runs `dnas report`. Raises ValueError, in one line, for what it cannot read."""
-    arguments = parsed(Arguments(tyro.MISSING), "dnas report", __doc__, list(argv))
+    arguments = parse(Arguments(), "dnas report", __doc__, argv)
     folder = Path(arguments.folder).expanduser()
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} is no run directory: it has no config.json; give the folder of a search or a training")
