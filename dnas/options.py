@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 from dnas import registry
 
 TYPES = {"int": int, "float": float, "str": str, "bool": bool, "None": None}
-REQUIRED = inspect.Parameter.empty
+REQUIRED: Any = inspect.Parameter.empty
 
 
 class Option(NamedTuple):

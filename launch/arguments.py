@@ -1,10 +1,7 @@
 """The command line of `dnas search` and `dnas estimate`: common options, and those of the chosen space and method."""
 
-import contextlib
 import dataclasses
 import difflib
-import io
-import itertools
 import json
 import math
 import os
@@ -14,14 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import tyro
-
-from dnas import options, registry
+from dnas import registry
 from dnas.data import DATASETS
 from dnas.data.decode import FITS, Fit
 from dnas.data.huggingface import PREFIX
 from dnas.methods import METHODS
 from dnas.task import TASKS
+from launch import options, parser
+from launch.parser import Shown
 from search_spaces import SPACES
 
 DATA = ("data", "task", "target", "window", "standardise", "limit", "resize", "fit", "augment", "class_weights")
@@ -36,33 +33,28 @@ CONFIG = ("space", "method", *DATA, *FOUND, "epochs", "batch", "seed", "diagnose
 BOUNDS = {"epochs": (1, 10**6), "batch": (1, None), "seed": (0, 2**32 - 1), "seeds": (1, 1000), "limit": (1, None),
           "diagnose": (0, 10**6), "cutout": (0, None), "window": (1, 10**6)}
 """Least and greatest values of common options."""
-SHARED = "dnas.shared_options:SharedOptions"
+SHARED = "search_spaces.mixed:MixedOptions"
 """Options that every space has."""
 PARTS = {"space": SPACES, "method": METHODS}
 
 
-def shown(metavar: str, unset: str | None = None):
-    """How --help shows an option: what it takes, and what goes where it is not given, if its default does not say."""
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=unset and f"(default: {unset})")
-
-
-Resize = Annotated[tuple[int, ...], shown("SIDE|HEIGHT WIDTH", "32; pictures of one size up to 64 are kept as they are")]
-Fitting = Annotated[Fit | None, shown("{" + ",".join(FITS) + "}", "crop")]
-Augment = Annotated[str | None, shown("FUNCTION", "random crops, and flips where they suit")]
+Resize = Annotated[tuple[int, ...], Shown("SIDE|HEIGHT WIDTH", "32; pictures of one size up to 64 are kept as they are")]
+Fitting = Annotated[Fit | None, Shown("{" + ",".join(FITS) + "}", "crop")]
+Augment = Annotated[str | None, Shown("FUNCTION", "random crops, and flips where they suit")]
 Weighing = Literal["equal", "balanced"]
-TaskName = Annotated[str | None, shown("{" + ",".join(TASKS) + "}|FACTORY", "what fits the data")]
-Target = Annotated[str | None, shown("COLUMN", "target, label, class or y")]
-Window = Annotated[int | None, shown("N", "64")]
+TaskName = Annotated[str | None, Shown("{" + ",".join(TASKS) + "}|FACTORY", "what fits the data")]
+Target = Annotated[str | None, Shown("COLUMN", "target, label, class or y")]
+Window = Annotated[int | None, Shown("N", "64")]
 """Types of options of DATA, which several commands have."""
 
 
 @dataclass(frozen=True)
 class BudgetOptions:
-    """What the network that is found may cost; it will use up all but 5 % of it."""
+    """Limits on the network that is found, which will use up all but 5 % of them."""
 
-    params: Annotated[float | None, shown("N", "any")] = None
+    params: Annotated[float | None, Shown("N", "any")] = None
     """Parameters at most, as a network of its own."""
-    macs: Annotated[float | None, shown("N", "any")] = None
+    macs: Annotated[float | None, Shown("N", "any")] = None
     """Multiply-adds per example at most, such as 20e6."""
     weight: float = 2.0
     """Of the penalty that pulls the architecture towards the budget. Published for TAS: 2."""
@@ -72,11 +64,11 @@ class BudgetOptions:
 class Arguments:
     """What the command line says. `_form` adds `space_options` and `method_options`, dataclasses of their own."""
 
-    space: Annotated[str, shown("{" + ",".join(SPACES) + "}|FACTORY")] = "nasbench201"
+    space: Annotated[str, Shown("{" + ",".join(SPACES) + "}|FACTORY")] = "nasbench201"
     """What is searched: a name (`dnas spaces`), package.module:factory or file.py:factory."""
-    method: Annotated[str, shown("{" + ",".join(METHODS) + "}|FACTORY")] = "darts"
+    method: Annotated[str, Shown("{" + ",".join(METHODS) + "}|FACTORY")] = "darts"
     """How it is searched: a name (`dnas methods`), package.module:factory or file.py:factory."""
-    data: Annotated[tuple[str, ...], shown("{" + ",".join(DATASETS) + "}|PATH ...")] = ("digits",)
+    data: Annotated[tuple[str, ...], Shown("{" + ",".join(DATASETS) + "}|PATH ...")] = ("digits",)
     """A name or other source of data (`dnas datasets`), or the several files of one set."""
     epochs: int = 30
     """Passes over the train split. Published for DARTS: 50."""
@@ -86,10 +78,10 @@ class Arguments:
     """Seed of everything random, 0 to 4294967295."""
     seeds: int = 1
     """Number of seeds to search, starting at --seed, in one program. Several write into DIR/SEED."""
-    sweep: Annotated[tuple[str, ...], shown("OPTION=V1,V2 ...", "none")] = ()
+    sweep: Annotated[tuple[str, ...], Shown("OPTION=V1,V2 ...", "none")] = ()
     """Values of a method's or space's option to search with, such as method.arch-lr=1e-4,3e-4; several multiply.
     Written into DIR/SETTING/SEED. Numbers of the method share one program."""
-    start: Annotated[str | None, shown("RUN", "new weights")] = None
+    start: Annotated[str | None, Shown("RUN", "new weights")] = None
     """Run of a search whose weights, logits, decisions and mask this one begins with."""
     task: TaskName = None
     """What is predicted: a name, or a function of yours that returns a Task."""
@@ -99,7 +91,7 @@ class Arguments:
     """Characters of a text that the network is given at once."""
     standardise: bool = True
     """Bring images and features to mean 0 and standard deviation 1, or leave them as they are."""
-    limit: Annotated[int | None, shown("N", "all")] = None
+    limit: Annotated[int | None, Shown("N", "all")] = None
     """Examples to keep outside the test set, evenly of each class."""
     resize: Resize = ()
     """Size in pixels of pictures from folders and hf:."""
@@ -113,13 +105,12 @@ class Arguments:
     """Epochs between diagnoses: discretisation gap, sharpness, curvature, skips. 0: none."""
     stop_on_collapse: bool = False
     """End the search when a diagnosis says that it is collapsing."""
-    budget: BudgetOptions = field(default_factory=BudgetOptions)
-    """Limits on the network that is found."""
-    run: Annotated[str | None, shown("DIR", "runs/SPACE-METHOD-DATA-SEED")] = None
+    budget: BudgetOptions = BudgetOptions()
+    run: Annotated[str | None, Shown("DIR", "runs/SPACE-METHOD-DATA-SEED")] = None
     """Where the run is written, and continued if it was interrupted."""
-    config: Annotated[str | None, shown("FILE", "none")] = None
+    config: Annotated[str | None, Shown("FILE", "none")] = None
     """config.json of a run to repeat; options given besides it override it."""
-    cache: Annotated[str | None, shown("DIR|off", "$DNAS_CACHE, else dnas/xla in your cache folder")] = None
+    cache: Annotated[str | None, Shown("DIR|off", "$DNAS_CACHE, else dnas/xla in your cache folder")] = None
     """Where compiled programs are kept for the next time."""
     progress: bool = True
     """Show how the search goes on."""
@@ -143,10 +134,10 @@ def parse(command: str, description: str, argv: Sequence[str]) -> Arguments:
     default, program = _form(names), f"dnas {command}"
     if config:
         try:
-            default = parsed(default, program, description, words(config))
+            default = parser.parse(default, program, description, words(config))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-    return _checked(parsed(default, program, description, list(argv)))
+    return _checked(parser.parse(default, program, description, argv))
 
 
 def resolved(arguments: Arguments) -> dict[str, Any]:
@@ -206,70 +197,15 @@ def _form(names: dict[str, str]) -> Arguments:
             own = [option.name for option in found]
             found += [option._replace(default=suits.get(option.name, option.default))
                       for option in options.read(SHARED) if option.name not in own]
-        parts.append(part_of(part, found))
+        parts.append(part_of(part, names[part], found))
     return dataclasses.make_dataclass("Arguments", parts, bases=(Arguments,), frozen=True)(**names)
 
 
-def part_of(part: str, found: Sequence[options.Option]) -> tuple:
-    """A field of a dataclass that holds the options of a space, a method or a selection, named `part.option`."""
-    made = dataclasses.make_dataclass(part, [_field(option) for option in found], frozen=True)
-    return f"{part}_options", Annotated[made, tyro.conf.arg(name=part)], field(default=made())
-
-
-def _field(option: options.Option) -> tuple:
-    default = tyro.MISSING if option.default is options.REQUIRED else option.default
-    return option.name, Annotated[option.annotation, tyro.conf.arg(help=option.help or " ")], field(default=default)
-
-
-def parsed(default: Any, program: str, description: str, argv: list[str]) -> Arguments:
-    """`default` with what `argv` says; tyro's boxes become one line."""
-    box = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(box):
-            found, unknown = tyro.cli(type(default), prog=program, description=description, args=argv, default=default,
-                                      return_unknown_args=True)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise ValueError(f"{_first_paragraph(box.getvalue())} ({program} --help lists the options)") from None
-    if unknown:
-        raise ValueError(_unknown(unknown[0], unknown[1:], _flags(default), program))
-    return found
-
-
-def _first_paragraph(box: str) -> str:
-    """What stands below the title of a box of tyro's, down to the next rule."""
-    lines = [line.strip(" │╰╯") for line in re.sub(r"\x1b\[[\d;]*m", "", box).splitlines()[1:]]
-    split = itertools.groupby(lines, lambda line: not line.strip("─-"))
-    blocks = [" ".join(block) for rule, block in split if not rule]
-    line = (blocks or ["the command line cannot be read"])[0].removeprefix("Error parsing ").rstrip(".")
-    line = re.sub(r"invalid literal for int\(\) with base 10: ('.*?')", r"\1 is no whole number", line)
-    return re.sub(r"could not convert string to float: ('.*?')", r"\1 is no number", line)
-
-
-def _flags(default: Any) -> dict[str, str]:
-    """Every flag by what a person may write for it: itself, or without `space.` or `method.` before its name."""
-    flags = {}
-    parts = [f.name.removesuffix("_options") for f in dataclasses.fields(default) if f.name.endswith("_options")]
-    for part in parts:
-        names = [f.name.replace("_", "-") for f in dataclasses.fields(getattr(default, f"{part}_options"))]
-        flags |= {f"--{name}": f"--{part}.{name}" for name in names}
-        flags |= {f"--{part}.{name}": f"--{part}.{name}" for name in names}
-    own = [f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(default)
-           if not f.name.endswith("_options") and f.name != "budget"] + ["--no-progress", "--no-standardise"]
-    own += [f"--budget.{f.name}" for f in dataclasses.fields(BudgetOptions)]
-    return flags | dict(zip(own, own))
-
-
-def _unknown(word: str, rest: list[str], flags: dict[str, str], program: str) -> str:
-    flag = word.partition("=")[0].replace("_", "-")
-    if not word.startswith("-"):
-        return f"unexpected argument {word!r} ({program} --help lists the options)"
-    if flags.get(flag) == flag:
-        return f"{flag} takes one value, not {' '.join(rest)}"
-    near = difflib.get_close_matches(flag, flags, 1)
-    hint = f"did you mean {flags[near[0]]}?" if near else f"{program} --help lists them"
-    return f"unknown option {word.partition('=')[0]}; {hint}"
+def part_of(part: str, name: str, found: Sequence[options.Option]) -> tuple:
+    """A field of a dataclass that holds the options of a space, a method or a selection of this name: `part.option`."""
+    fields = [(one.name, one.annotation, field(default=one.default, metadata={"help": one.help})) for one in found]
+    held = dataclasses.make_dataclass(part, fields, frozen=True, namespace={"__doc__": f"options of the {part} {name}"})
+    return f"{part}_options", held, field(default=held())
 
 
 def read_config(path: str) -> dict[str, Any]:

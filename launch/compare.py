@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
-
-from dnas import options, registry
-from dnas.engine import cache
+from dnas import registry
 from dnas.selection import SELECTIONS
-from launch.arguments import CONFIG, FOUND, parsed, part_of
+from launch import cache, options
+from launch.arguments import CONFIG, FOUND, part_of
 from launch.comparison import comparison_text, presentation_of, write_report
+from launch.options import REQUIRED
+from launch.parser import Positional, Shown, parse
 from launch.prepare import named
 from launch.train import Arguments as Recipe
 from launch.trained import Supernet, choose, made, place, supernet
@@ -24,21 +24,20 @@ from launch.trained import Supernet, choose, made, place, supernet
 class Arguments:
     """What the command line says; the options of each selection are added to it."""
 
-    folders: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN ...")]
+    folders: Annotated[tuple[str, ...], Positional("RUN ...")] = REQUIRED
     """Run directories of searches: several methods, several seeds. A folder stands for all searches in it."""
-    selection: Annotated[tuple[str, ...], tyro.conf.arg(metavar="{" + ",".join(SELECTIONS) + "}|FACTORY ...")] = (
+    selection: Annotated[tuple[str, ...], Shown("{" + ",".join(SELECTIONS) + "}|FACTORY ...")] = (
         "magnitude", "perturbation", "sampled", "random")
     """Which selections, the one that others are compared with first."""
     train_epochs: int = 0
     """Epochs of training each genotype from scratch, as `dnas train` does by default; 0 for none."""
-    table: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
+    table: Annotated[str | None, Shown("FILE", "none")] = None
     """Table of NAS-Bench-201 (`dnas table`) in which each genotype is looked up, for the report only."""
     column: str = "cifar10_test_200"
     """Column of the table that counts as the truth."""
-    out: Annotated[str | None, tyro.conf.arg(metavar="DIR",
-                                             help_behavior_hint="(default: comparison, beside the first run)")] = None
+    out: Annotated[str | None, Shown("DIR", "comparison, beside the first run")] = None
     """Where the report is written. Selections lie in RUN/selections, and are taken from there if they are done."""
-    cache: Annotated[str | None, tyro.conf.arg(metavar="DIR|off", help_behavior_hint="(default: as for search)")] = None
+    cache: Annotated[str | None, Shown("DIR|off", "as for search")] = None
     """Where compiled programs are kept for the next time."""
 
 
@@ -49,13 +48,11 @@ def main(argv: Sequence[str]) -> int:
     for name in short:
         if short.count(name) > 1:
             raise ValueError(f"two selections are called {name}; each needs a name of its own")
-    parts = [part_of(name.replace("-", "_"), options.read(registry.locate(full, SELECTIONS, "selection")))
+    parts = [part_of(name.replace("-", "_"), full, options.read(registry.locate(full, SELECTIONS, "selection")))
              for name, full in zip(short, names)]
     form = dataclasses.make_dataclass("Arguments", parts, bases=(Arguments,), frozen=True)
-    arguments = parsed(form(folders=tyro.MISSING, selection=tuple(names)), "dnas compare", __doc__, list(argv))
+    arguments = parse(form(selection=tuple(names)), "dnas compare", __doc__, argv)
     folders = _runs(Path(folder).expanduser() for folder in arguments.folders)
-    if not folders:
-        raise ValueError("name at least one run directory: dnas compare RUN ... --selection NAME ...")
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ValueError("a run is named twice; give each once")
     if arguments.train_epochs < 0:
@@ -70,9 +67,8 @@ def main(argv: Sequence[str]) -> int:
         if truth and trained.ready.space.name != "nasbench201":
             raise ValueError(f"{trained.folder} is of {trained.ready.space.name}; --table is for runs of nasbench201 alone")
 
-    from dnas import open_run
-    from dnas.reports import comparison
-    from dnas.runs.directory import write_atomic
+    from dnas import compare, open_run
+    from dnas.run import write_atomic
 
     out = Path(arguments.out).expanduser() if arguments.out else folders[0].absolute().parent / "comparison"
     config = {"runs": [str(folder.absolute()) for folder in folders],
@@ -93,8 +89,8 @@ def main(argv: Sequence[str]) -> int:
             entries += _entries(trained, label, names, chosen, selections, truth, arguments.train_epochs, out, notes)
         if not entries:
             raise ValueError(f"no selection suits any of the runs: {'; '.join(notes)}")
-        write_atomic(out / "comparison.csv", comparison.to_csv(entries))
-        write_atomic(out / "comparison.json", json.dumps(comparison.to_json(entries, view.metrics), indent=1) + "\n")
+        write_atomic(out / "comparison.csv", compare.to_csv(entries))
+        write_atomic(out / "comparison.json", json.dumps(compare.to_json(entries, view.metrics), indent=1) + "\n")
         write_report(out, supernets, labels, entries, notes, argv, arguments, view)
     print("\n" + comparison_text(entries, notes, view))
     print(f"written    {out} (report.html, comparison.csv, comparison.json, comparison.svg)")
@@ -103,7 +99,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _runs(folders: Iterable[Path]) -> list[Path]:
     """The run directories among `folders`, and in place of any other folder all searches in it, such as those of a sweep."""
-    from dnas.runs.index import find, read_json
+    from dnas.runs import find, read_json
 
     runs = []
     for folder in folders:
@@ -152,7 +148,7 @@ def _truth(path: str | None, column: str):
     """(table, column's values), None without a table."""
     if path is None:
         return None
-    from dnas.tabular import nasbench201
+    from dnas.benchmarks import nasbench201
 
     table = nasbench201.load(path)
     if column not in table.columns:
@@ -166,11 +162,10 @@ def _entries(trained: Supernet, label: str, names, chosen, selections, truth, tr
     import jax
     import numpy as np
 
+    from dnas import checkpoint, compare
+    from dnas.benchmarks import nasbench201
     from dnas.engine.compile import compile_evaluation, on_device
-    from dnas.reports import comparison
-    from dnas.runs import checkpoint
     from dnas.selection.types import Unsuitable
-    from dnas.tabular import nasbench201
 
     space, data, context = trained.ready.space, trained.ready.data, trained.context
     task, gates = context.task, context.gates(context.state)
@@ -201,19 +196,19 @@ def _entries(trained: Supernet, label: str, names, chosen, selections, truth, tr
             values["trained"] = _trained(trained, genotype, train_epochs, out)
         found.append((name, selected, values))
     for _, selected, values in found:
-        whole = comparison.tried(selected.scores, space.groups)
+        whole = compare.tried(selected.scores, space.groups)
         if truth and whole:
             decisions, scores = whole
             rows = [nasbench201.index(table, _genotype(space, decisions, n)) for n in range(len(scores))]
-            values |= comparison.correlation(scores, column[rows])
+            values |= compare.correlation(scores, column[rows])
         elif truth:
-            values |= comparison.correlation(comparison.scored(selected.scores, {"cell": table.ops}), column)
+            values |= compare.correlation(compare.scored(selected.scores, {"cell": table.ops}), column)
         elif train_epochs:
             distinct = {s.genotype: v["trained"] for _, s, v in found}
             decisions = {g: np.stack([one.decisions(space.groups)[g] for one in distinct]) for g in space.groups}
             quality = task.better * np.array(list(distinct.values()))
-            values |= comparison.correlation(comparison.scored(selected.scores, decisions), quality)
-    return [comparison.Entry(str(trained.folder), label, trained.searched.seed, name.rpartition(":")[2], selected.genotype,
+            values |= compare.correlation(compare.scored(selected.scores, decisions), quality)
+    return [compare.Entry(str(trained.folder), label, trained.searched.seed, name.rpartition(":")[2], selected.genotype,
                           space.format(selected.genotype), values) for name, selected, values in found]
 
 
@@ -227,7 +222,7 @@ def _trained(trained: Supernet, genotype, epochs: int, out: Path) -> float:
     """The hold-out metric (a share in %) after a short training, from the file of an earlier one if there is one."""
     from dnas.algorithms.supervised import Recipe as Numbers
     from dnas.engine.train import train
-    from dnas.runs.directory import write_atomic
+    from dnas.run import write_atomic
 
     what = f"{trained.folder.resolve()} {trained.epoch} {epochs} {genotype.to_json()}"
     file = out / "trained" / f"{hashlib.sha256(what.encode()).hexdigest()[:16]}.json"

@@ -10,32 +10,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
-from launch.arguments import parsed
-
-
-def _file(metavar: str):
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint="(default: none)")
+from launch.options import REQUIRED
+from launch.parser import Positional, Shown, parse
 
 
 @dataclass(frozen=True)
 class Arguments:
     """What the command line says."""
 
-    cell: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN|GENOTYPE|STRING")]
+    cell: Annotated[str, Positional("RUN|GENOTYPE|STRING")] = REQUIRED
     """A run, a folder of `dnas select`, a genotype.json, or a cell such as '|none~0|+|...|' in quotes."""
-    table: Annotated[str | None, _file("FILE.npz")] = None
+    table: Annotated[str | None, Shown("FILE.npz", "none")] = None
     """Table of NAS-Bench-201: accuracies with their rank among all cells and the regret to the best."""
-    latency: Annotated[str | None, _file("FILE.npz")] = None
+    latency: Annotated[str | None, Shown("FILE.npz", "none")] = None
     """Latencies by device (help_devices, help_latency_ms) in the order of the table's rows."""
-    json: Annotated[str | None, _file("FILE")] = None
+    json: Annotated[str | None, Shown("FILE", "none")] = None
     """Where to write the same as JSON."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs `dnas evaluate`. Raises ValueError, in one line, for what it cannot read or use."""
-    arguments = parsed(Arguments(tyro.MISSING), "dnas evaluate", __doc__, list(argv))
+    arguments = parse(Arguments(), "dnas evaluate", __doc__, argv)
     if arguments.latency and not arguments.table:
         raise ValueError("--latency needs --table, which says which row the cell is")
     out = Path(arguments.json).expanduser() if arguments.json else None

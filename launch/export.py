@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-import tyro
-
-from dnas.engine import cache
-from launch.arguments import parsed, shown
+from launch import cache
+from launch.options import REQUIRED
+from launch.parser import Positional, Shown, parse
 
 TOLERANCE = 1e-5
 """By which outputs may differ, as they are and relative to their size."""
@@ -23,21 +22,20 @@ TESTED, DRAWN = 512, 64
 class Arguments:
     """What the command line says."""
 
-    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+    run: Annotated[str, Positional("RUN")] = REQUIRED
     """The run directory of a training, or a weights.safetensors."""
-    format: Annotated[tuple[Literal["stablehlo", "safetensors", "flax"], ...],
-                      tyro.conf.arg(help_behavior_hint="(required)")] = ()
+    format: tuple[Literal["stablehlo", "safetensors", "flax"], ...] = REQUIRED
     """stablehlo: one program with its weights, which JAX runs without this toolkit. safetensors: the weights, and in the
     metadata what they are of. flax: a Python file that defines the network, and its weights."""
-    out: Annotated[str | None, shown("DIR", "export, beside the weights")] = None
+    out: Annotated[str | None, Shown("DIR", "export, beside the weights")] = None
     """Where it is written."""
-    data: Annotated[tuple[str, ...], shown("SOURCE ...", "that of the run")] = ()
+    data: Annotated[tuple[str, ...], Shown("SOURCE ...", "that of the run")] = ()
     """Data to compare on: a name or other source (`dnas datasets`)."""
-    space: Annotated[str | None, shown("FACTORY", "that of the run")] = None
+    space: Annotated[str | None, Shown("FACTORY", "that of the run")] = None
     """Where the network's space is, if it is your own: package.module:factory or file.py:factory."""
-    task: Annotated[str | None, shown("FACTORY", "that of the run")] = None
+    task: Annotated[str | None, Shown("FACTORY", "that of the run")] = None
     """Where its task is, likewise."""
-    cache: Annotated[str | None, shown("DIR|off", "as for search")] = None
+    cache: Annotated[str | None, Shown("DIR|off", "as for search")] = None
     """Where compiled programs are kept for the next time."""
 
 
@@ -55,7 +53,7 @@ class Sample(NamedTuple):
 
 def main(argv: Sequence[str]) -> int:
     """Runs `dnas export`. Raises ValueError for what it cannot read or use, and Unfaithful; then nothing is written."""
-    arguments = parsed(Arguments(tyro.MISSING), "dnas export", __doc__, list(argv))
+    arguments = parse(Arguments(), "dnas export", __doc__, argv)
     if not arguments.format:
         raise ValueError("--format is missing: it is one or more of stablehlo, safetensors, flax")
     import dnas

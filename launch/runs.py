@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-
-from dnas.runs.index import Summary, find, summary
-from launch.arguments import parsed
+from dnas.runs import Summary, find, summary
+from launch.parser import Positional, parse
 from launch.text import plain
 
 Key = Literal["folder", "status", "kind", "method", "space", "data", "seed", "epoch", "quality", "seconds", "date"]
@@ -23,7 +21,7 @@ DOWN = "epoch", "date"
 class Arguments:
     """What the command line says."""
 
-    folder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")] = "runs"
+    folder: Annotated[str, Positional("DIR")] = "runs"
     """Where to look. Choices inside of a run are counted with it."""
     sort: Key = "folder"
     """What the order goes by; the best quality, by its metric, and the latest date come first, what has none last."""
@@ -33,7 +31,7 @@ class Arguments:
 
 def main(argv: Sequence[str]) -> int:
     """Runs `dnas runs`. Raises ValueError, in one line, where there is no such folder."""
-    arguments = parsed(Arguments(), "dnas runs", __doc__, list(argv))
+    arguments = parse(Arguments(), "dnas runs", __doc__, argv)
     top = Path(arguments.folder).expanduser()
     if not top.is_dir():
         raise ValueError(f"{top} {'is no folder' if top.exists() else 'does not exist'}; name one that holds runs")

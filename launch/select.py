@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
-from dnas import options, registry
-from dnas.engine import cache
+from dnas import registry
 from dnas.selection import SELECTIONS
-from launch.arguments import given, parsed, part_of
+from launch import cache, options
+from launch.arguments import given, part_of
+from launch.options import REQUIRED
+from launch.parser import Positional, Shown, parse
 from launch.prepare import budget_lines
 from launch.trained import choose, made, place, supernet
 
@@ -20,26 +20,25 @@ from launch.trained import choose, made, place, supernet
 class Arguments:
     """What the command line says; `selection_options` is added to it."""
 
-    folder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+    folder: Annotated[str, Positional("RUN")] = REQUIRED
     """The run directory of a search. It is read, and written in its folder `selections` only."""
-    selection: Annotated[str, tyro.conf.arg(metavar="{" + ",".join(SELECTIONS) + "}|FACTORY")] = "perturbation"
+    selection: Annotated[str, Shown("{" + ",".join(SELECTIONS) + "}|FACTORY")] = "perturbation"
     """How to choose: a name, package.module:factory or file.py:factory."""
-    out: Annotated[str | None, tyro.conf.arg(metavar="DIR",
-                                             help_behavior_hint="(default: RUN/selections/SELECTION)")] = None
+    out: Annotated[str | None, Shown("DIR", "RUN/selections/SELECTION")] = None
     """Where the choice is written, and continued if it was interrupted."""
-    cache: Annotated[str | None, tyro.conf.arg(metavar="DIR|off", help_behavior_hint="(default: as for search)")] = None
+    cache: Annotated[str | None, Shown("DIR|off", "as for search")] = None
     """Where compiled programs are kept for the next time."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs `dnas select`. Raises ValueError, in one line, for what it cannot read or use."""
     name = given(argv, "--selection") or Arguments.selection
-    part = part_of("selection", options.read(registry.locate(name, SELECTIONS, "selection")))
+    part = part_of("selection", name, options.read(registry.locate(name, SELECTIONS, "selection")))
     form = dataclasses.make_dataclass("Arguments", [part], bases=(Arguments,), frozen=True)
-    arguments = parsed(form(folder=tyro.MISSING, selection=name), "dnas select", __doc__, list(argv))
+    arguments = parse(form(selection=name), "dnas select", __doc__, argv)
     chosen = dataclasses.asdict(arguments.selection_options)
     selection = made(name, chosen)
-    from dnas.reports.figures import terminal_cell
+    from dnas.pictures import terminal_cell
 
     trained = supernet(Path(arguments.folder).expanduser())
     out = Path(arguments.out).expanduser() if arguments.out else place(trained.folder, name)

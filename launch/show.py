@@ -6,31 +6,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
-from launch.arguments import parsed
+from launch.options import REQUIRED
+from launch.parser import Positional, Shown, parse
 
 
 @dataclass(frozen=True)
 class Arguments:
     """What the command line says."""
 
-    subject: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN|GENOTYPE")]
+    subject: Annotated[str, Positional("RUN|GENOTYPE")] = REQUIRED
     """A run directory, a folder of its selections, a genotype.json, or a published name such as darts-v2."""
-    space: Annotated[str | None, tyro.conf.arg(metavar="FACTORY",
-                                               help_behavior_hint="(default: that of the run or genotype)")] = None
+    space: Annotated[str | None, Shown("FACTORY", "that of the run or genotype")] = None
     """Where the genotype's space is: a name, package.module:factory or file.py:factory."""
-    cells: int | None = None
-    """Cells of the network, if not as searched."""
-    channels: int | None = None
-    """Channels of its first cells, if not as searched."""
-    out: Annotated[str | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: beside the genotype)")] = None
+    cells: Annotated[int | None, Shown("INT", "as searched")] = None
+    """Cells of the network."""
+    channels: Annotated[int | None, Shown("INT", "as searched")] = None
+    """Channels of its first cells."""
+    out: Annotated[str | None, Shown("DIR", "beside the genotype")] = None
     """Where the pictures are written: cells.svg and cells.png, and of a run logits.svg."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs `dnas show`. Raises ValueError, in one line, for what it cannot read or use."""
-    arguments = parsed(Arguments(tyro.MISSING), "dnas show", __doc__, list(argv))
+    arguments = parse(Arguments(), "dnas show", __doc__, argv)
     from launch.subject import build, find
 
     subject = find(arguments.subject)

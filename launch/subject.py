@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -58,6 +59,20 @@ def find(text: str) -> Subject:
         return Subject(*known, search=path)
     origin = config["supernet"] if isinstance(config.get("supernet"), dict) else {}
     return Subject(*known, path, *(Path(str(origin[name])) if origin.get(name) else None for name in ("run", "choice")))
+
+
+def choice(run: str, name: str) -> str:
+    """The folder of the selection `name` in a run. Raises ValueError, in one line, where the run has none of that name."""
+    from launch.trained import place
+
+    folder = place(Path(run).expanduser(), name)
+    if not folder.parent.parent.is_dir():
+        raise ValueError(f"--selection {name}: {run} must be the run directory of a search")
+    there = sorted(path.parent.name for path in folder.parent.glob("*/genotype.json"))
+    if folder.name not in there:
+        raise ValueError(f"--selection {name}: {run} has {', '.join(there) or 'no selection'}; make it by "
+                         f"`{shlex.join(['dnas', 'select', run, '--selection', name])}`")
+    return str(folder)
 
 
 def build(subject: Subject, data: Dataset, place: str | None, **size: int | None) -> tuple[SearchSpace, dict[str, Any]]:

@@ -13,23 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
-from launch.arguments import parsed
+from launch.options import REQUIRED
+from launch.parser import Positional, Shown, parse
 
 USAGE = """usage: dnas table import NATS_PATH --out FILE.npz
 
-Makes the table that `dnas evaluate --table` reads from the official files of NATS-Bench's topology space;
-`dnas table import --help` says more."""
+Makes the table that `dnas evaluate --table` reads from the official files of
+NATS-Bench's topology space; `dnas table import --help` says more."""
 
 
 @dataclass(frozen=True)
 class Arguments:
     """What the command line says."""
 
-    nats: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NATS_PATH")]
+    nats: Annotated[str, Positional("NATS_PATH")] = REQUIRED
     """The official folder or file of the topology space. Nothing else: it is unpickled."""
-    out: Annotated[str, tyro.conf.arg(metavar="FILE.npz")]
+    out: Annotated[str, Shown("FILE.npz")] = REQUIRED
     """The table to write; it must not exist."""
 
 
@@ -41,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     if argv[0] != "import":
         near = "; did you mean 'import'?" if difflib.get_close_matches(argv[0], ["import"]) else ""
         raise ValueError(f"dnas table has no {argv[0]!r}{near or '; it has import'}")
-    arguments = parsed(Arguments(tyro.MISSING, tyro.MISSING), "dnas table import", __doc__, list(argv[1:]))
+    arguments = parse(Arguments(), "dnas table import", __doc__, argv[1:])
     source, out = Path(arguments.nats).expanduser(), Path(arguments.out).expanduser()
     if out.suffix != ".npz":
         raise ValueError(f"--out {out}: it must end in .npz")

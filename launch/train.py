@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import tyro
-
 from dnas.data import DATASETS
 from dnas.engine import cache
 from launch.arguments import (
@@ -25,11 +23,11 @@ from launch.arguments import (
     check_bounds,
     given,
     learnt_from,
-    parsed,
-    shown,
     words,
 )
 from launch.inherit import of_its_size, source_of
+from launch.options import REQUIRED
+from launch.parser import Positional, Shown, parse
 from launch.search import free_folder, stem
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -48,14 +46,16 @@ Split = Literal["train", "valid", "holdout"]
 class Arguments:
     """What the command line says. Published values are those of DARTS on CIFAR-10 and of NAS-Bench-201."""
 
-    subject: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|GENOTYPE")]
+    subject: Annotated[str, Positional("RUN|GENOTYPE")] = REQUIRED
     """A run directory, a folder of its selections, a genotype.json, or a published name such as darts-v2. The folder of
     an earlier training repeats it, with its options."""
+    selection: Annotated[str | None, Shown("NAME", "what the search itself chose")] = None
+    """Selection of the run (`dnas select`) whose choice is trained."""
     preset: Literal["quick", "cifar", "nasbench201"] = "quick"
     """Defaults of the options below; quick is for small data, the others are as published."""
-    data: Annotated[tuple[str, ...], shown("{" + ",".join(DATASETS) + "}|PATH ...", "that of the search, else digits")] = ()
+    data: Annotated[tuple[str, ...], Shown("{" + ",".join(DATASETS) + "}|PATH ...", "that of the search, else digits")] = ()
     """A name or other source of data (`dnas datasets`), or the several files of one set."""
-    limit: Annotated[int | None, shown("N", "as for the search, else all")] = None
+    limit: Annotated[int | None, Shown("N", "as for the search, else all")] = None
     """Examples to keep outside the test set, evenly of each class."""
     task: TaskName = None
     """What is predicted. This and the next seven are as for the search, if its data is."""
@@ -75,11 +75,11 @@ class Arguments:
     """Losses of classes: as they come, or each class the same however few its examples."""
     splits: tuple[Split, ...] = ("train", "valid")
     """What is trained on. Published: everything but the test set, so that no hold-out accuracy is reported."""
-    space: Annotated[str | None, shown("FACTORY", "that of the run or genotype")] = None
+    space: Annotated[str | None, Shown("FACTORY", "that of the run or genotype")] = None
     """Where the genotype's space is: a name, package.module:factory or file.py:factory."""
-    cells: Annotated[int | None, shown("INT", "as searched")] = None
+    cells: Annotated[int | None, Shown("INT", "as searched")] = None
     """Cells of the network (of a stage, in NAS-Bench-201). Published: 20, and 5."""
-    channels: Annotated[int | None, shown("INT", "as searched")] = None
+    channels: Annotated[int | None, Shown("INT", "as searched")] = None
     """Channels of the first cells. Published: 36, and 16."""
     epochs: int = 30
     """Passes over the data. Published: 600, and 200."""
@@ -116,15 +116,15 @@ class Arguments:
     """That the logits of both are divided by."""
     ema: float = 0.0
     """Decay of a running average of the weights, by which the network is judged; 0 for none. Published: 0."""
-    run: Annotated[str | None, shown("DIR", "runs/train-NAME-DATA-SEED")] = None
+    run: Annotated[str | None, Shown("DIR", "runs/train-NAME-DATA-SEED")] = None
     """Where the training is written, and continued if it was interrupted."""
-    cache: Annotated[str | None, shown("DIR|off", "as for search")] = None
+    cache: Annotated[str | None, Shown("DIR|off", "as for search")] = None
     """Where compiled programs are kept for the next time."""
     progress: bool = True
     """Show how the training goes on."""
 
 
-SHOWN = (*DATA, "subject", "preset", "space", "cells", "channels", "run", "cache", "progress")
+SHOWN = (*DATA, "subject", "selection", "preset", "space", "cells", "channels", "run", "cache", "progress")
 """Options that are not part of config.json as they stand."""
 BELOW_ONE = ("momentum", "label_smoothing", "drop_path", "ema")
 """Options of the recipe that are shares."""
@@ -185,11 +185,11 @@ def _arguments(argv: list[str]):
     """The arguments, and the subject that they name. What the subject's own config says are their defaults."""
     program = "dnas train"
     preset = given(argv, "--preset")
-    default = Arguments(subject=tyro.MISSING, **PRESETS.get(preset, {}))
-    arguments = parsed(default, program, __doc__, argv)
-    from launch.subject import find
+    default = Arguments(**PRESETS.get(preset, {}))
+    arguments = parse(default, program, __doc__, argv)
+    from launch.subject import choice, find
 
-    subject = find(arguments.subject)
+    subject = find(choice(arguments.subject, arguments.selection) if arguments.selection else arguments.subject)
     same = given(argv, "--data") is None
     names = tuple(name for name in DATA if same and given(argv, f"--{name.replace('_', '-')}") is None)
     if subject.folder and preset is None:
@@ -197,10 +197,10 @@ def _arguments(argv: list[str]):
     known = {name: subject.config[name] for name in names if name in subject.config}
     if known:
         try:
-            default = parsed(default, program, __doc__, [arguments.subject, *words(known)])
+            default = parse(default, program, __doc__, [arguments.subject, *words(known)])
         except ValueError as error:
             raise ValueError(f"config.json of {arguments.subject}: {error}") from None
-        arguments = parsed(default, program, __doc__, argv)
+        arguments = parse(default, program, __doc__, argv)
     arguments = dataclasses.replace(arguments, data=arguments.data or ("digits",))
     if arguments.inherit:
         arguments = of_its_size(arguments, subject, argv)

@@ -158,7 +158,7 @@ def test_what_cannot_be_exported_is_refused(run, capsys, tmp_path):
     np.savez(tmp_path / "other.npz", x=np.zeros((60, 9, 9), np.uint8), y=np.arange(60) % 2)
     flax = "--format", "flax"
     for argv, message in [
-            ((run,), "--format is missing"), ((run, "--format", "onnx"), "invalid choice 'onnx'"),
+            ((run,), "--format is missing"), ((run, "--format", "onnx"), "--format onnx: each must be one of stablehlo"),
             ((run, *flax, "--out", tmp_path / "file"), "is a file"), ((tmp_path, *flax), "no run directory"),
             ((run, *flax, "--data", tmp_path / "other.npz"), "2 classes of images (9, 9, 1); the network is for"),
             ((run, *flax, "--data", "digit"), "did you mean 'digits'"),

@@ -92,12 +92,26 @@ def test_its_folder_is_enough_to_go_on_and_to_repeat(trained, place, capsys, mon
 
 
 def test_a_choice_in_a_run_that_was_moved(run, place, capsys):
-    assert main(["train", str(run / "selections" / "magnitude"), "--splits", "train", "valid", "holdout", *QUICK]) == 0
+    argv = ["train", str(run), "--selection", "magnitude", "--splits", "train", "valid", "holdout", *QUICK]
+    assert main(argv) == 0
     out = capsys.readouterr().out
     folder = place / "runs" / "train-mine-magnitude-digits-0"
     assert load_genotype(folder).choices == load_genotype(run / "selections" / "magnitude").choices
     assert json.loads((folder / "results.json").read_text())["train_examples"] == 200
     assert "hold-out" not in out.split("run  ")[1] and not (folder / "best.safetensors").exists()
+    assert "selection" not in json.loads((folder / "config.json").read_text())
+    assert main(["train", str(run / "selections" / "magnitude"), *argv[4:]]) == 0
+    assert len(list((place / "runs").iterdir())) == 1  # the same training
+
+
+def test_a_selection_that_a_run_has_not(run, trained, place, capsys):
+    message = refused(capsys, run, "--selection", "sampled")
+    assert f"--selection sampled: {run} has magnitude; make it by `dnas select {run} --selection sampled`" in message
+    assert f"{trained} has no selection; make it by" in refused(capsys, trained, "--selection", "magnitude")
+    message = refused(capsys, "darts-v2", "--selection", "magnitude")
+    assert "--selection magnitude: darts-v2 must be the run directory of a search" in message
+    assert "has magnitude; make it by" in refused(capsys, run, "--selection", "..")
+    assert not any(place.iterdir())
 
 
 def test_a_genotype_file_says_how_its_space_was_built(place, capsys):
