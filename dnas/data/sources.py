@@ -26,6 +26,9 @@ FORMS = ("a name (`dnas datasets` lists them), a folder of pictures in a folder 
          "pieces of one set, a .csv table, a .txt text, a folder of .npz pieces, of the four idx files or of CIFAR-10's "
          "binary batches, hf:NAME, package.module:factory or file.py:factory")
 
+MNIST = (28, 28)
+"""Height and width of the images of MNIST and Fashion-MNIST."""
+
 
 class Options(NamedTuple):
     """What `load` is given beside the source; None where nothing is."""
@@ -96,8 +99,9 @@ def load(source: str | Sequence[str], *, limit: int | None = None, resize: Seque
     target: the column of a table that is predicted. window: characters of a text in an example.
     standardise: whether images and features are brought to mean 0 and standard deviation 1; default True.
 
-    Augmentation: CIFAR-10 (or a 32x32x3 .npz with `cifar` in its name or its folder's) and idx files in a
-    folder with `fashion` in its name get pad 4 and flips; other idx files pad 2, digits pad 1, else H // 8.
+    Augmentation: CIFAR-10 (or a 32x32x3 .npz with `cifar` in its name or its folder's) and idx files in a folder with
+    `fashion` in its name get pad 4 and flips; other idx files pad 2; both only if they are 28x28. digits get pad 1, all
+    others what `from_arrays` takes by default.
     Raises ValueError, in one line that names the file and what is wrong with it.
     """
     names = [source] if isinstance(source, str) else [str(name) for name in source]
@@ -192,8 +196,9 @@ def _from_npz(paths: list[Path], options: Options) -> Dataset:
 def _from_folder(folder: Path, options: Options) -> Dataset:
     name = folder.resolve().name
     if any(idx_file(folder, stem) for stem in IDX.values()):
-        pad, flip = (4, True) if "fashion" in name.lower() else (2, False)
-        return _dataset(str(folder), name, idx_folder(folder), options, pad, flip)
+        arrays, fashion = idx_folder(folder), "fashion" in name.lower()
+        pad = (4 if fashion else 2) if arrays.x.shape[1:] == MNIST else None
+        return _dataset(str(folder), name, arrays, options, pad, fashion)
     if any(folder.glob("data_batch_*.bin")):
         return _dataset(str(folder), name, cifar_folder(folder), options, 4, True)
     pieces = sorted(folder.glob("*.npz"))
