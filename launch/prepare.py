@@ -9,7 +9,7 @@ from dnas import registry
 from dnas.data import Dataset, balanced, load, steps_per_epoch
 from dnas.methods import METHODS
 from dnas.task import TASKS
-from launch.arguments import PARTS, SHARED, Arguments, resolved
+from launch.arguments import DATA, PARTS, SHARED, Arguments, resolved
 from launch.options import read
 from search_spaces import SPACES
 
@@ -77,21 +77,13 @@ def loaded(config: Mapping[str, Any], batch: int, splits: Sequence[str] = ("trai
     batch: images that the augmentation is tried on. splits: whose classes count for balanced weights.
     Raises ValueError, in one line, for whatever is wrong with one of them.
     """
-    options = "limit", "resize", "fit", "task", "target", "window", "standardise"
-    data = load(config["data"], **{name: config[name] for name in options if name in config})
+    data = load(config["data"], **{name: config[name] for name in DATA if name != "data" and name in config})
     if "class_weights" in config:
         data = data._replace(class_weights=balanced(data, splits))
-    if "augment" not in config:
-        return data
-    if data.graph is not None:
-        raise ValueError(f"--augment {config['augment']} is for images, and {data.name} is a graph")
-    data = data._replace(augment=registry.load(config["augment"]))
-    import jax
+    if data.augment is not None:
+        from dnas.data import check_augment
 
-    from dnas.data.augmentation import augment_by
-
-    images = jax.ShapeDtypeStruct((batch, *data.image), data.inputs.dtype)
-    jax.eval_shape(lambda key, images: augment_by(data.augment, key, images), jax.random.key(0), images)
+        check_augment(data, batch)
     return data
 
 

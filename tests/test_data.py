@@ -192,6 +192,7 @@ def test_factories(tmp_path, monkeypatch, factory, test):
     for source in (f"my_images:{factory}", f"{tmp_path}/my_images.py:{factory}"):
         data = load(source)
         assert isinstance(data, Dataset) and len(data.splits["test"]) == test
+        assert data.name == ("mine" if factory == "ready" else f"my_images:{factory}")
         assert data.std == np.float32(1e-5) and data.flip == (factory == "ready")
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 
-from dnas.data.dataset import padding
+from dnas.data.dataset import Dataset, padding
 from dnas.types import Array
 
 
@@ -77,6 +78,16 @@ def augment_by(function: Callable[[Array, Array], Array], key: Array, images: Ar
         raise ValueError(f"augmentation {name} made {dtype} {shape} of {given.dtype} {given.shape}; it has to return "
                          f"{'tokens' if tokens else 'float images'} of the same shape")
     return found.astype(given.dtype)
+
+
+def check_augment(data: Dataset, batch: int) -> None:
+    """Traces the data's own augmentation, if it has one, on a batch of so many of its inputs.
+
+    Raises ValueError, in one line, where it fails or changes their shape or type.
+    """
+    if data.augment is not None:
+        inputs = jax.ShapeDtypeStruct((batch, *data.image), data.inputs.dtype)
+        jax.eval_shape(partial(augment_by, data.augment), jax.random.key(0), inputs)
 
 
 def normalise(images: Array, mean: Array, std: Array) -> Array:

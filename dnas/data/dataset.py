@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -70,6 +70,9 @@ class Dataset(NamedTuple):
         own units; it is the task that scales, so that networks learn standardised values and metrics stay in those units.
     columns: of the table that the features are from, None of other data. characters: of a text, those that its tokens
         number, "" of other data.
+    source: what `dnas.data.load` read it from, in values that JSON has: {"data": names, paths absolute, "limit": number or
+        None} and those other options that were not left at their defaults. `load(source["data"], **others)` reads the same
+        again. {} of data that it did not read; whoever changes another field says so by `_replace(source={})`.
     """
 
     name: str
@@ -91,6 +94,16 @@ class Dataset(NamedTuple):
     target_std: np.ndarray | None = None
     columns: Columns | None = None
     characters: str = ""
+    source: Mapping[str, Any] = {}
+
+    def __repr__(self) -> str:
+        shape = "" if self.graph else f" of {'x'.join(map(str, self.image))} {self.inputs.dtype}"
+        targets = "classes" if self.targets.dtype.kind in "iu" else "labels" if self.task == "multilabel" else "values"
+        splits = ", ".join(f"{name} {len(rows)}" for name, rows in self.splits.items())
+        return (f"Dataset {self.name!r}\n"
+                f"  {self.kind}: {len(self.inputs)}{shape}\n"
+                f"  {targets}: {self.classes}, task {self.task}\n"
+                f"  splits: {splits}")
 
     @property
     def image(self) -> tuple[int, ...]:
