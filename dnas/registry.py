@@ -12,6 +12,7 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Callable, Collection, Mapping
 from importlib import metadata
@@ -123,6 +124,12 @@ def source(place: str) -> Path | None:
     except (ImportError, ValueError):
         return None
     return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+
+
+def absolute(place: str) -> str:
+    """`place`, the path of a file.py:factory in it absolute, so that it is the same from any folder."""
+    path, colon, attribute = place.rpartition(":")
+    return f"{os.path.abspath(os.path.expanduser(path))}:{attribute}" if colon and path.endswith(".py") else place
 
 
 def load(place: str) -> Callable:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dnas import registry
 from dnas.data import Dataset, balanced, load, steps_per_epoch
 from dnas.methods import METHODS
-from dnas.options import read
 from dnas.task import TASKS
-from launch.arguments import PARTS, SHARED, Arguments, resolved
+from launch.arguments import DATA, PARTS, SHARED, Arguments, resolved
+from launch.options import read
 from search_spaces import SPACES
 
 if TYPE_CHECKING:
@@ -50,21 +50,21 @@ def prepare(arguments: Arguments) -> Prepared:
     config |= shape_of(data)
     steps = steps_per_epoch(data, arguments.batch)
     from dnas import SearchSpace
-    from dnas.shared_options import SharedOptions, shared_options
+    from search_spaces.mixed import MixedOptions, mixed_options
 
-    shared = {name: config["space"][name] for name in SharedOptions._fields}
+    shared = {name: config["space"][name] for name in MixedOptions._fields}
     offered = {"image": data.image, "classes": data.classes, **shared}
     for name, value in (("graph", data.graph), ("vocabulary", data.vocabulary)):
         if name not in config["space"]:
             offered[name] = value
-    with shared_options(SharedOptions(**shared)):
+    with mixed_options(MixedOptions(**shared)):
         space = build_part("space", config, SearchSpace, **offered)
     if (data.kind == "tokens") != (space.input_dtype == "int32"):
         takes = "tokens, integers" if space.input_dtype == "int32" else "numbers"
         raise ValueError(f"space {config['space']['name']} takes {takes} and {data.name} has {data.kind}: choose another "
                          "--space or --data")
     for name, value in shared.items():
-        if space.options.get(name, SharedOptions._field_defaults[name]) != value:
+        if space.options.get(name, MixedOptions._field_defaults[name]) != value:
             raise ValueError(f"space {config['space']['name']} takes no {name}: it is not built by flax_space")
     method = method_of(config, space)
     _try(space, method, data, arguments, steps, named(config, "space"))
@@ -77,21 +77,13 @@ def loaded(config: Mapping[str, Any], batch: int, splits: Sequence[str] = ("trai
     batch: images that the augmentation is tried on. splits: whose classes count for balanced weights.
     Raises ValueError, in one line, for whatever is wrong with one of them.
     """
-    options = "limit", "resize", "fit", "task", "target", "window", "standardise"
-    data = load(config["data"], **{name: config[name] for name in options if name in config})
+    data = load(config["data"], **{name: config[name] for name in DATA if name != "data" and name in config})
     if "class_weights" in config:
         data = data._replace(class_weights=balanced(data, splits))
-    if "augment" not in config:
-        return data
-    if data.graph is not None:
-        raise ValueError(f"--augment {config['augment']} is for images, and {data.name} is a graph")
-    data = data._replace(augment=registry.load(config["augment"]))
-    import jax
+    if data.augment is not None:
+        from dnas.data import check_augment
 
-    from dnas.data.augmentation import augment_by
-
-    images = jax.ShapeDtypeStruct((batch, *data.image), data.inputs.dtype)
-    jax.eval_shape(lambda key, images: augment_by(data.augment, key, images), jax.random.key(0), images)
+        check_augment(data, batch)
     return data
 
 

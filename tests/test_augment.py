@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dnas.data import augment, cutout, epoch_indices, evaluation_indices, load, normalise, steps_per_epoch
+from dnas.data import augment, cutout, epoch_indices, evaluation_indices, from_arrays, load, normalise, steps_per_epoch
 
 
 def numbered(batch, height, width, channels=1, dtype=np.float32):
@@ -20,9 +20,10 @@ def numbered(batch, height, width, channels=1, dtype=np.float32):
 def crops(image, pad):
     """(top, left, mirrored) -> crop, of one image [H, W, C]."""
     height, width, _ = image.shape
-    padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
-    for top in range(2 * pad + 1):
-        for left in range(2 * pad + 1):
+    above, beside = (pad, pad) if isinstance(pad, int) else pad
+    padded = np.pad(image, ((above, above), (beside, beside), (0, 0)))
+    for top in range(2 * above + 1):
+        for left in range(2 * beside + 1):
             crop = padded[top:top + height, left:left + width]
             yield (top, left, False), crop
             yield (top, left, True), crop[:, ::-1]
@@ -33,7 +34,7 @@ def found(image, result, pad):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-@pytest.mark.parametrize("pad, flip", [(2, True), (2, False), (1, True)])
+@pytest.mark.parametrize("pad, flip", [(2, True), (2, False), (1, True), ((3, 1), True), ((0, 2), False), ((2, 0), True)])
 def test_results_are_crops(dtype, pad, flip):
     images = numbered(8, 4, 5, 1, dtype)
     result = np.asarray(augment(jax.random.key(1), images, pad=pad, flip=flip))
@@ -53,6 +54,45 @@ def test_offsets_and_flips_are_uniform():
     assert sum(counts) == batch and len(counts) == 18
     expected = batch / 18
     assert sum((count - expected) ** 2 / expected for count in counts) < critical
+
+
+@pytest.mark.parametrize("shape", [(128, 4, 1), (64, 1, 3)])
+def test_narrow_images_keep_their_content(shape):
+    """Crops by the default padding move along the long axis only, and at most an eighth of one is zeros."""
+    images = numbered(128, *shape)
+    data = from_arrays("narrow", images, np.arange(len(images)) % 2)
+    result = np.asarray(augment(jax.random.key(5), images, pad=data.pad, flip=data.flip))
+    lost = (result == 0).mean((1, 2, 3))
+    assert lost.max() <= 1 / 8 and lost.mean() < 1 / 14
+    offsets = {found(image, crop, data.pad)[0][:2] for image, crop in zip(images, result)}
+    assert len(offsets) > shape[0] // 8 and {left for _, left in offsets} == {0}
+
+
+def test_offsets_along_each_axis_are_uniform():
+    """Chi-square over the 5 x 3 ways to crop by (2, 1), at a level of 0.001."""
+    pad, batch, critical = (2, 1), 3000, 36.1
+    image = numbered(1, 6, 5)
+    result = np.asarray(augment(jax.random.key(0), jnp.tile(image, (batch, 1, 1, 1)), pad=pad, flip=False))
+    counts = [np.all(result == crop, axis=(1, 2, 3)).sum() for (*_, mirrored), crop in crops(image[0], pad) if not mirrored]
+    assert sum(counts) == batch and len(counts) == 15
+    assert sum((count - batch / 15) ** 2 / (batch / 15) for count in counts) < critical
+
+
+@pytest.mark.parametrize("pad", [1, 2, (4, 4)])
+def test_equal_padding_draws_the_offsets_that_it_always_did(pad):
+    """Of one call for both axes, so that runs of square images go on as they began."""
+    images = numbered(16, 9, 9)
+    both = max(pad) if isinstance(pad, tuple) else pad
+    key = jax.random.split(jax.random.key(7))[0]
+    tops, lefts = jax.random.randint(key, (2, 16, 1, 1, 1), 0, 2 * both + 1).reshape(2, 16).tolist()
+    result = np.asarray(augment(jax.random.key(7), images, pad=pad, flip=False))
+    for image, crop, top, left in zip(images, result, tops, lefts):
+        assert (top, left, False) in found(image, crop, pad)
+
+
+def test_padding_that_is_none():
+    with pytest.raises(ValueError, match=r"^augment: pad \(1, 2, 3\); it must be a number of pixels, or a pair"):
+        augment(jax.random.key(0), numbered(1, 4, 4), pad=(1, 2, 3), flip=False)
 
 
 def test_flip_alone_is_exact():

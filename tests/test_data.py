@@ -79,11 +79,12 @@ def test_named(name):
 
 def test_digits():
     data = load("digits")
-    assert data.image == (8, 8, 1) and data.inputs.max() == 255 and (data.pad, data.flip) == (1, False)
+    assert data.image == (8, 8, 1) and data.inputs.max() == 255 and (data.pad, data.flip) == ((1, 1), False)
     assert [len(data.splits[part]) for part in SPLITS] == [647, 648, 143, 359]
     assert data.splits["train"][:4].tolist() == [3, 6, 9, 15]
     assert "digits: 1797 images 8x8x1 uint8, 10 classes" in describe(data)
-    assert "train 647, valid 648, holdout 143, test 359; random crops with pad 1, no flips" in describe(data)
+    assert "train 647, valid 648, holdout 143, test 359; random crops that lose up to 1 of 8 rows and 1 of 8 " \
+        "columns, no flips" in describe(data)
 
 
 def test_split_is_stratified_and_fixed():
@@ -115,7 +116,7 @@ def test_npz(tmp_path):
     data = load(write_npz(tmp_path / "a.npz"))
     assert_whole(data)
     assert data.name == "a" and np.array_equal(data.inputs, x) and np.array_equal(data.targets, y)
-    assert (data.classes, data.image, data.pad, data.flip) == (3, (8, 8, 3), 1, False)
+    assert (data.classes, data.image, data.pad, data.flip) == (3, (8, 8, 3), (0, 0), False)
 
 
 @pytest.mark.parametrize("change, dtype", [
@@ -150,24 +151,25 @@ def test_pieces(tmp_path):
         assert_whole(found)
         assert np.array_equal(found.inputs, x[np.concatenate([parts[k] for k in order])])
         assert np.array_equal(found.splits["test"], np.arange(40, 60))
-    assert (data.name, data.pad, data.flip) == ("cifar_2 and 2 more", 4, True)
-    assert (folder.name, folder.pad, folder.flip) == (tmp_path.name, 4, True)
+    assert (data.name, data.pad, data.flip) == ("cifar_2 and 2 more", (4, 4), True)
+    assert (folder.name, folder.pad, folder.flip) == (tmp_path.name, (4, 4), True)
 
 
-@pytest.mark.parametrize("name, zipped, dot, pad, flip", [
-    ("mnist", False, "-", 2, False), ("mnist", True, ".", 2, False), ("fashion_mnist", True, "-", 4, True)])
-def test_idx(tmp_path, name, zipped, dot, pad, flip):
-    data = load(str(write_idx(tmp_path / name, zipped, dot)))
+@pytest.mark.parametrize("name, zipped, dot, shape, pad, flip", [
+    ("mnist", False, "-", (28, 28), (2, 2), False), ("mnist", True, ".", (28, 28), (2, 2), False),
+    ("fashion_mnist", True, "-", (28, 28), (4, 4), True), ("fashion_mnist", True, "-", (6, 6), (0, 0), True)])
+def test_idx(tmp_path, name, zipped, dot, shape, pad, flip):
+    data = load(str(write_idx(tmp_path / name, zipped, dot, shape)))
     assert_whole(data)
-    assert (data.name, data.image, data.pad, data.flip) == (name, (6, 6, 1), pad, flip)
-    assert np.array_equal(data.inputs[:60, ..., 0], arrays(60, (6, 6))[0]) and len(data.splits["test"]) == 12
+    assert (data.name, data.image, data.pad, data.flip) == (name, (*shape, 1), pad, flip)
+    assert np.array_equal(data.inputs[:60, ..., 0], arrays(60, shape)[0]) and len(data.splits["test"]) == 12
 
 
 def test_cifar_binary(tmp_path):
     data = load(str(write_cifar(tmp_path / "bin")))
     assert_whole(data)
     assert np.array_equal(data.inputs[30:60], arrays(30, (3, 32, 32))[0].transpose(0, 2, 3, 1))
-    assert (data.pad, data.flip, len(data.splits["test"])) == (4, True, 30)
+    assert (data.pad, data.flip, len(data.splits["test"])) == ((4, 4), True, 30)
 
 
 FACTORIES = """
@@ -190,6 +192,7 @@ def test_factories(tmp_path, monkeypatch, factory, test):
     for source in (f"my_images:{factory}", f"{tmp_path}/my_images.py:{factory}"):
         data = load(source)
         assert isinstance(data, Dataset) and len(data.splits["test"]) == test
+        assert data.name == ("mine" if factory == "ready" else f"my_images:{factory}")
         assert data.std == np.float32(1e-5) and data.flip == (factory == "ready")
 
 
@@ -357,17 +360,36 @@ def test_bad_sources(tmp_path, monkeypatch, source, message):
 
 @pytest.mark.parametrize("limit, message", [
     (1439, "limit 1439, but it has 1438 images"),
-    (0, "limit 0; it is at least 1"),
-    (2.5, "limit 2.5; it is a whole"),
+    (0, "limit 0; it must be at least 1"),
+    (2.5, "limit 2.5; it must be a whole"),
     (10, "10 images outside the test set leave the .* split empty")])
 def test_bad_limit(limit, message):
     with pytest.raises(ValueError, match=f"digits: {message}"):
         load("digits", limit=limit)
 
 
-def test_bad_pad():
-    with pytest.raises(ValueError, match="mine: pad -1; it is at least 0"):
-        from_arrays("mine", *arrays(), pad=-1)
+@pytest.mark.parametrize("shape, options, pad, words", [
+    ((128, 4, 1), {}, (16, 0), "; random crops that lose up to 16 of 128 rows, no flips"),
+    ((64, 1, 3), {}, (8, 0), "; random crops that lose up to 8 of 64 rows, no flips"),
+    ((15, 16, 1), {}, (0, 2), "; random crops that lose up to 2 of 16 columns, no flips"),
+    ((15, 15, 3), {"flip": True}, (0, 0), "; no crops, flips"),
+    ((32, 32, 3), {}, (4, 4), "; random crops that lose up to 4 of 32 rows and 4 of 32 columns, no flips"),
+    ((8, 9, 3), {"pad": 2}, (2, 2), "; random crops that lose up to 2 of 8 rows and 2 of 9 columns, no flips"),
+    ((64, 1, 3), {"pad": (4, 0)}, (4, 0), "; random crops that lose up to 4 of 64 rows, no flips")])
+def test_each_axis_has_its_own_padding(shape, options, pad, words):
+    data = from_arrays("mine", *arrays(shape=shape), **options)
+    assert data.pad == pad and describe(data).splitlines()[1].endswith(words)
+
+
+@pytest.mark.parametrize("pad, message", [
+    (-1, "pad -1; it must be at least 0"), (1.5, "pad 1.5; it must be a whole number"), ((1, -1), "pad -1; it must"),
+    ((1, 2, 3), r"pad \(1, 2, 3\); it must be a number of pixels, or a pair"), ("4", "pad '4'; it must be a whole number"),
+    (8, "pad 8 of images of 9x8 pixels: a crop could lose all of one"),
+    ((9, 0), r"pad \(9, 0\) of images of 9x8 pixels: a crop could lose all of one; it must be below the height")])
+def test_bad_pad(pad, message):
+    with pytest.raises(ValueError, match=f"^mine: {message}") as error:
+        from_arrays("mine", *arrays(shape=(9, 8, 3)), pad=pad)
+    assert "\n" not in str(error.value)
 
 
 def test_import_is_light():
@@ -378,7 +400,7 @@ def test_import_is_light():
 @needs_data
 def test_fashion_mnist():
     data = load(str(REAL / "fashion_mnist"))
-    assert data.image == (28, 28, 1) and data.classes == 10 and (data.pad, data.flip) == (4, True)
+    assert data.image == (28, 28, 1) and data.classes == 10 and (data.pad, data.flip) == ((4, 4), True)
     assert [len(data.splits[part]) for part in SPLITS] == [27000, 27000, 6000, 10000]
     assert np.all(np.bincount(data.targets[data.splits["train"]]) == 2700)
     np.testing.assert_allclose([data.mean[0], data.std[0]], [0.2860, 0.3530], atol=1e-3)
@@ -388,7 +410,7 @@ def test_fashion_mnist():
 def test_cifar10_pieces():
     pieces = ("train_1", "train_2", "test_first1000")
     data = load([str(REAL / "cifar10" / f"cifar10_{piece}.npz") for piece in pieces], limit=5000)
-    assert data.image == (32, 32, 3) and data.inputs.dtype == np.uint8 and (data.pad, data.flip) == (4, True)
+    assert data.image == (32, 32, 3) and data.inputs.dtype == np.uint8 and (data.pad, data.flip) == ((4, 4), True)
     assert len(data.inputs) == 6000 and len(data.splits["test"]) == 1000
     np.testing.assert_allclose(data.mean, [0.4914, 0.4822, 0.4465], atol=0.01)
     whole = load(str(REAL / "cifar10"))

@@ -40,7 +40,7 @@ def test_inputs_and_targets_of_any_shape(x, y, kind, task, outputs, dtype):
     assert_divided(data)
     assert (data.kind, data.task, data.outputs, data.classes) == (kind, task, outputs, outputs[-1])
     assert data.targets.dtype == dtype and np.array_equal(data.targets, y.astype(dtype)) and task_of(data).name == task
-    assert len(data.image) == data.inputs.ndim - 1 and (data.pad == 0 or kind == "images")
+    assert len(data.image) == data.inputs.ndim - 1 and data.pad == (0, 0)
     inputs = augment(None, jnp.asarray(data.inputs), pad=0, flip=False)
     normal = np.asarray(normalise(inputs, data.mean, data.std))
     if kind == "tokens":
@@ -226,8 +226,8 @@ def test_characters_are_named(tmp_path):
 @pytest.mark.parametrize("content, options, message", [
     (b"ab\xffc", {}, "byte 2 is not UTF-8"), (b"", {}, "0 different characters"), (b"aaaa", {}, "1 different characters"),
     (b"abc" * 20, {}, "60 characters leave 5 for the holdout split, which needs at least 65 for a window of 64"),
-    (b"abc" * 900, {"window": 0}, "window 0; it is at least 1"),
-    (b"abc" * 900, {"window": 2.5}, "window 2.5; it is a whole"),
+    (b"abc" * 900, {"window": 0}, "window 0; it must be at least 1"),
+    (b"abc" * 900, {"window": 2.5}, "window 2.5; it must be a whole"),
     (b"abc" * 900, {"limit": 999}, "limit 999, but it has 33 windows"),
     (b"abc" * 900, {"limit": 2}, "leave the .* split empty")])
 def test_bad_texts(tmp_path, content, options, message):

@@ -74,7 +74,7 @@ def test_a_selection_of_your_own(tmp_path, monkeypatch, capsys):
 
 
 def test_your_own_data(tmp_path, monkeypatch, capsys):
-    task, code = blocks("docs/your-own-data.md")
+    task, code, python = blocks("docs/your-own-data.md")
     (tmp_path / "my_task.py").write_text(task)
     (tmp_path / "my_augment.py").write_text(code)
     monkeypatch.chdir(tmp_path)
@@ -83,6 +83,9 @@ def test_your_own_data(tmp_path, monkeypatch, capsys):
     assert main(["datasets", "check", "pets", *options]) == 0
     out = capsys.readouterr().out
     assert "augmented by brighter" in out and "20x30 pixels, brought to 48x64 (pad)" in out and "weights of their" in out
+    exec(python, {})
+    out = capsys.readouterr().out
+    assert "images: 24 of 48x48x3 uint8" in out and f"'augment': '{tmp_path}/my_augment.py:brighter'" in out
     tiny = ["--space", "dense", "--space.layers", "1", "--data", "diabetes", "--epochs", "1", "--batch", "32"]
     assert main(["search", *tiny, "--task", "my_task.py:huber", "--cache", "off"]) == 0
     assert re.search(r"hold-out  mae \d", capsys.readouterr().out)

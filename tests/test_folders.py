@@ -50,7 +50,7 @@ def test_a_folder_of_classes(tmp_path):
     data = load(str(folder))
     assert_whole(data)
     assert (data.name, data.image, data.class_names, data.classes) == ("pets", (8, 8, 3), CLASSES, 3)
-    assert (data.pad, data.flip, len(data.inputs)) == (1, False, 24)
+    assert (data.pad, data.flip, len(data.inputs)) == ((0, 0), False, 24)
     for file, image, label in zip(data.pictures.files, data.inputs, data.targets):
         assert np.array_equal(image, np.asarray(Image.open(file))) and f"/{CLASSES[label]}/" in file
     assert describe(data).splitlines()[2:] == [
@@ -84,10 +84,11 @@ def test_sizes_are_brought_to_one(tmp_path):
     folder = write_folder(tmp_path, shape=(6, 8, 3))
     write(folder / "cat" / "large.jpg", pixels(0, (90, 40, 3)))
     data = load(str(folder))
-    assert data.image == (32, 32, 3) and data.pad == 4
+    assert data.image == (32, 32, 3) and data.pad == (4, 4)
     assert "pictures of 6x8 to 90x40 pixels, brought to 32x32 (crop)" in describe(data)
     assert load(str(folder), resize=[10], fit="pad").image == (10, 10, 3)
-    assert load(str(folder), resize=[10, 12]).image == (10, 12, 3)
+    narrow = load(str(folder), resize=[24, 12])
+    assert narrow.image == (24, 12, 3) and narrow.pad == (3, 0)
     assert load(str(write_folder(tmp_path / "same", shape=(65, 65, 3)))).image == (32, 32, 3)
 
 

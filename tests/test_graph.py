@@ -134,7 +134,7 @@ def test_gradient_reaches_the_gates_of_every_layer():
 def test_splits_of_a_graph():
     data = planetoid("a", "ring", small())
     assert [len(data.splits[part]) for part in ("train", "valid", "holdout", "test")] == [10, 10, 10, 10]
-    assert data.image == (1, 1, 1) and (data.pad, data.flip) == (0, False)
+    assert data.image == (1, 1, 1) and (data.pad, data.flip) == ((0, 0), False)
     assert describe(data).startswith("ring: a graph of 40 nodes and 40 edges, 8 features, 4 classes\ntrain 10, valid 10,")
     whole = small() | {"val_idx": np.setdiff1d(np.arange(40), np.concatenate([small()["train_idx"], small()["test_idx"]]))}
     data = planetoid("a", "ring", whole)

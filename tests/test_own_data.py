@@ -114,7 +114,7 @@ def darker(key, images):
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_the_function_gets_pixels_and_its_result_is_normalised(dtype):
     data = uneven((3, 5, 2))
-    data = data._replace(inputs=data.inputs.astype(dtype), augment=darker, pad=1)
+    data = data._replace(inputs=data.inputs.astype(dtype), augment=darker, pad=(1, 1))
     rows = np.arange(8).reshape(1, 8).astype(np.int32)
     seen = seen_by_a_trainer(data, rows, lambda batch: (batch.inputs * data.std + data.mean).mean((1, 2, 3)).sum())
     given = data.inputs[:8].astype(np.float32) / (255 if dtype == np.uint8 else 1)

@@ -9,12 +9,12 @@ from dnas.data.sources import DATASETS, load
 from dnas.data.splits import SPLITS, split
 from dnas.data.summary import describe
 
-__all__ = ["DATASETS", "SPLITS", "Dataset", "augment", "balanced", "cutout", "describe", "epoch_indices",
+__all__ = ["DATASETS", "SPLITS", "Dataset", "augment", "balanced", "check_augment", "cutout", "describe", "epoch_indices",
            "evaluation_indices", "from_arrays", "load", "mixed", "normalise", "split", "steps_per_epoch", "train_indices"]
 
 
 def __getattr__(name: str):
-    if name in ("augment", "cutout", "normalise"):
+    if name in ("augment", "check_augment", "cutout", "normalise"):
         from dnas.data import augmentation
 
         return getattr(augmentation, name)

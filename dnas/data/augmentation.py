@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 
+from dnas.data.dataset import Dataset, padding
 from dnas.types import Array
 
 
-def augment(key: Array, images: Array, *, pad: int, flip: bool) -> Array:
-    """Crops each image at random out of itself padded by `pad` zeros a side, and mirrors half of them.
+def augment(key: Array, images: Array, *, pad: int | Sequence[int], flip: bool) -> Array:
+    """Crops each image at random out of itself padded by zeros on every side, and mirrors half of them.
 
-    images: [B, H, W, C] of any dtype; the result has the same shape and dtype. Both offsets of an image are
-    uniform over 0..2 pad, as in torchvision's RandomCrop; the flip is horizontal, with probability 1/2. The
-    offsets do not depend on `flip`. Without pad and flip inputs of any shape come back as they are.
+    images: [B, H, W, C] of any dtype; the result has the same shape and dtype. pad: pixels a side, for both axes or as
+    (rows, columns). The offset of an image along an axis is uniform over 0..2 pad, as in torchvision's RandomCrop; the flip
+    is horizontal, with probability 1/2. The offsets do not depend on `flip`. Without pad and flip inputs of any shape come
+    back as they are. Raises ValueError, in one line, where pad is neither.
     """
-    if not (pad or flip):
+    above, beside = padding("augment", pad)
+    if not (above or beside or flip):
         return images
     batch, height, width, _ = images.shape
     crop_key, flip_key = jax.random.split(key)
@@ -26,13 +30,13 @@ def augment(key: Array, images: Array, *, pad: int, flip: bool) -> Array:
     if flip:
         mirrored = jax.random.bernoulli(flip_key, 0.5, (batch, 1, 1, 1))
         columns = jnp.where(mirrored, width - 1 - columns, columns)
-    if pad:
-        top, left = jax.random.randint(crop_key, (2, batch, 1, 1, 1), 0, 2 * pad + 1)
-        images = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    ends = jnp.array([2 * above + 1, 2 * beside + 1]).reshape(2, 1, 1, 1, 1)
+    top, left = jax.random.randint(crop_key, (2, batch, 1, 1, 1), 0, ends)
+    images = jnp.pad(images, ((0, 0), (above, above), (beside, beside), (0, 0)))
+    if above:
         images = jnp.take_along_axis(images, top + rows, 1, mode="promise_in_bounds")
-        columns = left + columns
-    if pad or flip:
-        images = jnp.take_along_axis(images, columns, 2, mode="promise_in_bounds")
+    if beside or flip:
+        images = jnp.take_along_axis(images, left + columns, 2, mode="promise_in_bounds")
     return images
 
 
@@ -74,6 +78,16 @@ def augment_by(function: Callable[[Array, Array], Array], key: Array, images: Ar
         raise ValueError(f"augmentation {name} made {dtype} {shape} of {given.dtype} {given.shape}; it has to return "
                          f"{'tokens' if tokens else 'float images'} of the same shape")
     return found.astype(given.dtype)
+
+
+def check_augment(data: Dataset, batch: int) -> None:
+    """Traces the data's own augmentation, if it has one, on a batch of so many of its inputs.
+
+    Raises ValueError, in one line, where it fails or changes their shape or type.
+    """
+    if data.augment is not None:
+        inputs = jax.ShapeDtypeStruct((batch, *data.image), data.inputs.dtype)
+        jax.eval_shape(partial(augment_by, data.augment), jax.random.key(0), inputs)
 
 
 def normalise(images: Array, mean: Array, std: Array) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from dnas.task import Task, infer, named
 
 if TYPE_CHECKING:
     from dnas.data.graphs import Graph
+
+SMALLEST_CROPPED = 16
+"""Pixels of an axis from which on it is padded by default: along shorter ones a crop loses too much of an image."""
 
 
 class Pictures(NamedTuple):
@@ -56,7 +59,8 @@ class Dataset(NamedTuple):
     classes: size of the last axis of a network's outputs: classes, values, labels, or the vocabulary.
     mean, std: [C] float32 of the last axis, over the train split, of the pixels divided by 255 if uint8, of other inputs
         as they are. 0 and 1 where inputs are not standardised; tokens never are.
-    pad: pixels (a side) of the random crop that suits images; flip: whether mirroring keeps the class.
+    pad: (rows, columns) of zeros on each side of an image, out of which it is cropped at random; a crop loses up to as many.
+        flip: whether mirroring keeps the class.
     graph: what joins the inputs where they are numbers of nodes, for a space that asks for it.
     class_names: of all classes, () where they are numbers only. pictures: what is known of data that came as pictures.
     class_weights: [classes] float32, by which the losses of training and search are multiplied; None for equal ones.
@@ -66,6 +70,9 @@ class Dataset(NamedTuple):
         own units; it is the task that scales, so that networks learn standardised values and metrics stay in those units.
     columns: of the table that the features are from, None of other data. characters: of a text, those that its tokens
         number, "" of other data.
+    source: what `dnas.data.load` read it from, in values that JSON has: {"data": names, paths absolute, "limit": number or
+        None} and those other options that were not left at their defaults. `load(source["data"], **others)` reads the same
+        again. {} of data that it did not read; whoever changes another field says so by `_replace(source={})`.
     """
 
     name: str
@@ -75,7 +82,7 @@ class Dataset(NamedTuple):
     classes: int
     mean: np.ndarray
     std: np.ndarray
-    pad: int
+    pad: tuple[int, int]
     flip: bool
     graph: Graph | None = None
     class_names: tuple[str, ...] = ()
@@ -87,6 +94,16 @@ class Dataset(NamedTuple):
     target_std: np.ndarray | None = None
     columns: Columns | None = None
     characters: str = ""
+    source: Mapping[str, Any] = {}
+
+    def __repr__(self) -> str:
+        shape = "" if self.graph else f" of {'x'.join(map(str, self.image))} {self.inputs.dtype}"
+        targets = "classes" if self.targets.dtype.kind in "iu" else "labels" if self.task == "multilabel" else "values"
+        splits = ", ".join(f"{name} {len(rows)}" for name, rows in self.splits.items())
+        return (f"Dataset {self.name!r}\n"
+                f"  {self.kind}: {len(self.inputs)}{shape}\n"
+                f"  {targets}: {self.classes}, task {self.task}\n"
+                f"  splits: {splits}")
 
     @property
     def image(self) -> tuple[int, ...]:
@@ -124,15 +141,16 @@ def balanced(data: Dataset, splits: Sequence[str] = ("train",)) -> np.ndarray:
     return np.where(counts, counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1)), 1).astype(np.float32)
 
 
-def from_arrays(name: str, x, y, x_test=None, y_test=None, *, pad: int | None = None, flip: bool | None = None,
-                limit: int | None = None, task: str | None = None, standardise: bool | None = None,
-                kind: Kind | None = None, class_names: Sequence[str] = ()) -> Dataset:
+def from_arrays(name: str, x, y, x_test=None, y_test=None, *, pad: int | Sequence[int] | None = None,
+                flip: bool | None = None, limit: int | None = None, task: str | None = None,
+                standardise: bool | None = None, kind: Kind | None = None, class_names: Sequence[str] = ()) -> Dataset:
     """A Dataset of arrays.
 
     x: images [N, H, W, C] or [N, H, W], float, or integers 0..255; features [N, F] float; tokens [N, T] integers.
     y: [N, ...], what the task says: one integer an example, one a pixel, one a token, numbers, 0 or 1 for each label.
     x_test, y_test: the test set; without one, 20 % of the examples become it.
-    pad: default H // 8 pixels of images; flip: default False. With a class for each pixel there is neither.
+    pad: pixels for both axes of images, or (rows, columns); default an eighth of each axis, and nothing along an axis
+        below SMALLEST_CROPPED. flip: default False. With a class for each pixel there is neither.
     limit: how many examples outside the test set to keep, evenly of each class; always the same ones.
     task: a name or place, see `dnas.task`; None takes what fits the targets.
     standardise: whether images and features are brought to mean 0 and standard deviation 1; default True.
@@ -159,21 +177,39 @@ def from_arrays(name: str, x, y, x_test=None, y_test=None, *, pad: int | None = 
         class_names=tuple(class_names))
 
 
+def padding(where: str, pad: int | Sequence[int]) -> tuple[int, int]:
+    """`pad`, pixels for both axes or a pair, as (rows, columns). Raises ValueError if it is neither."""
+    pair = (pad, pad) if np.ndim(pad) == 0 else tuple(pad)
+    if len(pair) != 2:
+        raise ValueError(f"{where}: pad {pad!r}; it must be a number of pixels, or a pair of them for rows and columns")
+    rows, columns = (whole_number(f"{where}: pad", pixels, 0) for pixels in pair)
+    return rows, columns
+
+
+def default_padding(image: Sequence[int]) -> tuple[int, int]:
+    """The (rows, columns) of padding that suit images (H, W, C)."""
+    height, width = (size // 8 if size >= SMALLEST_CROPPED else 0 for size in image[:2])
+    return height, width
+
+
 def assembled(name: str, inputs: np.ndarray, targets: np.ndarray, splits: Mapping[str, np.ndarray], classes: int, task: str,
-              pad: int | None = None, flip: bool | None = None, standardise: bool | None = None) -> Dataset:
+              pad: int | Sequence[int] | None = None, flip: bool | None = None, standardise: bool | None = None) -> Dataset:
     """The Dataset of checked inputs and targets in splits. Raises ValueError where an option is not for such data."""
     what, moving = kind_of(inputs), targets.ndim > 1 and targets.dtype.kind in "iu"
-    if (pad or flip) and (what != "images" or moving):
+    rows, columns = padding(name, 0 if pad is None else pad)
+    if (rows or columns or flip) and (what != "images" or moving):
         why = "classes of pixels, which crops would not move along" if what == "images" else f"{what}, not images"
         raise ValueError(f"{name}: pad {pad or 0} and flip {bool(flip)} are for images with one target each; this is {why}")
+    if what == "images" and (rows >= inputs.shape[1] or columns >= inputs.shape[2]):
+        raise ValueError(f"{name}: pad {pad} of images of {inputs.shape[1]}x{inputs.shape[2]} pixels: a crop could lose all "
+                         "of one; it must be below the height and the width, such as pad=(4, 0)")
     if what == "tokens" and standardise:
         raise ValueError(f"{name}: standardise is for images and features; this is tokens")
-    if pad is None:
-        pad = inputs.shape[1] // 8 if what == "images" and not moving else 0
+    if pad is None and what == "images" and not moving:
+        rows, columns = default_padding(inputs.shape[1:])
     plain = np.zeros(inputs.shape[-1] if what != "tokens" else 1, np.float32)
     mean, std = (plain, plain + 1) if what == "tokens" or standardise is False else moments(inputs, splits["train"])
-    data = Dataset(name, inputs, targets, splits, classes, mean, std, whole_number(f"{name}: pad", pad, 0), bool(flip),
-                   task=task)
+    data = Dataset(name, inputs, targets, splits, classes, mean, std, (rows, columns), bool(flip), task=task)
     if targets.dtype.kind != "f":
         return data
     values = targets if targets.ndim > 1 else targets[:, None]

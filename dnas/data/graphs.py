@@ -59,7 +59,7 @@ def planetoid(where: str, name: str, arrays: Mapping[str, np.ndarray]) -> Datase
             raise ValueError(f"{where}: no nodes for {part}; each split needs some")
     numbers = np.arange(graph.nodes, dtype=np.float32).reshape(-1, 1, 1, 1)
     return Dataset(name, numbers, labels, splits, int(labels.max()) + 1, np.zeros(1, np.float32), np.ones(1, np.float32),
-                   0, False, graph)
+                   (0, 0), False, graph)
 
 
 def _graph(where: str, arrays: Mapping[str, np.ndarray]) -> Graph:

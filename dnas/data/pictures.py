@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dnas.data.checks import moments
-from dnas.data.dataset import Dataset, Pictures
+from dnas.data.dataset import Dataset, Pictures, default_padding
 from dnas.data.decode import FITS, File, Fit, decode, look
 from dnas.data.splits import arranged
 
@@ -56,8 +56,8 @@ def from_pictures(where: str, name: str, pictures: Sequence[Labelled], class_nam
     _check_memory(where, len(files), size, channels)
     images = decode(files, size, fit, channels)
     known = Pictures([file.where for file in files], fit, sizes[0], sizes[-1], sum(one.transparent for one in seen))
-    return Dataset(name, images, labels[kept], splits, len(class_names), *moments(images, splits["train"]), size[0] // 8,
-                   False, class_names=tuple(class_names), pictures=known)
+    return Dataset(name, images, labels[kept], splits, len(class_names), *moments(images, splits["train"]),
+                   default_padding(size), False, class_names=tuple(class_names), pictures=known)
 
 
 def _check_classes(where: str, pictures: Sequence[Labelled], class_names: Sequence[str]) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import operator
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from dnas import registry
 from dnas.data import graphs
-from dnas.data.dataset import Dataset, from_arrays, with_task
+from dnas.data.dataset import Dataset, balanced, from_arrays, with_task
 from dnas.data.decode import Fit
 from dnas.data.files import IDX, Arrays, cifar_folder, idx_file, idx_folder, npz, npz_graph, npz_pieces
 from dnas.data.folders import holds_folders, picture_folder
@@ -25,6 +27,11 @@ from dnas.data.text import text_file
 FORMS = ("a name (`dnas datasets` lists them), a folder of pictures in a folder for each class, a .npz file, the .npz "
          "pieces of one set, a .csv table, a .txt text, a folder of .npz pieces, of the four idx files or of CIFAR-10's "
          "binary batches, hf:NAME, package.module:factory or file.py:factory")
+
+MNIST = (28, 28)
+"""Height and width of the images of MNIST and Fashion-MNIST."""
+ClassWeights = Literal["equal", "balanced"]
+"""How the losses of classes are weighted: as they are, or so that each class counts the same however few its examples."""
 
 
 class Options(NamedTuple):
@@ -72,9 +79,10 @@ DATASETS: dict[str, Callable[..., Dataset]] = {"digits": digits, "diabetes": dia
 """Loaders by name, whose options are those of `from_arrays`; the docstring is the line that lists the data set."""
 
 
-def load(source: str | Sequence[str], *, limit: int | None = None, resize: Sequence[int] = (), fit: Fit | None = None,
-         task: str | None = None, target: str | None = None, window: int | None = None,
-         standardise: bool | None = None) -> Dataset:
+def load(source: str | os.PathLike | Sequence[str | os.PathLike], *, limit: int | None = None,
+         resize: int | Sequence[int] = (), fit: Fit | None = None, task: str | None = None, target: str | None = None,
+         window: int | None = None, standardise: bool | None = None, augment: str | Callable | None = None,
+         class_weights: ClassWeights = "equal") -> Dataset:
     """The data set that `source` names.
 
     source: one of
@@ -91,26 +99,71 @@ def load(source: str | Sequence[str], *, limit: int | None = None, resize: Seque
         `package.module:factory` or `file.py:factory`, a callable without arguments that returns a Dataset,
         (x, y) or (x, y, x_test, y_test).
     limit: how many examples outside the test set to keep, evenly of each class; always the same ones.
-    resize, fit: what becomes of pictures (folders of them, and hf:), see `dnas.data.pictures`; not for arrays.
+    resize, fit: what becomes of pictures (folders of them, and hf:), see `dnas.data.pictures`; not for arrays. resize: a
+        side or (height, width) in pixels.
     task: name or place of a task, see `dnas.task`; None takes what fits the targets.
     target: the column of a table that is predicted. window: characters of a text in an example.
     standardise: whether images and features are brought to mean 0 and standard deviation 1; default True.
+    augment: a function (key, inputs) -> inputs instead of crops and flips, see `Dataset`, or its place, such as
+        file.py:function. Only a place becomes part of `Dataset.source`, so that the data can be read again with it.
+    class_weights: "balanced" weights the losses of classes by `dnas.data.balanced` over the train split.
+    The result's `source` holds all that is not left at its default.
 
-    Augmentation: CIFAR-10 (or a 32x32x3 .npz with `cifar` in its name or its folder's) and idx files in a
-    folder with `fashion` in its name get pad 4 and flips; other idx files pad 2, digits pad 1, else H // 8.
+    Augmentation by default: CIFAR-10 (or a 32x32x3 .npz with `cifar` in its name or its folder's) and idx files in a folder
+    with `fashion` in its name get pad 4 and flips; other idx files pad 2; both pads only at 28x28 pixels. digits get pad 1,
+    all others what `from_arrays` takes by default.
     Raises ValueError, in one line that names the file and what is wrong with it.
     """
-    names = [source] if isinstance(source, str) else [str(name) for name in source]
+    names = [str(name) for name in ([source] if isinstance(source, (str, os.PathLike)) else source)]
     if not names:
         raise ValueError(f"no data named; give {FORMS}")
-    options, end = Options(limit, task, target, window, standardise), Path(names[0]).suffix.lower()
+    if class_weights not in get_args(ClassWeights):
+        raise ValueError(f"class_weights {class_weights!r}; it must be one of {', '.join(get_args(ClassWeights))}")
+    function = registry.load(augment) if isinstance(augment, str) else augment
+    if function is not None and not callable(function):
+        raise ValueError(f"augment {augment!r}; it must be a function (key, inputs) -> inputs, or its place")
+    options = Options(limit, task and registry.absolute(task), target, window, standardise)
+    sides = (resize,) if isinstance(resize, int) else tuple(resize)
+    data = _read(names, options, sides, fit)
+    if function is not None:
+        if data.graph is not None:
+            raise ValueError(f"{data.name}: augment is not for a graph, whose nodes are all seen at every step")
+        data = data._replace(augment=function)
+    if class_weights == "balanced":
+        data = data._replace(class_weights=balanced(data))
+    place = registry.absolute(augment) if isinstance(augment, str) else None
+    return data._replace(source=_source(names, options, sides, fit, place, class_weights))
+
+
+def _source(names: Sequence[str], options: Options, resize: Sequence[int], fit: Fit | None, augment: str | None,
+            class_weights: str) -> dict[str, Any]:
+    """What `Dataset.source` holds. Paths are absolute, so that it can be read from any folder."""
+    whole = lambda number: None if number is None else operator.index(number)
+    values = {"data": [_absolute(name) for name in names], "task": options.task, "target": options.target,
+              "window": whole(options.window), "standardise": False if options.standardise is False else None,
+              "limit": whole(options.limit), "resize": [whole(side) for side in resize] or None, "fit": fit,
+              "augment": augment, "class_weights": None if class_weights == "equal" else class_weights}
+    return {key: value for key, value in values.items() if key == "limit" or value is not None}
+
+
+def _absolute(name: str) -> str:
+    """A source of data as it is called from any folder."""
+    prefix = PREFIX if name.startswith(PREFIX) else ""
+    place = registry.absolute(name.removeprefix(prefix))
+    path = os.path.expanduser(place)
+    return prefix + (os.path.abspath(path) if name not in DATASETS and os.path.exists(path) else place)
+
+
+def _read(names: Sequence[str], options: Options, resize: Sequence[int], fit: Fit | None) -> Dataset:
+    """The data set of these names, without weights of classes and an augmentation of the user's."""
+    end = Path(names[0]).suffix.lower()
     for option, suffix in ("target", ".csv"), ("window", ".txt"):
         if end != suffix:
             options.refuse(names[0], option, f"is for {suffix} files only")
     pictures = _pictures(names[0]) if len(names) == 1 else None
     if pictures:
         options.refuse(names[0], "standardise", "is not for pictures, which always are")
-        return with_task(pictures(limit=limit, resize=resize, fit=fit), task)
+        return with_task(pictures(limit=options.limit, resize=resize, fit=fit), options.task)
     arrays = _arrays(names)
     if resize or fit:
         raise ValueError(f"{names[0]}: resize and fit are for folders of pictures and hf:; this is arrays of one size")
@@ -192,8 +245,9 @@ def _from_npz(paths: list[Path], options: Options) -> Dataset:
 def _from_folder(folder: Path, options: Options) -> Dataset:
     name = folder.resolve().name
     if any(idx_file(folder, stem) for stem in IDX.values()):
-        pad, flip = (4, True) if "fashion" in name.lower() else (2, False)
-        return _dataset(str(folder), name, idx_folder(folder), options, pad, flip)
+        arrays, fashion = idx_folder(folder), "fashion" in name.lower()
+        pad = (4 if fashion else 2) if arrays.x.shape[1:] == MNIST else None
+        return _dataset(str(folder), name, arrays, options, pad, fashion)
     if any(folder.glob("data_batch_*.bin")):
         return _dataset(str(folder), name, cifar_folder(folder), options, 4, True)
     pieces = sorted(folder.glob("*.npz"))
@@ -229,4 +283,6 @@ def _from_factory(name: str, options: Options) -> Dataset:
         what = f"a tuple of {len(found)}" if isinstance(found, tuple) else type(found).__name__
         raise ValueError(f"{name}: it returned {what}; a factory returns a Dataset, (x, y) or "
                          f"(x, y, x_test, y_test)")
-    return from_arrays(name, *found, **options.of_arrays())
+    where, _, function = name.rpartition(":")
+    short = f"{os.path.basename(where).removesuffix('.py')}:{function}"
+    return from_arrays(name, *found, **options.of_arrays())._replace(name=short)

@@ -86,7 +86,7 @@ def whole_number(what: str, value, least: int) -> int:
     try:
         value = operator.index(value)
     except TypeError:
-        raise ValueError(f"{what} {value!r}; it is a whole number, at least {least}") from None
+        raise ValueError(f"{what} {value!r}; it must be a whole number, at least {least}") from None
     if value < least:
-        raise ValueError(f"{what} {value}; it is at least {least}")
+        raise ValueError(f"{what} {value}; it must be at least {least}")
     return value

@@ -107,7 +107,9 @@ def _augmented(data: Dataset) -> str:
         return f"; augmented by {getattr(data.augment, '__name__', 'a function')}"
     if data.kind != "images":
         return ""
-    return f"; random crops with pad {data.pad}, {'flips' if data.flip else 'no flips'}"
+    lost = [f"{pad} of {size} {axis}" for pad, size, axis in zip(data.pad, data.image, ("rows", "columns")) if pad]
+    crops = f"random crops that lose up to {' and '.join(lost)}" if lost else "no crops"
+    return f"; {crops}, {'flips' if data.flip else 'no flips'}"
 
 
 def _pictures(data: Dataset) -> str:
