@@ -7,12 +7,27 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dnas.algorithms.budget import Budget
     from dnas.algorithms.method import Algorithm, Method
     from dnas.algorithms.players import Player, SearchState, Term
+    from dnas.algorithms.supervised import Recipe
+    from dnas.api.compare import Comparison, compare
+    from dnas.api.estimate import estimate
+    from dnas.api.evaluate import evaluate
+    from dnas.api.export import export
+    from dnas.api.load import TrainedNetwork, load
+    from dnas.api.open import Run, open
+    from dnas.api.parts import method, space
+    from dnas.api.predict import predict
+    from dnas.api.report import report
+    from dnas.api.search import search
+    from dnas.api.select import Selected, select
+    from dnas.api.supernet import Supernet
+    from dnas.api.train import train
+    from dnas.data import Dataset
     from dnas.engine.lanes import NonFiniteLoss
-    from dnas.engine.search import Lane, Result, estimate, search, search_lanes
     from dnas.runs.checkpoint import CorruptCheckpoint
-    from dnas.runs.directory import Run, RunWriteError, load_genotype, open_run
+    from dnas.runs.directory import RunWriteError, load_genotype
     from dnas.task import Task
     from dnas.types import Batch, Choice, Evaluator, Genotype, Group, Network, SearchSpace
 
@@ -21,31 +36,39 @@ if TYPE_CHECKING:
 _IMPORTED = time.time()
 _PLACES = {
     name: place for place, names in {
+        "algorithms.budget": ("Budget",),
         "algorithms.method": ("Algorithm", "Method"),
         "algorithms.players": ("Player", "SearchState", "Term"),
-        "runs.checkpoint": ("CorruptCheckpoint",),
+        "algorithms.supervised": ("Recipe",),
+        "api.compare": ("Comparison", "compare"),
+        "api.estimate": ("estimate",),
+        "api.evaluate": ("evaluate",),
+        "api.export": ("export",),
+        "api.load": ("TrainedNetwork", "load"),
+        "api.open": ("Run", "open"),
+        "api.parts": ("method", "space"),
+        "api.predict": ("predict",),
+        "api.report": ("report",),
+        "api.search": ("search",),
+        "api.select": ("Selected", "select"),
+        "api.supernet": ("Supernet",),
+        "api.train": ("train",),
+        "data": ("Dataset",),
         "engine.lanes": ("NonFiniteLoss",),
-        "engine.search": ("Lane", "Result", "estimate", "search", "search_lanes"),
-        "runs.directory": ("Run", "RunWriteError", "load_genotype", "open_run"),
+        "runs.checkpoint": ("CorruptCheckpoint",),
+        "runs.directory": ("RunWriteError", "load_genotype"),
         "task": ("Task",),
         "types": ("Batch", "Choice", "Evaluator", "Genotype", "Group", "Network", "SearchSpace"),
     }.items() for name in names
 }
-_BUILDS_SPACES = {"Trained": "search_spaces.trained", "load": "search_spaces.trained"}
-"""Named as places, as the spaces themselves are: nothing in this package imports one."""
-
-__all__ = [
-    "Algorithm", "Batch", "Choice", "CorruptCheckpoint", "Evaluator", "Genotype", "Group", "Lane", "Method", "Network",
-    "NonFiniteLoss", "Player", "Result", "Run", "RunWriteError", "SearchSpace", "SearchState", "Task", "Term", "Trained",
-    "estimate", "load", "load_genotype", "open_run", "search", "search_lanes",
-]
+__all__ = sorted(_PLACES)
 
 
 def __getattr__(name: str):
     if name in _PLACES:
         return getattr(import_module(f"dnas.{_PLACES[name]}"), name)
-    if name in _BUILDS_SPACES:
-        return getattr(import_module(_BUILDS_SPACES[name]), name)
+    if name == "data":
+        return import_module("dnas.data")
     if name == "__version__":
         try:
             return metadata.version("dnas")
@@ -55,4 +78,4 @@ def __getattr__(name: str):
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return [*__all__, "__version__", "data"]

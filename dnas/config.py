@@ -1,4 +1,4 @@
-"""What config.json says, and the data, the space, the method and the selection that it stands for. No command line is read here.
+"""What config.json says, and the data, the space, the method and the selection that it stands for. No command line here.
 
 A part of a config is {"name": a registered name or a place such as file.py:factory, and the options of that factory}.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import os
 import types
 import typing
 from collections.abc import Collection, Mapping
@@ -19,7 +18,7 @@ from dnas import options as factory_options
 from dnas import registry
 from dnas.data import Dataset, balanced
 from dnas.data import load as load_data
-from dnas.data.sources import is_source_place
+from dnas.data.sources import is_place
 from dnas.shared_options import SharedOptions, shared_options
 
 if TYPE_CHECKING:
@@ -36,15 +35,6 @@ SEARCH = ("space", "method", *DATA, *DESCRIBED, "epochs", "batch", "seed", "diag
 SHARED = "dnas.shared_options:SharedOptions"
 
 
-def absolute(name: str, files: bool = False) -> str:
-    """`name`, with a path in it made absolute: that of file.py:factory or, if `files`, of an existing file."""
-    path, colon, factory = name.rpartition(":")
-    if colon and path.endswith(".py"):
-        return f"{os.path.abspath(os.path.expanduser(path))}:{factory}"
-    whole = os.path.expanduser(name)
-    return os.path.abspath(whole) if files and os.path.exists(whole) else name
-
-
 def build_space(name: str, data: Any, options: Mapping[str, Any] | None = None) -> SearchSpace:
     """The search space `name` for this data, with the options of its factory and those that all spaces share.
 
@@ -54,7 +44,7 @@ def build_space(name: str, data: Any, options: Mapping[str, Any] | None = None) 
     """
     from dnas.types import SearchSpace
 
-    name = absolute(name)
+    name = registry.absolute(name)
     own = factory_options.read(registry.locate(name, "space"))
     shared = [option for option in factory_options.read(SHARED) if option.name not in {option.name for option in own}]
     chosen = checked_options(f"space {name}", [*own, *shared], options or {})
@@ -73,7 +63,7 @@ def build_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
     """The method `name` with these options of its factory. Names and errors: as for `build_space`."""
     from dnas.algorithms.method import Method
 
-    name = absolute(name)
+    name = registry.absolute(name)
     chosen = checked_options(f"method {name}", factory_options.read(registry.locate(name, "method")), options or {})
     return replace(registry.build(name, "method", Method, options=chosen), source={"name": name, **chosen})
 
@@ -82,14 +72,15 @@ def build_selection(name: str, options: Mapping[str, Any] | None = None) -> tupl
     """The selection `name` with these options of its factory, and what a config says of it."""
     from dnas.selection.types import Selection
 
-    name = absolute(name)
+    name = registry.absolute(name)
     chosen = checked_options(f"selection {name}", factory_options.read(registry.locate(name, "selection")), options or {})
     return registry.build(name, "selection", Selection, options=chosen), {"name": name, **chosen}
 
 
 def space_of(config: Mapping[str, Any], data: Dataset, where: str, trust: bool | Collection[str]) -> SearchSpace:
     """The space of the config that was read from the file `where`. trust: see `dnas.registry.refuse_untrusted`."""
-    return build_space(*_part(config, "space", where, trust)[:1], data, _part(config, "space", where, trust)[1])
+    name, options = _part(config, "space", where, trust)
+    return build_space(name, data, options)
 
 
 def method_of(config: Mapping[str, Any], where: str, trust: bool | Collection[str]) -> Method:
@@ -102,8 +93,10 @@ def data_of(config: Mapping[str, Any], where: str, trust: bool | Collection[str]
     names = config.get("data")
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{where}: data is {str(names)[:80]}; it must be a list of names or paths")
+    if "digest" in config:
+        raise ValueError(f"{where}: the run was given arrays, {names[0]}; give the same data again (in Python data=)")
     for name in names:
-        if is_source_place(name):
+        if is_place(name):
             registry.refuse_untrusted(name, "data", where, trust)
     for key in ("task", "augment"):
         if isinstance(config.get(key), str):

@@ -6,7 +6,10 @@ Importing a factory imports jax, which takes longer than a person waits for `--h
 from __future__ import annotations
 
 import ast
+import contextlib
+import functools
 import inspect
+import operator
 import re
 import textwrap
 import types
@@ -65,8 +68,13 @@ def from_source(text: str, name: str) -> list[Option]:
     arguments, helps = found[0].args, _helps(ast.get_docstring(found[0]))
     options = []
     for argument, value in zip(arguments.kwonlyargs, arguments.kw_defaults):
-        default = REQUIRED if value is None else ast.literal_eval(value)
-        annotation = _annotation(argument.annotation) if argument.annotation else type(default)
+        try:
+            default = REQUIRED if value is None else ast.literal_eval(value)
+            annotation = _annotation(argument.annotation) if argument.annotation else type(default)
+        except _Unreadable:
+            if value is None:
+                raise
+            continue  # an option of another type, which has a default
         options.append(Option(argument.arg, annotation, default, helps.get(argument.arg, "")))
     return options
 
@@ -121,7 +129,7 @@ def _annotation(node: ast.expr) -> Any:
     if isinstance(node, ast.Constant) and node.value in (None, ...):
         return node.value
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        return _annotation(node.left) | _annotation(node.right)
+        return _union(node)
     if isinstance(node, ast.Subscript):
         outer = getattr(node.value, "id", None) or getattr(node.value, "attr", None)
         if outer == "Literal":
@@ -135,6 +143,17 @@ def _annotation(node: ast.expr) -> Any:
     if isinstance(node, ast.Name) and node.id in TYPES:
         return TYPES[node.id]
     raise _Unreadable
+
+
+def _union(node: ast.BinOp) -> Any:
+    """A union without those members that no command line has."""
+    members = []
+    for side in (node.left, node.right):
+        with contextlib.suppress(_Unreadable):
+            members.append(_annotation(side))
+    if not members:
+        raise _Unreadable
+    return functools.reduce(operator.or_, members)
 
 
 def _simple(annotation: Any) -> bool:

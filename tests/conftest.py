@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,6 +12,8 @@ flags = ["--xla_backend_optimization_level=0"]
 if version("jaxlib").startswith("0.10."):  # later ones do not know the flag, and end on one they do not know
     flags.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags])
+os.environ.setdefault("DNAS_CACHE", "off")
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp()  # where runs that were begun are remembered
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 

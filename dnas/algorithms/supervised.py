@@ -30,8 +30,8 @@ class TrainState(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """How a network is trained. The defaults are those of DARTS's final networks (arXiv 1806.09055; quark0/darts,
-    cnn/train.py), not regularised. All but nesterov and dtype are numbers: another value compiles nothing anew, except
+    """How a network is trained. The defaults suit small data; `dnas.api.train.PRESETS` has those of DARTS's final networks and
+    of NAS-Bench-201. All but nesterov and dtype are numbers: another value compiles nothing anew, except
     where a part is turned on that was off, at 0.
 
     lr, lr_min: first and last learning rate, along a cosine, once an epoch. momentum, nesterov, weight_decay: of SGD.
@@ -44,11 +44,11 @@ class Recipe(NamedTuple):
         what outputs are divided by. dtype: in which a step computes; weights and statistics are float32.
     """
 
-    lr: float = 0.025
+    lr: float = 0.1
     lr_min: float = 0.0
     momentum: float = 0.9
-    nesterov: bool = False
-    weight_decay: float = 3e-4
+    nesterov: bool = True
+    weight_decay: float = 5e-4
     clip: float = 5.0
     label_smoothing: float = 0.0
     cutout: int = 0

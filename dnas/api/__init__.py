@@ -1,1 +1,1 @@
-"""What a person calls: one function a file, each a sub-command of `dnas` too. `import dnas` offers them as dnas.search etc."""
+"""What a person calls: a function a file, each a sub-command too. `import dnas` offers them as dnas.search, dnas.train ..."""

@@ -54,7 +54,7 @@ def architecture_of(what: str | Path | Run | Selected | Genotype, *, space: str 
 
     Raises ValueError, in one line, for whatever cannot be read.
     """
-    allowed = trust or ({configs.absolute(space)} if space else set())
+    allowed = trust or ({registry.absolute(space)} if space else set())
     if isinstance(what, Genotype):
         return _alone(what, "genotype", "the genotype", allowed)
     if isinstance(what, Selected):
@@ -91,7 +91,7 @@ def network_space(architecture: Architecture, data: Any, place: str | None = Non
     place: of its factory, in the user's own words; size: options to change, None for those that stay.
     Raises ValueError, in one line, where there is no such space or it cannot be built.
     """
-    name = configs.absolute(place) if place else architecture.space["name"]
+    name = registry.absolute(place) if place else architecture.space["name"]
     if not place:
         registry.refuse_untrusted(name, "space", architecture.where, architecture.trust)
     listed = [option.name for option in factory_options.read(registry.locate(name, "space"))]

@@ -41,7 +41,7 @@ SEEDS = 2**32 - 1
 def search(space: str | SearchSpace | Sequence[str | SearchSpace] = "nasbench201",
            method: str | Method | Sequence[str | Method] = "darts", data: str | Dataset = "digits", *,
            epochs: int = 30, batch: int | None = None, seed: int = 0, seeds: int | Sequence[int] | None = None,
-           out: str | Path | None = None, budget: Budget = Budget(), diagnose: int = 0, stop_on_collapse: bool = False,
+           out: str | Path | None = None, budget: Budget | None = None, diagnose: int = 0, stop_on_collapse: bool = False,
            start: str | None = None, progress: bool = True, cache: str | None = None) -> Run | list[Run]:
     """Searches a space by a method on the train and valid splits of a data set, looking at the hold-out split.
 
@@ -120,19 +120,22 @@ class SearchPlan:
 
 
 def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = None, seed: int = 0,
-                seeds: int | Sequence[int] | None = None, budget: Budget = Budget(), diagnose: int = 0,
+                seeds: int | Sequence[int] | None = None, budget: Budget | None = None, diagnose: int = 0,
                 stop_on_collapse: bool = False, start: str | None = None) -> SearchPlan:
     """Loads, builds and checks all that a search needs, and computes and writes nothing. Arguments: as for `search`.
 
     Raises ValueError, in one line, for whatever does not fit.
     """
-    several = not isinstance(space, (str, SearchSpace)) or not isinstance(method, (str, Method)) or seeds is not None
+    spaces, methods = ([part] if isinstance(part, (str, SearchSpace, Method)) else list(part) for part in (space, method))
+    several = [spaces, methods] != [[space], [method]] or seeds is not None
     seeds = _seeds(seed, seeds)
-    for name, value, least, most in (("epochs", epochs, 1, 10**6), ("batch", batch, 1, 10**9), ("diagnose", diagnose, 0, 10**6)):
+    bounds = ("epochs", epochs, 1, 10**6), ("batch", batch, 1, 10**9), ("diagnose", diagnose, 0, 10**6)
+    for name, value, least, most in bounds:
         if value is not None and not (type(value) is int and least <= value <= most):
             raise ValueError(f"{name} is {value!r}; it must be a whole number, {least} to {most:,}")
     if stop_on_collapse and not diagnose:
         raise ValueError("stop_on_collapse needs diagnose, the epochs between diagnoses")
+    budget = budget or Budget()
     _check_budget(budget)
     data = data if isinstance(data, Dataset) else load_data(data)
     notes, smaller = [], min(len(data.splits["train"]), len(data.splits["valid"]))
@@ -141,10 +144,10 @@ def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = No
         if batch < BATCH:
             notes.append(f"batch   {batch} examples, all that the smaller of the splits train and valid has")
     steps = steps_per_epoch(data, batch)
-    spaces = [_space(each, data) for each in ([space] if isinstance(space, (str, SearchSpace)) else space)]
-    methods = [_method(each) for each in ([method] if isinstance(method, (str, Method)) else method)]
-    if len(spaces) * len(methods) * len(seeds) > MOST:
-        raise ValueError(f"{len(spaces) * len(methods) * len(seeds):,} searches are too many; at most {MOST:,} go into one call")
+    count = len(spaces) * len(methods) * len(seeds)
+    if not 0 < count <= MOST:
+        raise ValueError(f"that makes {count:,} searches; a call carries out 1 to {MOST:,}")
+    spaces, methods = [_space(each, data) for each in spaces], [_method(each) for each in methods]
     common = {**configs.described(data), "epochs": epochs, "batch": batch, "diagnose": diagnose,
               "stop_on_collapse": stop_on_collapse, **({"budget": budget._asdict()} if budget.given else {})}
     pairs = list(itertools.product(spaces, methods))

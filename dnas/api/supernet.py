@@ -71,7 +71,7 @@ def load_supernet(folder: str | Path, *, space: str | SearchSpace | None = None,
     """
     folder = Path(folder).expanduser()
     config = search_config(folder)
-    allowed = trusted(folder, config, trust or {configs.absolute(part) for part in (space, method) if isinstance(part, str)})
+    allowed = trusted(folder, config, trust or {registry.absolute(part) for part in (space, method) if isinstance(part, str)})
     where = str(folder / "config.json")
     data = _same_data(config, data, where) if data is not None else configs.data_of(config, where, allowed)
     if not isinstance(space, SearchSpace):
@@ -134,7 +134,7 @@ def program_key(space: SearchSpace, method: Method, data: Dataset, budget: Budge
 
 def _renamed(config: Mapping[str, Any], part: str, name: str | None) -> Mapping[str, Any]:
     """The config with the part called as the user calls it."""
-    return config if name is None else {**config, part: {**config[part], "name": configs.absolute(name)}}
+    return config if name is None else {**config, part: {**config[part], "name": registry.absolute(name)}}
 
 
 def _same_data(config: Mapping[str, Any], data: Dataset, where: str) -> Dataset:

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from dnas import config as configs
+from dnas import registry
 from dnas.algorithms.distillation import supernet_teacher
 from dnas.algorithms.supervised import Recipe
 from dnas.api.architectures import Architecture, architecture_of, network_space
@@ -345,7 +346,7 @@ def _digests(data: Dataset, *splits: str) -> list[bytes]:
 def _refuse_other_size(architecture: Architecture, space, cells, channels, auxiliary) -> None:
     """Raises ValueError where a training that inherits was asked for another network than the supernet's own."""
     own = architecture.space
-    asked = {"space": (space and configs.absolute(space), own["name"]), "cells": (cells, own.get("cells")),
+    asked = {"space": (space and registry.absolute(space), own["name"]), "cells": (cells, own.get("cells")),
              "channels": (channels, own.get("channels"))}
     for name, (value, there) in asked.items():
         if value is not None and value != there:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -104,6 +105,13 @@ class Dataset(NamedTuple):
                 f"  {self.kind}: {len(self.inputs)}{shape}\n"
                 f"  {targets}: {self.classes}, task {self.task}\n"
                 f"  splits: {splits}")
+
+    def digest(self) -> str:
+        """SHA-256 of the inputs, the targets and the splits."""
+        digest = hashlib.sha256()
+        for array in (self.inputs, self.targets, *(self.splits[name] for name in sorted(self.splits))):
+            digest.update(f"{array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
 
     @property
     def image(self) -> tuple[int, ...]:

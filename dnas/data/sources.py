@@ -30,8 +30,7 @@ FORMS = ("a name (`dnas datasets` lists them), a folder of pictures in a folder 
 
 MNIST = (28, 28)
 """Height and width of the images of MNIST and Fashion-MNIST."""
-ClassWeights = Literal["equal", "balanced"]
-"""How the losses of classes are weighted: as they are, or so that each class counts the same however few its examples."""
+CLASS_WEIGHTS = ("equal", "balanced")
 
 
 class Options(NamedTuple):
@@ -80,9 +79,9 @@ DATASETS: dict[str, Callable[..., Dataset]] = {"digits": digits, "diabetes": dia
 
 
 def load(source: str | os.PathLike | Sequence[str | os.PathLike], *, limit: int | None = None,
-         resize: int | Sequence[int] = (), fit: Fit | None = None, task: str | None = None, target: str | None = None,
+         resize: int | tuple[int, ...] = (), fit: Fit | None = None, task: str | None = None, target: str | None = None,
          window: int | None = None, standardise: bool | None = None, augment: str | Callable | None = None,
-         class_weights: ClassWeights = "equal") -> Dataset:
+         class_weights: Literal["equal", "balanced"] = "equal") -> Dataset:
     """The data set that `source` names.
 
     source: one of
@@ -98,16 +97,20 @@ def load(source: str | os.PathLike | Sequence[str | os.PathLike], *, limit: int 
         `hf:NAME`, a data set of Hugging Face's hub, `hf:FOLDER`, or a folder that `datasets` wrote;
         `package.module:factory` or `file.py:factory`, a callable without arguments that returns a Dataset,
         (x, y) or (x, y, x_test, y_test).
-    limit: how many examples outside the test set to keep, evenly of each class; always the same ones.
-    resize, fit: what becomes of pictures (folders of them, and hf:), see `dnas.data.pictures`; not for arrays. resize: a
-        side or (height, width) in pixels.
-    task: name or place of a task, see `dnas.task`; None takes what fits the targets.
-    target: the column of a table that is predicted. window: characters of a text in an example.
-    standardise: whether images and features are brought to mean 0 and standard deviation 1; default True.
-    augment: a function (key, inputs) -> inputs instead of crops and flips, see `Dataset`, or its place, such as
-        file.py:function. Only a place becomes part of `Dataset.source`, so that the data can be read again with it.
-    class_weights: "balanced" weights the losses of classes by `dnas.data.balanced` over the train split.
-    The result's `source` holds all that is not left at its default.
+
+    Args:
+        limit: Examples to keep outside the test set, evenly of each class; always the same ones.
+        resize: Size in pixels of pictures from folders and hf:, a side or height and width.
+        fit: How pictures get that size: cut to fill, whole on black, or stretched.
+        task: What is predicted: a name, or the place of a function of yours that returns a Task.
+        target: Column of a .csv that is predicted.
+        window: Characters of a text that the network is given at once.
+        standardise: Bring images and features to mean 0 and standard deviation 1, or leave them as they are.
+        augment: Yours: (key, inputs) -> inputs instead of crops and flips, as file.py:function or package.module:function.
+        class_weights: Losses of classes: as they come, or each class the same however few its examples.
+
+    augment may be a function too, see `Dataset`, but only a place becomes part of `Dataset.source`, so that the data can be
+    read again with it. The result's `source` holds all that is not left at its default.
 
     Augmentation by default: CIFAR-10 (or a 32x32x3 .npz with `cifar` in its name or its folder's) and idx files in a folder
     with `fashion` in its name get pad 4 and flips; other idx files pad 2; both pads only at 28x28 pixels. digits get pad 1,
@@ -117,8 +120,8 @@ def load(source: str | os.PathLike | Sequence[str | os.PathLike], *, limit: int 
     names = [str(name) for name in ([source] if isinstance(source, (str, os.PathLike)) else source)]
     if not names:
         raise ValueError(f"no data named; give {FORMS}")
-    if class_weights not in get_args(ClassWeights):
-        raise ValueError(f"class_weights {class_weights!r}; it must be one of {', '.join(get_args(ClassWeights))}")
+    if class_weights not in CLASS_WEIGHTS:
+        raise ValueError(f"class_weights {class_weights!r}; it must be one of {', '.join(CLASS_WEIGHTS)}")
     function = registry.load(augment) if isinstance(augment, str) else augment
     if function is not None and not callable(function):
         raise ValueError(f"augment {augment!r}; it must be a function (key, inputs) -> inputs, or its place")
@@ -144,6 +147,11 @@ def _source(names: Sequence[str], options: Options, resize: Sequence[int], fit: 
               "limit": whole(options.limit), "resize": [whole(side) for side in resize] or None, "fit": fit,
               "augment": augment, "class_weights": None if class_weights == "equal" else class_weights}
     return {key: value for key, value in values.items() if key == "limit" or value is not None}
+
+
+def is_place(name: str) -> bool:
+    """Whether a source of data is a function to import."""
+    return ":" in name and not name.startswith(PREFIX) and name not in DATASETS and not Path(name).exists()
 
 
 def _absolute(name: str) -> str:
@@ -184,7 +192,7 @@ def _arrays(names: Sequence[str]) -> Callable[[Options], Dataset]:
     name = names[0]
     if name in DATASETS:
         return lambda options: DATASETS[name](**options.of_arrays())
-    if ":" in name and not Path(name).exists():
+    if is_place(name):
         return partial(_from_factory, name)
     path = _existing(name)
     if path.is_dir():

@@ -13,12 +13,17 @@ ADVICE = "compiling without a cache; name another folder with --cache or DNAS_CA
 def enable(option: str | None) -> Path | None:
     """Makes jax keep compiled programs, and returns the folder, or None where there is to be no cache.
 
-    option: a folder, `off`, or None for what the environment variable DNAS_CACHE says, else `dnas/xla` in the user's
-        cache folder. A new folder gets mode 0700. One that others can write to is not used, for a program in it runs
+    option: a folder, `off`, or None for the folder that JAX has already, else what the environment variable DNAS_CACHE
+        says, else `dnas/xla` in the user's cache folder. A new folder gets mode 0700. One that others can write to is not used, for a program in it runs
         as it stands: that, and a folder that cannot be made, is a warning on standard error.
     """
+    import jax
+
+    if option is None and jax.config.jax_compilation_cache_dir:
+        return Path(jax.config.jax_compilation_cache_dir)
     option = option or os.environ.get("DNAS_CACHE") or _default()
     if option == "off":
+        jax.config.update("jax_compilation_cache_dir", None)
         return None
     folder = Path(option).expanduser().absolute()
     try:
@@ -31,8 +36,6 @@ def enable(option: str | None) -> Path | None:
     except OSError as error:
         print(f"dnas: warning: cache {folder}: {error.strerror}; {ADVICE}", file=sys.stderr)
         return None
-    import jax
-
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

@@ -1,0 +1,43 @@
+"""`dnas.estimate`: what a search would need, without a step of it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from dnas.algorithms.budget import budgeted
+from dnas.algorithms.method import Method
+from dnas.api.search import plan_search
+from dnas.data import Dataset
+from dnas.engine import cache as caches
+from dnas.engine.devices import spelled
+from dnas.engine.search import estimate as estimate_search
+from dnas.types import SearchSpace
+
+
+class Estimate(NamedTuple):
+    """What a search needs. weights, macs: parameters and multiply-adds per example of the supernet; memory_bytes: peak of one
+    step as XLA plans it, data included, None where it does not say; compile_seconds: of the step, from the cache where it is
+    there. note: how several searches would go, and in how much memory."""
+
+    weights: int
+    macs: int
+    memory_bytes: int | None
+    compile_seconds: float
+    note: str
+
+    def __repr__(self) -> str:
+        return (f"<estimate: {self.weights:,} weights, {self.macs:,} multiply-adds per example, "
+                f"{spelled(self.memory_bytes)} of memory, {self.compile_seconds:.1f} s to compile>")
+
+
+def estimate(space: str | SearchSpace = "nasbench201", method: str | Method = "darts", data: str | Dataset = "digits", *,
+             batch: int | None = None, seeds: int = 1, cache: str | None = None) -> Estimate:
+    """Compiles the step of a search, and neither trains nor writes anything but the cache. Arguments: as for `dnas.search`.
+
+    Raises ValueError, in one line, for whatever does not fit.
+    """
+    plan = plan_search(space, method, data, batch=batch)
+    caches.enable(cache)
+    setting = plan.settings[0]
+    return Estimate(**estimate_search(setting.space, budgeted(setting.method, setting.space, plan.budget), plan.data,
+                                      batch=plan.batch, searches=seeds))
