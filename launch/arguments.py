@@ -1,182 +1,77 @@
-"""The command line of `dnas search` and `dnas estimate`: common options, and those of the chosen space and method."""
+"""What commands have in common: the options of a function of `dnas`, read from its signature, as options of a command."""
+
+from __future__ import annotations
 
 import dataclasses
-import difflib
-import json
-import math
-import os
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
+from dnas import options as factory_options
 from dnas import registry
-from dnas.data import DATASETS
-from dnas.data.decode import FITS, Fit
-from dnas.data.huggingface import PREFIX
-from dnas.methods import METHODS
-from dnas.task import TASKS
-from launch import options, parser
-from launch.parser import Shown
-from search_spaces import SPACES
+from dnas.options import REQUIRED, Option
+from launch import parser
+from launch.parser import Positional, Shown
 
-DATA = ("data", "task", "target", "window", "standardise", "limit", "resize", "fit", "augment", "class_weights")
-"""Options that say what is learnt from."""
-FOUND = ("class_names", "metric")
-"""Keys of a config.json that are no options: what the data itself says."""
-OPTIONAL = ("task", "target", "window", "standardise", "resize", "fit", "augment", "class_weights", *FOUND, "budget",
-            "start")
-"""Keys of a config.json that are there only if they say something."""
-CONFIG = ("space", "method", *DATA, *FOUND, "epochs", "batch", "seed", "diagnose", "stop_on_collapse", "start", "budget")
-"""Keys of a run's config.json: all that its result depends on."""
-BOUNDS = {"epochs": (1, 10**6), "batch": (1, None), "seed": (0, 2**32 - 1), "seeds": (1, 1000), "limit": (1, None),
-          "diagnose": (0, 10**6), "cutout": (0, None), "window": (1, 10**6)}
-"""Least and greatest values of common options."""
-SHARED = "search_spaces.mixed:MixedOptions"
-"""Options that every space has."""
-PARTS = {"space": SPACES, "method": METHODS}
+SHARED = "dnas.shared_options:SharedOptions"
+SHOWN = {"cache": Shown("DIR|off", "$DNAS_CACHE, else dnas/xla in your cache folder"), "space": Shown("FACTORY", "as searched"),
+         "task": Shown("{" + ",".join(registry.registered("task")) + "}|FACTORY", "what fits the data"),
+         "resize": Shown("SIDE|HEIGHT WIDTH", "32; pictures of one size up to 64 are kept as they are"),
+         "fit": Shown("{crop,pad,stretch}", "crop"), "augment": Shown("FUNCTION", "random crops, and flips where they suit"),
+         "target": Shown("COLUMN", "target, label, class or y"), "window": Shown("N", "64"), "limit": Shown("N", "all")}
+"""How --help shows options that several commands have."""
+DATA = Option("data", tuple[str, ...], (), "A name or other source of data (`dnas datasets`), or the several files of one set.")
+LOAD = "dnas.data.sources:load"
 
 
-Resize = Annotated[tuple[int, ...], Shown("SIDE|HEIGHT WIDTH", "32; pictures of one size up to 64 are kept as they are")]
-Fitting = Annotated[Fit | None, Shown("{" + ",".join(FITS) + "}", "crop")]
-Augment = Annotated[str | None, Shown("FUNCTION", "random crops, and flips where they suit")]
-Weighing = Literal["equal", "balanced"]
-TaskName = Annotated[str | None, Shown("{" + ",".join(TASKS) + "}|FACTORY", "what fits the data")]
-Target = Annotated[str | None, Shown("COLUMN", "target, label, class or y")]
-Window = Annotated[int | None, Shown("N", "64")]
-"""Types of options of DATA, which several commands have."""
+def read_command(command: str, description: str, argv: Sequence[str], options: Sequence[Option], *,
+                 shown: Mapping[str, Shown] = {}, groups: Mapping[str, Sequence[Option]] = {},
+                 defaults: Mapping[str, Any] = {}) -> dict[str, Any]:
+    """What `argv` says of these options, by name; of each group a dict "GROUP_options". Prints --help, raising SystemExit(0).
 
-
-@dataclass(frozen=True)
-class BudgetOptions:
-    """Limits on the network that is found, which will use up all but 5 % of them."""
-
-    params: Annotated[float | None, Shown("N", "any")] = None
-    """Parameters at most, as a network of its own."""
-    macs: Annotated[float | None, Shown("N", "any")] = None
-    """Multiply-adds per example at most, such as 20e6."""
-    weight: float = 2.0
-    """Of the penalty that pulls the architecture towards the budget. Published for TAS: 2."""
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """What the command line says. `_form` adds `space_options` and `method_options`, dataclasses of their own."""
-
-    space: Annotated[str, Shown("{" + ",".join(SPACES) + "}|FACTORY")] = "nasbench201"
-    """What is searched: a name (`dnas spaces`), package.module:factory or file.py:factory."""
-    method: Annotated[str, Shown("{" + ",".join(METHODS) + "}|FACTORY")] = "darts"
-    """How it is searched: a name (`dnas methods`), package.module:factory or file.py:factory."""
-    data: Annotated[tuple[str, ...], Shown("{" + ",".join(DATASETS) + "}|PATH ...")] = ("digits",)
-    """A name or other source of data (`dnas datasets`), or the several files of one set."""
-    epochs: int = 30
-    """Passes over the train split. Published for DARTS: 50."""
-    batch: int = 64
-    """Examples in a mini-batch."""
-    seed: int = 0
-    """Seed of everything random, 0 to 4294967295."""
-    seeds: int = 1
-    """Number of seeds to search, starting at --seed, in one program. Several write into DIR/SEED."""
-    sweep: Annotated[tuple[str, ...], Shown("OPTION=V1,V2 ...", "none")] = ()
-    """Values of a method's or space's option to search with, such as method.arch-lr=1e-4,3e-4; several multiply.
-    Written into DIR/SETTING/SEED. Numbers of the method share one program."""
-    start: Annotated[str | None, Shown("RUN", "new weights")] = None
-    """Run of a search whose weights, logits, decisions and mask this one begins with."""
-    task: TaskName = None
-    """What is predicted: a name, or a function of yours that returns a Task."""
-    target: Target = None
-    """Column of a .csv that is predicted."""
-    window: Window = None
-    """Characters of a text that the network is given at once."""
-    standardise: bool = True
-    """Bring images and features to mean 0 and standard deviation 1, or leave them as they are."""
-    limit: Annotated[int | None, Shown("N", "all")] = None
-    """Examples to keep outside the test set, evenly of each class."""
-    resize: Resize = ()
-    """Size in pixels of pictures from folders and hf:."""
-    fit: Fitting = None
-    """How pictures get it: cut to fill, whole on black, or stretched."""
-    augment: Augment = None
-    """Yours: (key, images) -> images, as file.py:function or package.module:function."""
-    class_weights: Weighing = "equal"
-    """Losses of classes: as they come, or each class the same however few its examples."""
-    diagnose: int = 0
-    """Epochs between diagnoses: discretisation gap, sharpness, curvature, skips. 0: none."""
-    stop_on_collapse: bool = False
-    """End the search when a diagnosis says that it is collapsing."""
-    budget: BudgetOptions = BudgetOptions()
-    run: Annotated[str | None, Shown("DIR", "runs/SPACE-METHOD-DATA-SEED")] = None
-    """Where the run is written, and continued if it was interrupted."""
-    config: Annotated[str | None, Shown("FILE", "none")] = None
-    """config.json of a run to repeat; options given besides it override it."""
-    cache: Annotated[str | None, Shown("DIR|off", "$DNAS_CACHE, else dnas/xla in your cache folder")] = None
-    """Where compiled programs are kept for the next time."""
-    progress: bool = True
-    """Show how the search goes on."""
-
-
-def parse(command: str, description: str, argv: Sequence[str]) -> Arguments:
-    """Arguments of `dnas command`. Prints the help and raises SystemExit(0) for --help.
-
-    Raises ValueError, in one line, for an unknown option or name, or a value that an option cannot have.
+    shown: how --help writes options, beside SHOWN; those that are Positional have no flag. groups: options `--GROUP.NAME`.
+    defaults: in place of those of the options, such as what a config.json says; those of a group in a dict of its own.
+    Raises ValueError, in one line, as `launch.parser.parse`.
     """
-    argv = [re.sub(r"^--distill(?==|$)", "--method.distill", word) for word in argv]
-    path, config = given(argv, "--config"), {}
-    if path is not None:
-        config = read_config(path)
-    names = {}
-    for part in PARTS:
-        asked, there = given(argv, f"--{part}"), config.get(part, {}).get("name")
-        names[part] = asked or there or getattr(Arguments, part)
-        if asked and there and absolute(asked) != there:
-            config[part] = {}
-    default, program = _form(names), f"dnas {command}"
-    if config:
-        try:
-            default = parser.parse(default, program, description, words(config))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-    return _checked(parser.parse(default, program, description, argv))
+    looks = {**SHOWN, **shown}
+    fields = [_field(option, looks.get(option.name), defaults) for option in options]
+    for name, listed in groups.items():
+        part = dataclasses.make_dataclass(name, [_field(option, None, defaults.get(name, {})) for option in listed], frozen=True)
+        part.__doc__ = f"Options of the {name}"
+        fields.append((f"{name}_options", part, dataclasses.field(default=part())))
+    form = dataclasses.make_dataclass("Arguments", fields, frozen=True)
+    return dataclasses.asdict(parser.parse(form(), f"dnas {command}", description, argv))
 
 
-def resolved(arguments: Arguments) -> dict[str, Any]:
-    """The config that config.json holds. Paths in it are absolute, so that it can be repeated from any folder."""
-    config = {key: getattr(arguments, key) for key in CONFIG if key not in (*DATA, *FOUND)} | learnt_from(arguments)
-    for part in PARTS:
-        config[part] = {"name": absolute(config[part]), **dataclasses.asdict(getattr(arguments, f"{part}_options"))}
-    config["budget"] = dataclasses.asdict(arguments.budget)
-    if not _limits(arguments.budget):
-        del config["budget"]
-    config["start"] = arguments.start and os.path.abspath(os.path.expanduser(arguments.start))
-    if not config["start"]:
-        del config["start"]
-    return {key: config[key] for key in CONFIG if key in config}
+def options_of(function: str, *, without: Collection[str] = ()) -> list[Option]:
+    """The keyword-only options of the function at a place, read from its source, but for some."""
+    return [option for option in factory_options.read(function) if option.name not in without]
 
 
-def learnt_from(arguments: Any) -> dict[str, Any]:
-    """The part of a config that says what is learnt from: the options of DATA, those OPTIONAL only if they are given."""
-    found = {key: getattr(arguments, key) for key in DATA}
-    found["data"] = [_source(name) for name in arguments.data]
-    for name in ("augment", "task"):
-        found[name] = found[name] and absolute(found[name])
-    if found["standardise"]:
-        del found["standardise"]  # tokens never are
-    return {key: value for key, value in found.items() if key not in OPTIONAL or value not in (None, (), "equal")}
+def data_options(default: tuple[str, ...] = ()) -> list[Option]:
+    """The options that say what is learnt from: --data, and those of `dnas.data.load`; standardise is on unless it is off."""
+    listed = [option._replace(annotation=bool, default=True) if option.name == "standardise" else option
+              for option in options_of(LOAD)]
+    return [DATA._replace(default=default), *listed]
 
 
-def _source(name: str) -> str:
-    """A source of data, from any folder."""
-    if name.startswith(PREFIX):
-        return PREFIX + absolute(name.removeprefix(PREFIX), files=True)
-    return absolute(name, files=name not in DATASETS)
+def load_data(values: Mapping[str, Any]):
+    """The data set that the options of `data_options` name."""
+    from dnas.data import load
+
+    given = {option.name: values[option.name] for option in options_of(LOAD)}
+    return load(list(values["data"]), **given | {"standardise": None if given["standardise"] else False})
 
 
-def _limits(budget: BudgetOptions) -> dict[str, float]:
-    return {name: value for name in ("params", "macs") if (value := getattr(budget, name)) is not None}
+def part_options(kind: Literal["space", "method", "selection"], name: str) -> list[Option]:
+    """The options of the factory that `name` stands for, and of a space those that all have."""
+    listed = factory_options.read(registry.locate(name, kind))
+    if kind != "space":
+        return listed
+    names = [option.name for option in listed]
+    return [*listed, *(option for option in factory_options.read(SHARED) if option.name not in names)]
 
 
-def given(argv: Sequence[str], flag: str) -> str | None:
+def flag_value(argv: Sequence[str], flag: str) -> str | None:
     """The value of the last `flag VALUE` or `flag=VALUE`, before anything else of the command line is known."""
     value = None
     for word, following in zip(argv, [*argv[1:], "--"]):
@@ -187,114 +82,24 @@ def given(argv: Sequence[str], flag: str) -> str | None:
     return value
 
 
-def _form(names: dict[str, str]) -> Arguments:
-    """The default arguments with the options of the space and method of these names."""
-    parts = []
-    for part, registered in PARTS.items():
-        found = options.read(registry.locate(names[part], registered, part))
-        if part == "space":
-            suits = options.constant(registry.locate(names["method"], METHODS, "method"), "SPACE") or {}
-            own = [option.name for option in found]
-            found += [option._replace(default=suits.get(option.name, option.default))
-                      for option in options.read(SHARED) if option.name not in own]
-        parts.append(part_of(part, names[part], found))
-    return dataclasses.make_dataclass("Arguments", parts, bases=(Arguments,), frozen=True)(**names)
+def flag_values(argv: Sequence[str], flag: str) -> list[str]:
+    """The values that follow the last `flag`, up to the next one."""
+    values: list[str] = []
+    for i, word in enumerate(argv):
+        if word == flag or word.startswith(f"{flag}="):
+            values = [word.partition("=")[2]] if "=" in word else []
+            for following in argv[i + 1:]:
+                if following.startswith("--"):
+                    break
+                values.append(following)
+    return values
 
 
-def part_of(part: str, name: str, found: Sequence[options.Option]) -> tuple:
-    """A field of a dataclass that holds the options of a space, a method or a selection of this name: `part.option`."""
-    fields = [(one.name, one.annotation, field(default=one.default, metadata={"help": one.help})) for one in found]
-    held = dataclasses.make_dataclass(part, fields, frozen=True, namespace={"__doc__": f"options of the {part} {name}"})
-    return f"{part}_options", held, field(default=held())
+def _field(option: Option, look: Shown | None, defaults: Mapping[str, Any]) -> tuple:
+    annotation = Annotated[option.annotation, look] if look else option.annotation
+    default = defaults.get(option.name, option.default)
+    return option.name, annotation, dataclasses.field(default=default, metadata={"help": option.help or " "})
 
 
-def read_config(path: str) -> dict[str, Any]:
-    """A run's config.json, or that of a run directory; its values are checked as those of flags are."""
-    file = Path(path).expanduser()
-    file = file / "config.json" if file.is_dir() else file
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"cannot read {file}: {error.strerror}; --config is a run's config.json") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: no valid JSON ({error}); --config is a run's config.json") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"{file}: no JSON object; --config is a run's config.json")
-    for key in config:
-        if key not in CONFIG:
-            near = difflib.get_close_matches(key, CONFIG, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"its keys are {', '.join(CONFIG)}"
-            raise ValueError(f"{file}: unknown key {key!r}; {hint}")
-    for part in PARTS:
-        named = config.get(part, {"name": ""})
-        if not isinstance(named, dict) or not isinstance(named.get("name"), str):
-            raise ValueError(f'{file}: {part} is {json.dumps(named)}; it is {{"name": ..., and its options}}')
-    return config
-
-
-def words(config: dict[str, Any]) -> list[str]:
-    """The flags that say the same as a config."""
-    found = []
-    for key, value in config.items():
-        if key in FOUND:
-            continue
-        if key in PARTS or key == "budget" and isinstance(value, dict):
-            for name, item in value.items():
-                found += _flag(f"--{key}.{name}", item) if name != "name" else [f"--{key}={item}"]
-        else:
-            found += _flag(f"--{key}", value)
-    return found
-
-
-def _flag(flag: str, value: Any) -> list[str]:
-    flag = flag.replace("_", "-")
-    if isinstance(value, bool):
-        head, name = re.fullmatch(r"(--(?:\w+\.)?)(.*)", flag).groups()
-        return [flag if value else f"{head}no-{name}"]
-    if isinstance(value, list):
-        if any(isinstance(item, str) and item.startswith("-") for item in value):
-            raise ValueError(f"{flag[2:]} is {json.dumps(value)}; a text in it cannot begin with -, a path may with ./")
-        return [flag, *map(str, value)]
-    if value is None or isinstance(value, (str, int, float)):
-        return [f"{flag}={value}"]
-    raise ValueError(f"{flag[2:]} is {json.dumps(value)}; it is a number, a text, true, false, null or a list")
-
-
-def _checked(arguments: Arguments) -> Arguments:
-    """The arguments, if their values are in range."""
-    check_bounds(arguments)
-    if arguments.seed + arguments.seeds - 1 > BOUNDS["seed"][1]:
-        raise ValueError(f"--seeds {arguments.seeds} from --seed {arguments.seed} on: the last would be beyond "
-                         f"{BOUNDS['seed'][1]}")
-    for name, value in dataclasses.asdict(arguments.budget).items():
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise ValueError(f"--budget.{name} {value:g}: it must be a positive number")
-    if arguments.budget.weight != BudgetOptions.weight and not _limits(arguments.budget):
-        raise ValueError("--budget.weight needs --budget.params or --budget.macs")
-    if arguments.stop_on_collapse and not arguments.diagnose:
-        raise ValueError("--stop-on-collapse needs --diagnose N, the epochs between diagnoses")
-    if not arguments.data:
-        raise ValueError("--data needs a name or a path (`dnas datasets` lists what there is)")
-    for part in PARTS:
-        for name, value in dataclasses.asdict(getattr(arguments, f"{part}_options")).items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"--{part}.{name.replace('_', '-')} {value}: it must be a finite number")
-    return arguments
-
-
-def check_bounds(arguments: Any) -> None:
-    """Raises ValueError for the first common option of `arguments` that is out of its BOUNDS."""
-    for name, (least, most) in BOUNDS.items():
-        value = getattr(arguments, name, None)
-        if value is not None and (value < least or most is not None and value > most):
-            bounds = f"at least {least}" if most is None else f"{least} to {most}"
-            raise ValueError(f"--{name} {value}: it must be {bounds}")
-
-
-def absolute(name: str, files: bool = False) -> str:
-    """`name`, with a path in it made absolute: that of file.py:factory or, if `files`, of an existing file."""
-    path, colon, factory = name.rpartition(":")
-    if colon and path.endswith(".py"):
-        return f"{os.path.abspath(os.path.expanduser(path))}:{factory}"
-    whole = os.path.expanduser(name)
-    return os.path.abspath(whole) if files and os.path.exists(whole) else name
+__all__ = ["DATA", "REQUIRED", "Option", "Positional", "Shown", "data_options", "flag_value", "flag_values", "load_data",
+           "options_of", "part_options", "read_command"]

@@ -1,56 +1,34 @@
 """Choose the architecture of a trained supernet: by magnitude, perturbation, sampling or a selection of yours."""
 
-import dataclasses
+from __future__ import annotations
+
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
 
-from dnas import registry
-from dnas.selection import SELECTIONS
-from launch import cache, options
-from launch.arguments import given, part_of
-from launch.options import REQUIRED
-from launch.parser import Positional, Shown, parse
-from launch.prepare import budget_lines
-from launch.trained import choose, made, place, supernet
+from launch.arguments import REQUIRED, Option, Positional, Shown, flag_value, options_of, part_options, read_command
 
-
-@dataclass(frozen=True)
-class Arguments:
-    """What the command line says; `selection_options` is added to it."""
-
-    folder: Annotated[str, Positional("RUN")] = REQUIRED
-    """The run directory of a search. It is read, and written in its folder `selections` only."""
-    selection: Annotated[str, Shown("{" + ",".join(SELECTIONS) + "}|FACTORY")] = "perturbation"
-    """How to choose: a name, package.module:factory or file.py:factory."""
-    out: Annotated[str | None, Shown("DIR", "RUN/selections/SELECTION")] = None
-    """Where the choice is written, and continued if it was interrupted."""
-    cache: Annotated[str | None, Shown("DIR|off", "as for search")] = None
-    """Where compiled programs are kept for the next time."""
+DEFAULT = "perturbation"
+RUN = Option("run", str, REQUIRED, "The run directory of a search. It is read, and written in its folder `selections` only.")
+SELECTION = Option("selection", str, DEFAULT, "How to choose: a name, package.module:factory or file.py:factory.")
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs `dnas select`. Raises ValueError, in one line, for what it cannot read or use."""
-    name = given(argv, "--selection") or Arguments.selection
-    part = part_of("selection", name, options.read(registry.locate(name, SELECTIONS, "selection")))
-    form = dataclasses.make_dataclass("Arguments", [part], bases=(Arguments,), frozen=True)
-    arguments = parse(form(selection=name), "dnas select", __doc__, argv)
-    chosen = dataclasses.asdict(arguments.selection_options)
-    selection = made(name, chosen)
-    from dnas.pictures import terminal_cell
+    name = flag_value(argv, "--selection") or DEFAULT
+    values = read_command("select", __doc__, argv, [RUN, SELECTION, *options_of("dnas.api.select:select", without=["progress"])],
+                          shown={"run": Positional("RUN"), "out": Shown("DIR", "RUN/selections/SELECTION")},
+                          groups={"selection": part_options("selection", name)})
+    import dnas
+    from dnas.reports.figures import terminal_cell
+    from launch.text import budget_lines, size_text
 
-    trained = supernet(Path(arguments.folder).expanduser())
-    out = Path(arguments.out).expanduser() if arguments.out else place(trained.folder, name)
-    cache.enable(arguments.cache)
-    result = choose(trained, name, chosen, selection, out)
-    space = trained.ready.space
-    cost = space.cost(result.genotype)
-    print("", terminal_cell(result.genotype, space.groups), space.format(result.genotype), "", sep="\n")
-    print(f"size       {cost['params']:,} parameters, {cost['macs']:,} multiply-adds per example as a network of its own")
-    for line in budget_lines(trained.ready.config, space, result.genotype):
+    options = values.pop("selection_options")
+    chosen = dnas.select(values.pop("run"), **values, **options)
+    supernet = chosen.run.supernet
+    print("", terminal_cell(chosen.genotype, supernet.space.groups), supernet.space.format(chosen.genotype), "", sep="\n")
+    print(f"size       {size_text(supernet.space.cost(chosen.genotype))} as a network of its own")
+    for line in budget_lines(supernet.config, supernet.space, chosen.genotype):
         print(f"budget     {line}")
-    print(f"cost       {result.cost['evaluations']:,} examples forward, {result.cost['epochs']} epochs, "
-          f"{result.cost['seconds']:.1f} s")
-    print(f"written    {out}")
+    print(f"cost       {chosen.cost['evaluations']:,} examples forward, {chosen.cost['epochs']} epochs, "
+          f"{chosen.cost['seconds']:.1f} s")
+    print(f"written    {chosen.folder}")
     return 0

@@ -1,6 +1,9 @@
 """Text for a terminal."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 def plain(text: str) -> str:
@@ -13,3 +16,25 @@ def columns(rows: Sequence[Sequence[str]], *, left: int) -> str:
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join("  ".join(cell.ljust(width) if i < left else cell.rjust(width)
                                for i, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in rows)
+
+
+def size_text(cost: Mapping[str, int]) -> str:
+    """Parameters and multiply-adds of a network."""
+    return f"{cost['params']:,} parameters, {cost['macs']:,} multiply-adds per example"
+
+
+def budget_lines(config: Mapping[str, Any], space, genotype, gates=None) -> list[str]:
+    """For each limit of a config a line that says whether `genotype` meets it, and what `gates` make one expect."""
+    from dnas.algorithms.budget import BAND, NAMES, likelihood, met
+    from dnas.api.supernet import budget_of
+
+    budget = budget_of(config)
+    if not budget.given:
+        return []
+    shares = met(space, budget, genotype)
+    verdict = "met" if shares["ok"] else f"NOT MET, which takes 0 to {100 * BAND:.0f} % less" + (
+        " of one and no more of the other" if len(budget.given) > 1 else "")
+    mixture = space.expected(likelihood(space)(gates)) if gates else {}
+    return [f"{limit:,.0f} {NAMES[name]}: {verdict}; this network has {100 * abs(shares[name] - 1):.1f} % "
+            f"{'more' if shares[name] > 1 else 'less'}" + (f", one drawn by the gates {mixture[name]:,.0f}" if gates else "")
+            for name, limit in budget.given.items()]
