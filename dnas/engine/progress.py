@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 from rich.progress import Progress
-from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.text import Text
 
@@ -55,12 +54,12 @@ def display(task: Task, epochs: int, steps: int, done: int = 0) -> Iterator[Disp
 
         def step(done, record, rate):
             now = {name: {**record[name], **holdout.get(name, {})} for name in ("loss", task.metric)}
-            line.show(f"epoch {min(done // steps + 1, epochs)}/{epochs}", done, _versions(task, now, rate))
+            line.show(f"epoch {max(-(-done // steps), 1)}/{epochs}", done, _versions(task, now, rate))
 
         def epoch(record, rate):
             holdout.update({name: {"holdout": record[name]["holdout"]} for name in ("loss", task.metric)
                             if "holdout" in record[name]})
-            if not line.live:
+            if not line.moves:
                 head = f"epoch {record['epoch']}/{epochs}  "
                 console.print(head + _fitting(_versions(task, record, rate)[:-1], WIDTH - len(head)))
 
@@ -85,7 +84,7 @@ def compiling(what: str, *, say: Callable[[str], None] | None = None) -> Iterato
 @contextlib.contextmanager
 def _compiling(what: str, *, say: Callable[[str], None], line: _Line | None = None) -> Iterator[None]:
     began, before = time.monotonic(), compiled_anew()
-    if line and line.live:
+    if line and line.moves:
         with line.spinning(f"compiling {what} ..."):
             yield
     else:
@@ -98,14 +97,14 @@ def _compiling(what: str, *, say: Callable[[str], None], line: _Line | None = No
 class _Line(Progress):
     """The last line of a terminal, which moves: how far a run is, or what is being compiled. Elsewhere there is none.
 
-    live: whether it is a terminal.
+    moves: whether it is a terminal.
     """
 
     def __init__(self, console: Console, total: int = 0, done: int = 0):
-        self.live = console.is_terminal and not console.is_dumb_terminal
+        self.moves = console.is_terminal and not console.is_dumb_terminal
         self.head, self.versions, self.busy = "", [""], None
         self.spinner = Spinner("line" if console.options.ascii_only else "dots")
-        super().__init__(console=console, transient=True, disable=not self.live, speed_estimate_period=RATE_OVER)
+        super().__init__(console=console, transient=True, disable=not self.moves, speed_estimate_period=RATE_OVER)
         self.add_task("", total=total, completed=done)
 
     def show(self, head: str, done: int, versions: Sequence[str]) -> None:
@@ -121,25 +120,32 @@ class _Line(Progress):
             yield
         finally:
             self.busy = None
+            self.refresh()
 
     def get_renderables(self):
         """What the line is at this moment; a method of rich's."""
-        yield self
-
-    def __rich_console__(self, console, options):
-        [task] = self.tasks
+        if not self.busy and not self.head:
+            return
+        [task], width = self.tasks, self.console.width
         if self.busy:
             text, began = self.busy
-            sign = self.spinner.render(console.get_time())
-            yield Text.assemble(sign, f" {text} {time.monotonic() - began:.0f} s", no_wrap=True, overflow="crop", end="")
-        elif self.head:
+            sign = self.spinner.render(self.console.get_time())
+            line = Text.assemble(sign, f" {text} {time.monotonic() - began:.0f} s")
+        else:
             left = f"{_clock(task.time_remaining)} left"
-            room = options.max_width - len(f"{self.head}    {left}")
+            room = width - len(f"{self.head}    {left}")
             version = _fitting([f"{text}  " if text else "" for text in self.versions], room - BAR[0])
-            yield Text(f"{self.head}  ", end="")
-            yield ProgressBar(total=max(task.total, 1), completed=task.completed,
-                              width=max(min(BAR[1], room - len(version)), 1))
-            yield Text(f"  {version}{left}", no_wrap=True, overflow="crop", end="")
+            bar = self._bar(task.completed / max(task.total, 1), min(BAR[1], room - len(version)))
+            line = Text.assemble(f"{self.head}  ", *bar, f"  {version}", (left, "progress.remaining"))
+        line.truncate(width, overflow="crop")
+        yield line
+
+    def _bar(self, share: float, width: int) -> list[tuple[str, str]]:
+        """A bar of so many columns, with the styles of its two parts."""
+        full, ascii_only = math.floor(share * width), self.console.options.ascii_only
+        sign = "-" if ascii_only else "\N{BOX DRAWINGS HEAVY HORIZONTAL}"
+        rest = sign if self.console.color_system and not ascii_only else " "
+        return [(full * sign, "bar.complete"), ((width - full) * rest, "bar.back")]
 
 
 def shared(shown: Display, task: Task, names: Sequence[str],
