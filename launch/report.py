@@ -106,7 +106,21 @@ def _head(told: Told) -> list[str]:
                                   "without compiling"),
              ("speed", rates and f"{statistics.median(rates):,.0f} examples per second (median)"),
              ("begun", one.date)]
-    return [html.paragraph(intro), html.table(["", ""], [[name, text] for name, text in facts if text], text=2)]
+    return [html.paragraph(intro), *_decided(told),
+            html.table(["", ""], [[name, text] for name, text in facts if text], text=2)]
+
+
+def _decided(told: Told) -> list[str]:
+    """That the search has decided nothing, where its results say so."""
+    largest, uniform = number(told.results, "largest_gate"), number(told.results, "uniform")
+    if largest is None or uniform is None:
+        return []
+    from dnas.engine.margin import undecided, what_decides
+
+    text = undecided(largest, uniform)
+    method = told.config.get("method")
+    return [html.paragraph(f"{text[0].upper()}{text[1:]}; {what_decides(method if isinstance(method, dict) else {})}.")] \
+        if text else []
 
 
 def _judged(told: Told, split: str) -> str:
