@@ -167,7 +167,7 @@ def _duration(seconds: float) -> str:
 
 
 def _cells(told: Told) -> list[str]:
-    from dnas.reports.figures import terminal_cell
+    from dnas.reports.cells import terminal_cell
 
     if told.genotype is None:
         return []
@@ -178,7 +178,7 @@ def _cells(told: Told) -> list[str]:
 
 def _drawn(told: Told, genotype, folder: Path, caption: str) -> str:
     """A genotype's cells, drawn now if the groups are known, else as they lie in `folder`."""
-    from dnas.reports.figures import draw_genotype
+    from dnas.reports.cells import draw_genotype
 
     path = folder / "cells.svg"
     if told.groups:

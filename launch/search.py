@@ -209,7 +209,7 @@ def report(prepared: Prepared, result: Result, run: Run) -> str:
     """What a search ends with, for a person: the cell, its size, accuracy, where everything lies, what to do next."""
     from dnas.engine.margin import margin_of, undecided
     from dnas.engine.progress import metric_text
-    from dnas.reports.figures import terminal_cell
+    from dnas.reports.cells import terminal_cell
     from dnas.task import task_of
 
     genotype, space, task = result.genotype, prepared.space, task_of(prepared.data)
@@ -251,8 +251,8 @@ def _to_decide(prepared: Prepared, folder: str) -> list[str]:
     if moves_logits(options):
         again = [f"  dnas search --config {folder}/config.json --epochs {3 * prepared.config['epochs']} "
                  f"--method.arch-lr {10 * options['arch_lr']:g}"]
-    return [f"next      {what_decides(options)}", *again, f"  dnas select {folder} --selection perturbation",
-            f"  dnas train {folder}/selections/perturbation"]
+    return [f"next      {what_decides(options)}", f"  dnas select {folder} --selection perturbation",
+            f"  dnas train {folder}/selections/perturbation", *again]
 
 
 def report_lanes(groups: Sequence[Several], results: Mapping[str, Result | NonFiniteLoss], folders: Sequence[Path],

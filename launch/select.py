@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = parsed(form(folder=tyro.MISSING, selection=name), "dnas select", __doc__, list(argv))
     chosen = dataclasses.asdict(arguments.selection_options)
     selection = made(name, chosen)
-    from dnas.reports.figures import terminal_cell
+    from dnas.reports.cells import terminal_cell
 
     trained = supernet(Path(arguments.folder).expanduser())
     out = Path(arguments.out).expanduser() if arguments.out else place(trained.folder, name)

@@ -92,7 +92,7 @@ def choose(trained: Supernet, name: str, chosen: Mapping[str, Any], selection: S
     Raises ValueError where `out` holds the selection of other options or of another epoch of the run, and Unsuitable.
     """
     from dnas import open_run
-    from dnas.reports.figures import draw_genotype
+    from dnas.reports.cells import draw_genotype
     from dnas.selection.select import load_selected, select
 
     say = lambda text: print(text, flush=True)

@@ -299,8 +299,8 @@ def test_a_search_that_decided_nothing_says_so_and_what_would_decide(said, folde
     assert lines.startswith("nothing is decided yet: the largest gate of an edge is 50.")
     following = lines.partition("\nnext      ")[2].splitlines()
     assert following[0].startswith("more epochs, a larger --method.arch-lr, or `dnas select")
-    assert following[1:4] == ["  dnas search --config r/config.json --epochs 6 --method.arch-lr 0.003",
-                              "  dnas select r --selection perturbation", "  dnas train r/selections/perturbation"]
+    assert following[1:4] == ["  dnas select r --selection perturbation", "  dnas train r/selections/perturbation",
+                              "  dnas search --config r/config.json --epochs 6 --method.arch-lr 0.003"]
     results = json.loads((folder / "r" / "results.json").read_text())
     assert results["uniform"] == 0.5 < results["largest_gate"] < 0.55
     assert results["margin"] == pytest.approx(2 * results["largest_gate"] - 1)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dnas.reports import figures
+from dnas.reports import cells, figures
 from dnas.runs import checkpoint
 from dnas.runs.directory import FAILED, Run, write_json
 from dnas.runs.tensorboard import Events, events
@@ -116,7 +116,7 @@ def journal(run: Run | None, space: SearchSpace, first: int, arch: Mapping[str, 
                 return
             run.save_genotype(genotype)
             for suffix in ("svg", "png"):
-                figures.draw_genotype(genotype, space.groups, run.folder / f"cells.{suffix}")
+                cells.draw_genotype(genotype, space.groups, run.folder / f"cells.{suffix}")
             figures.draw_logits(trajectory, space.groups, run.folder / "logits.svg")
             figures.draw_curves(noted.records, run.folder / "curves.svg")
             noted.board.picture(run.folder / "cells.png", len(noted.records))
