@@ -61,7 +61,12 @@ _PLACES = {
         "types": ("Batch", "Choice", "Evaluator", "Genotype", "Group", "Network", "SearchSpace"),
     }.items() for name in names
 }
-__all__ = sorted(_PLACES)
+__all__ = [
+    "Algorithm", "Batch", "Budget", "Choice", "Comparison", "CorruptCheckpoint", "Dataset", "Evaluator", "Genotype",
+    "Group", "Method", "Network", "NonFiniteLoss", "Player", "Recipe", "Run", "RunWriteError", "SearchSpace",
+    "SearchState", "Selected", "Supernet", "Task", "Term", "TrainedNetwork", "compare", "estimate", "evaluate",
+    "export", "load", "load_genotype", "method", "open", "predict", "report", "search", "select", "space", "train",
+]
 
 
 def __getattr__(name: str):

@@ -126,7 +126,7 @@ class Genotype:
 
     def _repr_svg_(self) -> str:
         """Its picture, which a notebook shows."""
-        return registry.load("dnas.reports.figures:genotype_svg")(self)
+        return registry.load("dnas.reports.cells:genotype_svg")(self)
 
     def decisions(self, groups: Mapping[str, Group]) -> dict[str, np.ndarray]:
         """Operation index of every edge `[E]`, REMOVED where the edge is not kept.

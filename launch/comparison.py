@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from launch.text import columns
 from launch.trained import place
 
-KINDS = ("discrete", "gap", "tuned", "trained", "table"), ("params", "macs", "seconds", "kendall", "spearman")
+KINDS = ("discrete", "gap", "tuned", "trained", "table"), (
+    "params", "macs", "seconds", "kendall", "spearman", "ranked")
 """Metrics that stand side by side in one table."""
 
 
@@ -98,7 +99,8 @@ def write_report(out: Path, supernets, labels, entries, notes, argv, arguments, 
              "from each. A figure is the mean over the runs of a row ± their standard deviation; one run shows none.")
     parts = [
         html.paragraph(intro),
-        *(_table(rows, [m for m in metrics if m in kind], view) for kind in KINDS),
+        *(_table(entries, rows, [m for m in metrics if m in kind], view) for kind in KINDS),
+        html.paragraph(comparison.APART, quiet=True),
         *(html.paragraph(note[0].upper() + note[1:] if note.startswith("left") else note, quiet=True) for note in notes),
         html.picture(out / "comparison.svg", "Dots are runs, a bar is their mean, a line one standard deviation."),
     ]
@@ -135,20 +137,17 @@ def write_report(out: Path, supernets, labels, entries, notes, argv, arguments, 
     write_atomic(out / "report.html", html.page("Selections compared", parts))
 
 
-def _table(rows, metrics: Sequence[str], view: Presentation) -> str:
-    """A table of the report; the best mean of a column, and what equals it as shown, is bold."""
-    from dnas.reports import html
+def _table(entries, rows, metrics: Sequence[str], view: Presentation) -> str:
+    """A table of the report; a mean that is surely the best of its column is bold."""
+    from dnas.reports import comparison, html
 
     best = []
     for column, m in enumerate(metrics, 3):
-        better = view.metrics[m].better
-        means = [better * float(view.metrics[m].text(row.values[m][0]).replace(",", "")) if m in row.values else
-                 float("-inf") for row in rows]
-        if better and m != "seconds" and len(set(means)) > 1:
-            best += [(r, column) for r, mean in enumerate(means) if mean == max(means)]
+        bold = comparison.apart(entries, view.metrics[m], m) if m != "seconds" else ()
+        best += [(r, column) for r, row in enumerate(rows) if (row.method, row.selection) in bold]
     return html.table(["method", "selection", "runs", *(view.metrics[m].title for m in metrics)],
-                        [[row.method, row.selection, str(row.runs), *(view.spell(m, row) for m in metrics)]
-                         for row in rows], text=2, best=best)
+                      [[row.method, row.selection, str(row.runs), *(view.spell(m, row) for m in metrics)]
+                       for row in rows], text=2, best=best)
 
 
 def _values(entry, metrics: Sequence[str], view: Presentation) -> str:

@@ -197,26 +197,32 @@ def free_folder(name: str, config: Mapping[str, Any]) -> Path:
 
 def results(prepared: Prepared, result: Result) -> dict[str, Any]:
     """What results.json holds of a search that has ended."""
+    from dnas.engine.margin import margin_of
+
+    margin = margin_of(prepared.space.groups, result.gates)
     return {"holdout": dict(result.holdout), "cell": prepared.space.format(result.genotype),
-            **prepared.space.cost(result.genotype), "margin": margin(prepared, result)}
+            **prepared.space.cost(result.genotype), "margin": margin.lead, "largest_gate": margin.largest,
+            "uniform": margin.uniform}
 
 
 def report(prepared: Prepared, result: Result, run: Run) -> str:
     """What a search ends with, for a person: the cell, its size, accuracy, where everything lies, what to do next."""
+    from dnas.engine.margin import margin_of, undecided
     from dnas.engine.progress import metric_text
-    from dnas.reports.figures import terminal_cell
+    from dnas.reports.cells import terminal_cell
     from dnas.task import task_of
 
     genotype, space, task = result.genotype, prepared.space, task_of(prepared.data)
-    cost = space.cost(genotype)
+    cost, margin = space.cost(genotype), margin_of(space.groups, result.gates)
+    even = undecided(margin.largest, margin.uniform)
     folder = shlex.quote(str(run.folder))
     pictures = sorted(path.name for path in run.folder.iterdir() if path.suffix in (".svg", ".png"))
     board = "" if find_spec("tensorboard") else "   (after pip install tensorboard)"
     snippet = f"import dnas; print(dnas.load_genotype({str(run.folder)!r}))"
     lines = [
         "", terminal_cell(genotype, space.groups), space.format(genotype), "",
-        f"margin    the gate of an edge's first operation leads its second by {100 * margin(prepared, result):.1f} points "
-        "(median)",
+        f"margin    the gate of an edge's first operation leads its second by {100 * margin.lead:.1f} points (median)",
+        *([f"gates     {even}"] if even else []),
         f"size      {cost['params']:,} parameters, {cost['macs']:,} multiply-adds per example as a network of its own",
         *(f"budget    {line}" for line in budget_lines(prepared.config, space, genotype, result.gates)),
         f"hold-out  {metric_text(task, result.holdout[task.metric], 2)}{f' {task.metric}' if task.percent else ''} of the "
@@ -224,9 +230,7 @@ def report(prepared: Prepared, result: Result, run: Run) -> str:
         *([f"stopped   {result.stopped.reason}"] if result.stopped else []),
         f"time      {result.seconds:.1f} s",
         f"run       {run.folder}" + (f" (pictures: {', '.join(pictures)})" if pictures else ""),
-        "next",
-        f"  dnas train {folder}",
-        f"  dnas select {folder} --selection perturbation",
+        *(_to_decide(prepared, folder) if even else _next(folder)),
         f"  dnas report {folder}",
         f"  tensorboard --logdir {folder}{board}",
         f"  dnas search --config {folder}/config.json --seed {prepared.config['seed'] + 1}",
@@ -235,11 +239,28 @@ def report(prepared: Prepared, result: Result, run: Run) -> str:
     return "\n".join(lines)
 
 
+def _next(folder: str) -> list[str]:
+    return ["next", f"  dnas train {folder}", f"  dnas select {folder} --selection perturbation"]
+
+
+def _to_decide(prepared: Prepared, folder: str) -> list[str]:
+    """What comes next where the gates have decided nothing."""
+    from dnas.engine.margin import moves_logits, what_decides
+
+    options, again = prepared.config["method"], []
+    if moves_logits(options):
+        again = [f"  dnas search --config {folder}/config.json --epochs {3 * prepared.config['epochs']} "
+                 f"--method.arch-lr {10 * options['arch_lr']:g}"]
+    return [f"next      {what_decides(options)}", f"  dnas select {folder} --selection perturbation",
+            f"  dnas train {folder}/selections/perturbation", *again]
+
+
 def report_lanes(groups: Sequence[Several], results: Mapping[str, Result | NonFiniteLoss], folders: Sequence[Path],
                  whole: str | None = None) -> str:
     """What several searches end with: each on a line, what they have in common, and what to do next."""
     import numpy as np
 
+    from dnas.engine.margin import margin_of, undecided, what_decides
     from dnas.engine.progress import metric_text
     from dnas.reports.comparison import agreement
     from dnas.task import task_of
@@ -269,6 +290,11 @@ def report_lanes(groups: Sequence[Several], results: Mapping[str, Result | NonFi
         pairs = itertools.combinations([result.genotype for result in ended.values()], 2)
         lines.append(f"agreement {100 * np.mean([agreement(*pair) for pair in pairs]):.0f} % of the edges carry the same "
                      "operation, mean over pairs of searches")
+    margins = [margin_of(preparations[name].space.groups, result.gates) for name, result in ended.items()]
+    even = sum(undecided(margin.largest, margin.uniform) is not None for margin in margins)
+    if even:
+        lines.append(f"gates     {even} of {len(ended)} searches decided nothing: their gates are nearly uniform; "
+                     f"{what_decides(groups[0].prepared.config['method'])}")
     lines += [f"budget    {name}: {line}" for name, result in ended.items()
               for line in budget_lines(preparations[name].config, preparations[name].space, result.genotype, result.gates)]
     if ended:
@@ -277,19 +303,6 @@ def report_lanes(groups: Sequence[Several], results: Mapping[str, Result | NonFi
         lines += [f"time      {max(result.seconds for result in ended.values()):.1f} s", "next",
                   f"  dnas compare {shlex.join(runs)}"]
     return "\n".join(lines)
-
-
-def margin(prepared: Prepared, result: Result) -> float:
-    """Median over all edges of the difference between the largest gate and the next, as shares of their edge's sum."""
-    import numpy as np
-
-    leads = []
-    for name in prepared.space.groups:
-        rows = result.gates[name]
-        ranked = np.sort(np.asarray(rows, np.float64), -1)[:, ::-1]
-        leads += list((ranked[:, 0] - ranked[:, 1]) / np.maximum(ranked.sum(-1), 1e-12) if ranked.shape[1] > 1
-                      else np.ones(len(ranked)))
-    return float(np.median(leads))
 
 
 def stem(name: str) -> str:

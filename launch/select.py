@@ -18,7 +18,7 @@ def main(argv: Sequence[str]) -> int:
                           shown={"run": Positional("RUN"), "out": Shown("DIR", "RUN/selections/SELECTION")},
                           groups={"selection": part_options("selection", name)})
     import dnas
-    from dnas.reports.figures import terminal_cell
+    from dnas.reports.cells import terminal_cell
     from launch.text import budget_lines, size_text
 
     options = values.pop("selection_options")

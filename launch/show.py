@@ -41,7 +41,8 @@ def main(argv: Sequence[str]) -> int:
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; it must be a folder")
 
-    from dnas.reports.figures import draw_genotype, draw_logits, terminal_cell
+    from dnas.reports.cells import draw_genotype, terminal_cell
+    from dnas.reports.figures import draw_logits
     from launch.text import columns
 
     logits = history(path, space.groups)

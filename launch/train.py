@@ -136,7 +136,7 @@ def main(argv: Sequence[str]) -> int:
     arguments, subject = _arguments(list(argv))
     from dnas import open_run
     from dnas.data import describe, steps_per_epoch
-    from dnas.reports.figures import draw_genotype
+    from dnas.reports.cells import draw_genotype
     from launch.prepare import loaded, shape_of
 
     source = learnt_from(arguments)

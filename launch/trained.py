@@ -75,12 +75,14 @@ def supernet(folder: Path) -> Supernet:
 
     Raises ValueError, in one line, where there is none.
     """
+    from dnas.engine.progress import compiling
     from dnas.selection.select import selection_context
 
     trained = trained_state(folder)
     searched, ready = trained.searched, trained.ready
     context = selection_context(within_budget(ready.space, ready.config), ready.method, ready.data, trained.state,
-                                batch=searched.batch, epochs=searched.epochs, seed=searched.seed, key=ready.key)
+                                batch=searched.batch, epochs=searched.epochs, seed=searched.seed, key=ready.key,
+                                compiling=compiling)
     return Supernet(*trained[:-1], context)
 
 
@@ -90,7 +92,7 @@ def choose(trained: Supernet, name: str, chosen: Mapping[str, Any], selection: S
     Raises ValueError where `out` holds the selection of other options or of another epoch of the run, and Unsuitable.
     """
     from dnas import open_run
-    from dnas.reports.figures import draw_genotype
+    from dnas.reports.cells import draw_genotype
     from dnas.selection.select import load_selected, select
 
     say = lambda text: print(text, flush=True)

@@ -302,6 +302,28 @@ def test_search_of_a_space_of_ones_own(said, folder):
     assert code == 1 and err.count("\n") == 1 and err.startswith("dnas: error: ")
 
 
+def test_a_search_that_decided_nothing_says_so_and_what_would_decide(said, folder):
+    argv = ["search", "--space", "mine.py:linear", "--data", write_npz(folder / "d.npz"), "--epochs", "2", "--batch", "8"]
+    code, out, err = said(*argv, "--run", "r")
+    assert code == 0, err
+    _, _, lines = out.partition("\ngates     ")
+    assert lines.startswith("nothing is decided yet: the largest gate of an edge is 50.")
+    following = lines.partition("\nnext      ")[2].splitlines()
+    assert following[0].startswith("more epochs, a larger --method.arch-lr, or `dnas select")
+    assert following[1:4] == ["  dnas select r --selection perturbation", "  dnas train r/selections/perturbation",
+                              "  dnas search --config r/config.json --epochs 6 --method.arch-lr 0.003"]
+    results = json.loads((folder / "r" / "results.json").read_text())
+    assert results["uniform"] == 0.5 < results["largest_gate"] < 0.55
+    assert results["margin"] == pytest.approx(2 * results["largest_gate"] - 1)
+    assert said("report", "r")[0] == 0
+    assert "<p>Nothing is decided yet: the largest gate of an edge is 50." in (folder / "r" / "report.html").read_text()
+    code, out, _ = said(*argv, "--run", "s", "--method.arch-lr", "1")
+    assert "\ngates" not in out and "\nnext\n  dnas train s\n" in out and said("report", "s")[0] == 0
+    assert "ecided yet" not in (folder / "s" / "report.html").read_text()
+    code, out, _ = said(*argv, "--run", "t", "--sweep", "method.arch-lr=0,1")
+    assert code == 0 and "\ngates     1 of 2 searches decided nothing" in out
+
+
 def test_estimate(said, folder):
     before = sorted(folder.iterdir())
     code, out, err = said("estimate", "--space", "mine.py:linear", "--limit", "400", "--batch", "8", "--run", "r")

@@ -48,6 +48,44 @@ def test_differences_are_paired_and_their_interval_is_that_of_students_t():
     assert single.low is None and single.pairs == 1
 
 
+def bold(name, *rows, **more):
+    """Names of the rows that are bold in a column; rows of one method, selected on runs 0, 1, ..."""
+    entries = [entry(f"a{seed}", "m", f"s{i}", **{name: value}, **more) for i, values in enumerate(rows)
+               for seed, value in enumerate(values)]
+    return {selection for _, selection in comparison.apart(entries, comparison.METRICS[name], name)}
+
+
+def test_a_mean_is_bold_only_where_it_is_apart_from_every_other():
+    one, two = (50.0, 52.0, 57.0), (59.0, 61.0, 65.0)
+    assert bold("discrete", one, two) == {"s1"}  # pairs 9, 9, 8 apart, though the deviations are 3.6
+    assert bold("discrete", one, (51.0, 60.0, 52.0)) == set()  # higher by 1, 8 and -5
+    assert bold("discrete", one, two, (61.0, 61.0, 65.0)) == set()  # two are apart from the first, not from each other
+    assert bold("discrete", one, two, two) == {"s1", "s2"}  # the same cells
+    assert bold("discrete", one, one) == set()
+    assert bold("discrete", one[:1], two[:1]) == set()  # one run says nothing of how sure it is
+    assert bold("gap", one, two) == {"s0"} and bold("params", one, two) == set() and bold("discrete", one) == set()
+
+
+def test_without_pairs_deviations_must_not_overlap():
+    def methods(values, seeds, other=(50.0, 52.0)):
+        entries = [entry(f"a{seed}", "m", "s", discrete=value) for seed, value in enumerate(other)]
+        entries += [entry(f"b{seed}", "n", "s", discrete=value) for seed, value in zip(seeds, values)]
+        return comparison.apart(entries, comparison.METRICS["discrete"], "discrete")
+
+    assert methods((54.0, 56.0), (5, 6)) == {("n", "s")}  # 51 ± 1.41 and 55 ± 1.41
+    assert methods((52.0, 54.0), (5, 6)) == set()  # 53 ± 1.41
+    assert methods((52.0, 54.0), (0, 1)) == {("n", "s")}  # the same seeds: 2 and 2 apart
+    assert methods((99.0,), (5,)) == set()
+
+
+def test_a_rank_correlation_over_few_architectures_is_never_bold():
+    low, high = (0.1, 0.2, 0.3), (0.7, 0.8, 0.9)
+    assert bold("kendall", low, high, ranked=5) == {"s1"}
+    assert bold("kendall", low, high, ranked=4) == set() == bold("spearman", low, high)
+    entries = [entry("a0", "m", "s", kendall=0.3, ranked=8), entry("a1", "m", "s", kendall=0.4, ranked=3)]
+    assert comparison.apart(entries, comparison.METRICS["kendall"], "kendall") == set()
+
+
 def test_agreement_counts_edges_with_their_operations():
     assert comparison.agreements(ENTRIES) == {"a": {("one", "two"): 0.5}}
     fewer, more = (entry("r0", "m", "s", ops).genotype for ops in ("a", "ab"))
@@ -61,7 +99,7 @@ def test_additive_scores_and_rank_correlation():
     assert comparison.scored({"g": np.array([[1.0, np.nan], [1, 1]])}, decisions) is None
     assert comparison.scored({"tried": np.zeros(3)}, decisions) is None
     rising = np.array([1.0, 2.0, 3.0, np.nan])
-    assert comparison.correlation(rising, np.array([5.0, 6, 9, 1])) == {"kendall": 1.0, "spearman": 1.0}
+    assert comparison.correlation(rising, np.array([5.0, 6, 9, 1])) == {"kendall": 1.0, "spearman": 1.0, "ranked": 3}
     # of four pairs' six comparisons five agree and one does not
     assert comparison.correlation(np.arange(4.0), np.array([0.0, 1, 3, 2]))["kendall"] == pytest.approx(4 / 6)
     assert comparison.correlation(rising[:2], rising[:2]) == {} == comparison.correlation(np.ones(4), rising)
@@ -101,6 +139,7 @@ def test_one_command_compares_runs_and_writes_a_page_of_its_own(runs, capsys):
     assert all({"discrete", "gap", "trained", "params", "macs", "seconds"} <= e["values"].keys() for e in told["entries"])
     assert all("tuned" in e["values"] for e in told["entries"] if e["selection"] == "perturbation")
     page = (written / "report.html").read_text()
+    assert "Bold is the best mean of a column if it is apart" in page and ">ranked<" in page
     assert page.count("data:image/svg+xml") == 7 and not re.search(r'(src|href)="(?!data:)', page) and "http" not in \
         re.sub(r'base64,[^"]*', "", page)
     before = {path: path.read_bytes() for path in runs.rglob("genotype.json")}

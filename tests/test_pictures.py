@@ -7,17 +7,8 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from dnas.reports.figures import (
-    _cell,
-    _joined,
-    _order,
-    _text_width,
-    draw_curves,
-    draw_genotype,
-    draw_logits,
-    softmaxed,
-    terminal_cell,
-)
+from dnas.reports.cells import _cell, _joined, _order, draw_genotype, terminal_cell
+from dnas.reports.figures import _limits, draw_curves, draw_logits, softmaxed, text_width
 from dnas.runs.directory import RunWriteError
 from dnas.runs.tensorboard import events
 from dnas.types import Choice, Genotype, Group
@@ -93,7 +84,7 @@ def test_names_lie_between_the_nodes_on_lanes_of_their_own(seed):
     cell = _cell(order, choices, _joined(group, order))
     boxes = {}
     for c in choices:
-        half = _text_width(c.op) / 2 + 0.05
+        half = text_width(c.op) / 2 + 0.05
         boxes[c] = cell.slots[c] - half, cell.slots[c] + half, cell.lanes.get(c, 0)
         assert cell.x[c.source] < boxes[c][0] and boxes[c][1] < cell.x[c.target]
         assert all(x + cell.width / 2 < boxes[c][0] or boxes[c][1] < x - cell.width / 2 for x in cell.x.values())
@@ -138,6 +129,43 @@ def test_the_logits_picture_has_one_legend_and_a_panel_an_edge(tmp_path, epochs)
              if e.tag.endswith("}text")]
     assert all(texts.count(op) == 1 for op in NB_OPS)
     assert all(f"{s} → {t}" in texts for s, t in NB["cell"].edges)
+
+
+def ticks(path):
+    """The numbers on the axes of a logits' picture of 3 epochs, those of the epochs left out."""
+    texts = ["".join(e.itertext()).strip() for e in ElementTree.parse(path).iter() if e.tag.endswith("}text")]
+    numbers = [text for text in texts if re.fullmatch(r"[\d.]+", text)]
+    return sorted({float(text) for text in numbers} - {0.0, 1.0, 2.0}), numbers
+
+
+@pytest.mark.parametrize("scale, low, high", [(0.02, 19, 21), (0.3, 10, 30), (20, 0, 100)])
+def test_the_axis_of_the_logits_holds_what_is_in_them(tmp_path, scale, low, high):
+    """Shares between `low` and `high` %: a figure that they fill, with numbers at which they stand."""
+    logits = np.zeros((3, 6, 5))
+    logits[1:, :, 0], logits[1:, :, 1] = scale, -scale
+    draw_logits({"cell": logits}, NB, tmp_path / "logits.svg")
+    shares = 100 * softmaxed(logits, NB["cell"])
+    assert low < shares.min() or low == 0
+    found, texts = ticks(tmp_path / "logits.svg")
+    assert low - 1 <= found[0] and found[-1] <= high + 1 and len(found) >= 3
+    assert found[-1] - found[0] >= (shares.max() - shares.min()) / 2
+    assert all(len(text.rpartition(".")[2]) <= 3 for text in texts)
+    assert (tmp_path / "logits.svg").read_text().count(">uniform<") == 1
+
+
+def test_logits_that_have_not_been_trained_do_not_fill_the_figure():
+    noise = softmaxed(1e-3 * np.random.default_rng(0).normal(size=(1, 6, 5)), NB["cell"])
+    low, high = _limits(list(np.moveaxis(noise, 1, 0)))
+    assert high - low == pytest.approx(5e-3) and low < noise.min() and noise.max() < high
+    full = [np.array([[0.0, 1.0], [0.5, 0.5]])]
+    assert _limits(full) == pytest.approx((-0.03, 1.03))
+
+
+def test_operations_that_an_edge_lacks_do_not_widen_the_axis(tmp_path):
+    group = Group(((0, 1), (0, 2)), (("a", "b", "c"), ("a", "b")))
+    draw_logits({"cell": np.zeros((3, 2, 3))}, {"cell": group}, tmp_path / "logits.svg")
+    found, _ = ticks(tmp_path / "logits.svg")
+    assert found[0] >= 30 and found[-1] <= 54
 
 
 def test_curves_leave_out_what_is_missing(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from dnas.algorithms.decisions import decided, full_mask, undecided
 from dnas.algorithms.players import SearchState
 from dnas.data import epoch_indices, from_arrays, steps_per_epoch
-from dnas.engine.compile import compile_scores, compile_search, epoch_of, on_device
+from dnas.engine.compile import compile_search, epoch_of, on_device, start_scores
 from dnas.engine.search import search
 from dnas.selection import SELECTIONS
 from dnas.selection.magnitude import magnitude, magnitude_edge
@@ -73,7 +73,7 @@ def test_images_that_come_class_by_class_are_judged_among_those_of_other_classes
         return jnp.stack([-above, above], -1), stats
 
     space, state = SearchSpace("mean", {}, {}, *[None] * 8)._replace(apply=apply), one_edge()[0].state
-    score = compile_scores(space, classification(), data, on_device(data), state, {}, 16, 1)
+    score = start_scores(space, classification(), data, on_device(data), state, {}, 16, 1)()
     assert score(state, [{}])["accuracy"].mean() == 1
 
 

@@ -11,7 +11,7 @@ from matplotlib.image import imsave
 from dnas.engine import lanes
 from dnas.engine import search as engine_search
 from dnas.engine.search import Lane, search, search_lanes
-from dnas.reports import figures
+from dnas.reports import cells, figures
 from dnas.runs.directory import open_run
 from tests.test_search import BATCH, EPOCHS, parts, same, tiny
 
@@ -56,7 +56,7 @@ def quickly():
         patch.setattr(lanes, "start_search", cached(lanes.start_search, search_key))
         evaluation = engine_search.compile_evaluation
         patch.setattr(engine_search, "compile_evaluation", cached(evaluation, lambda space, task, data, *rest: data.name))
-        patch.setattr(figures, "draw_genotype", lambda genotype, groups, path: imsave(path, np.zeros((1, 1)), format="png"))
+        patch.setattr(cells, "draw_genotype", lambda genotype, groups, path: imsave(path, np.zeros((1, 1)), format="png"))
         patch.setattr(figures, "draw_logits", lambda *args: None)
         patch.setattr(figures, "draw_curves", lambda *args: None)
         yield

@@ -87,7 +87,7 @@ class Run:
         """Of a search in a notebook, the picture of its cells below a line of text."""
         from html import escape
 
-        from dnas.reports.figures import genotype_svg
+        from dnas.reports.cells import genotype_svg
 
         try:
             picture = genotype_svg(self.genotype, self.groups)

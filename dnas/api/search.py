@@ -21,9 +21,9 @@ from dnas.data import Dataset, describe, steps_per_epoch
 from dnas.data import load as load_data
 from dnas.engine import cache as caches
 from dnas.engine.lanes import NonFiniteLoss
-from dnas.engine.records import margin
+from dnas.engine.margin import margin_of
 from dnas.engine.search import Lane, Result, input_shape, search_lanes, started_from, state_shape
-from dnas.reports import figures
+from dnas.reports import cells, figures
 from dnas.runs.directory import flatten, holds_run, open_run, write_json
 from dnas.runs.index import read_json
 from dnas.runs.tensorboard import events
@@ -218,8 +218,10 @@ def run_searches(plan: SearchPlan, out: str | Path | None, *, progress: bool = T
 
 def results_of(plan: SearchPlan, setting: Setting, result: Result) -> dict[str, Any]:
     """What results.json holds of a search that has ended."""
+    margin = margin_of(setting.space.groups, result.gates)
     return {"holdout": dict(result.holdout), "cell": setting.space.format(result.genotype),
-            **setting.space.cost(result.genotype), "margin": margin(setting.space.groups, result.gates),
+            **setting.space.cost(result.genotype), "margin": margin.lead, "largest_gate": margin.largest,
+            "uniform": margin.uniform,
             **({"stopped": result.stopped.reason} if result.stopped else {})}
 
 
@@ -277,7 +279,7 @@ def _places(plan: SearchPlan, opened: Sequence[Any]) -> list[str]:
 def _draw(folder: Path, space: SearchSpace, result: Result) -> None:
     """The pictures of a search that has ended."""
     for suffix in ("svg", "png"):
-        figures.draw_genotype(result.genotype, space.groups, folder / f"cells.{suffix}")
+        cells.draw_genotype(result.genotype, space.groups, folder / f"cells.{suffix}")
     figures.draw_logits(result.trajectory, space.groups, folder / "logits.svg")
     figures.draw_curves(result.records, folder / "curves.svg")
     board = events(folder, {})

@@ -28,8 +28,9 @@ from dnas.engine import cache as caches
 from dnas.engine.search import input_shape
 from dnas.engine.train import Trained, best
 from dnas.engine.train import train as run_training
+from dnas.reports.cells import draw_genotype
 from dnas.reports.confusion import draw_confusion, shares
-from dnas.reports.figures import draw_curves, draw_genotype
+from dnas.reports.figures import draw_curves
 from dnas.runs import model_file
 from dnas.runs.directory import open_run, write_json
 from dnas.runs.tensorboard import events

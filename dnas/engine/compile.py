@@ -165,20 +165,21 @@ def compile_evaluation(space: SearchSpace, task: Task, data: Dataset, examples: 
                        batch: int, split: str = "holdout", *, key: Any = None) -> Callable:
     """Compiles, in the background, `(state, gates) -> {"loss", and each metric of the task: mean}`: each example of a split
     once, with batch statistics."""
-    score = compile_scores(space, task, data, examples, state, gates, batch, 1, split=split, key=key)
+    score = start_scores(space, task, data, examples, state, gates, batch, 1, split=split, key=key)
 
     def evaluate(state, gates):
-        means = {name: float(values.mean(dtype=np.float64)) for name, values in score(state, [gates]).items()}
+        means = {name: float(values.mean(dtype=np.float64)) for name, values in score()(state, [gates]).items()}
         checked_value(task, means[task.metric])
         return means
 
     return evaluate
 
 
-def compile_scores(space: SearchSpace, task: Task, data: Dataset, examples: Examples, state: Tree, gates: Gates, batch: int,
-                   width: int, *, split: str = "valid", key: Any = None) -> Callable:
-    """Compiles, in the background, `(state, masks, first, last) -> {name: [len(masks), last - first]}`: the loss, called
-    "loss", and the task's metrics of the supernet under several gates, on examples of a split, with batch statistics.
+def start_scores(space: SearchSpace, task: Task, data: Dataset, examples: Examples, state: Tree, gates: Gates, batch: int,
+                 width: int, *, split: str = "valid", key: Any = None) -> Callable[[], Callable]:
+    """Starts compiling `(state, masks, first, last) -> {name: [len(masks), last - first]}`: the loss, called "loss", and the
+    task's metrics of the supernet under several gates, on examples of a split, with batch statistics. Call what it returns
+    to wait for the program.
 
     masks: at most `width` mappings {group: [E, K]}; what else `gates` has besides the groups is as there unless they say it.
     first, last: positions in the mixed split. Batches are the same whatever these are, so they must fall on multiples of
@@ -223,7 +224,11 @@ def compile_scores(space: SearchSpace, task: Task, data: Dataset, examples: Exam
         flat = flat[:, :, first - start * size:last - start * size]
         return {name: flat[:, i] for i, name in enumerate(names)}
 
-    return scores_of
+    def wait():
+        program()
+        return scores_of
+
+    return wait
 
 
 class Judgement(NamedTuple):

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from threading import RLock
+from threading import RLock, local
 from typing import Any
 
 import jax
@@ -44,6 +44,8 @@ _threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="compile")
 _programs: OrderedDict[Any, Future] = OrderedDict()
 _registered: set[type] = set()
 _lock = RLock()
+_thread = local()
+_compiled_anew = 0
 
 
 def compile_program(function: Callable, args: Sequence, *, key: Any = None, donate_argnums: Sequence[int] = (),
@@ -78,18 +80,37 @@ def start_compiling(function: Callable, args: Sequence, *, key: Any = None, dona
         return _start(name, _lower_traced(function, args, donated, folder / f"{name}.bin"))
 
 
+def compiled_anew() -> int:
+    """How many programs of this module this process has compiled so far, those from JAX's cache left out."""
+    return _compiled_anew
+
+
 def compile_lowered(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
     """The program, with COMPILER_OPTIONS where this version of XLA knows them."""
     return _compile(lowered, COMPILER_OPTIONS.get(current()))
 
 
 def _compile(lowered, options):
+    global _compiled_anew
+    _thread.from_cache = False
     try:
-        return lowered.compile(compiler_options=options)
+        program = lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         if "option" not in str(error):
             raise
-        return lowered.compile()
+        program = lowered.compile()
+    with _lock:
+        _compiled_anew += not _thread.from_cache
+    return program
+
+
+def _on_event(event, **_):
+    """JAX says so in the thread that compiles."""
+    if event == "/jax/compilation_cache/cache_hits":
+        _thread.from_cache = True
+
+
+jax.monitoring.register_event_listener(_on_event)
 
 
 def _lower(function, args, donated):

@@ -9,7 +9,7 @@ import numpy as np
 
 from dnas.algorithms.players import SearchState
 from dnas.engine.lanes import NonFiniteLoss
-from dnas.types import OPEN, Array, Gates, Group
+from dnas.types import OPEN, Array
 
 
 def counts(state: SearchState) -> dict[str, int]:
@@ -51,15 +51,3 @@ def refuse_non_finite(metrics: Mapping[str, np.ndarray], before: int, last: str)
             raise NonFiniteLoss(f"{name} became {values[bad[0]]} at step {before + int(bad[0]) + 1}; {last}; "
                                 "a smaller learning rate may help, in another run directory")
 
-
-def margin(groups: Mapping[str, Group], gates: Gates) -> float:
-    """Median over all edges of the lead of the best operation over the second, as a share of the sum of the edge's gates.
-
-    gates: `[E, K]` of each group; uniform ones lead by 0, one-hot ones by 1.
-    """
-    leads = []
-    for name in groups:
-        ranked = np.sort(np.asarray(gates[name], np.float64), -1)[:, ::-1]
-        leads += list((ranked[:, 0] - ranked[:, 1]) / np.maximum(ranked.sum(-1), 1e-12) if ranked.shape[1] > 1
-                      else np.ones(len(ranked)))
-    return float(np.median(leads))

@@ -117,17 +117,15 @@ def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, ep
                                                    epochs=epochs, batch=batch, steps=steps))
                   for lane, hyper, found, one in zip(lanes, hypers, latest, displays)]
         if any(one.going for one in active):
-            compiled = time.monotonic()
-            shown.say("compiling the search step and the evaluation ...")
-            examples, first = on_device(data), active[0]
-            program = start_lanes(algorithm, data, examples, first.state, first.hyper, steps, batch, len(lanes),
-                                  at_once=at_once, key=key)
-            gates = algorithm.gates(first.state, first.hyper)
-            evaluate = compile_evaluation(space, task, data, examples, first.state, gates, batch, key=key)
-            program = program()
-            inspect = compile_diagnosis(space, task, algorithm, data, examples, first.state, first.hyper, batch) \
-                if diagnose else None
-            shown.say(f"compiled in {time.monotonic() - compiled:.1f} s")
+            with shown.compiling("the search step and the evaluation"):
+                examples, first = on_device(data), active[0]
+                program = start_lanes(algorithm, data, examples, first.state, first.hyper, steps, batch, len(lanes),
+                                      at_once=at_once, key=key)
+                gates = algorithm.gates(first.state, first.hyper)
+                evaluate = compile_evaluation(space, task, data, examples, first.state, gates, batch, key=key)
+                program = program()
+                inspect = compile_diagnosis(space, task, algorithm, data, examples, first.state, first.hyper, batch) \
+                    if diagnose else None
             if len(lanes) > 1:
                 shown.say(program.note)
         while any(one.going for one in active):

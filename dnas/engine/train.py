@@ -87,21 +87,20 @@ def train(network: Network, data: Dataset, *, epochs: int, batch: int, recipe: R
 
     with contextlib.ExitStack() as stack:
         shown = stack.enter_context(display(task, epochs, steps, max(first, 0) * steps)) if progress else SILENT
-        recorder, say = stack.enter_context(open_recorder(run, first)), say or shown.say
+        shown, recorder = shown.saying(say) if say else shown, stack.enter_context(open_recorder(run, first))
         for message in messages:
-            say(message)
-        compiling, examples = time.monotonic(), on_device(data)
-        if first < 0:
-            batches = train_indices(seed, 0, rows, batch)[:RECALIBRATED]
-            state = how.start(start[0], recalibrate_batch_norm(network, data, examples, *start, batches))
-        if first < epochs:
-            say("compiling the training step and the evaluation ...")
-            program = compile_training(how, recipe, data, examples, state, hyper, steps, batch) if epochs else None
-            advance = epoch_of(program, examples, steps) if program else None
-        judged = first < epochs and report or final
-        judge = _judge(network, task, data, examples, how.result(state), batch) if judged else None
-        if first < epochs:
-            say(f"compiled in {time.monotonic() - compiling:.1f} s")
+            shown.say(message)
+        going = first < epochs
+        what = "the training step and the evaluation" if epochs else "the evaluation"
+        with shown.compiling(what) if going else contextlib.nullcontext():
+            examples = on_device(data)
+            if first < 0:
+                batches = train_indices(seed, 0, rows, batch)[:RECALIBRATED]
+                state = how.start(start[0], recalibrate_batch_norm(network, data, examples, *start, batches))
+            if going and epochs:
+                program = compile_training(how, recipe, data, examples, state, hyper, steps, batch)
+                advance = epoch_of(program, examples, steps)
+            judge = _judge(network, task, data, examples, how.result(state), batch) if going and report or final else None
 
         for epoch in range(first + 1, epochs + 1):
             started = time.monotonic()
@@ -128,7 +127,7 @@ def train(network: Network, data: Dataset, *, epochs: int, batch: int, recipe: R
             if epoch:
                 shown.epoch(record, rate)
             elif report:
-                say(f"before the first epoch: {report} {metric_text(task, record[task.metric][report])}")
+                shown.say(f"before the first epoch: {report} {metric_text(task, record[task.metric][report])}")
 
         if run:
             _save(run, "last", *how.result(state))

@@ -49,11 +49,22 @@ def metrics_of(quality: Quality) -> dict[str, Metric]:
         "seconds": Metric("seconds", "that the selection took", 1, -1),
         "kendall": Metric("Kendall", "rank correlation (tau-b) of what the selection scored with the truth", 3, 1),
         "spearman": Metric("Spearman", "the same as Spearman's rho", 3, 1),
+        "ranked": Metric("ranked", "architectures over which those two are computed", 0, 0),
     }
 
 
 METRICS = metrics_of(Quality())
 """What is said of each selection on each run of classification, in the order of the columns."""
+
+
+RANKS = "kendall", "spearman"
+LEAST_RANKED = 5
+"""Architectures from which on a rank correlation may count: of four, one order in twelve is perfect or perfectly wrong by
+chance (2 / 4!), of five one in sixty."""
+APART = ("Bold is the best mean of a column if it is apart from every other: the 95 % interval of their difference over "
+         "pairs of runs excludes 0, or, where there are no two pairs, their deviations do not overlap. A rank correlation "
+         f"over fewer than {LEAST_RANKED} architectures is never bold.")
+"""For the reader of a table in which `apart` is bold."""
 
 
 class Entry(NamedTuple):
@@ -138,6 +149,36 @@ def _interval(values: np.ndarray) -> tuple[float, float | None, float | None]:
     return mean, mean - half, mean + half
 
 
+def apart(entries: Sequence[Entry], metric: Metric, name: str) -> set[tuple[str, str]]:
+    """The (method, selection) whose mean of the values called `name` is the best, and surely so: see APART. Several where
+    they look the same."""
+    having = [e for e in entries if name in e.values]
+    if not metric.better or name in RANKS and any(e.values.get("ranked", 0) < LEAST_RANKED for e in having):
+        return set()
+    rows: dict[tuple[str, str], list[tuple[str, int, float]]] = {}
+    for e in having:
+        rows.setdefault((e.method, e.selection), []).append((e.run, e.seed, metric.better * e.values[name]))
+    means = {row: float(np.mean([value for _, _, value in runs])) for row, runs in rows.items()}
+    alike = {row for row, mean in means.items() if metric.text(mean) == metric.text(max(means.values()))}
+    others = rows.keys() - alike
+    sure = all(_surely_larger(rows[one], rows[other]) for one in alike for other in others)
+    return alike if others and sure else set()
+
+
+def _surely_larger(first: Sequence[tuple[str, int, float]], second: Sequence[tuple[str, int, float]]) -> bool:
+    """Whether the first values are larger, each of a run and a seed: by pairs of one run, else of one seed; where there are
+    no two pairs, by means and deviations."""
+    for shared in 0, 1:
+        values = {each[shared]: each[-1] for each in second}
+        gaps = np.array([each[-1] - values[each[shared]] for each in first if each[shared] in values])
+        if len(gaps) > 1:
+            return _interval(gaps)[1] > 0
+    if min(len(first), len(second)) < 2:
+        return False
+    one, other = (np.array([each[-1] for each in values]) for values in (first, second))
+    return bool(one.mean() - one.std(ddof=1) > other.mean() + other.std(ddof=1))
+
+
 def agreement(first: Genotype, second: Genotype) -> float:
     """Share of the kept edges, with their operations, that two genotypes of a space have in common, in [0, 1].
 
@@ -177,7 +218,8 @@ def tried(scores: Mapping[str, np.ndarray], groups: Mapping[str, Group]):
 
 
 def correlation(scores: np.ndarray | None, truth: np.ndarray) -> dict[str, float]:
-    """{"kendall", "spearman"} of two arrays `[N]`; {} where fewer than three are finite or one is constant."""
+    """{"kendall", "spearman", "ranked": how many} of two arrays `[N]`; {} where fewer than three are finite or one is
+    constant."""
     from scipy.stats import kendalltau, spearmanr
 
     if scores is None:
@@ -186,7 +228,8 @@ def correlation(scores: np.ndarray | None, truth: np.ndarray) -> dict[str, float
     scores, truth = scores[known], truth[known]
     if len(scores) < 3 or np.ptp(scores) == 0 or np.ptp(truth) == 0:
         return {}
-    return {"kendall": float(kendalltau(scores, truth).statistic), "spearman": float(spearmanr(scores, truth).statistic)}
+    return {"kendall": float(kendalltau(scores, truth).statistic), "spearman": float(spearmanr(scores, truth).statistic),
+            "ranked": len(scores)}
 
 
 def shown(metrics: Iterable[Summary]) -> list[str]:

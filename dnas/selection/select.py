@@ -6,6 +6,7 @@ import functools
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,9 +16,9 @@ import numpy as np
 
 from dnas.algorithms.method import Method
 from dnas.data import Dataset, epoch_indices, evaluation_indices, steps_per_epoch
-from dnas.engine.compile import compile_scores, compile_search, epoch_of, on_device
+from dnas.engine.compile import compile_search, epoch_of, on_device, start_scores
 from dnas.engine.host import initial
-from dnas.engine.progress import metric_text
+from dnas.engine.progress import SILENT, metric_text
 from dnas.engine.search import input_shape
 from dnas.runs import checkpoint
 from dnas.runs.directory import load_genotype, read_arrays, write_arrays, write_atomic
@@ -41,7 +42,8 @@ class SelectionResult(NamedTuple):
 
 
 def selection_context(space: SearchSpace, method: Method, data: Dataset, state: Tree, *, batch: int, epochs: int,
-                      seed: int = 0, key: Any = None) -> Context:
+                      seed: int = 0, key: Any = None,
+                      compiling: Callable[[str], AbstractContextManager] = SILENT.compiling) -> Context:
     """What selections work with, of the trained `state` of a search of `epochs` epochs. Compiles its two programs when they
     are first needed.
 
@@ -49,6 +51,7 @@ def selection_context(space: SearchSpace, method: Method, data: Dataset, state: 
     architecture's goes on.
 
     key: see `dnas.engine.compile.program_key`; that of the search, so that its compiled step is found.
+    compiling: shows that a program is being compiled, such as `dnas.engine.progress.compiling`; nothing unless given.
     """
     examples, steps, task = on_device(data), steps_per_epoch(data, batch), task_of(data)
     algorithm = method.bind(space, task)
@@ -62,9 +65,12 @@ def selection_context(space: SearchSpace, method: Method, data: Dataset, state: 
     @functools.cache
     def program(name):
         if name == "score":
-            return compile_scores(space, task, data, examples, state, algorithm.gates(state, hyper), batch, width,
-                                  key=key)
-        return epoch_of(compile_search(algorithm, data, examples, state, tuning, steps, batch, key=key), examples, steps)
+            with compiling("the evaluation of architectures"):
+                return start_scores(space, task, data, examples, state, algorithm.gates(state, hyper), batch, width,
+                                    key=key)()
+        with compiling("the fine-tuning step"):
+            return epoch_of(compile_search(algorithm, data, examples, state, tuning, steps, batch, key=key), examples,
+                            steps)
 
     def score(state, *args):
         return program("score")(state, *args)
