@@ -29,9 +29,9 @@ class Arguments:
     """The run directory of a training, or a weights.safetensors."""
     files: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PICTURE|FILE ...",
                                                                            help_behavior_hint="(required)")] = ()
-    """PNG or JPEG files, or folders of them, which are brought to the network's size, grey or colour as its data was; or
-    one .csv with the columns of its table, one .npz with inputs x, or one .txt. If that holds targets too, the metrics
-    are printed."""
+    """PNG, JPEG, WebP or BMP files, or folders of them, which are brought to the network's size, grey or colour as its
+    data was; or one .csv with the columns of its table, one .npz with inputs x, or one .txt. If that holds targets too, the
+    metrics are printed."""
     top: int = 3
     """Classes to show for each example, the most probable first."""
     space: Annotated[str | None, shown("FACTORY", "that of the run")] = None
@@ -184,7 +184,9 @@ def _pictures(name: str) -> list[str]:
     folder = Path(name).expanduser()
     if not folder.is_dir():
         return [name]
-    found = [str(path) for path in sorted(folder.iterdir()) if path.suffix.lower() in (".png", ".jpg", ".jpeg")]
-    if not found:
-        raise ValueError(f"{name} holds no .png, .jpg or .jpeg file")
-    return found
+    from dnas.data.decode import SUFFIXES
+
+    pictures = [str(path) for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES]
+    if not pictures:
+        raise ValueError(f"{name} holds no {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file")
+    return pictures

@@ -23,6 +23,7 @@ class Pictures(NamedTuple):
 
     files: where each is from. fit: how they were brought to one size, see `dnas.data.decode.FITS`.
     smallest, largest: (H, W) before that, by area. transparent: how many had transparent parts, laid on white.
+    skipped: files that lay beside them and are not pictures.
     """
 
     files: Sequence[str]
@@ -30,6 +31,7 @@ class Pictures(NamedTuple):
     smallest: tuple[int, int]
     largest: tuple[int, int]
     transparent: int
+    skipped: Sequence[str] = ()
 
 
 class Columns(NamedTuple):
