@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dnas.data.checks import NOUNS
+from dnas.data.checks import NOUNS, TURNED, channels_first
 from dnas.data.dataset import Dataset, Pictures
 from dnas.data.splits import SPLITS
 
@@ -67,6 +67,9 @@ def describe(data: Dataset) -> str:
         return (f"{data.name}: a graph of {graph.nodes} nodes and {graph.edges.shape[1]} edges, {graph.features} "
                 f"features, {data.classes} classes\n{sizes} nodes")
     lines = [f"{data.name}: {_inputs(data)}, {_outputs(data)}{_scale(data)}", f"{sizes}{_augmented(data)}"]
+    if data.kind == "images" and channels_first(data.image):
+        height, _, channels = data.image
+        lines.append(f"images are {height} high with {channels} channels: if x is channels-first, {TURNED} turns it")
     if data.pictures:
         lines += _pictures(data.pictures, data.image[:2])
     return "\n".join([*lines, *_targets(data), _leaks(data)])
