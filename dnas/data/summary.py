@@ -28,16 +28,16 @@ class Leak(NamedTuple):
 
 
 def leaks(data: Dataset, same: np.ndarray | None = None) -> list[Leak]:
-    """The identical inputs of each two splits, those of the test set first. same: as `identical` gives it, if known."""
+    """The identical inputs of each two splits, those of the test set first. same: as `identical` gives it."""
     same = identical(data) if same is None else same
-    found = []
+    pairs = []
     for of, also in itertools.combinations(reversed(SPLITS), 2):
         rows, others = data.splits[of], data.splits[also]
         shared = rows[np.isin(same[rows], same[others])]
         if len(shared):
             twin = others[np.argmax(same[others] == same[shared[0]])]
-            found.append(Leak(of, also, len(shared), (int(shared[0]), int(twin))))
-    return found
+            pairs.append(Leak(of, also, len(shared), (int(shared[0]), int(twin))))
+    return pairs
 
 
 def contradictions(data: Dataset, same: np.ndarray) -> int:
@@ -59,8 +59,8 @@ def equal_rows(array: np.ndarray) -> np.ndarray:
 
 
 def describe(data: Dataset) -> str:
-    """A few lines for a person: shape and targets; the sizes of the splits and the augmentation; what pictures were made
-    of; how targets are distributed; identical inputs in two splits."""
+    """A few lines for a person: shape and targets; the sizes of the splits and the augmentation; what pictures were
+    before; how targets are distributed; identical inputs in two splits."""
     sizes = ", ".join(f"{name} {len(data.splits[name])}" for name in SPLITS)
     graph = data.graph
     if graph is not None:
@@ -161,14 +161,14 @@ def _classes(data: Dataset) -> str:
 
 def _leaks(data: Dataset) -> str:
     same, noun = identical(data), NOUNS[data.kind]
-    found, other = leaks(data, same), contradictions(data, same)
+    pairs, other = leaks(data, same), contradictions(data, same)
     target = "class" if data.targets.ndim == 1 and data.targets.dtype.kind in "iu" else "target"
     torn = f"; {other} are identical to one {'of' if target == 'class' else 'with'} another {target}" if other else ""
-    if not found:
+    if not pairs:
         return f"no {noun} is in two splits{torn}"
     where = lambda row: _printable(data.pictures.files[row]) if data.pictures else f"{noun} {row}"
-    parts = [f"{leak.images} of {leak.of} also in {leak.also}" for leak in found]
-    first, second = found[0].pair
+    parts = [f"{leak.images} of {leak.of} also in {leak.also}" for leak in pairs]
+    first, second = pairs[0].pair
     return f"identical {noun}s: {', '.join(parts)}; such as {where(first)} and {where(second)}{torn}"
 
 
