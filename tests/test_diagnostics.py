@@ -9,7 +9,7 @@ from dnas.algorithms.relaxations import softmax
 from dnas.engine.diagnose import collapse, curvature, early_stop, largest_eigenvalue, sharpness, skips
 from dnas.engine.search import search
 from dnas.methods.darts import darts
-from dnas.run import load_genotype, open_run
+from dnas.runs.directory import load_genotype, open_run
 from dnas.types import Choice, Genotype
 from tests.problems import tiny
 from tests.toy_space import toy
