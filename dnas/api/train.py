@@ -23,7 +23,7 @@ from dnas.api.open import Run
 from dnas.api.search import BATCH, SEEDS, check_space, space_config, stem
 from dnas.api.select import Selected, print_flushed
 from dnas.api.supernet import Supernet, fingerprint
-from dnas.data import Dataset, balanced, describe, steps_per_epoch
+from dnas.data import Dataset, balanced, check_augment, describe, steps_per_epoch
 from dnas.data import load as load_data
 from dnas.engine import cache as caches
 from dnas.engine.search import input_shape
@@ -139,6 +139,7 @@ def plan_training(what, data=None, *, preset=None, splits=None, space=None, cell
     shrunk = batch is None and examples < BATCH
     batch = min(BATCH, examples) if batch is None else batch
     steps = steps_per_epoch({"train": examples}, batch)
+    check_augment(data, batch)
     _trace(network, data, space_config(built)["name"], how.drop_path)
     config = {"genotype": {"name": built.format(architecture.genotype), **json.loads(architecture.genotype.to_json())},
               "space": space_config(built), **configs.described(data), "splits": list(splits), "epochs": epochs, "batch": batch,
