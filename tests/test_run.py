@@ -97,7 +97,7 @@ def test_an_empty_folder_and_one_killed_before_its_config_are_new(tmp_path):
 def test_places_that_cannot_be_written_are_refused(tmp_path):
     (tmp_path / "file").write_text("mine")
     for path in tmp_path / "file", tmp_path / "file" / "x", Path("/proc/nowhere/x"), tmp_path / ("long" * 100):
-        with pytest.raises(ValueError, match="cannot write in .*; choose another --run") as caught:
+        with pytest.raises(ValueError, match="cannot write in .*; choose another folder") as caught:
             open_run(path, CONFIG)
         assert "\n" not in str(caught.value)
     assert names(tmp_path) == ["file"]
