@@ -1,5 +1,7 @@
 """Text for a terminal."""
 
+import shutil
+import sys
 from collections.abc import Sequence
 
 
@@ -13,3 +15,8 @@ def columns(rows: Sequence[Sequence[str]], *, left: int) -> str:
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join("  ".join(cell.ljust(width) if i < left else cell.rjust(width)
                                for i, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in rows)
+
+
+def terminal_width() -> int | None:
+    """Columns of the terminal that standard output is; None where it is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
