@@ -73,7 +73,7 @@ def test_another_config_is_refused_naming_every_key(run):
     assert str(caught.value) == (
         f"{run.folder} holds a run of another config: space.channels is 16 there, 8 here; epochs is 50 there, 20 here; "
         "method is {} there, absent here; seed is absent there, 1 here; "
-        f"choose another --run or repeat it with --config {run.folder}/config.json")
+        f"choose another folder, or repeat that run with its own config, {run.folder}/config.json")
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
