@@ -56,9 +56,10 @@ def main(argv: Sequence[str]) -> int:
     arguments = parse(Arguments(), "dnas export", __doc__, argv)
     if not arguments.format:
         raise ValueError("--format is missing: it is one or more of stablehlo, safetensors, flax")
+    from search_spaces.trained import in_batches
+
     import dnas
     from search_spaces.export import flax_source
-    from search_spaces.trained import in_batches
 
     trained = dnas.load(arguments.run, space=arguments.space, task=arguments.task)
     if "flax" in arguments.format:
@@ -89,10 +90,10 @@ def main(argv: Sequence[str]) -> int:
 def _write(name: str, trained, folder: Path, arguments: Arguments, sample: Sample, outputs) -> None:
     """Writes the network into `folder` and compares what is there. Raises Unfaithful where it is another."""
     import numpy as np
+    from search_spaces.trained import in_batches, scores
 
     from dnas.engine.progress import metric_text
     from search_spaces.export import FORMATS
-    from search_spaces.trained import in_batches, scores
 
     task = trained.task
     found = in_batches(FORMATS[name](trained, folder, arguments.space, arguments.task), sample.inputs)

@@ -61,9 +61,10 @@ def main(argv: Sequence[str]) -> int:
     if files and len(arguments.files) > 1:
         raise ValueError(f"{files[0]} holds many examples; give it alone")
     pictures = [] if files else [each for name in arguments.files for each in _pictures(name)]
+    from search_spaces.trained import in_batches, scores
+
     import dnas
     from launch.text import columns
-    from search_spaces.trained import in_batches, scores
 
     trained = dnas.load(arguments.run, space=arguments.space, task=arguments.task)
     source = _of_file(trained, Path(files[0]).expanduser(), arguments.run) if files else \
@@ -104,11 +105,11 @@ def _of_pictures(trained: Trained, pictures: Sequence[str], run: str) -> Source:
 def _of_file(trained: Trained, path: Path, run: str) -> Source:
     """The examples of a .csv, .npz or .txt file. Raises ValueError, in one line, where they are not for the network."""
     import numpy as np
+    from search_spaces.trained import checked
 
     from dnas.data.files import npz_inputs
     from dnas.data.tables import Table, features_of, targets_of
     from dnas.data.text import windows_of
-    from search_spaces.trained import checked
 
     takes, gives, end = trained.described.input, trained.described.output, path.suffix.lower()
     if end == ".csv" and takes.columns is None or end == ".txt" and not takes.characters:

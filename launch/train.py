@@ -31,20 +31,21 @@ SELECTION = Option("selection", str | None, None, "Train the choice RUN/selectio
 SPLITS = Option("splits", tuple[Literal["train", "valid", "holdout"], ...], (), "What is trained on. Published: all but the test "
                 "set, so that no hold-out metric is reported.")
 RUN = Option("run", str | None, None, "Where the training is written, and continued if it was interrupted.")
+NOT_OF_PLAN = ("splits", "out", "cache", "progress")
+"""Options that are no part of a plan."""
 TRAIN, RECIPE = "dnas.api.train:train", "dnas.algorithms.supervised:Recipe"
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs `dnas train`. Raises what is wrong as ValueError, RunWriteError or NonFiniteLoss."""
-    first = _read(argv, {})
-    what = str(_selection(first["what"], first["selection"])) if first["selection"] else first["what"]
+    values = _read(argv)
+    what = str(_selection(values["what"], values["selection"])) if values["selection"] else values["what"]
     from dnas.api.architectures import architecture_of
-    from dnas.api.train import default_folder, default_options, plan_training, run_training_plan
+    from dnas.api.train import default_folder, plan_training, run_training_plan
 
-    architecture = architecture_of(what, space=first["space"], trust=first["trust"])
-    values = _read(argv, default_options(architecture, first["preset"]))
-    options = {name: value for name, value in values.items() if name not in (
-        "what", "selection", "run", "cache", "progress", "data", *(option.name for option in options_of(LOAD)))}
+    architecture = architecture_of(what, space=values["space"], trust=values["trust"])
+    listed = ("splits", *(option.name for option in (*options_of(TRAIN, without=NOT_OF_PLAN), *options_of(RECIPE))))
+    options = {name: values[name] for name in listed if name == "trust" or is_given(argv, name)}
     plan = plan_training(what, _data(values, argv, architecture), **options)
     folder = Path(values["run"]).expanduser() if values["run"] else default_folder(plan)
     try:
@@ -56,19 +57,22 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _read(argv: Sequence[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """What the command line says. defaults: of options that depend on what is trained."""
+def _read(argv: Sequence[str]) -> dict[str, Any]:
+    """What the command line says; the values of a preset are the defaults that --help shows."""
     own = options_of(TRAIN, without=("out", "splits"))
-    taken = [option.name for option in own]
-    recipe = [option for option in options_of(RECIPE) if option.name not in taken]
     shown = {"what": Positional("RUN|GENOTYPE"), "cells": Shown("INT", "as searched"), "channels": Shown("INT", "as searched"),
              "splits": Shown("SPLIT ...", "train valid"), "run": Shown("DIR", "runs/train-NAME-DATA-SEED"),
              "data": Shown("SOURCE ...", "that of the search, else digits"), "selection": Shown("NAME", "none"),
              "limit": Shown("N", "as for the search, else all"), "preset": Shown("{quick,cifar,nasbench201}", "quick"),
              "epochs": Shown("INT", "30"), "batch": Shown("INT", "64"), "seed": Shown("INT", "0")}
+    defaults = {}
+    if flag_value(argv, "--preset") and {"-h", "--help"} & set(argv):
+        from dnas.api.train import PRESETS
+
+        defaults = PRESETS.get(flag_value(argv, "--preset"), {})
     inherit = next(option for option in own if option.name == "inherit")
     own = [inherit._replace(annotation=bool, default=False) if option is inherit else option for option in own]
-    return read_command("train", __doc__, argv, [WHAT, SELECTION, *data_options(), SPLITS, *own, *recipe, RUN], shown=shown,
+    return read_command("train", __doc__, argv, [WHAT, SELECTION, *data_options(), SPLITS, *own, *options_of(RECIPE), RUN], shown=shown,
                         defaults=defaults)
 
 
@@ -76,9 +80,11 @@ def _selection(run: str, name: str) -> Path:
     """The folder of a run's selection. Raises ValueError that lists those that are there."""
     folder = Path(run).expanduser() / "selections"
     there = sorted(path.parent.name for path in folder.glob("*/genotype.json"))
+    if not (folder.parent / "config.json").is_file():
+        raise ValueError(f"--selection {name}: {run} must be the run directory of a search")
     if name.rpartition(":")[2] not in there:
-        hint = f"it has {', '.join(there)}" if there else f"choose first: dnas select {shlex.quote(run)} --selection {name}"
-        raise ValueError(f"--selection {name}: {run} has no such finished selection; {hint}")
+        raise ValueError(f"--selection {name}: {run} has {', '.join(there) or 'no selection'}; make it by "
+                         f"`dnas select {shlex.quote(run)} --selection {name}`")
     return folder / name.rpartition(":")[2]
 
 

@@ -369,7 +369,7 @@ def test_estimate(said, folder):
 def test_interrupted_search_says_how_to_go_on(said, folder, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
-    monkeypatch.setattr("dnas.engine.search.search", interrupt)
+    monkeypatch.setattr("dnas.api.search.search_lanes", interrupt)
     code, _, err = said("search", "--space", "mine.py:linear", "--run", "my run")
     assert code == 130 and err.count("\n") == 1
     assert "`dnas search --config 'my run/config.json' --run 'my run'` goes on" in err
