@@ -255,8 +255,8 @@ def test_bad_command_lines(tmp_path, monkeypatch, capsys, argv, message):
 def test_config_holds_a_budget_only_if_there_is_one(tmp_path):
     data = load("digits", limit=200)
     plain, config = (plan_search("width", "darts", data, budget=budget).settings[0].config for budget in (
-        None, Budget(macs=2e5)))
-    assert "budget" not in plain and config == plain | {"budget": {"params": None, "macs": 2e5, "weight": 2.0}}
+        None, Budget(macs=3e5)))
+    assert "budget" not in plain and config == plain | {"budget": {"params": None, "macs": 3e5, "weight": 2.0}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert read_search("search", "", ["--config", str(tmp_path)])["budget_options"] == config["budget"]
     (tmp_path / "config.json").write_text(json.dumps(plain))
