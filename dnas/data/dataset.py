@@ -24,6 +24,7 @@ class Pictures(NamedTuple):
 
     files: where each is from. fit: how they were brought to one size, see `dnas.data.decode.FITS`.
     smallest, largest: (H, W) before that, by area. transparent: how many had transparent parts, laid on white.
+    skipped: files that lay beside them and are not pictures.
     """
 
     files: Sequence[str]
@@ -31,6 +32,7 @@ class Pictures(NamedTuple):
     smallest: tuple[int, int]
     largest: tuple[int, int]
     transparent: int
+    skipped: Sequence[str] = ()
 
 
 class Columns(NamedTuple):
@@ -162,7 +164,8 @@ def from_arrays(name: str, x, y, x_test=None, y_test=None, *, pad: int | Sequenc
     limit: how many examples outside the test set to keep, evenly of each class; always the same ones.
     task: a name or place, see `dnas.task`; None takes what fits the targets.
     standardise: whether images and features are brought to mean 0 and standard deviation 1; default True.
-    kind: what x is, where its shape and type do not say it, such as "features" of a float array [N, T, F].
+    kind: what x is, where its shape and type do not say it, such as "features" of a float array [N, T, F], or "images" of
+        images [N, 3, W, C] that would be taken for channels-first and refused.
     class_names: of all classes, where there are more than `y` has or their names are known.
     Splits are stratified where an example has one class, else those of a fixed random permutation.
     Raises ValueError, in one line that begins with `name`, on anything that does not fit.

@@ -93,7 +93,7 @@ def load(source: str | os.PathLike | Sequence[str | os.PathLike], *, limit: int 
         a .txt text, whose characters are predicted from those before them (`dnas.data.text`);
         a folder of such .npz pieces (in the order of their names), of the four idx files of MNIST or Fashion-MNIST
         (plain or .gz), or of the binary batches of CIFAR-10;
-        a folder of PNG or JPEG pictures, FOLDER/CLASS/PICTURE or FOLDER/train/CLASS/PICTURE beside test or val;
+        a folder of PNG, JPEG, WebP or BMP pictures, FOLDER/CLASS/PICTURE or FOLDER/train/CLASS/PICTURE beside test or val;
         `hf:NAME`, a data set of Hugging Face's hub, `hf:FOLDER`, or a folder that `datasets` wrote;
         `package.module:factory` or `file.py:factory`, a callable without arguments that returns a Dataset,
         (x, y) or (x, y, x_test, y_test).

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dnas.data.checks import NOUNS
-from dnas.data.dataset import Dataset
+from dnas.data.checks import NOUNS, TURNED, channels_first
+from dnas.data.dataset import Dataset, Pictures
 from dnas.data.splits import SPLITS
 
 LISTED = 10
@@ -67,8 +67,11 @@ def describe(data: Dataset) -> str:
         return (f"{data.name}: a graph of {graph.nodes} nodes and {graph.edges.shape[1]} edges, {graph.features} "
                 f"features, {data.classes} classes\n{sizes} nodes")
     lines = [f"{data.name}: {_inputs(data)}, {_outputs(data)}{_scale(data)}", f"{sizes}{_augmented(data)}"]
+    if data.kind == "images" and channels_first(data.image):
+        height, _, channels = data.image
+        lines.append(f"images are {height} high with {channels} channels: if x is channels-first, {TURNED} turns it")
     if data.pictures:
-        lines.append(_pictures(data))
+        lines += _pictures(data.pictures, data.image[:2])
     return "\n".join([*lines, *_targets(data), _leaks(data)])
 
 
@@ -112,12 +115,17 @@ def _augmented(data: Dataset) -> str:
     return f"; {crops}, {'flips' if data.flip else 'no flips'}"
 
 
-def _pictures(data: Dataset) -> str:
-    before, now = data.pictures, data.image[:2]
+def _pictures(before: Pictures, size: tuple[int, ...]) -> list[str]:
     sizes = " to ".join(dict.fromkeys(map(_times, (before.smallest, before.largest))))
-    changed = "kept as they are" if before.smallest == before.largest == now else f"brought to {_times(now)} ({before.fit})"
+    same = before.smallest == before.largest == size
+    changed = "kept as they are" if same else f"brought to {_times(size)} ({before.fit})"
     laid = f"; {before.transparent} with transparent parts, laid on white" if before.transparent else ""
-    return f"pictures of {sizes} pixels, {changed}{laid}"
+    lines = [f"pictures of {sizes} pixels, {changed}{laid}"]
+    if before.skipped:
+        many = len(before.skipped)
+        what = f"{many} files that are not pictures, the first" if many > 1 else "a file that is not a picture,"
+        lines.append(f"skipped {what} {_printable(before.skipped[0])}")
+    return lines
 
 
 def _targets(data: Dataset) -> list[str]:
@@ -158,11 +166,14 @@ def _leaks(data: Dataset) -> str:
     torn = f"; {other} are identical to one {'of' if target == 'class' else 'with'} another {target}" if other else ""
     if not found:
         return f"no {noun} is in two splits{torn}"
-    where = lambda row: data.pictures.files[row] if data.pictures else f"{noun} {row}"
-    seen = lambda row: where(row) if where(row).isprintable() else ascii(where(row))
+    where = lambda row: _printable(data.pictures.files[row]) if data.pictures else f"{noun} {row}"
     parts = [f"{leak.images} of {leak.of} also in {leak.also}" for leak in found]
     first, second = found[0].pair
-    return f"identical {noun}s: {', '.join(parts)}; such as {seen(first)} and {seen(second)}{torn}"
+    return f"identical {noun}s: {', '.join(parts)}; such as {where(first)} and {where(second)}{torn}"
+
+
+def _printable(path: str) -> str:
+    return path if path.isprintable() else ascii(path)
 
 
 def _times(sizes: tuple[int, ...]) -> str:
