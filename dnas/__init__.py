@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dnas.api.load import TrainedNetwork, load
     from dnas.api.open import Run, open
     from dnas.api.parts import method, space
-    from dnas.api.predict import predict
+    from dnas.api.predict import Predictions, predict
     from dnas.api.report import report
     from dnas.api.search import search
     from dnas.api.select import Selected, select
@@ -47,7 +47,7 @@ _PLACES = {
         "api.load": ("TrainedNetwork", "load"),
         "api.open": ("Run", "open"),
         "api.parts": ("method", "space"),
-        "api.predict": ("predict",),
+        "api.predict": ("Predictions", "predict"),
         "api.report": ("report",),
         "api.search": ("search",),
         "api.select": ("Selected", "select"),
