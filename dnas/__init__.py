@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dnas.algorithms.supervised import Recipe
     from dnas.api.compare import Comparison, compare
     from dnas.api.estimate import estimate
-    from dnas.api.evaluate import evaluate
+    from dnas.api.evaluate import Evaluation, evaluate
     from dnas.api.export import export
     from dnas.api.load import TrainedNetwork, load
     from dnas.api.open import Run, open
@@ -42,7 +42,7 @@ _PLACES = {
         "algorithms.supervised": ("Recipe",),
         "api.compare": ("Comparison", "compare"),
         "api.estimate": ("estimate",),
-        "api.evaluate": ("evaluate",),
+        "api.evaluate": ("Evaluation", "evaluate"),
         "api.export": ("export",),
         "api.load": ("TrainedNetwork", "load"),
         "api.open": ("Run", "open"),

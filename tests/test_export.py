@@ -210,4 +210,4 @@ def test_places_are_imported_for_the_comparison_where_they_are_trusted(run, monk
         dnas.export(copy, "safetensors", cache="off", out=tmp_path / "out")
     assert "drawn at random" in capsys.readouterr().out
     dnas.export(copy, "safetensors", trust=True, out=tmp_path / "out")
-    assert "40 of the 40 test images of mine.py:f" in capsys.readouterr().out
+    assert "40 of the 40 test images of mine:f" in capsys.readouterr().out
