@@ -67,8 +67,9 @@ def main(argv: Sequence[str]) -> int:
         if truth and trained.ready.space.name != "nasbench201":
             raise ValueError(f"{trained.folder} is of {trained.ready.space.name}; --table is for runs of nasbench201 alone")
 
-    from dnas import compare, open_run
     from dnas.run import write_atomic
+
+    from dnas import compare, open_run
 
     out = Path(arguments.out).expanduser() if arguments.out else folders[0].absolute().parent / "comparison"
     config = {"runs": [str(folder.absolute()) for folder in folders],
@@ -161,9 +162,9 @@ def _entries(trained: Supernet, label: str, names, chosen, selections, truth, tr
     """All selections on one run; what does not suit it goes to `notes`."""
     import jax
     import numpy as np
+    from dnas.benchmarks import nasbench201
 
     from dnas import checkpoint, compare
-    from dnas.benchmarks import nasbench201
     from dnas.engine.compile import compile_evaluation, on_device
     from dnas.selection.types import Unsuitable
 
@@ -220,9 +221,10 @@ def _genotype(space, decisions: Mapping[str, Any], n: int):
 
 def _trained(trained: Supernet, genotype, epochs: int, out: Path) -> float:
     """The hold-out metric (a share in %) after a short training, from the file of an earlier one if there is one."""
+    from dnas.run import write_atomic
+
     from dnas.algorithms.supervised import Recipe as Numbers
     from dnas.engine.train import train
-    from dnas.run import write_atomic
 
     what = f"{trained.folder.resolve()} {trained.epoch} {epochs} {genotype.to_json()}"
     file = out / "trained" / f"{hashlib.sha256(what.encode()).hexdigest()[:16]}.json"

@@ -8,11 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from dnas.runs import Summary, find, summary
-from launch.parser import Positional, parse
-from launch.text import plain
+import tyro
+
+from dnas.runs.index import Summary, find, summary
+from launch.arguments import parsed
+from launch.text import columns, plain, terminal_width
 
 Key = Literal["folder", "status", "kind", "method", "space", "data", "seed", "epoch", "quality", "seconds", "date"]
+COLUMNS = ("folder", "status", "kind", "method", "space", "data", "seed", "epoch", "quality", "on", "time", "choices")
+LEFT = COLUMNS[:6]
+"""Columns of texts, which begin at the left."""
+LEAST = "choices", "on", "time", "kind", "seed", "data", "space", "method"
+"""Columns that a narrow terminal does not show, the least important first; the name of a folder often says the last ones."""
+NOTE = 40
+"""Letters of a note that has to fit too: who is running it."""
 DOWN = "epoch", "date"
 """Keys whose largest value comes first."""
 
@@ -21,7 +30,7 @@ DOWN = "epoch", "date"
 class Arguments:
     """What the command line says."""
 
-    folder: Annotated[str, Positional("DIR")] = "runs"
+    folder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")] = "runs"
     """Where to look. Choices inside of a run are counted with it."""
     sort: Key = "folder"
     """What the order goes by; the best quality, by its metric, and the latest date come first, what has none last."""
@@ -31,7 +40,7 @@ class Arguments:
 
 def main(argv: Sequence[str]) -> int:
     """Runs `dnas runs`. Raises ValueError, in one line, where there is no such folder."""
-    arguments = parse(Arguments(), "dnas runs", __doc__, argv)
+    arguments = parsed(Arguments(), "dnas runs", __doc__, list(argv))
     top = Path(arguments.folder).expanduser()
     if not top.is_dir():
         raise ValueError(f"{top} {'is no folder' if top.exists() else 'does not exist'}; name one that holds runs")
@@ -43,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
         csv.writer(table).writerows([Summary._fields, *found])
         print(table.getvalue(), end="")
     else:
-        print(listed(found) if found else f"no run in {top}")
+        print(listed(found, terminal_width()) if found else f"no run in {top}")
     return 0
 
 
@@ -59,13 +68,22 @@ def _quality(one: Summary) -> tuple[str, float] | None:
     return None if one.value is None else (one.metric, -one.better * one.value)
 
 
-def listed(found: Sequence[Summary]) -> str:
-    """A line a run, in columns; behind it who is running it, or what is broken."""
-    from launch.text import columns
+def listed(found: Sequence[Summary], width: int | None = None) -> str:
+    """A line a run, in columns; behind it who is running it, or what is broken.
 
-    rows = [["folder", "status", "kind", "method", "space", "data", "seed", "epoch", "quality", "on", "time", "choices"]]
-    lines = columns(rows + [[plain(cell) for cell in _row(one)] for one in found], left=6).splitlines()
-    return "\n".join([lines[0], *(f"{line}  {plain(one.note)}".rstrip() for line, one in zip(lines[1:], found))])
+    width: of the terminal, for which columns are left out in the order of LEAST until the lines fit. What is longer than
+    NOTE of what is broken may still take a second line.
+    """
+    rows, notes = [[plain(cell) for cell in _row(one)] for one in found], [plain(one.note) for one in found]
+    for count in range(len(LEAST) + 1):
+        shown = [i for i, name in enumerate(COLUMNS) if name not in LEAST[:count]]
+        header, *lines = columns([[row[i] for i in shown] for row in (COLUMNS, *rows)],
+                                 left=sum(COLUMNS[i] in LEFT for i in shown)).splitlines()
+        noted = [f"{line}  {note}".rstrip() for line, note in zip(lines, notes)]
+        if width is None or all(len(line) <= width for line, note in zip([header, *noted], ["", *notes])
+                                if len(note) <= NOTE):
+            break
+    return "\n".join([header, *noted])
 
 
 def _row(one: Summary) -> list[str]:

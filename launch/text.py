@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,3 +40,8 @@ def budget_lines(config: Mapping[str, Any], space, genotype, gates=None) -> list
     return [f"{limit:,.0f} {NAMES[name]}: {verdict}; this network has {100 * abs(shares[name] - 1):.1f} % "
             f"{'more' if shares[name] > 1 else 'less'}" + (f", one drawn by the gates {mixture[name]:,.0f}" if gates else "")
             for name, limit in budget.given.items()]
+
+
+def terminal_width() -> int | None:
+    """Columns of the terminal that standard output is; None where it is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

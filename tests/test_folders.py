@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dnas.api.train import plan_training
 from dnas.data import SPLITS, describe, load
 from dnas.data.decode import MOST_PIXELS, File, decode
 from dnas.data.summary import leaks
-from launch.arguments import learnt_from
 from launch.main import main
-from launch.train import _arguments
 from tests.test_data import assert_whole
 
 CLASSES = ("cat", "dog", "owl")
@@ -324,7 +323,7 @@ def test_leaks(tmp_path):
     data = load(str(folder))
     found = leaks(data)
     assert [leak[:3] for leak in found] == [("test", "holdout", 1), ("test", "train", 1)]
-    assert [data.pictures.files[row] for row in found[0].pair] == [str(folder / "test/dog/copy.png"), source]
+    assert [data.pictures.files[row] for row in found[0].pairs[0]] == [str(folder / "test/dog/copy.png"), source]
     assert (f"identical images: 1 of test also in holdout, 1 of test also in train; such as {folder}/test/dog/copy.png and "
             f"{source}; 4 are identical to one of another class") in describe(data)
 
@@ -341,7 +340,7 @@ def test_leaks_of_arrays(tmp_path):
         assert found.get(("test", name), 0) == (parts[name] > 0) + (name == home)
     if parts["holdout"] and parts["train"]:
         assert found["holdout", "train"] == parts["holdout"]
-    first, second = leaks(data)[0].pair
+    first, second = leaks(data)[0].pairs[0]
     assert np.array_equal(x[first if first < 60 else (0, 50)[first - 60]], x[second])
     assert f"such as image {first} and image {second}" in describe(data)
 
@@ -370,10 +369,10 @@ def test_from_the_command_line_to_a_table_of_class_names(tmp_path, monkeypatch, 
         key: config[key] for key in ("resize", "fit", "class_names", "class_weights")}
     assert json.loads((tmp_path / "trained" / "results.json").read_text())["class_names"] == names
     assert ">a $very$ long name of a…<" in (tmp_path / "trained" / "confusion.svg").read_text()
-    again, _ = _arguments(["trained"])
-    assert json.loads(json.dumps(learnt_from(again))) == {key: there[key] for key in learnt_from(again)}
-    other, _ = _arguments(["run", "--data", "digits"])
-    assert learnt_from(other) == {"data": ["digits"], "limit": None}
+    again = plan_training("trained").config
+    assert json.loads(json.dumps(again)) == there
+    other = plan_training("run", "digits").config
+    assert (other["data"], other["limit"]) == (["digits"], None) and "class_weights" not in other
 
 
 def test_check(tmp_path, capsys):

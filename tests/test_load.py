@@ -3,7 +3,6 @@
 import json
 import shutil
 import struct
-import types
 from pathlib import Path
 
 import jax
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 
 import dnas
-from dnas.api.train import _network
+from dnas.api.train import without_auxiliary
 from dnas.data import load as load_data
 from dnas.runs import checkpoint, model_file
 from launch.main import main
@@ -198,9 +197,11 @@ def test_the_auxiliary_head_stays_behind(tmp_path):
     image = jax.ShapeDtypeStruct((1, *data.image), "float32")
     weights, stats = space.network(genotype, auxiliary=True).init(jax.random.key(0), image)
     assert "auxiliary" in weights and "auxiliary" in stats
-    plan = types.SimpleNamespace(space=space, data=data, architecture=types.SimpleNamespace(genotype=genotype),
-                                 config={"space": {"name": "darts", "channels": 2, "cells": 3}})
-    trained = _network(plan, types.SimpleNamespace(weights=weights, stats=stats), None)
+    used = jax.eval_shape(lambda key: space.network(genotype).init(key, image), jax.random.key(0))
+    described = model_file.ModelDescription(genotype, {"name": "darts", "channels": 2, "cells": 3},
+                                            model_file.input_of(data, {}), model_file.output_of(data), {})
+    model_file.save(tmp_path / model_file.FILE, described, *map(without_auxiliary, (weights, stats), used))
+    trained = dnas.load(tmp_path)
     assert trained.weights.keys() == weights.keys() - {"auxiliary"}
     np.testing.assert_array_equal(trained.weights["head"]["dense"]["kernel"], weights["head"]["dense"]["kernel"])
 

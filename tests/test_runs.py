@@ -118,6 +118,36 @@ def test_order_and_forms(many, capsys):
     assert [row["folder"] for row in rows] == [one["folder"] for one in told] and rows[0]["seconds"] == "60.0"
 
 
+@pytest.mark.parametrize("width, there, gone", [
+    (200, "choices on time kind seed data space method", ""),
+    (110, "kind seed data space method", "choices"),
+    (80, "method epoch quality", "choices on time"),
+    (56, "folder status epoch quality", "choices on time kind seed data space method")])
+def test_a_narrow_terminal_gets_fewer_columns_and_no_line_longer(many, monkeypatch, capsys, width, there, gone):
+    monkeypatch.chdir(many.parent)
+    monkeypatch.setenv("COLUMNS", str(width))
+    everything = lines(capsys, "runs")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    with holding(many / "g"):
+        found = lines(capsys, "runs")
+    assert max(map(len, everything)) > 100  # where it is no terminal nothing is left out
+    assert max(len(line) for line in found if "broken" not in line) <= width and len(found) == 9
+    header = found[0].split()
+    assert set(there.split()) <= set(header) and set(gone.split()).isdisjoint(header)
+    assert header == [name for name in everything[0].split() if name in header]
+    words = {Path(line.split()[0]).name: " ".join(line.split()) for line in found[1:]}
+    assert "done" in words["a"] and "3/3 60.00 %" in words["a"] and "broken" in words["e"]
+    assert "no valid JSON" in words["e"] and " process " in words["g"]
+
+
+def test_a_folder_wider_than_the_terminal_is_not_cut(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "30")
+    folder = write_run(tmp_path / "a rather long name of a run", SEARCH)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    _, line = lines(capsys, tmp_path)
+    assert line.startswith(f"{folder}  done") and line.endswith("60.00 %")
+
+
 MAE = {"task": "regression", "metric": {"name": "mae", "better": -1, "percent": False}}
 
 

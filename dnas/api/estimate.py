@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from dnas.algorithms.budget import budgeted
+from dnas.algorithms.budget import Budget, budgeted
 from dnas.algorithms.method import Method
-from dnas.api.search import plan_search
+from dnas.api.search import SearchPlan, plan_search
 from dnas.data import Dataset
 from dnas.engine import cache as caches
 from dnas.engine.devices import spelled
@@ -31,12 +31,16 @@ class Estimate(NamedTuple):
 
 
 def estimate(space: str | SearchSpace = "nasbench201", method: str | Method = "darts", data: str | Dataset = "digits", *,
-             batch: int | None = None, seeds: int = 1, cache: str | None = None) -> Estimate:
+             batch: int | None = None, seeds: int = 1, budget: Budget | None = None, cache: str | None = None) -> Estimate:
     """Compiles the step of a search, and neither trains nor writes anything but the cache. Arguments: as for `dnas.search`.
 
     Raises ValueError, in one line, for whatever does not fit.
     """
-    plan = plan_search(space, method, data, batch=batch)
+    return estimate_plan(plan_search(space, method, data, batch=batch, budget=budget), seeds=seeds, cache=cache)
+
+
+def estimate_plan(plan: SearchPlan, *, seeds: int = 1, cache: str | None = None) -> Estimate:
+    """The same of a plan, of its first search for so many seeds."""
     caches.enable(cache)
     setting = plan.settings[0]
     return Estimate(**estimate_search(setting.space, budgeted(setting.method, setting.space, plan.budget), plan.data,

@@ -17,13 +17,14 @@ from dnas.algorithms.method import Method
 from dnas.algorithms.players import SearchState
 from dnas.api.open import Run
 from dnas.api.supernet import Supernet, fingerprint, load_supernet, program_key
-from dnas.data import Dataset, describe, steps_per_epoch
+from dnas.data import Dataset, check_augment, describe, steps_per_epoch
 from dnas.data import load as load_data
 from dnas.engine import cache as caches
 from dnas.engine.lanes import NonFiniteLoss
 from dnas.engine.margin import margin_of
 from dnas.engine.search import Lane, Result, input_shape, search_lanes, started_from, state_shape
 from dnas.reports import cells, figures
+from dnas.reports.duplicates import draw_duplicates
 from dnas.runs.directory import flatten, holds_run, open_run, write_json
 from dnas.runs.index import read_json
 from dnas.runs.tensorboard import events
@@ -144,6 +145,7 @@ def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = No
         if batch < BATCH:
             notes.append(f"batch   {batch} examples, all that the smaller of the splits train and valid has")
     steps = steps_per_epoch(data, batch)
+    check_augment(data, batch)
     count = len(spaces) * len(methods) * len(seeds)
     if not 0 < count <= MOST:
         raise ValueError(f"that makes {count:,} searches; a call carries out 1 to {MOST:,}")
@@ -192,6 +194,7 @@ def run_searches(plan: SearchPlan, out: str | Path | None, *, progress: bool = T
                 say(line)
             space, budget = group[0].space, plan.budget
             method = budgeted(group[0].method, space, budget)
+            draw_duplicates(plan.data, [run.folder for run in opened if run and not run.resumed])
             lanes = [Lane(method.replace(**setting.method.hyper), setting.seed, run, setting.title)
                      for setting, run in zip(group, opened)]
             results = search_lanes(space, lanes, plan.data, epochs=plan.epochs, batch=plan.batch, progress=progress,

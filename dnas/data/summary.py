@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,30 +15,32 @@ from dnas.data.splits import SPLITS
 
 LISTED = 10
 """Most classes whose numbers of examples are spelled out."""
+PAIRS = 6
+"""Pairs of identical inputs that are named, of each two splits."""
 UNEVEN = 2
 """Times as many examples as of the smallest class from which on weights are suggested."""
 
 
 class Leak(NamedTuple):
-    """Examples of the split `of` that `also` holds too, number by number, and the first such pair (row, row)."""
+    """Examples of the split `of` that `also` holds too, number by number, and the first PAIRS such (row, row)."""
 
     of: str
     also: str
     images: int
-    pair: tuple[int, int]
+    pairs: list[tuple[int, int]]
 
 
 def leaks(data: Dataset, same: np.ndarray | None = None) -> list[Leak]:
-    """The identical inputs of each two splits, those of the test set first. same: as `identical` gives it, if known."""
+    """The identical inputs of each two splits, those of the test set first. same: as `identical` gives it."""
     same = identical(data) if same is None else same
-    found = []
+    pairs = []
     for of, also in itertools.combinations(reversed(SPLITS), 2):
         rows, others = data.splits[of], data.splits[also]
         shared = rows[np.isin(same[rows], same[others])]
         if len(shared):
-            twin = others[np.argmax(same[others] == same[shared[0]])]
-            found.append(Leak(of, also, len(shared), (int(shared[0]), int(twin))))
-    return found
+            twin = lambda row, others=others: others[np.argmax(same[others] == same[row])]
+            pairs.append(Leak(of, also, len(shared), [(int(row), int(twin(row))) for row in shared[:PAIRS]]))
+    return pairs
 
 
 def contradictions(data: Dataset, same: np.ndarray) -> int:
@@ -59,8 +62,8 @@ def equal_rows(array: np.ndarray) -> np.ndarray:
 
 
 def describe(data: Dataset) -> str:
-    """A few lines for a person: shape and targets; the sizes of the splits and the augmentation; what pictures were made
-    of; how targets are distributed; identical inputs in two splits."""
+    """A few lines for a person: shape and targets; the sizes of the splits and the augmentation; what pictures were
+    before; how targets are distributed; identical inputs in two splits."""
     sizes = ", ".join(f"{name} {len(data.splits[name])}" for name in SPLITS)
     graph = data.graph
     if graph is not None:
@@ -124,7 +127,7 @@ def _pictures(before: Pictures, size: tuple[int, ...]) -> list[str]:
     if before.skipped:
         many = len(before.skipped)
         what = f"{many} files that are not pictures, the first" if many > 1 else "a file that is not a picture,"
-        lines.append(f"skipped {what} {_printable(before.skipped[0])}")
+        lines.append(f"skipped {what} {printable(before.skipped[0])}")
     return lines
 
 
@@ -161,19 +164,29 @@ def _classes(data: Dataset) -> str:
 
 def _leaks(data: Dataset) -> str:
     same, noun = identical(data), NOUNS[data.kind]
-    found, other = leaks(data, same), contradictions(data, same)
+    pairs, other = leaks(data, same), contradictions(data, same)
     target = "class" if data.targets.ndim == 1 and data.targets.dtype.kind in "iu" else "target"
     torn = f"; {other} are identical to one {'of' if target == 'class' else 'with'} another {target}" if other else ""
-    if not found:
+    if not pairs:
         return f"no {noun} is in two splits{torn}"
-    where = lambda row: _printable(data.pictures.files[row]) if data.pictures else f"{noun} {row}"
-    parts = [f"{leak.images} of {leak.of} also in {leak.also}" for leak in found]
-    first, second = found[0].pair
-    return f"identical {noun}s: {', '.join(parts)}; such as {where(first)} and {where(second)}{torn}"
+    first, second = pairs[0].pairs[0]
+    return f"identical {noun}s: {counted(pairs)}; such as {place(data, first)} and {place(data, second)}{torn}"
 
 
-def _printable(path: str) -> str:
-    return path if path.isprintable() else ascii(path)
+def counted(pairs: Sequence[Leak]) -> str:
+    """How many inputs each two splits have in common, in words."""
+    return ", ".join(f"{leak.images} of {leak.of} also in {leak.also}" for leak in pairs)
+
+
+def place(data: Dataset, row: int) -> str:
+    """Where an input is from: its file, or its number."""
+    name = data.pictures.files[row] if data.pictures else f"{NOUNS[data.kind]} {row}"
+    return printable(name)
+
+
+def printable(name: str) -> str:
+    """The name of a file as a terminal may show it."""
+    return name if name.isprintable() else ascii(name)
 
 
 def _times(sizes: tuple[int, ...]) -> str:

@@ -181,7 +181,7 @@ def _pooled(task: Task, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _console() -> Console:
-    return Console(highlight=False, soft_wrap=True)
+    return Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def _clock(seconds: float | None) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import contextvars
 import errno
 import io
+import itertools
 import json
 import math
 import os
@@ -222,6 +223,19 @@ def open_run(path: str | Path, config: Mapping[str, Any]) -> RunDirectory:
     return RunDirectory(folder, resumed, lock)
 
 
+def free_folder(name: str, config: Mapping[str, Any]) -> Path:
+    """The first of runs/`name`, runs/`name`-2, ... that does not exist, is empty, or holds a run of this very config."""
+    for number in itertools.count(1):
+        folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
+        if not folder.exists() or folder.is_dir() and not any(folder.iterdir()):
+            return folder
+        try:
+            if json.loads((folder / "config.json").read_text(encoding="utf-8")) == config:
+                return folder
+        except (OSError, ValueError, RecursionError):
+            continue
+
+
 def load_genotype(path: str | Path) -> Genotype:
     """Reads a genotype from its file or from a run directory. Raises ValueError, in one line, if it cannot."""
     path = Path(path)
@@ -326,7 +340,7 @@ def holds_run(folder: Path, config: Mapping[str, Any]) -> bool:
         differing = [*differing[:MOST_SHOWN - 1], f"and {len(differing) - MOST_SHOWN + 1} more"]
     if differing:
         raise ValueError(f"{folder} holds a run of another config: {'; '.join(differing)}; "
-                         f"choose another folder")
+                         f"choose another folder, or repeat that run with its own config, {path}")
     return True
 
 
