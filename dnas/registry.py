@@ -26,6 +26,7 @@ REGISTRIES = {
     "selection": "dnas.selection:SELECTIONS",
     "task": "dnas.task:TASKS",
     "genotype": "search_spaces.genotypes:GENOTYPES",
+    "export": "dnas.formats:FORMATS",
 }
 """Where the names of each kind are listed. This is the one place that knows of `search_spaces`, and it imports that package
 only when it looks a name up."""

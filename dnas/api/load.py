@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +124,18 @@ def load(path: str | Path, *, space: str | None = None, task: str | None = None,
         raise ValueError(f"{file}: space {built.name} has no such network: {_bounded(error)}") from error
     weights, stats = jax.device_put(model_file.restore(content, *shapes))
     return trained_network(described, built, how, weights, stats, network, run)
+
+
+def network_of(network: str | Path | TrainedNetwork, *, space: str | None, task: str | None, trust: bool,
+               cache: str | None) -> TrainedNetwork:
+    """`network`, or what `load` reads at that path. Raises ValueError, in one line, for anything else."""
+    if isinstance(network, (str, os.PathLike)):
+        return load(network, space=space, task=task, trust=trust, cache=cache)
+    if not isinstance(network, TrainedNetwork):
+        raise ValueError(f"network is {type(network).__name__}; it must be what dnas.load or dnas.train returns, or the path "
+                         "of a training")
+    caches.enable(cache)
+    return network
 
 
 def trained_network(described: ModelDescription, space: SearchSpace, task: Task, weights: Weights, stats: Stats,
