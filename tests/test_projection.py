@@ -125,7 +125,8 @@ def test_a_budget_that_no_network_meets_is_refused_with_the_nearest():
     assert lowest["params"] < 300 < highest["params"]
     gates = {"chain": np.full((2, 4), 0.25)}
     assert space.cost(within(space, Budget(params=300), gates, space.genotype(gates)))["params"] == 510
-    with pytest.raises(ValueError, match="uses 95 to 100 % of a budget of 300 parameters; the nearest has 510 parameters"):
+    with pytest.raises(ValueError, match="found no network of space toy that uses 95 to 100 % of a budget of 300 "
+                                         "parameters; the nearest has 510 parameters"):
         budgeted(darts(), space, Budget(params=300))
     with pytest.raises(ValueError, match="of 300 parameters and 5,900 multiply-adds; the nearest has "):
         budgeted(darts(), space, Budget(params=300, macs=5900))

@@ -61,8 +61,8 @@ def budgeted(method: Method, space: SearchSpace, budget: Budget) -> Method:
     if not met(space, budget, nearest)["ok"]:
         said, cost = (" and ".join(f"{number:,.0f} {NAMES[name]}" for name, number in numbers.items())
                       for numbers in (limits, {name: space.cost(nearest)[name] for name in limits}))
-        raise ValueError(f"no network of space {space.name} uses {100 - 100 * BAND:.0f} to 100 % of a budget of {said}; the "
-                         f"nearest has {cost}")
+        raise ValueError(f"found no network of space {space.name} that uses {100 - 100 * BAND:.0f} to 100 % of a budget of "
+                         f"{said}; the nearest has {cost}")
     likely = likelihood(space)
 
     def value(hyper, t, arch, gates, forward, memory):

@@ -119,7 +119,7 @@ def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, ep
             gates = algorithm.gates(first.state, first.hyper)
             evaluate = compile_evaluation(space, task, data, examples, first.state, gates, batch, key=key)
             program = program()
-            inspect = compile_diagnosis(space, task, algorithm, data, examples, first.state, first.hyper, batch) \
+            inspect = compile_diagnosis(algorithm, data, examples, first.state, first.hyper, batch) \
                 if diagnose else None
             shown.say(f"compiled in {time.monotonic() - compiled:.1f} s")
             if len(lanes) > 1:
