@@ -5,17 +5,19 @@ from functools import partial
 from pathlib import Path
 
 import flax.linen as nn
+import jax
 import numpy as np
 import pytest
 
 from dnas.registry import resolve
-from dnas.types import Group
+from dnas.types import Genotype, Group
 from launch.main import main
 from search_spaces import SPACES
 from search_spaces.check import check
 from search_spaces.flax_space import flax_space
 from search_spaces.mixed import MixedOp
 from search_spaces.primitives import Identity, Linear, ReLUConvBN
+from tests.toy_kernel import kernels
 from tests.toy_space import OPS, toy
 
 IMAGE = (6, 6, 1)
@@ -77,6 +79,21 @@ class Unequal(nn.Module):
 def test_edges_with_different_operations_need_nothing_of_the_author():
     group = Group(((0, 1), (1, 2)), (("skip", "conv", "pool"), ("none", "conv")))
     assert not wrong(flax_space("unequal", Unequal(), {"g": group}, image=IMAGE))
+
+
+def test_a_small_kernel_is_the_centre_of_the_large_one():
+    space = kernels(IMAGE, 3)
+    weights, stats = space.init(jax.random.key(0), IMAGES)
+    genotype = Genotype.from_decisions(space, {"kernel": [0, 1]})
+    inherited = space.inherit(weights, genotype)
+    np.testing.assert_array_equal(inherited["kernel_0"], weights["kernel_0"][1:4, 1:4])
+    np.testing.assert_array_equal(inherited["kernel_1"], weights["kernel_1"])
+    assert not wrong(space)
+    assert any("logits differ by" in each for each in wrong(kernels(IMAGE, 3, inherit=None)))
+    whole = kernels(IMAGE, 3, inherit=lambda path, leaf, shape: leaf)
+    with pytest.raises(ValueError, match=r"space 'kernels': inherit returned shape \(5, 5, 1, 4\) for kernel_0; the "
+                                         r"discrete network needs \(3, 3, 1, 4\)"):
+        whole.inherit(weights, genotype)
 
 
 @pytest.mark.parametrize("make, message", [
