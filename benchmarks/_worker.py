@@ -95,7 +95,7 @@ def of_jax(space, channels, cells, batch, size, half, layout):
 
     (images, labels), valid = drawn(batch, size)
     from dnas.registry import resolve
-    from search_spaces.mixed import MixedOptions, mixed_options
+    from search_spaces.layers.mixed import MixedOptions, mixed_options
 
     with mixed_options(MixedOptions(dtype="bfloat16" if half else "float32")):
         space_ = resolve(space, SPACES, "space")((size, size, 3), 10, channels=channels, cells=cells)

@@ -63,8 +63,8 @@ def steps(common, rounds, names):
     import numpy as np
 
     from benchmarks._prepared import prepared
+    from dnas.engine import cache
     from dnas.engine.compile import compile_search
-    from launch import cache
 
     found = {}
     cache.enable(None)

@@ -80,7 +80,7 @@ def draw(found, path):
     """Seconds and bytes of each axis against the arithmetic, each as a multiple of its first point."""
     from matplotlib.figure import Figure
 
-    from dnas.pictures import saving
+    from dnas.reports.figures import saving
 
     with saving(path) as save:
         figure = Figure(figsize=(9, 4), layout="constrained")

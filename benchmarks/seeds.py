@@ -34,9 +34,9 @@ def main(argv):
 
     import jax
 
+    from dnas.engine import cache
     from dnas.engine.devices import spelled
-    from dnas.run import environment
-    from launch import cache
+    from dnas.runs.directory import environment
     from launch.arguments import parse
     from launch.prepare import prepare
 

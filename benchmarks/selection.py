@@ -25,7 +25,7 @@ def main(argv):
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(argv)
 
-    from launch import cache
+    from dnas.engine import cache
     from launch.trained import supernet
 
     cache.enable(None)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dnas.algorithms.method import Algorithm, Method
     from dnas.algorithms.players import Player, SearchState, Term
-    from dnas.checkpoint import CorruptCheckpoint
     from dnas.engine.lanes import NonFiniteLoss
     from dnas.engine.search import Lane, Result, estimate, search, search_lanes
-    from dnas.run import Run, RunWriteError, load_genotype, open_run
+    from dnas.runs.checkpoint import CorruptCheckpoint
+    from dnas.runs.directory import Run, RunWriteError, load_genotype, open_run
     from dnas.task import Task
     from dnas.types import Batch, Choice, Evaluator, Genotype, Group, Network, SearchSpace
 
@@ -23,10 +23,10 @@ _PLACES = {
     name: place for place, names in {
         "algorithms.method": ("Algorithm", "Method"),
         "algorithms.players": ("Player", "SearchState", "Term"),
-        "checkpoint": ("CorruptCheckpoint",),
+        "runs.checkpoint": ("CorruptCheckpoint",),
         "engine.lanes": ("NonFiniteLoss",),
         "engine.search": ("Lane", "Result", "estimate", "search", "search_lanes"),
-        "run": ("Run", "RunWriteError", "load_genotype", "open_run"),
+        "runs.directory": ("Run", "RunWriteError", "load_genotype", "open_run"),
         "task": ("Task",),
         "types": ("Batch", "Choice", "Evaluator", "Genotype", "Group", "Network", "SearchSpace"),
     }.items() for name in names

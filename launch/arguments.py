@@ -16,13 +16,12 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from dnas import registry
+from dnas import options, registry
 from dnas.data import DATASETS
 from dnas.data.decode import FITS, Fit
 from dnas.data.huggingface import PREFIX
 from dnas.methods import METHODS
 from dnas.task import TASKS
-from launch import options
 from search_spaces import SPACES
 
 DATA = ("data", "task", "target", "window", "standardise", "limit", "resize", "fit", "augment", "class_weights")
@@ -37,7 +36,7 @@ CONFIG = ("space", "method", *DATA, *FOUND, "epochs", "batch", "seed", "diagnose
 BOUNDS = {"epochs": (1, 10**6), "batch": (1, None), "seed": (0, 2**32 - 1), "seeds": (1, 1000), "limit": (1, None),
           "diagnose": (0, 10**6), "cutout": (0, None), "window": (1, 10**6)}
 """Least and greatest values of common options."""
-SHARED = "search_spaces.mixed:MixedOptions"
+SHARED = "search_spaces.layers.mixed:MixedOptions"
 """Options that every space has."""
 PARTS = {"space": SPACES, "method": METHODS}
 

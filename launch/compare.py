@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from dnas import registry
+from dnas import options, registry
+from dnas.engine import cache
 from dnas.selection import SELECTIONS
-from launch import cache, options
 from launch.arguments import CONFIG, FOUND, parsed, part_of
 from launch.comparison import comparison_text, presentation_of, write_report
 from launch.prepare import named
@@ -70,8 +70,9 @@ def main(argv: Sequence[str]) -> int:
         if truth and trained.ready.space.name != "nasbench201":
             raise ValueError(f"{trained.folder} is of {trained.ready.space.name}; --table is for runs of nasbench201 alone")
 
-    from dnas import compare, open_run
-    from dnas.run import write_atomic
+    from dnas import open_run
+    from dnas.reports import comparison
+    from dnas.runs.directory import write_atomic
 
     out = Path(arguments.out).expanduser() if arguments.out else folders[0].absolute().parent / "comparison"
     config = {"runs": [str(folder.absolute()) for folder in folders],
@@ -92,8 +93,8 @@ def main(argv: Sequence[str]) -> int:
             entries += _entries(trained, label, names, chosen, selections, truth, arguments.train_epochs, out, notes)
         if not entries:
             raise ValueError(f"no selection suits any of the runs: {'; '.join(notes)}")
-        write_atomic(out / "comparison.csv", compare.to_csv(entries))
-        write_atomic(out / "comparison.json", json.dumps(compare.to_json(entries, view.metrics), indent=1) + "\n")
+        write_atomic(out / "comparison.csv", comparison.to_csv(entries))
+        write_atomic(out / "comparison.json", json.dumps(comparison.to_json(entries, view.metrics), indent=1) + "\n")
         write_report(out, supernets, labels, entries, notes, argv, arguments, view)
     print("\n" + comparison_text(entries, notes, view))
     print(f"written    {out} (report.html, comparison.csv, comparison.json, comparison.svg)")
@@ -102,7 +103,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _runs(folders: Iterable[Path]) -> list[Path]:
     """The run directories among `folders`, and in place of any other folder all searches in it, such as those of a sweep."""
-    from dnas.runs import find, read_json
+    from dnas.runs.index import find, read_json
 
     runs = []
     for folder in folders:
@@ -151,7 +152,7 @@ def _truth(path: str | None, column: str):
     """(table, column's values), None without a table."""
     if path is None:
         return None
-    from dnas.benchmarks import nasbench201
+    from dnas.tabular import nasbench201
 
     table = nasbench201.load(path)
     if column not in table.columns:
@@ -165,10 +166,11 @@ def _entries(trained: Supernet, label: str, names, chosen, selections, truth, tr
     import jax
     import numpy as np
 
-    from dnas import checkpoint, compare
-    from dnas.benchmarks import nasbench201
     from dnas.engine.compile import compile_evaluation, on_device
+    from dnas.reports import comparison
+    from dnas.runs import checkpoint
     from dnas.selection.types import Unsuitable
+    from dnas.tabular import nasbench201
 
     space, data, context = trained.ready.space, trained.ready.data, trained.context
     task, gates = context.task, context.gates(context.state)
@@ -199,19 +201,19 @@ def _entries(trained: Supernet, label: str, names, chosen, selections, truth, tr
             values["trained"] = _trained(trained, genotype, train_epochs, out)
         found.append((name, selected, values))
     for _, selected, values in found:
-        whole = compare.tried(selected.scores, space.groups)
+        whole = comparison.tried(selected.scores, space.groups)
         if truth and whole:
             decisions, scores = whole
             rows = [nasbench201.index(table, _genotype(space, decisions, n)) for n in range(len(scores))]
-            values |= compare.correlation(scores, column[rows])
+            values |= comparison.correlation(scores, column[rows])
         elif truth:
-            values |= compare.correlation(compare.scored(selected.scores, {"cell": table.ops}), column)
+            values |= comparison.correlation(comparison.scored(selected.scores, {"cell": table.ops}), column)
         elif train_epochs:
             distinct = {s.genotype: v["trained"] for _, s, v in found}
             decisions = {g: np.stack([one.decisions(space.groups)[g] for one in distinct]) for g in space.groups}
             quality = task.better * np.array(list(distinct.values()))
-            values |= compare.correlation(compare.scored(selected.scores, decisions), quality)
-    return [compare.Entry(str(trained.folder), label, trained.searched.seed, name.rpartition(":")[2], selected.genotype,
+            values |= comparison.correlation(comparison.scored(selected.scores, decisions), quality)
+    return [comparison.Entry(str(trained.folder), label, trained.searched.seed, name.rpartition(":")[2], selected.genotype,
                           space.format(selected.genotype), values) for name, selected, values in found]
 
 
@@ -225,7 +227,7 @@ def _trained(trained: Supernet, genotype, epochs: int, out: Path) -> float:
     """The hold-out metric (a share in %) after a short training, from the file of an earlier one if there is one."""
     from dnas.algorithms.supervised import Recipe as Numbers
     from dnas.engine.train import train
-    from dnas.run import write_atomic
+    from dnas.runs.directory import write_atomic
 
     what = f"{trained.folder.resolve()} {trained.epoch} {epochs} {genotype.to_json()}"
     file = out / "trained" / f"{hashlib.sha256(what.encode()).hexdigest()[:16]}.json"

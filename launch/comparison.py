@@ -23,7 +23,7 @@ class Presentation(NamedTuple):
 
     def spell(self, metric: str, row: Any) -> str:
         """The mean and deviation of a row of the summary."""
-        from dnas.compare import spell
+        from dnas.reports.comparison import spell
 
         return spell(self.metrics[metric], row.values.get(metric))
 
@@ -37,8 +37,8 @@ class Presentation(NamedTuple):
 
 def presentation_of(folders: Sequence[Path]) -> Presentation:
     """The columns of a comparison of the runs in `folders`. Raises ValueError where they are of several tasks."""
-    from dnas.compare import metrics_of
-    from dnas.runs import quality_of, read_json
+    from dnas.reports.comparison import metrics_of
+    from dnas.runs.index import quality_of, read_json
 
     configs = [read_json(folder / "config.json") if (folder / "config.json").is_file() else {} for folder in folders]
     tasks = [str(config.get("task", "classification")) for config in configs]
@@ -52,10 +52,10 @@ def presentation_of(folders: Sequence[Path]) -> Presentation:
 
 def comparison_text(entries, notes: Sequence[str], view: Presentation) -> str:
     """The comparison for a terminal."""
-    from dnas import compare
+    from dnas.reports import comparison
 
-    rows = compare.summarise(entries)
-    metrics = compare.shown(rows)
+    rows = comparison.summarise(entries)
+    metrics = comparison.shown(rows)
     text = []
     for method in dict.fromkeys(row.method for row in rows):
         members = [row for row in rows if row.method == method]
@@ -64,11 +64,11 @@ def comparison_text(entries, notes: Sequence[str], view: Presentation) -> str:
             chosen = [m for m in metrics if m in kind]
             text.append(columns([["", *(view.metrics[m].title for m in chosen)], *(
                 [row.selection, *(view.spell(m, row) for m in chosen)] for row in members)], left=1))
-    pairs = [d for d in compare.differences(entries, compare.compared(rows)) if d.low is not None]
+    pairs = [d for d in comparison.differences(entries, comparison.compared(rows)) if d.low is not None]
     if pairs:
         text += ["", f"differences{' in points' if view.percent else ''}, with 95 % intervals over pairs of runs",
                  columns([[_pair(d), view.metrics[d.metric].title, view.difference(d)] for d in pairs], left=2)]
-    agreed = compare.agreements(entries)
+    agreed = comparison.agreements(entries)
     if agreed:
         text += ["", "edges that two selections have in common", columns(
             [[method, f"{a}, {b}", f"{100 * share:.0f} %"] for method, found in agreed.items()
@@ -82,12 +82,12 @@ def _pair(difference) -> str:
 
 def write_report(out: Path, supernets, labels, entries, notes, argv, arguments, view: Presentation) -> None:
     """Writes comparison.svg and report.html."""
-    from dnas import compare, report
-    from dnas.pictures import draw_dots
-    from dnas.run import write_atomic
+    from dnas.reports import comparison, html
+    from dnas.reports.figures import draw_dots
+    from dnas.runs.directory import write_atomic
 
-    rows = compare.summarise(entries)
-    metrics = compare.shown(rows)
+    rows = comparison.summarise(entries)
+    metrics = comparison.shown(rows)
     label = lambda e: f"{e.method}: {e.selection}" if len(set(labels)) > 1 else e.selection
     drawn = [m for m in ("table", "trained", "discrete", "gap") if m in metrics][:3]
     panels = {view.metrics[m].title: {label(row): [e.values[m] for e in entries if (e.method, e.selection) ==
@@ -97,47 +97,47 @@ def write_report(out: Path, supernets, labels, entries, notes, argv, arguments, 
     intro = (f"{len(supernets)} trained supernets, {len({e.selection for e in entries})} ways of choosing an architecture "
              "from each. A figure is the mean over the runs of a row ± their standard deviation; one run shows none.")
     parts = [
-        report.paragraph(intro),
+        html.paragraph(intro),
         *(_table(rows, [m for m in metrics if m in kind], view) for kind in KINDS),
-        *(report.paragraph(note[0].upper() + note[1:] if note.startswith("left") else note, quiet=True) for note in notes),
-        report.picture(out / "comparison.svg", "Dots are runs, a bar is their mean, a line one standard deviation."),
+        *(html.paragraph(note[0].upper() + note[1:] if note.startswith("left") else note, quiet=True) for note in notes),
+        html.picture(out / "comparison.svg", "Dots are runs, a bar is their mean, a line one standard deviation."),
     ]
-    pairs = compare.differences(entries, compare.compared(rows))
+    pairs = comparison.differences(entries, comparison.compared(rows))
     if pairs:
-        parts += [report.heading("Differences"), report.paragraph(
+        parts += [html.heading("Differences"), html.paragraph(
             "Two selections on the same runs, or two methods with the same seeds: the mean difference"
             f"{' in points' if view.percent else ''}, and where there is more than one pair a 95 % interval (Student's t). "
             "An interval that holds 0 shows none."),
-            report.table(["between", "of", "mean difference, 95 % interval (pairs)"],
+            html.table(["between", "of", "mean difference, 95 % interval (pairs)"],
                          [[_pair(d), view.metrics[d.metric].title, view.difference(d)] for d in pairs], text=2)]
-    agreed = compare.agreements(entries)
+    agreed = comparison.agreements(entries)
     for method, found in agreed.items():
         names = list(dict.fromkeys(name for pair in found for name in pair))
         share = lambda a, b, found=found: 1.0 if a == b else found.get((a, b), found.get((b, a)))
-        parts += [report.heading(f"Edges in common: {method}"), report.table(
+        parts += [html.heading(f"Edges in common: {method}"), html.table(
             ["", *names], [[a, *(f"{100 * share(a, b):.0f} %" if share(a, b) is not None else "\N{EN DASH}" for b in names)]
                            for a in names])]
-    parts.append(report.heading("The cells"))
+    parts.append(html.heading("The cells"))
     for trained, method in zip(supernets, labels):
         here = [e for e in entries if e.run == str(trained.folder)]
-        parts.append(report.paragraph(f"{method}, seed {trained.searched.seed}: {trained.folder}"))
-        parts.append(report.grid(report.picture(place(trained.folder, name) / "cells.svg",
+        parts.append(html.paragraph(f"{method}, seed {trained.searched.seed}: {trained.folder}"))
+        parts.append(html.grid(html.picture(place(trained.folder, name) / "cells.svg",
                                                 f"{e.selection}: {_values(e, metrics, view)}")
                                  for e in here for name in arguments.selection if name.rpartition(":")[2] == e.selection))
-        parts.append(report.table(["selection", "genotype"], [[e.selection, e.notation] for e in here], text=2))
-    parts += [report.heading("What the columns mean"), report.table(
+        parts.append(html.table(["selection", "genotype"], [[e.selection, e.notation] for e in here], text=2))
+    parts += [html.heading("What the columns mean"), html.table(
         ["column", "meaning"], [[view.metrics[m].title, _meaning(m, arguments, view)] for m in metrics], text=2)]
     environment = json.loads((out / "environment.json").read_text())
-    parts += [report.heading("How it was made"), report.code(shlex.join(["dnas", "compare", *argv])),
-              report.table(["", ""], [[key, value] for key, value in environment.items()], text=2)]
+    parts += [html.heading("How it was made"), html.code(shlex.join(["dnas", "compare", *argv])),
+              html.table(["", ""], [[key, value] for key, value in environment.items()], text=2)]
     for trained in supernets:
-        parts.append(report.code(f"{trained.folder}/config.json\n{json.dumps(trained.ready.config)}"))
-    write_atomic(out / "report.html", report.page("Selections compared", parts))
+        parts.append(html.code(f"{trained.folder}/config.json\n{json.dumps(trained.ready.config)}"))
+    write_atomic(out / "report.html", html.page("Selections compared", parts))
 
 
 def _table(rows, metrics: Sequence[str], view: Presentation) -> str:
     """A table of the report; the best mean of a column, and what equals it as shown, is bold."""
-    from dnas import report
+    from dnas.reports import html
 
     best = []
     for column, m in enumerate(metrics, 3):
@@ -146,7 +146,7 @@ def _table(rows, metrics: Sequence[str], view: Presentation) -> str:
                  float("-inf") for row in rows]
         if better and m != "seconds" and len(set(means)) > 1:
             best += [(r, column) for r, mean in enumerate(means) if mean == max(means)]
-    return report.table(["method", "selection", "runs", *(view.metrics[m].title for m in metrics)],
+    return html.table(["method", "selection", "runs", *(view.metrics[m].title for m in metrics)],
                         [[row.method, row.selection, str(row.runs), *(view.spell(m, row) for m in metrics)]
                          for row in rows], text=2, best=best)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from launch import cache
+from dnas.engine import cache
 from launch.arguments import parse
 from launch.prepare import named, prepare
 

@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
         found["published"] = _published(genotype, found.get("table", {}).get("columns", {}))
     _print(found)
     if out:
-        from dnas.run import write_atomic
+        from dnas.runs.directory import write_atomic
 
         write_atomic(out, json.dumps({"source": arguments.cell, **found}, indent=1) + "\n")
         print(f"\nwritten    {out}")
@@ -61,13 +61,13 @@ def main(argv: Sequence[str]) -> int:
 def _genotype(text: str) -> tuple:
     """The genotype that a string in the published notation, a file or a folder holds, and what is told of it alone."""
     if "|" in text:
-        from dnas.benchmarks.nasbench201 import SKELETON
+        from dnas.tabular.nasbench201 import SKELETON
         from search_spaces.nasbench201 import nasbench201
 
         space = nasbench201(**SKELETON)
         genotype = space.parse(text)
         return genotype, {"space": space.name, "cell": space.format(genotype)}
-    from dnas.run import load_genotype
+    from dnas.runs.directory import load_genotype
 
     path = Path(text).expanduser()
     try:
@@ -102,7 +102,7 @@ def _searched(genotype) -> dict:
 
 def _published(genotype, columns: dict) -> dict:
     """Parameters and multiply-adds of the published networks of a NAS-Bench-201 cell: the table's, or else counted."""
-    from dnas.benchmarks.nasbench201 import DATA, SKELETON
+    from dnas.tabular.nasbench201 import DATA, SKELETON
     from search_spaces.nasbench201 import nasbench201
 
     sizes = {}
@@ -117,7 +117,7 @@ def _published(genotype, columns: dict) -> dict:
 
 def _tabulated(genotype, arguments: Arguments) -> dict:
     """What the table, and the latencies if there are any, know of the genotype's cell."""
-    from dnas.benchmarks import nasbench201 as benchmark
+    from dnas.tabular import nasbench201 as benchmark
 
     table = benchmark.load(Path(arguments.table).expanduser())
     row = benchmark.index(table, genotype)
@@ -134,7 +134,7 @@ def _tabulated(genotype, arguments: Arguments) -> dict:
 
 
 def _print(found: dict) -> None:
-    from dnas.benchmarks.nasbench201 import accuracy
+    from dnas.tabular.nasbench201 import accuracy
 
     print(f"cell       {found['cell']}")
     if "searched" in found:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
-from launch import cache
+from dnas.engine import cache
 from launch.arguments import parsed, shown
 
 TOLERANCE = 1e-5

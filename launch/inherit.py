@@ -127,7 +127,7 @@ def _digests(data: Dataset, *splits: str) -> list[bytes]:
 
 def _tuned(trained: Supernet, choice: Path) -> Tree | None:
     """The state of the search as the selection in the folder `choice` fine-tuned it, None if it did not."""
-    from dnas import checkpoint
+    from dnas.runs import checkpoint
     from dnas.selection.select import load_selected
     from launch.trained import made
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import tyro
 
-from launch import cache
+from dnas.engine import cache
 from launch.arguments import parsed, shown
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dnas import registry
 from dnas.data import Dataset, balanced, load, steps_per_epoch
 from dnas.methods import METHODS
+from dnas.options import read
 from dnas.task import TASKS
 from launch.arguments import PARTS, SHARED, Arguments, resolved
-from launch.options import read
 from search_spaces import SPACES
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def prepare(arguments: Arguments) -> Prepared:
     config |= shape_of(data)
     steps = steps_per_epoch(data, arguments.batch)
     from dnas import SearchSpace
-    from search_spaces.mixed import MixedOptions, mixed_options
+    from search_spaces.layers.mixed import MixedOptions, mixed_options
 
     shared = {name: config["space"][name] for name in MixedOptions._fields}
     offered = {"image": data.image, "classes": data.classes, **shared}

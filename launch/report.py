@@ -13,8 +13,9 @@ from typing import Annotated, Any, NamedTuple
 
 import tyro
 
-from dnas import report, runs
-from dnas.runs import Quality, Summary, number
+from dnas.reports import html
+from dnas.runs import index
+from dnas.runs.index import Quality, Summary, number
 from launch.arguments import parsed
 
 DRAWN = 120
@@ -54,34 +55,34 @@ def main(argv: Sequence[str]) -> int:
     folder = Path(arguments.folder).expanduser()
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} is no run directory: it has no config.json; give the folder of a search or a training")
-    from dnas.run import write_atomic
+    from dnas.runs.directory import write_atomic
 
     with tempfile.TemporaryDirectory() as scratch:
         told = _read(folder, Path(scratch))
         parts = [*_head(told), *_cells(told), *_course(told), *_logits(told), *_diagnoses(told), *_classes(told),
                  *_selections(told), *_made(told)]
     out = folder / "report.html"
-    write_atomic(out, report.page(folder.resolve().name, parts).encode(errors="replace"))
+    write_atomic(out, html.page(folder.resolve().name, parts).encode(errors="replace"))
     print(f"written    {out}")
     return 0
 
 
 def _read(folder: Path, scratch: Path) -> Told:
-    from dnas.run import load_genotype, records
+    from dnas.runs.directory import load_genotype, records
 
-    one = runs.summary(folder)
+    one = index.summary(folder)
     if one.status == "broken":
         raise ValueError(one.note)
     if one.kind not in ("search", "train"):
         kinds = {"select": "a selection; the report of its run shows it", "compare": "a comparison, and has a report.html"}
         raise ValueError(f"{folder} is {kinds[one.kind]}; give the folder of a search or a training")
-    config, results, environment = (runs.read_json(path) if path.exists() else {} for path in (
+    config, results, environment = (index.read_json(path) if path.exists() else {} for path in (
         folder / "config.json", folder / "results.json", folder / "environment.json"))
     metrics, timings = ([record for record in records(folder / name) if number(record, "epoch") is not None]
                         for name in ("metrics.jsonl", "timing.jsonl"))
     genotype = load_genotype(folder) if (folder / "genotype.json").exists() else None
-    return Told(folder, one, config, results, environment, metrics, timings, genotype, runs.load_groups(folder), scratch,
-                runs.quality_of(folder, config))
+    return Told(folder, one, config, results, environment, metrics, timings, genotype, index.load_groups(folder), scratch,
+                index.quality_of(folder, config))
 
 
 def _head(told: Told) -> list[str]:
@@ -105,7 +106,7 @@ def _head(told: Told) -> list[str]:
                                   "without compiling"),
              ("speed", rates and f"{statistics.median(rates):,.0f} examples per second (median)"),
              ("begun", one.date)]
-    return [report.paragraph(intro), report.table(["", ""], [[name, text] for name, text in facts if text], text=2)]
+    return [html.paragraph(intro), html.table(["", ""], [[name, text] for name, text in facts if text], text=2)]
 
 
 def _judged(told: Told, split: str) -> str:
@@ -152,30 +153,30 @@ def _duration(seconds: float) -> str:
 
 
 def _cells(told: Told) -> list[str]:
-    from dnas.pictures import terminal_cell
+    from dnas.reports.figures import terminal_cell
 
     if told.genotype is None:
         return []
-    text = [report.code(terminal_cell(told.genotype, told.groups))] if told.groups else []
-    return [report.heading("What was found" if told.one.kind == "search" else "The network's cells"),
+    text = [html.code(terminal_cell(told.genotype, told.groups))] if told.groups else []
+    return [html.heading("What was found" if told.one.kind == "search" else "The network's cells"),
             _drawn(told, told.genotype, told.folder, "The operation on each edge that is kept"), *text]
 
 
 def _drawn(told: Told, genotype, folder: Path, caption: str) -> str:
     """A genotype's cells, drawn now if the groups are known, else as they lie in `folder`."""
-    from dnas.pictures import draw_genotype
+    from dnas.reports.figures import draw_genotype
 
     path = folder / "cells.svg"
     if told.groups:
         path = told.scratch / "cells.svg"
         draw_genotype(genotype, told.groups, path)
-    return report.picture(path, caption) if path.exists() else report.paragraph(
+    return html.picture(path, caption) if path.exists() else html.paragraph(
         f"{caption}: not drawn yet; dnas show {folder} draws it", quiet=True)
 
 
 def _course(told: Told) -> list[str]:
     """The curves."""
-    from dnas.pictures import draw_curves
+    from dnas.reports.figures import draw_curves
 
     if not told.records:
         return []
@@ -186,33 +187,33 @@ def _course(told: Told) -> list[str]:
     about = {"search": "Of the supernet: train is what the weights learn from, valid the architecture, holdout neither; "
                        f"loss, and {quality.metric} ({says}).",
              "train": f"Loss, and {quality.metric} ({says}); the training loss has what regularises it in it."}
-    return [report.heading("How it went"), report.picture(path, about[told.one.kind])]
+    return [html.heading("How it went"), html.picture(path, about[told.one.kind])]
 
 
 def _logits(told: Told) -> list[str]:
     """The logits of every edge over the epochs; as the picture that lies in the run where the groups are not known."""
-    from dnas.pictures import draw_logits
+    from dnas.reports.figures import draw_logits
     from launch.show import history, shares
 
-    title, logits = report.heading("How the logits went"), history(told.folder, told.groups or {})
+    title, logits = html.heading("How the logits went"), history(told.folder, told.groups or {})
     if told.groups is None or logits is None:
         path = told.folder / "logits.svg"
-        return [title, report.picture(path, "Softmax of each edge's logits, epoch by epoch")] if path.exists() else []
+        return [title, html.picture(path, "Softmax of each edge's logits, epoch by epoch")] if path.exists() else []
     parts = [title]
     for name, group in told.groups.items():
         if len(group.edges) > DRAWN:
-            parts.append(report.paragraph(f"{name} has {len(group.edges)} edges, too many to draw.", quiet=True))
+            parts.append(html.paragraph(f"{name} has {len(group.edges)} edges, too many to draw.", quiet=True))
             continue
         path = told.scratch / "logits.svg"
         draw_logits(logits, {name: group}, path, most=4)
-        parts.append(report.picture(path, f"{name}: softmax of each edge's logits, epoch by epoch"))
+        parts.append(html.picture(path, f"{name}: softmax of each edge's logits, epoch by epoch"))
     rows = shares(logits, told.groups)
-    return [*parts, report.table(rows[0], rows[1:], text=len(rows[0]))]
+    return [*parts, html.table(rows[0], rows[1:], text=len(rows[0]))]
 
 
 def _diagnoses(told: Told) -> list[str]:
     """What --diagnose found, and what it says of a collapse."""
-    from dnas.pictures import draw_curves
+    from dnas.reports.figures import draw_curves
 
     measured = [record for record in told.records if all(number(record, name) is not None for name in (
         "eigenvalue", "skips", "edges"))]
@@ -229,11 +230,11 @@ def _diagnoses(told: Told) -> list[str]:
     draw_curves(measured, path, ("eigenvalue", "sharpness", "gap"))
     rows = [[f"{record['epoch']}", *(_spelled(record, name, form) or "\N{EN DASH}"
                                      for name, (_, form) in MEASURED.items())] for record in measured]
-    return [report.heading("Diagnoses"), report.paragraph(verdict[0].upper() + verdict[1:] + "."),
-            report.picture(path, "Largest eigenvalue of the architecture's Hessian, sharpness of the loss in the weights, "
+    return [html.heading("Diagnoses"), html.paragraph(verdict[0].upper() + verdict[1:] + "."),
+            html.picture(path, "Largest eigenvalue of the architecture's Hessian, sharpness of the loss in the weights, "
                                  f"and by how much discretising worsens the supernet's {told.quality.metric} on the "
                                  "hold-out split (gap)"),
-            report.table(["epoch", *(title for title, _ in MEASURED.values())], rows)]
+            html.table(["epoch", *(title for title, _ in MEASURED.values())], rows)]
 
 
 def _classes(told: Told) -> list[str]:
@@ -242,7 +243,7 @@ def _classes(told: Told) -> list[str]:
         return []
     import numpy as np
 
-    from dnas import confusion
+    from dnas.reports import confusion
 
     try:
         counts = np.array(told.results["confusion"])
@@ -255,29 +256,29 @@ def _classes(told: Told) -> list[str]:
         raise ValueError(f"{told.folder / 'results.json'}: class_names are not the names of {len(counts)} classes")
     path = told.scratch / "confusion.svg"
     confusion.draw_confusion(counts, path, names)
-    return [report.heading("What is taken for what, on the test set"), report.picture(path, "Rows are the true classes"),
-            report.table(confusion.HEADER, confusion.rows(counts, names)),
-            *(report.paragraph(f"These are {line}.", quiet=True) for line in confusion.left_out(counts))]
+    return [html.heading("What is taken for what, on the test set"), html.picture(path, "Rows are the true classes"),
+            html.table(confusion.HEADER, confusion.rows(counts, names)),
+            *(html.paragraph(f"These are {line}.", quiet=True) for line in confusion.left_out(counts))]
 
 
 def _selections(told: Told) -> list[str]:
     """The choices made afterwards from the same supernet; one that cannot be read is a line."""
-    from dnas.compare import agreement
-    from dnas.run import load_genotype
+    from dnas.reports.comparison import agreement
+    from dnas.runs.directory import load_genotype
 
     rows, pictures, notes = [], [], []
     for folder in sorted(path.parent for path in told.folder.glob("selections/*/config.json")):
-        one = runs.summary(folder)
+        one = index.summary(folder)
         if one.status != "done":
-            notes.append(report.paragraph(f"{folder.name}: {one.status}{one.note and f', {one.note}'}", quiet=True))
+            notes.append(html.paragraph(f"{folder.name}: {one.status}{one.note and f', {one.note}'}", quiet=True))
             continue
         try:
-            genotype, cost = load_genotype(folder), runs.read_json(folder / "cost.json")
+            genotype, cost = load_genotype(folder), index.read_json(folder / "cost.json")
             pictures.append(_drawn(told, genotype, folder, folder.name))
         except ValueError as error:
-            notes.append(report.paragraph(f"{folder.name}: broken, {error}", quiet=True))
+            notes.append(html.paragraph(f"{folder.name}: broken, {error}", quiet=True))
             continue
-        chosen = runs.read_json(folder / "config.json")
+        chosen = index.read_json(folder / "config.json")
         options = chosen["selection"] if isinstance(chosen["selection"], dict) else {}
         alike = f"{100 * agreement(genotype, told.genotype):.0f} %" if told.genotype else ""
         rows.append([folder.name, ", ".join(f"{name} {value}" for name, value in options.items()
@@ -287,13 +288,13 @@ def _selections(told: Told) -> list[str]:
     if not rows and not notes:
         return []
     header = ["selection", "options", "of epoch", "edges as above", "examples forward", "epochs tuned", "seconds"]
-    table = [report.table(header, rows, text=2)] if rows else []
-    return [report.heading("Chosen afterwards from the same supernet"), *table, *notes, report.grid(pictures)]
+    table = [html.table(header, rows, text=2)] if rows else []
+    return [html.heading("Chosen afterwards from the same supernet"), *table, *notes, html.grid(pictures)]
 
 
 def _made(told: Told) -> list[str]:
     """The command, all options, and the versions."""
-    from dnas.run import flatten
+    from dnas.runs.directory import flatten
 
     folder = shlex.quote(str(told.folder))
     again = f"dnas search --config {folder}/config.json" if told.one.kind == "search" else f"dnas train {folder}"
@@ -302,6 +303,6 @@ def _made(told: Told) -> list[str]:
     options = {name: value for name, value in flatten(told.config, ".").items() if not name.startswith("genotype.")}
     spell = lambda value: value if isinstance(value, str) else json.dumps(value)
     versions = {name: value for name, value in told.environment.items() if name != "command"}
-    return [report.heading("How it was made"), report.code("\n".join(lines)), report.grid(
-        report.table([title, ""], [[name, spell(value)] for name, value in found.items()], text=2)
+    return [html.heading("How it was made"), html.code("\n".join(lines)), html.grid(
+        html.table([title, ""], [[name, spell(value)] for name, value in found.items()], text=2)
         for title, found in (("options", options), ("versions and machine", versions)))]

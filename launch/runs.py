@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from dnas.runs import Summary, find, summary
+from dnas.runs.index import Summary, find, summary
 from launch.arguments import parsed
 from launch.text import plain
 

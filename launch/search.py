@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from launch import cache
+from dnas.engine import cache
 from launch.arguments import parse
 from launch.prepare import Prepared, budget_lines, named, prepare
 from launch.sweep import Setting, settings_of
@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     prepared = prepare(arguments)
     [start] = _starts([prepared])
     from dnas import open_run, search
-    from dnas.run import write_json
+    from dnas.runs.directory import write_json
 
     folder = Path(arguments.run).expanduser() if arguments.run else default_folder(prepared.config)
     with open_run(folder, prepared.config, command) as run:
@@ -76,7 +76,7 @@ class Several(NamedTuple):
 def _several(arguments: Arguments, argv: Sequence[str], command: str) -> int:
     """The searches of several seeds and settings, each in a run directory of its own."""
     from dnas import NonFiniteLoss, open_run, search_lanes
-    from dnas.run import holds_run, write_json
+    from dnas.runs.directory import holds_run, write_json
 
     whole = arguments.run and Path(arguments.run).expanduser()
     if whole and (whole / "config.json").exists():
@@ -142,7 +142,7 @@ def _starts(preparations: Sequence[Prepared]) -> list[SearchState | None]:
     if "start" not in preparations[0].config:
         return [None] * len(preparations)
     from dnas.engine.search import started_from, state_shape
-    from dnas.run import flatten
+    from dnas.runs.directory import flatten
     from launch.trained import trained_state
 
     other = trained_state(Path(preparations[0].config["start"]))
@@ -204,7 +204,7 @@ def results(prepared: Prepared, result: Result) -> dict[str, Any]:
 def report(prepared: Prepared, result: Result, run: Run) -> str:
     """What a search ends with, for a person: the cell, its size, accuracy, where everything lies, what to do next."""
     from dnas.engine.progress import metric_text
-    from dnas.pictures import terminal_cell
+    from dnas.reports.figures import terminal_cell
     from dnas.task import task_of
 
     genotype, space, task = result.genotype, prepared.space, task_of(prepared.data)
@@ -240,8 +240,8 @@ def report_lanes(groups: Sequence[Several], results: Mapping[str, Result | NonFi
     """What several searches end with: each on a line, what they have in common, and what to do next."""
     import numpy as np
 
-    from dnas.compare import agreement
     from dnas.engine.progress import metric_text
+    from dnas.reports.comparison import agreement
     from dnas.task import task_of
 
     task, width = task_of(groups[0].prepared.data), max(map(len, results))

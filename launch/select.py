@@ -8,9 +8,9 @@ from typing import Annotated
 
 import tyro
 
-from dnas import registry
+from dnas import options, registry
+from dnas.engine import cache
 from dnas.selection import SELECTIONS
-from launch import cache, options
 from launch.arguments import given, parsed, part_of
 from launch.prepare import budget_lines
 from launch.trained import choose, made, place, supernet
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = parsed(form(folder=tyro.MISSING, selection=name), "dnas select", __doc__, list(argv))
     chosen = dataclasses.asdict(arguments.selection_options)
     selection = made(name, chosen)
-    from dnas.pictures import terminal_cell
+    from dnas.reports.figures import terminal_cell
 
     trained = supernet(Path(arguments.folder).expanduser())
     out = Path(arguments.out).expanduser() if arguments.out else place(trained.folder, name)

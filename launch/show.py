@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; it must be a folder")
 
-    from dnas.pictures import draw_genotype, draw_logits, terminal_cell
+    from dnas.reports.figures import draw_genotype, draw_logits, terminal_cell
     from launch.text import columns
 
     logits = history(path, space.groups)
@@ -85,7 +85,7 @@ def history(path: Path, groups):
 
     Raises ValueError, in one line, where they are not those of `groups`.
     """
-    from dnas.run import read_arrays
+    from dnas.runs.directory import read_arrays
 
     file = path / "arch.npz"
     if not file.exists():
@@ -102,7 +102,7 @@ def history(path: Path, groups):
 def _inputs(options):
     """What a genotype's options say of the inputs and outputs of its network, which may be missing."""
     from dnas.data.pictures import LARGEST
-    from dnas.portable import MOST
+    from dnas.runs.model_file import MOST
 
     image, classes = options.get("image", [32, 32, 3]), options.get("classes", 10)
     most = MOST if isinstance(image, list) and len(image) < 3 else LARGEST
@@ -115,7 +115,7 @@ def _inputs(options):
 def shares(history, groups) -> list[list[str]]:
     """Of each edge the leading operation with its share of the softmax, at the start, half way and at the end, below a
     header."""
-    from dnas.pictures import softmaxed
+    from dnas.reports.figures import softmaxed
 
     last = len(next(iter(history.values()))) - 1
     moments = sorted({0, last // 2, last})

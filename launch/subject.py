@@ -66,8 +66,7 @@ def build(subject: Subject, data: Dataset, place: str | None, **size: int | None
     place: of its factory, where that is not the one known; size: options to change, None for those that stay.
     Raises ValueError, in one line, where there is no such space or it cannot be built.
     """
-    from dnas import SearchSpace, registry
-    from launch import options
+    from dnas import SearchSpace, options, registry
     from launch.arguments import absolute
     from launch.prepare import MIXED, build_part
     from search_spaces import SPACES

@@ -60,9 +60,9 @@ def main(argv: Sequence[str]) -> int:
 
     import numpy as np
 
-    from dnas.benchmarks.nasbench201 import CELLS, load
-    from dnas.benchmarks.nats import from_api
-    from dnas.run import write_atomic
+    from dnas.runs.directory import write_atomic
+    from dnas.tabular.nasbench201 import CELLS, load
+    from dnas.tabular.nats import from_api
     from search_spaces.nasbench201 import from_string
 
     buffer = io.BytesIO()

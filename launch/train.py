@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from dnas.data import DATASETS
-from launch import cache
+from dnas.engine import cache
 from launch.arguments import (
     DATA,
     Augment,
@@ -136,7 +136,7 @@ def main(argv: Sequence[str]) -> int:
     arguments, subject = _arguments(list(argv))
     from dnas import open_run
     from dnas.data import describe, steps_per_epoch
-    from dnas.pictures import draw_genotype
+    from dnas.reports.figures import draw_genotype
     from launch.prepare import loaded, shape_of
 
     source = learnt_from(arguments)
@@ -262,27 +262,27 @@ def _save(run, space, subject, config: dict[str, Any], data, result) -> None:
     """Writes the network that was tested, without its auxiliary head, into the one file that `dnas.load` reads."""
     import jax
 
-    from dnas import portable
     from dnas.engine.search import input_shape
-    from search_spaces.seam import flat, nested
+    from dnas.runs import model_file
+    from search_spaces.adapter import flat, nested
 
     image = input_shape(data, 1)
     used = jax.eval_shape(lambda key: space.network(subject.genotype).init(key, image), jax.random.key(0))
     weights, stats = (nested({path: leaf for path, leaf in flat(tree).items() if path in known})
                       for tree, known in zip((result.weights, result.stats), map(flat, used)))
-    described = portable.Portable(subject.genotype, config["space"], portable.input_of(data, config),
-                                  portable.output_of(data), config)
-    portable.save(run.folder / portable.FILE, described, weights, stats)
+    described = model_file.Portable(subject.genotype, config["space"], model_file.input_of(data, config),
+                                  model_file.output_of(data), config)
+    model_file.save(run.folder / model_file.FILE, described, weights, stats)
 
 
 def _written(run, data, arguments: Arguments, cost, result) -> dict[str, Any]:
     """Writes results.json and the pictures; returns what results.json holds."""
-    from dnas.confusion import draw_confusion, shares
     from dnas.engine.train import best
-    from dnas.pictures import draw_curves
-    from dnas.run import write_json
+    from dnas.reports.confusion import draw_confusion, shares
+    from dnas.reports.figures import draw_curves
+    from dnas.runs.directory import write_json
+    from dnas.runs.tensorboard import events
     from dnas.task import task_of
-    from dnas.tensorboard import events
 
     task = task_of(data)
     results = {"test": {**result.final, "examples": len(data.splits["test"]),
@@ -314,8 +314,8 @@ def _written(run, data, arguments: Arguments, cost, result) -> dict[str, Any]:
 
 def _report(results: dict[str, Any], result, folder: Path, data) -> str:
     """What a training ends with, for a person: every class, the metrics, where everything lies."""
-    from dnas.confusion import table
     from dnas.engine.progress import metric_text
+    from dnas.reports.confusion import table
     from dnas.task import task_of
 
     task, test, holdout = task_of(data), results["test"], results.get("holdout")

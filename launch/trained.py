@@ -60,8 +60,8 @@ def trained_state(folder: Path) -> Trained:
         raise ValueError(f"{folder} is no run directory: it has no config.json; give the folder of a search")
     searched = parse("search", "", ["--config", str(folder)])
     ready = prepare(searched)
-    from dnas import checkpoint
     from dnas.engine.search import state_shape
+    from dnas.runs import checkpoint
 
     template = state_shape(ready.space, ready.method, ready.data, searched.batch)
     found = checkpoint.latest(folder / "checkpoints", template, set_aside=False)
@@ -90,7 +90,7 @@ def choose(trained: Supernet, name: str, chosen: Mapping[str, Any], selection: S
     Raises ValueError where `out` holds the selection of other options or of another epoch of the run, and Unsuitable.
     """
     from dnas import open_run
-    from dnas.pictures import draw_genotype
+    from dnas.reports.figures import draw_genotype
     from dnas.selection.select import load_selected, select
 
     say = lambda text: print(text, flush=True)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from search_spaces.depthwise import depthwise_form
+from search_spaces.layers.depthwise import depthwise_form
 
 
 def macs(function, *args) -> int:

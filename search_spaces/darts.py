@@ -21,8 +21,8 @@ from jax import lax
 
 from dnas.types import Choice, Genotype, Group, SearchSpace
 from search_spaces.flax_space import flax_space
-from search_spaces.mixed import MixedOp, current_options
-from search_spaces.primitives import (
+from search_spaces.layers.mixed import MixedOp, current_options
+from search_spaces.layers.primitives import (
     AvgPool,
     BatchNorm,
     Conv,

@@ -19,8 +19,8 @@ from jax import lax
 
 from dnas.types import REMOVED, Choice, Group, SearchSpace
 from search_spaces.flax_space import flax_space
-from search_spaces.mixed import MixedOp
-from search_spaces.primitives import BatchNorm, Identity, Linear, Zero
+from search_spaces.layers.mixed import MixedOp
+from search_spaces.layers.primitives import BatchNorm, Identity, Linear, Zero
 from search_spaces.sizes import check_sizes
 from search_spaces.width import mask, widths
 

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from dnas import portable
-from dnas.run import write_atomic
+from dnas.runs import model_file
+from dnas.runs.directory import write_atomic
 from search_spaces import standalone
 from search_spaces.trained import Trained, function, load
 
@@ -51,7 +51,7 @@ def stablehlo(trained: Trained, folder: Path, space: str | None, task: str | Non
 def safetensors(trained: Trained, folder: Path, space: str | None, task: str | None = None) -> Callable:
     """The arrays by the names of their Flax variables; genotype, space, input, output and config in the metadata."""
     file = folder / f"{NAME}.safetensors"
-    portable.save(file, trained.described, trained.weights, trained.stats)
+    model_file.save(file, trained.described, trained.weights, trained.stats)
     return load(file, space=space, task=task).logits
 
 

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from dnas.types import Group, SearchSpace
-from search_spaces.mixed import MixedOptions, current_options, mixed_options
-from search_spaces.mixed import drop_path as dropping
-from search_spaces.seam import Functions, search_space
+from search_spaces.adapter import Functions, search_space
+from search_spaces.layers.mixed import MixedOptions, current_options, mixed_options
+from search_spaces.layers.mixed import drop_path as dropping
 
 
 def flax_space(name: str, module: nn.Module, groups: Mapping[str, Group], *, image: tuple[int, ...],
@@ -27,7 +27,7 @@ def flax_space(name: str, module: nn.Module, groups: Mapping[str, Group], *, ima
     Args:
         standalone: the module of the final network, where it differs from the supernet's.
         auxiliary: that module with a second head, whose logits it returns beside its own while training.
-        image, input_dtype, options, rule, format, parse, expected, inherit: as for `search_spaces.seam.search_space`.
+        image, input_dtype, options, rule, format, parse, expected, inherit: as for `search_spaces.adapter.search_space`.
     """
     shared, plain = current_options(), MixedOptions()
     changed = {name: value for name, value in shared._asdict().items() if value != getattr(plain, name)}

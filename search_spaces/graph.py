@@ -31,8 +31,8 @@ import numpy as np
 
 from dnas.types import Group, SearchSpace
 from search_spaces.flax_space import flax_space
-from search_spaces.mixed import MixedOp
-from search_spaces.primitives import BatchNorm, Identity, Linear, Zero, torch_uniform
+from search_spaces.layers.mixed import MixedOp
+from search_spaces.layers.primitives import BatchNorm, Identity, Linear, Zero, torch_uniform
 from search_spaces.sizes import check_sizes
 
 if TYPE_CHECKING:

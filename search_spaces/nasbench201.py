@@ -10,8 +10,8 @@ import flax.linen as nn
 
 from dnas.types import Choice, Genotype, Group, SearchSpace
 from search_spaces.flax_space import flax_space
-from search_spaces.mixed import MixedOp
-from search_spaces.primitives import AvgPool, BatchNorm, Conv, Identity, Linear, ReLUConvBN, Zero
+from search_spaces.layers.mixed import MixedOp
+from search_spaces.layers.primitives import AvgPool, BatchNorm, Conv, Identity, Linear, ReLUConvBN, Zero
 from search_spaces.repeated import Repeated, use_scan
 from search_spaces.sizes import check_image, check_sizes
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dnas.types import Group, SearchSpace
+from search_spaces.adapter import nested
 from search_spaces.pure_space import pure_space
-from search_spaces.seam import nested
 
 
 def nnx_space(name: str, build: Callable[[nnx.Rngs], nnx.Module], groups: Mapping[str, Group], *,
@@ -21,7 +21,7 @@ def nnx_space(name: str, build: Callable[[nnx.Rngs], nnx.Module], groups: Mappin
 
     Args:
         build: rngs -> the module with the weights of every operation.
-        image, settings: as for `search_spaces.seam.search_space`.
+        image, settings: as for `search_spaces.adapter.search_space`.
 
     Raises ValueError where the module keeps variables that are neither Param nor BatchStat.
     """

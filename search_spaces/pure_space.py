@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from dnas.types import REMOVED, Group, SearchSpace
-from search_spaces.seam import Functions, flat, nested, search_space
+from search_spaces.adapter import Functions, flat, nested, search_space
 
 
 def pure_space(name: str, init: Callable, apply: Callable, groups: Mapping[str, Group], *,
@@ -23,7 +23,7 @@ def pure_space(name: str, init: Callable, apply: Callable, groups: Mapping[str, 
         init: (key, images) -> weights, stats: nested dicts with names as keys; of the images only the shape counts.
         apply: (weights, stats, gates, images, train, key) -> logits `[B, classes]`, stats; `gates[group][edge]` is an
             array `[K]`, or a Python integer.
-        image, input_dtype, settings: as for `search_spaces.seam.search_space`. A discrete network has the arrays of the
+        image, input_dtype, settings: as for `search_spaces.adapter.search_space`. A discrete network has the arrays of the
             supernet whole, so that `inherit` is never called.
     """
     example = jax.ShapeDtypeStruct((1, *image), jnp.dtype(input_dtype))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from dnas.platform import on_cpu
-from search_spaces.mixed import current_options
+from search_spaces.layers.mixed import current_options
 
 UNROLL = 5
 """Cells up to which a loop is written out on a CPU, where every turn copies all that its gradient needs: for five cells of

@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dnas import checkpoint, portable, registry
+from dnas import registry
 from dnas.data import evaluation_indices, normalise
-from dnas.portable import Input, Portable
+from dnas.runs import checkpoint, model_file
+from dnas.runs.model_file import Input, Portable
 from dnas.task import Task
 from dnas.types import Array, Network, SearchSpace, Stats, Weights
 from search_spaces import SPACES
-from search_spaces.mixed import MixedOptions, mixed_options
+from search_spaces.layers.mixed import MixedOptions, mixed_options
 
 
 class FlaxNetwork(nn.Module):
@@ -98,12 +99,12 @@ def load(path: str | Path, *, space: str | None = None, task: str | None = None)
     path = Path(path).expanduser()
     file = _file(path) if path.is_dir() else path
     if file.exists() and file.suffix != ".safetensors":
-        raise ValueError(f"{file} is no .safetensors file; name the run directory of a training, or its {portable.FILE}")
+        raise ValueError(f"{file} is no .safetensors file; name the run directory of a training, or its {model_file.FILE}")
     content = checkpoint.read(file)
-    found = portable.describe(content)
+    found = model_file.describe(content)
     made = _space(file, found, space)
     try:
-        how = portable.task_of(found.output, task)
+        how = model_file.task_of(found.output, task)
     except ValueError as error:
         raise ValueError(f"{file}: {_said(error)}") from None
     dtype = "int32" if found.input.kind == "tokens" else "float32"
@@ -113,7 +114,7 @@ def load(path: str | Path, *, space: str | None = None, task: str | None = None)
                                 jax.random.key(0))
     except Exception as error:
         raise ValueError(f"{file}: space {made.name} has no such network: {_said(error)}") from error
-    weights, stats = jax.device_put(portable.restore(content, *shapes))
+    weights, stats = jax.device_put(model_file.restore(content, *shapes))
     run = jax.jit(function(network, found.input))
     logits = lambda inputs: run(weights, stats, checked(inputs, found.input))
     says = jax.jit(predictions(how))
@@ -168,12 +169,12 @@ def checked(inputs, takes: Input) -> Array:
 
 def _file(folder: Path) -> Path:
     """The weights of the run in `folder`. Raises ValueError that says what to do where there are none."""
-    file = folder / portable.FILE
+    file = folder / model_file.FILE
     if file.is_file():
         return file
     if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} is no run directory: it has no {portable.FILE} and no config.json")
-    raise ValueError(f"{folder} holds no trained network: {portable.FILE} is written at the end of a training; "
+        raise ValueError(f"{folder} is no run directory: it has no {model_file.FILE} and no config.json")
+    raise ValueError(f"{folder} holds no trained network: {model_file.FILE} is written at the end of a training; "
                      f"`dnas train {folder}` trains what a search found, and goes on with a training")
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from dnas.types import REMOVED, Choice, Group, SearchSpace
 from search_spaces.flax_space import flax_space
-from search_spaces.primitives import BatchNorm, Conv, Linear
+from search_spaces.layers.primitives import BatchNorm, Conv, Linear
 from search_spaces.sizes import check_image, check_sizes
 
 RATIOS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)

@@ -33,16 +33,16 @@ def untrained(tmp_path_factory):
     import jax
     import numpy as np
 
-    from dnas import portable
+    from dnas.runs import model_file
 
     def made(name, space, genotype):
         folder, draw = tmp_path_factory.mktemp("untrained"), np.random.default_rng(0)
         weights, stats = space.network(genotype).init(jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 1), "float32"))
         stats = jax.tree.map(lambda leaf: draw.uniform(0.5, 2, leaf.shape).astype(np.float32), stats)
         options = {key: value for key, value in space.options.items() if key not in ("image", "classes")}
-        takes = portable.Input("images", (8, 8, 1), "uint8", (0.5,), (0.2,))
-        gives = portable.Output("classification", 10, tuple("0123456789"))
-        portable.save(folder / portable.FILE, portable.Portable(genotype, {"name": name, **options}, takes, gives, {}),
+        takes = model_file.Input("images", (8, 8, 1), "uint8", (0.5,), (0.2,))
+        gives = model_file.Output("classification", 10, tuple("0123456789"))
+        model_file.save(folder / model_file.FILE, model_file.Portable(genotype, {"name": name, **options}, takes, gives, {}),
                       weights, stats)
         return folder
 

@@ -18,9 +18,9 @@ from dnas.task import classification
 from dnas.types import REMOVED
 from launch import arguments
 from launch.main import main
+from search_spaces.adapter import linear_cost
 from search_spaces.darts import top_two
 from search_spaces.nasbench201 import nasbench201
-from search_spaces.seam import linear_cost
 from search_spaces.width import mask, width, widths
 from tests.problems import KEY, at, batches, begun, numbers, plain, plain_method
 from tests.toy_space import toy

@@ -15,8 +15,8 @@ from launch.main import main
 from search_spaces import SPACES
 from search_spaces.check import check
 from search_spaces.flax_space import flax_space
-from search_spaces.mixed import MixedOp
-from search_spaces.primitives import Identity, Linear, ReLUConvBN
+from search_spaces.layers.mixed import MixedOp
+from search_spaces.layers.primitives import Identity, Linear, ReLUConvBN
 from tests.toy_kernel import kernels
 from tests.toy_space import OPS, toy
 

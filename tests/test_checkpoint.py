@@ -11,8 +11,8 @@ import numpy as np
 import optax
 import pytest
 
-from dnas.checkpoint import CorruptCheckpoint, keep, latest, restore, save
-from dnas.run import RunWriteError
+from dnas.runs.checkpoint import CorruptCheckpoint, keep, latest, restore, save
+from dnas.runs.directory import RunWriteError
 
 
 class State(NamedTuple):
@@ -216,7 +216,7 @@ def test_a_failing_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 def test_killed_while_saving_there_is_a_whole_one(tmp_path):
     """A real process saves without pause and is killed at several moments; each time a checkpoint is whole."""
     script = ("import sys, itertools, numpy as np\n"
-              "from dnas.checkpoint import keep, save\n"
+              "from dnas.runs.checkpoint import keep, save\n"
               "for i in itertools.count(1):\n"
               "    save(f'{sys.argv[1]}/{i:05d}.safetensors', {'w': np.full(200_000, i)}); keep(sys.argv[1], 2)\n"
               "    print(i, flush=True)\n")

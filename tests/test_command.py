@@ -8,7 +8,9 @@ import re
 import numpy as np
 import pytest
 
-from launch import arguments, cache, options
+from dnas import options
+from dnas.engine import cache
+from launch import arguments
 from launch.main import COMMANDS, main
 
 FACTORIES = '''

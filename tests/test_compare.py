@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr, ttest_rel
 
-from dnas import compare, report
+from dnas.reports import comparison, html
 from dnas.types import Genotype
 from launch.main import main
 
@@ -19,7 +19,7 @@ TOY = f"{Path(__file__).parent}/toy_space.py:toy"
 
 def entry(run, method, selection, ops="ab", **values):
     choices = {"g": tuple((i, i + 1, op) for i, op in enumerate(ops))}
-    return compare.Entry(run, method, int(run[-1]), selection, Genotype("s", {}, choices), ops, values)
+    return comparison.Entry(run, method, int(run[-1]), selection, Genotype("s", {}, choices), ops, values)
 
 
 ENTRIES = [entry(f"{method}{seed}", method, selection, ops, discrete=value) for method, selection, ops, values in (
@@ -28,55 +28,55 @@ ENTRIES = [entry(f"{method}{seed}", method, selection, ops, discrete=value) for 
 
 
 def test_means_deviations_and_single_runs():
-    rows = {(row.method, row.selection): row for row in compare.summarise(ENTRIES)}
+    rows = {(row.method, row.selection): row for row in comparison.summarise(ENTRIES)}
     assert rows["a", "one"].values == {"discrete": (53.0, pytest.approx(np.sqrt(13)), 3)}
-    assert compare.spell(compare.METRICS["discrete"], rows["a", "one"].values["discrete"]) == "53.00 ± 3.61"
-    (alone,) = compare.summarise(ENTRIES[:1])
-    assert compare.spell(compare.METRICS["discrete"], alone.values["discrete"]) == "50.00"
-    assert compare.spell(compare.METRICS["table"], None) == "–"
-    assert compare.spell(compare.METRICS["gap"], (-0.001, None, 1)) == "0.00"
+    assert comparison.spell(comparison.METRICS["discrete"], rows["a", "one"].values["discrete"]) == "53.00 ± 3.61"
+    (alone,) = comparison.summarise(ENTRIES[:1])
+    assert comparison.spell(comparison.METRICS["discrete"], alone.values["discrete"]) == "50.00"
+    assert comparison.spell(comparison.METRICS["table"], None) == "–"
+    assert comparison.spell(comparison.METRICS["gap"], (-0.001, None, 1)) == "0.00"
 
 
 def test_differences_are_paired_and_their_interval_is_that_of_students_t():
-    found = {(d.within, d.first, d.second): d for d in compare.differences(ENTRIES, ["discrete"])}
+    found = {(d.within, d.first, d.second): d for d in comparison.differences(ENTRIES, ["discrete"])}
     one, two = (np.array(v) for v in ((50, 52, 57), (60, 61, 65)))
     d = found["a", "one", "two"]
     interval = ttest_rel(one, two).confidence_interval(0.95)
     assert (d.mean, d.low, d.high) == pytest.approx((-9.0, interval.low, interval.high))
     assert found["one", "a", "b"].mean == pytest.approx(13.0) and found["one", "a", "b"].pairs == 3
-    (single,) = [d for d in compare.differences(ENTRIES[:1] + ENTRIES[3:4], ["discrete"])]
+    (single,) = [d for d in comparison.differences(ENTRIES[:1] + ENTRIES[3:4], ["discrete"])]
     assert single.low is None and single.pairs == 1
 
 
 def test_agreement_counts_edges_with_their_operations():
-    assert compare.agreements(ENTRIES) == {"a": {("one", "two"): 0.5}}
+    assert comparison.agreements(ENTRIES) == {"a": {("one", "two"): 0.5}}
     fewer, more = (entry("r0", "m", "s", ops).genotype for ops in ("a", "ab"))
-    assert compare.agreement(fewer, more) == 0.5 and compare.agreement(more, more) == 1
+    assert comparison.agreement(fewer, more) == 0.5 and comparison.agreement(more, more) == 1
 
 
 def test_additive_scores_and_rank_correlation():
     scores = {"g": np.array([[1.0, 2.0], [10.0, 30.0]])}
     decisions = {"g": np.array([[0, 0], [1, 1], [1, -2]])}
-    assert list(compare.scored(scores, decisions)) == [11, 32, 2]
-    assert compare.scored({"g": np.array([[1.0, np.nan], [1, 1]])}, decisions) is None
-    assert compare.scored({"tried": np.zeros(3)}, decisions) is None
+    assert list(comparison.scored(scores, decisions)) == [11, 32, 2]
+    assert comparison.scored({"g": np.array([[1.0, np.nan], [1, 1]])}, decisions) is None
+    assert comparison.scored({"tried": np.zeros(3)}, decisions) is None
     rising = np.array([1.0, 2.0, 3.0, np.nan])
-    assert compare.correlation(rising, np.array([5.0, 6, 9, 1])) == {"kendall": 1.0, "spearman": 1.0}
+    assert comparison.correlation(rising, np.array([5.0, 6, 9, 1])) == {"kendall": 1.0, "spearman": 1.0}
     # of four pairs' six comparisons five agree and one does not
-    assert compare.correlation(np.arange(4.0), np.array([0.0, 1, 3, 2]))["kendall"] == pytest.approx(4 / 6)
-    assert compare.correlation(rising[:2], rising[:2]) == {} == compare.correlation(np.ones(4), rising)
+    assert comparison.correlation(np.arange(4.0), np.array([0.0, 1, 3, 2]))["kendall"] == pytest.approx(4 / 6)
+    assert comparison.correlation(rising[:2], rising[:2]) == {} == comparison.correlation(np.ones(4), rising)
 
 
 def test_csv_and_json_hold_every_entry():
-    rows = list(csv.DictReader(compare.to_csv(ENTRIES).splitlines()))
+    rows = list(csv.DictReader(comparison.to_csv(ENTRIES).splitlines()))
     assert len(rows) == 9 and rows[4]["discrete"] == "61.0" and rows[4]["genotype"] == "ac"
-    told = json.loads(json.dumps(compare.to_json(ENTRIES)))
+    told = json.loads(json.dumps(comparison.to_json(ENTRIES)))
     assert told["summary"][0]["discrete"]["mean"] == 53 and len(told["entries"]) == 9
     assert Genotype.from_json(json.dumps(told["entries"][3]["genotype"])) == ENTRIES[3].genotype
 
 
 def test_what_is_written_in_a_page_is_escaped(tmp_path):
-    made = report.page("<a>", [report.paragraph("x < y"), report.table(["&"], [["<b>"]]), report.code("</pre>")])
+    made = html.page("<a>", [html.paragraph("x < y"), html.table(["&"], [["<b>"]]), html.code("</pre>")])
     assert "<b>" not in made and "&lt;b&gt;" in made and "x &lt; y" in made and made.count("</pre>") == 1
 
 

@@ -11,7 +11,7 @@ from dnas.types import Choice, Genotype, Group
 from search_spaces import robust_darts
 from search_spaces.darts import EDGES, GROUPS, OPS, Cell, darts, top_two
 from search_spaces.genotypes import GENOTYPES, genotype
-from search_spaces.mixed import MixedOptions, mixed_options
+from search_spaces.layers.mixed import MixedOptions, mixed_options
 from search_spaces.nasbench201 import nasbench201
 from search_spaces.robust_darts import s1, s2, s3, s4
 

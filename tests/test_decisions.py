@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dnas.algorithms.decisions import Stop, checked_decisions, full_mask, undecided
-from dnas.run import open_run
+from dnas.runs.directory import open_run
 from dnas.types import Group
 from tests.test_search import EPOCHS, contents, interrupted, same
 from tests.toy_lanes import built, equal, go, quickly, single

@@ -9,9 +9,9 @@ from dnas.data import load
 from dnas.task import task_of
 from search_spaces.check import check
 from search_spaces.dense import LayerNorm, dense
-from search_spaces.mixed import MixedOp, MixedOptions, mixed_options, strided
+from search_spaces.layers.mixed import MixedOp, MixedOptions, mixed_options, strided
+from search_spaces.layers.primitives import BatchNorm, Identity, Zero
 from search_spaces.nasbench201 import nasbench201
-from search_spaces.primitives import BatchNorm, Identity, Zero
 from tests.toy_causal import causal
 
 RNG = np.random.default_rng(0)

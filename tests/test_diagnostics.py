@@ -10,7 +10,7 @@ from dnas.engine.compile import compile_diagnosis, on_device
 from dnas.engine.diagnose import collapse, curvature, early_stop, largest_eigenvalue, sharpness, skips
 from dnas.engine.search import search
 from dnas.methods.darts import darts
-from dnas.run import load_genotype, open_run
+from dnas.runs.directory import load_genotype, open_run
 from dnas.task import task_of
 from dnas.types import Choice, Genotype
 from tests.problems import tiny

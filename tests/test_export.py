@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 import dnas
 from dnas.data import load as load_data
-from dnas.portable import Output
+from dnas.runs.model_file import Output
 from launch.main import main
 from search_spaces import SPACES, standalone
 from search_spaces.darts import darts

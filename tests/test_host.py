@@ -12,8 +12,8 @@ from dnas.engine import host
 from dnas.engine.host import initial
 from dnas.methods.darts import darts
 from dnas.task import classification
+from search_spaces.layers.primitives import torch_uniform
 from search_spaces.nasbench201 import nasbench201
-from search_spaces.primitives import torch_uniform
 from tests.toy_space import toy
 
 IMAGES = jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32)

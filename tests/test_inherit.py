@@ -12,17 +12,17 @@ import dnas
 from dnas import load_genotype
 from dnas.algorithms.distillation import supernet_teacher
 from dnas.algorithms.supervised import Recipe, trained_in, trainer
-from dnas.checkpoint import restore
 from dnas.data import train_indices
 from dnas.engine.compile import compile_evaluation, on_device, recalibrate_batch_norm
 from dnas.engine.train import train
+from dnas.runs.checkpoint import restore
 from dnas.task import classification, regression
 from dnas.types import Batch, Group
 from launch.main import main
 from launch.trained import supernet
 from search_spaces.darts import darts
 from search_spaces.flax_space import flax_space
-from search_spaces.mixed import MixedOptions, mixed_options
+from search_spaces.layers.mixed import MixedOptions, mixed_options
 from search_spaces.nasbench201 import nasbench201
 from tests.test_search import contents, same, tiny
 from tests.test_spaces import Stack

@@ -10,7 +10,7 @@ import pytest
 from dnas.engine import lanes as engine_lanes
 from dnas.engine.search import Lane, NonFiniteLoss, search, search_lanes
 from dnas.methods.darts import darts
-from dnas.run import open_run
+from dnas.runs.directory import open_run
 from tests.test_search import BATCH, EPOCHS, contents, interrupted, same
 from tests.toy_lanes import SEEDS, built, close, equal, go, matched, near, quickly, single
 

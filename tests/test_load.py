@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 import dnas
-from dnas import checkpoint, portable
 from dnas.data import load as load_data
+from dnas.runs import checkpoint, model_file
 from launch.main import main
 from launch.train import _save
 from search_spaces.darts import darts
@@ -261,6 +261,6 @@ def test_the_auxiliary_head_stays_behind(tmp_path):
 def test_weights_of_another_shape_are_refused(run, tmp_path):
     file, trained = tmp_path / "weights.safetensors", dnas.load(run)
     trained.weights["head"]["dense"]["bias"] = np.zeros(11, np.float32)
-    portable.save(file, trained.described, trained.weights, trained.stats)
+    model_file.save(file, trained.described, trained.weights, trained.stats)
     with pytest.raises(ValueError, match="leaf params/head/dense/bias is float32.11. there, float32.10. here"):
         dnas.load(file)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.interpreters.partial_eval import dce_jaxpr
 
-from dnas import checkpoint
+from dnas import options
 from dnas.algorithms.hypergradients import HYPERGRADIENTS
 from dnas.algorithms.players import task_loss
 from dnas.methods import METHODS
@@ -21,11 +21,11 @@ from dnas.methods.pc_darts import SPACE, pc_darts
 from dnas.methods.rarts import rarts
 from dnas.methods.sd_darts import sd_darts
 from dnas.registry import load, resolve, variant
+from dnas.runs import checkpoint
 from dnas.task import classification
 from dnas.types import REMOVED, Batch, Genotype
-from launch import options
 from launch.arguments import SHARED
-from search_spaces.mixed import MixedOptions, mixed_options
+from search_spaces.layers.mixed import MixedOptions, mixed_options
 from tests.problems import KEY, numbers, plain
 from tests.problems import at as one_of
 from tests.problems import batches as plain_batches

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from dnas.pictures import (
+from dnas.reports.figures import (
     _cell,
     _joined,
     _order,
@@ -18,8 +18,8 @@ from dnas.pictures import (
     softmaxed,
     terminal_cell,
 )
-from dnas.run import RunWriteError
-from dnas.tensorboard import events
+from dnas.runs.directory import RunWriteError
+from dnas.runs.tensorboard import events
 from dnas.types import Choice, Genotype, Group
 
 NB_OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")

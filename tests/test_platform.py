@@ -11,9 +11,9 @@ from dnas.methods.darts import darts
 from dnas.platform import current, on_cpu, platform
 from dnas.task import classification
 from dnas.types import Batch
-from search_spaces.convolution import conv
-from search_spaces.depthwise import depthwise
-from search_spaces.kernels import kept
+from search_spaces.layers.convolution import conv
+from search_spaces.layers.depthwise import depthwise
+from search_spaces.layers.kernels import kept
 from search_spaces.repeated import Repeated
 from tests.toy_space import toy
 

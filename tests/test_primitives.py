@@ -8,13 +8,13 @@ import pytest
 from scipy.signal import correlate2d
 
 from dnas.platform import on_cpu
-from search_spaces.batch_norm import normalised as batch_normalised
-from search_spaces.convolution import conv, plain_conv
 from search_spaces.cost import macs
-from search_spaces.depthwise import depthwise, depthwise_form, plain, taps
-from search_spaces.kernels import kept
-from search_spaces.pooling import avg_pool, max_pool
-from search_spaces.primitives import (
+from search_spaces.layers.batch_norm import normalised as batch_normalised
+from search_spaces.layers.convolution import conv, plain_conv
+from search_spaces.layers.depthwise import depthwise, depthwise_form, plain, taps
+from search_spaces.layers.kernels import kept
+from search_spaces.layers.pooling import avg_pool, max_pool
+from search_spaces.layers.primitives import (
     AvgPool,
     BatchNorm,
     Conv,

@@ -11,7 +11,7 @@ from dnas.algorithms.budget import Budget, bounds, budgeted, met, within
 from dnas.algorithms.projection import Problem, project
 from dnas.methods.darts import darts
 from dnas.types import REMOVED
-from search_spaces.seam import linear_cost
+from search_spaces.adapter import linear_cost
 from tests.toy_space import toy
 
 BAND = 0.05

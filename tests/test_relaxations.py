@@ -12,7 +12,7 @@ from dnas.algorithms.decisions import decided, full_mask, undecided
 from dnas.algorithms.relaxations import EDGES, Architecture, edge_normalised, gumbel, softmax
 from dnas.algorithms.schedules import constant, linear, time_of
 from dnas.types import OPEN, REMOVED, Genotype, Group
-from search_spaces.mixed import MixedOp, MixedOptions, channel_shuffle, mixed_options
+from search_spaces.layers.mixed import MixedOp, MixedOptions, channel_shuffle, mixed_options
 from search_spaces.nasbench201 import EDGES as CELL
 from tests.toy_space import toy
 

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dnas import lock as locks
-from dnas.run import RunWriteError, flatten, load_genotype, open_run, write_atomic
+from dnas.runs import lock as locks
+from dnas.runs.directory import RunWriteError, flatten, load_genotype, open_run, write_atomic
 from dnas.types import Genotype
 
 CONFIG = {"space": {"name": "nasbench201", "channels": 16}, "epochs": 50, "betas": (0.5, 0.999), "method": {}}
@@ -118,7 +118,7 @@ def test_values_that_are_no_json_are_refused_before_anything_is_written(tmp_path
 
 
 def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path):
-    script = ("import sys; from dnas.run import open_run\n"
+    script = ("import sys; from dnas.runs.directory import open_run\n"
               "run = open_run(sys.argv[1], {'epochs': 5}); print('open', flush=True); sys.stdin.read()")
     command = [sys.executable, "-c", script, str(tmp_path / "x")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dnas import lock
-from dnas.run import open_run
+from dnas.runs import lock
+from dnas.runs.directory import open_run
 from dnas.types import Genotype, Group
 from launch.main import main
 
@@ -53,7 +53,7 @@ def write_choice(run, name):
 def holding(folder):
     """A process that holds the lock of `folder`; killed at the end."""
     folder.mkdir(parents=True, exist_ok=True)
-    script = ("import sys; from pathlib import Path; from dnas import lock; held = lock.take(Path(sys.argv[1])); "
+    script = ("import sys; from pathlib import Path; from dnas.runs import lock; held = lock.take(Path(sys.argv[1])); "
               "print(1, flush=True); sys.stdin.read()")
     with subprocess.Popen([sys.executable, "-c", script, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                           env={**os.environ, "PYTHONPATH": str(ROOT)}) as process:

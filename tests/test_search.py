@@ -14,12 +14,12 @@ import jax
 import numpy as np
 import pytest
 
-from dnas import checkpoint
 from dnas.data import from_arrays, steps_per_epoch
 from dnas.engine.records import entropy
 from dnas.engine.search import NonFiniteLoss, estimate, input_shape, search
 from dnas.methods.darts import darts
-from dnas.run import RunWriteError, load_genotype, open_run
+from dnas.runs import checkpoint
+from dnas.runs.directory import RunWriteError, load_genotype, open_run
 from dnas.task import task_of
 from tests.toy_space import toy
 

@@ -11,7 +11,7 @@ from dnas.data import from_arrays, load
 from dnas.engine.search import search
 from dnas.engine.train import best, train
 from dnas.methods.darts import darts
-from dnas.run import open_run
+from dnas.runs.directory import open_run
 from dnas.selection.perturbation import perturbation
 from dnas.selection.sampling import sampled
 from dnas.selection.select import select, selection_context

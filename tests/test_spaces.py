@@ -13,9 +13,9 @@ import pytest
 from dnas.types import REMOVED, Choice, Genotype, Group
 from search_spaces.darts import darts
 from search_spaces.flax_space import flax_space
-from search_spaces.mixed import MixedOp, MixedOptions, drop_path, mixed_options
+from search_spaces.layers.mixed import MixedOp, MixedOptions, drop_path, mixed_options
+from search_spaces.layers.primitives import Identity, ReLUConvBN
 from search_spaces.nasbench201 import EDGES, OPS, Cell, nasbench201
-from search_spaces.primitives import Identity, ReLUConvBN
 from search_spaces.repeated import Repeated, stack_cells, unstack_cells
 from search_spaces.robust_darts import s1, s4
 from tests.toy_seams import toy_nnx, toy_pure
@@ -272,7 +272,7 @@ def test_edges_with_operations_of_their_own_never_choose_the_padding():
     group = Group(((0, 1), (1, 2)), (("a", "b", "c"), ("d",)))
     assert group.shape == (2, 3) and group.edge_ops(1) == ("d",)
     space = toy()._replace(groups={"g": group})
-    from search_spaces.seam import argmax
+    from search_spaces.adapter import argmax
     assert [int(k) for k in argmax(space.groups, {"g": np.array([[0, 1, 2], [-9, 5, 7]])})["g"]] == [2, 0]
 
 

@@ -41,7 +41,7 @@ def test_each_run_of_a_sweep_is_the_search_of_its_setting_and_seed(swept, tmp_pa
 
 @pytest.mark.heavy
 def test_a_sweep_that_was_interrupted_goes_on(swept, tmp_path, monkeypatch, capsys):
-    from dnas import checkpoint
+    from dnas.runs import checkpoint
 
     save, saved = checkpoint.save, []
 
@@ -52,7 +52,7 @@ def test_a_sweep_that_was_interrupted_goes_on(swept, tmp_path, monkeypatch, caps
                 raise KeyboardInterrupt
         return save(path, *args, **kwargs)
 
-    monkeypatch.setattr("dnas.checkpoint.save", interrupt)
+    monkeypatch.setattr("dnas.runs.checkpoint.save", interrupt)
     assert main([*QUICK, *SWEEP, "--run", str(tmp_path / "part")]) == 130
     assert "goes on from the last checkpoints" in capsys.readouterr().err
     monkeypatch.undo()

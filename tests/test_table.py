@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dnas.benchmarks import nasbench201 as benchmark
-from dnas.benchmarks import nats
-from dnas.benchmarks.nats import from_api
+from dnas.tabular import nasbench201 as benchmark
+from dnas.tabular import nats
+from dnas.tabular.nats import from_api
 from dnas.types import Choice, Genotype
 from launch import table as command
 from launch.main import main

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import dnas
-from dnas import compare
 from dnas.data import load as load_data
-from dnas.runs import Quality
+from dnas.reports import comparison
+from dnas.runs.index import Quality
 from launch.main import main
 from tests.test_load import refused, said
 
@@ -244,9 +244,9 @@ def test_a_task_of_ones_own(tmp_path, capsys, monkeypatch):
 
 
 def test_columns_of_a_comparison_by_task():
-    of_shares, of_errors = compare.metrics_of(Quality()), compare.metrics_of(Quality("mae", -1, False))
-    assert of_shares == compare.METRICS and of_shares["discrete"].title == "discretised %"
+    of_shares, of_errors = comparison.metrics_of(Quality()), comparison.metrics_of(Quality("mae", -1, False))
+    assert of_shares == comparison.METRICS and of_shares["discrete"].title == "discretised %"
     assert of_errors["discrete"].title == "discretised mae" and of_errors["discrete"].better == -1
     assert of_errors["discrete"].text(44.1234) == "44.12" and of_errors["discrete"].text(0.00012345) == "0.0001234"
-    assert compare.spell(of_errors["trained"], (44.1234, 1.5, 2)) == "44.12 ± 1.5"
+    assert comparison.spell(of_errors["trained"], (44.1234, 1.5, 2)) == "44.12 ± 1.5"
     assert of_errors["gap"].better == of_shares["gap"].better == -1

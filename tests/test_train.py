@@ -7,14 +7,14 @@ import optax
 import pytest
 
 from dnas.algorithms.supervised import Recipe, trainer
-from dnas.checkpoint import restore
-from dnas.confusion import accuracy
 from dnas.data import steps_per_epoch, train_indices
 from dnas.engine.compile import compile_training, epoch_of, on_device
 from dnas.engine.search import NonFiniteLoss, input_shape
 from dnas.engine.train import best, train
 from dnas.platform import platform
-from dnas.run import open_run
+from dnas.reports.confusion import accuracy
+from dnas.runs.checkpoint import restore
+from dnas.runs.directory import open_run
 from dnas.task import classification
 from dnas.types import Batch, Network
 from tests.test_search import contents, same, tiny

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dnas import load_genotype
-from dnas.confusion import accuracy, confusion, draw_confusion, shares, table
+from dnas.reports.confusion import accuracy, confusion, draw_confusion, shares, table
 from launch.main import main
 from tests.test_runs import holding
 from tests.test_search import contents

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 
 from dnas.types import Group
 from search_spaces.flax_space import flax_space
-from search_spaces.mixed import MixedOp
-from search_spaces.primitives import Identity, Linear, Zero, torch_uniform
+from search_spaces.layers.mixed import MixedOp
+from search_spaces.layers.primitives import Identity, Linear, Zero, torch_uniform
 
 
 class CausalConv(nn.Module):

@@ -4,9 +4,9 @@ import flax.linen as nn
 import numpy as np
 
 from dnas.types import REMOVED, Group
-from search_spaces.convolution import conv
 from search_spaces.flax_space import flax_space
-from search_spaces.primitives import BatchNorm, Linear, torch_uniform
+from search_spaces.layers.convolution import conv
+from search_spaces.layers.primitives import BatchNorm, Linear, torch_uniform
 
 SIZES = (3, 5)
 

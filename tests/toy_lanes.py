@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from matplotlib.image import imsave
 
-from dnas import pictures
 from dnas.engine import lanes
 from dnas.engine import search as engine_search
 from dnas.engine.search import Lane, search, search_lanes
-from dnas.run import open_run
+from dnas.reports import figures
+from dnas.runs.directory import open_run
 from tests.test_search import BATCH, EPOCHS, parts, same, tiny
 
 SEEDS = (3, 0, 7)
@@ -56,9 +56,9 @@ def quickly():
         patch.setattr(lanes, "start_search", cached(lanes.start_search, search_key))
         evaluation = engine_search.compile_evaluation
         patch.setattr(engine_search, "compile_evaluation", cached(evaluation, lambda space, task, data, *rest: data.name))
-        patch.setattr(pictures, "draw_genotype", lambda genotype, groups, path: imsave(path, np.zeros((1, 1)), format="png"))
-        patch.setattr(pictures, "draw_logits", lambda *args: None)
-        patch.setattr(pictures, "draw_curves", lambda *args: None)
+        patch.setattr(figures, "draw_genotype", lambda genotype, groups, path: imsave(path, np.zeros((1, 1)), format="png"))
+        patch.setattr(figures, "draw_logits", lambda *args: None)
+        patch.setattr(figures, "draw_curves", lambda *args: None)
         yield
 
 

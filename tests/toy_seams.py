@@ -5,9 +5,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dnas.types import Group
+from search_spaces.layers.pooling import avg_pool
+from search_spaces.layers.primitives import torch_uniform
 from search_spaces.nnx_space import nnx_space
-from search_spaces.pooling import avg_pool
-from search_spaces.primitives import torch_uniform
 from search_spaces.pure_space import mix, pure_space
 
 GROUPS = {"chain": Group(((0, 1), (1, 2)), ("none", "skip", "conv", "pool"))}

@@ -6,8 +6,8 @@ import flax.linen as nn
 
 from dnas.types import Group
 from search_spaces.flax_space import flax_space
-from search_spaces.mixed import MixedOp
-from search_spaces.primitives import AvgPool, Identity, Linear, ReLUConvBN, Zero
+from search_spaces.layers.mixed import MixedOp
+from search_spaces.layers.primitives import AvgPool, Identity, Linear, ReLUConvBN, Zero
 
 OPS = {"none": Zero, "skip": Identity, "conv": partial(ReLUConvBN, kernel=1), "pool": AvgPool}
 

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dnas import checkpoint
 from dnas.algorithms.decisions import Stop, checked_decisions, stop_of
 from dnas.algorithms.method import Algorithm, Method
 from dnas.algorithms.players import SearchState
@@ -23,8 +22,9 @@ from dnas.engine.host import initial
 from dnas.engine.lanes import Epoch, NonFiniteLoss, advance_lanes, start_lanes
 from dnas.engine.progress import SILENT, Display, display, shared
 from dnas.engine.records import counts, entropy, of_split, refuse_non_finite, tagged
-from dnas.journal import Journal, journal
-from dnas.run import Run
+from dnas.runs import checkpoint
+from dnas.runs.directory import Run
+from dnas.runs.recorder import Journal, journal
 from dnas.task import Task, task_of
 from dnas.types import Array, Genotype, SearchSpace
 
@@ -73,7 +73,7 @@ def search(space: SearchSpace, method: Method, data: Dataset, *, epochs: int, ba
     key: see `dnas.engine.compile.program_key`; None to trace the programs in each process.
 
     Raises ValueError for a batch larger than a split and for a start that does not fit, NonFiniteLoss, and what
-    `dnas.checkpoint` and `dnas.run` raise.
+    `dnas.runs.checkpoint` and `dnas.runs.directory` raise.
     """
     [result] = search_lanes(space, [Lane(method, seed, run)], data, epochs=epochs, batch=batch, progress=progress,
                             diagnose=diagnose, stop_on_collapse=stop_on_collapse, start=start, key=key)

@@ -11,19 +11,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dnas import checkpoint
 from dnas.algorithms.distillation import Teacher
 from dnas.algorithms.schedules import cosine_by_epoch, time_of
 from dnas.algorithms.supervised import Recipe, TrainState, trainer
-from dnas.confusion import confusion
 from dnas.data import SPLITS, Dataset, steps_per_epoch, train_indices
 from dnas.engine.compile import Examples, compile_judgement, compile_training, epoch_of, on_device, recalibrate_batch_norm
 from dnas.engine.host import initial
 from dnas.engine.progress import SILENT, display, metric_text
 from dnas.engine.records import of_split, refuse_non_finite, tagged
 from dnas.engine.search import input_shape
-from dnas.journal import notes
-from dnas.run import Run
+from dnas.reports.confusion import confusion
+from dnas.runs import checkpoint
+from dnas.runs.directory import Run
+from dnas.runs.recorder import notes
 from dnas.task import Task, task_of
 from dnas.types import Network, Stats, Weights
 
@@ -71,7 +71,8 @@ def train(network: Network, data: Dataset, *, epochs: int, batch: int, recipe: R
         teacher: see `dnas.algorithms.distillation.supernet_teacher`; its share of the loss is recipe.distill.
         progress: show how it goes on. say: what lines go to, where not to the terminal.
 
-    Raises ValueError for settings out of range, NonFiniteLoss, and what `dnas.checkpoint` and `dnas.run` raise.
+    Raises ValueError for settings out of range, NonFiniteLoss, and what `dnas.runs.checkpoint` and
+    `dnas.runs.directory` raise.
     """
     began, task = time.monotonic(), task_of(data)
     _check(splits, report, final, epochs, least=0 if start else 1)

@@ -13,14 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dnas import checkpoint
 from dnas.algorithms.method import Method
 from dnas.data import Dataset, epoch_indices, evaluation_indices, steps_per_epoch
 from dnas.engine.compile import compile_scores, compile_search, epoch_of, on_device
 from dnas.engine.host import initial
 from dnas.engine.progress import metric_text
 from dnas.engine.search import input_shape
-from dnas.run import load_genotype, read_arrays, write_arrays, write_atomic
+from dnas.runs import checkpoint
+from dnas.runs.directory import load_genotype, read_arrays, write_arrays, write_atomic
 from dnas.selection.types import TRIED, Context, Progress, Selection
 from dnas.task import task_of
 from dnas.types import REMOVED, Genotype, SearchSpace, Tree
@@ -96,7 +96,7 @@ def select(selection: Selection, context: Context, *, folder: Path | None = None
     """Takes all steps of `selection`. With `folder` it saves each, goes on from the last, and writes the result there:
     genotype.json, scores.npz and cost.json.
 
-    Raises what `dnas.checkpoint` raises for damaged files.
+    Raises what `dnas.runs.checkpoint` raises for damaged files.
     """
     key = jax.random.key(context.seed) if key is None else key
     progress, total = selection.begin(context), selection.steps(context)

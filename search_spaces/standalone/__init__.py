@@ -1,9 +1,9 @@
 """A trained network as one readable Python file that imports nothing of this toolkit.
 
 The file is put together of definitions: the network of its family as it is once nothing is searched, and of the operations
-those that its genotype uses, as they stand in `search_spaces.primitives`, calling plain `leaves`. The networks are written
-a second time here, without what only a search needs; `dnas export` compares every file that it writes with the network that
-was trained.
+those that its genotype uses, as they stand in `search_spaces.layers.primitives`, calling plain `leaves`. The networks are
+written a second time here, without what only a search needs; `dnas export` compares every file that it writes with the
+network that was trained.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from pprint import pformat
 from typing import Any, NamedTuple
 
 from dnas import registry
-from dnas.portable import Input, Output
+from dnas.runs.model_file import Input, Output
 from dnas.types import Genotype, SearchSpace
 from search_spaces.repeated import use_scan
 
 FAMILIES = {"darts": "darts", "nasbench201": "nasbench201", "s1": "darts", "s2": "darts", "s3": "darts", "s4": "darts",
             "width": "width"}
 """Module of the network of each space."""
-ORDER = ("search_spaces.standalone.leaves", "search_spaces.mixed", "search_spaces.primitives", "search_spaces.nasbench201")
+ORDER = ("search_spaces.standalone.leaves", "search_spaces.layers.mixed", "search_spaces.layers.primitives",
+         "search_spaces.nasbench201")
 """Modules whose definitions come first in the file, the first of them in place of the others' of the same names."""
 
 WIDTH = 120

@@ -5,7 +5,7 @@ from functools import partial
 import flax.linen as nn
 import jax.numpy as jnp
 
-from search_spaces.primitives import (
+from search_spaces.layers.primitives import (
     AvgPool,
     BatchNorm,
     Conv,

@@ -1,8 +1,8 @@
 """What the operations of searched networks come down to, in Flax's and JAX's own words: source of the files that `source`
 writes.
 
-The functions of these names that `search_spaces.primitives` calls are made for fast searches on a CPU. These compute the
-same.
+The functions of these names that `search_spaces.layers.primitives` calls are made for fast searches on a CPU. These
+compute the same.
 """
 
 import math

@@ -5,8 +5,8 @@ from functools import partial
 import flax.linen as nn
 import jax.numpy as jnp
 
+from search_spaces.layers.primitives import AvgPool, BatchNorm, Conv, Identity, Linear, ReLUConvBN, Zero
 from search_spaces.nasbench201 import Residual
-from search_spaces.primitives import AvgPool, BatchNorm, Conv, Identity, Linear, ReLUConvBN, Zero
 
 GENOTYPE = {"cell": [(0, 1, "nor_conv_3x3"), (1, 2, "skip_connect"), (2, 3, "avg_pool_3x3")]}
 CLASSES = ["cat", "dog"]

@@ -2,7 +2,7 @@
 
 import flax.linen as nn
 
-from search_spaces.primitives import BatchNorm, Conv, Linear
+from search_spaces.layers.primitives import BatchNorm, Conv, Linear
 
 GENOTYPE = {"width": [(0, 1, "16"), (1, 2, "32")]}
 CLASSES = ["cat", "dog"]

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from dnas.types import REMOVED
-from search_spaces.kernels import kept
+from search_spaces.layers.kernels import kept
 
 
 class MixedOptions(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dnas.runs import Quality
+from dnas.runs.index import Quality
 from dnas.selection.types import TRIED
 from dnas.types import Genotype, Group
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dnas.run import flatten, write_atomic
+from dnas.runs.directory import flatten, write_atomic
 from dnas.types import Choice, Genotype, Group
 
 FAMILIES = {"none": "#767676", "skip": "#0a7a4a", "pool": "#b04a00", "dil": "#7b3aa8", "sep": "#1c5fb0",

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dnas.run import clean, write_atomic
+from dnas.runs.directory import clean, write_atomic
 from dnas.types import Tree
 
 CODES = {

@@ -15,7 +15,7 @@ import numpy as np
 from dnas.engine.host import initial
 from dnas.types import REMOVED, Genotype, Group, Network, SearchSpace
 from search_spaces.cost import macs
-from search_spaces.mixed import Chosen
+from search_spaces.layers.mixed import Chosen
 
 
 class Functions(NamedTuple):

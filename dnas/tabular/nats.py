@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dnas.benchmarks.nasbench201 import CELLS, EDGES, GROUP, OPS, WEIGHTS
+from dnas.tabular.nasbench201 import CELLS, EDGES, GROUP, OPS, WEIGHTS
 from dnas.types import Choice
 
 NAMES = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet16": "ImageNet16-120"}

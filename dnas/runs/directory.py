@@ -21,7 +21,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from dnas import lock as locks
+from dnas.runs import lock as locks
 from dnas.types import LONGEST, Genotype, Group
 
 FAILED = "failed.json"

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dnas import checkpoint
 from dnas.data import Dataset
 from dnas.data.dataset import Columns
 from dnas.data.decode import FITS, Fit
 from dnas.data.pictures import LARGEST
+from dnas.runs import checkpoint
 from dnas.task import Task, named
 from dnas.types import Genotype, Stats, Weights
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dnas.pictures import FONT, saving
+from dnas.reports.figures import FONT, saving
 
 HEADER = "class", "images", "recall %", "precision %", "taken for"
 """Columns of the table of classes; the last is the class that one is most often taken for."""

@@ -15,7 +15,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dnas.run import RunWriteError, flatten
+from dnas.runs.directory import RunWriteError, flatten
 from dnas.types import Group
 
 COMPARED = "accuracy", "loss"
@@ -113,7 +113,7 @@ def hyperparameters(config: Mapping[str, Any]) -> tuple[Any, Any, Any]:
 
 
 def _gates(logits, groups: Mapping[str, Group]) -> dict[str, float]:
-    from dnas.pictures import softmaxed
+    from dnas.reports.figures import softmaxed
 
     tags = {}
     for name, group in groups.items():

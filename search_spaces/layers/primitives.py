@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from search_spaces.batch_norm import normalised
-from search_spaces.convolution import conv
-from search_spaces.depthwise import depthwise
-from search_spaces.mixed import strided
-from search_spaces.pooling import avg_pool, max_pool
+from search_spaces.layers.batch_norm import normalised
+from search_spaces.layers.convolution import conv
+from search_spaces.layers.depthwise import depthwise
+from search_spaces.layers.mixed import strided
+from search_spaces.layers.pooling import avg_pool, max_pool
 
 
 def torch_uniform(key, shape, dtype=jnp.float32, fan_in=None):

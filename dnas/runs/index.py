@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dnas import lock
-from dnas.run import FAILED, records
+from dnas.runs import lock
+from dnas.runs.directory import FAILED, records
 from dnas.types import Group
 
 SIGNS = {lock.NAME, "environment.json"}

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dnas import checkpoint, pictures
-from dnas.run import FAILED, Run, write_json
-from dnas.tensorboard import Events, events
+from dnas.reports import figures
+from dnas.runs import checkpoint
+from dnas.runs.directory import FAILED, Run, write_json
+from dnas.runs.tensorboard import Events, events
 from dnas.types import Array, Group, SearchSpace
 
 KEPT = 3
@@ -115,9 +116,9 @@ def journal(run: Run | None, space: SearchSpace, first: int, arch: Mapping[str, 
                 return
             run.save_genotype(genotype)
             for suffix in ("svg", "png"):
-                pictures.draw_genotype(genotype, space.groups, run.folder / f"cells.{suffix}")
-            pictures.draw_logits(trajectory, space.groups, run.folder / "logits.svg")
-            pictures.draw_curves(noted.records, run.folder / "curves.svg")
+                figures.draw_genotype(genotype, space.groups, run.folder / f"cells.{suffix}")
+            figures.draw_logits(trajectory, space.groups, run.folder / "logits.svg")
+            figures.draw_curves(noted.records, run.folder / "curves.svg")
             noted.board.picture(run.folder / "cells.png", len(noted.records))
 
         yield Journal(noted.records, trajectory, noted.last, epoch, fail, end)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from search_spaces.kernels import kernel
+from search_spaces.layers.kernels import kernel
 
 
 @jax.custom_vjp
