@@ -25,11 +25,13 @@ class Functions(NamedTuple):
         operation indices those that the discrete network needs, under the same names.
     apply(weights, stats, gates, images, train, key) -> logits `[B, classes]`, stats
     drops: whether apply takes `drop_path=` too, the probability with which paths are dropped while training.
+    source: (Flax module, MixedOptions) behind the functions; None of another network.
     """
 
     init: Callable
     apply: Callable
     drops: bool = False
+    source: tuple | None = None
 
 
 def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, image: tuple[int, ...],
@@ -92,7 +94,8 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
             extra = {"drop_path": drop_path} if functions.drops else {}
             return functions.apply(weights, stats, gates, images, train, key, **extra)
 
-        return Network(lambda key, images: started(first(functions, gates), key, images), run)
+        return Network(lambda key, images: started(first(functions, gates), key, images), run,
+                       functions.source and (*functions.source, gates))
 
     def genotype(scores):
         found = (rule or argmax)(groups, scores)

@@ -62,4 +62,4 @@ def functions(module: nn.Module, mixed: MixedOptions) -> Functions:
             logits = logits.astype("float32")
         return logits, updated.get("batch_stats", stats)
 
-    return Functions(init, apply, drops=True)
+    return Functions(init, apply, drops=True, source=(module, mixed))
