@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from dnas import registry
 from dnas.methods import METHODS
@@ -33,25 +35,25 @@ def _check(argv: Sequence[str]) -> int:
              "package.module:factory or file.py:factory")
     if {"-h", "--help"} & set(argv):
         print(f"{usage}\n\nTries all that a space must do on a few examples of the data, and says where it falls short.\n"
+              "Without --data these are digits for a space of images, and else random inputs of the shape that is the\n"
+              "factory's default.\n"
               "Options of the space: dnas search --space SPACE --help")
         return 0
     if not argv or argv[0].startswith("-"):
         raise ValueError(usage)
-    from launch.arguments import parse
-    from launch.prepare import named, prepare
+    from launch.arguments import given, parse, resolved
+    from launch.prepare import named
 
     arguments = parse("spaces check", "", ["--space", *argv])
-    ready = prepare(arguments)
-    import numpy as np
-
-    from dnas.data import describe, normalise
+    config = resolved(arguments)
+    shape = _default_shape(config["space"]["name"]) if given(argv, "--data") is given(argv, "--config") is None else None
+    drawn = shape is not None and len(shape) != 3
+    what, space, inputs, outputs = _drawn_example(config, shape) if drawn else _data_example(arguments)
     from search_spaces.check import check
 
-    print(f"{describe(ready.data).splitlines()[0]}\nspace {named(ready.config, 'space')}\n", flush=True)
+    print(f"{what}\nspace {named(config, 'space')}\n", flush=True)
     wrong = 0
-    images = ready.data.inputs[ready.data.splits["train"][:4]]
-    images = np.asarray(normalise(images, ready.data.mean, ready.data.std))
-    for finding in check(ready.space, images, ready.data.outputs):
+    for finding in check(space, inputs, outputs):
         wrong += finding.wrong is not None
         print(f"{'no ' if finding.wrong else 'yes'}  {finding.tried}" + (f"\n     {finding.wrong}" if finding.wrong else ""),
               flush=True)
@@ -59,6 +61,54 @@ def _check(argv: Sequence[str]) -> int:
         raise ValueError(f"space {arguments.space} falls short in {wrong} point{'s' if wrong > 1 else ''}, said above")
     print("\nIt does what a space must do.")
     return 0
+
+
+def _data_example(arguments) -> tuple:
+    """What a check is of, in words, the space, and normalised examples of the data with the shape of their outputs."""
+    import numpy as np
+
+    from dnas.data import describe, normalise
+    from launch.prepare import prepare
+
+    ready = prepare(arguments)
+    inputs = ready.data.inputs[ready.data.splits["train"][:4]]
+    inputs = np.asarray(normalise(inputs, ready.data.mean, ready.data.std))
+    return describe(ready.data).splitlines()[0], ready.space, inputs, ready.data.outputs
+
+
+def _drawn_example(config: Mapping[str, Any], shape: tuple[int, ...]) -> tuple:
+    """The same of random inputs of this shape."""
+    from dnas import SearchSpace
+    from launch.prepare import build_part
+    from search_spaces.check import draw_example
+    from search_spaces.layers.mixed import MixedOptions, mixed_options
+
+    classes = _default(config["space"]["name"], "classes")
+    classes = classes if isinstance(classes, int) else 10
+    shared = {name: config["space"][name] for name in MixedOptions._fields}
+    with mixed_options(MixedOptions(**shared)):
+        space = build_part("space", config, SearchSpace, image=shape, classes=classes, vocabulary=classes, **shared)
+    try:
+        inputs, outputs = draw_example(space, shape, classes)
+    except Exception as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"space {config['space']['name']} cannot be built for inputs of shape {shape}, the default of its "
+                         f"factory: {type(error).__name__}: {said}") from error
+    kind = "tokens" if space.input_dtype == "int32" else "numbers"
+    return f"data random {kind}, inputs of shape {shape}, {classes} classes", space, inputs, outputs
+
+
+def _default_shape(name: str) -> tuple[int, ...] | None:
+    """The shape of one input that the factory of a space has as a default; None if it has none."""
+    shape = _default(name, "image")
+    return tuple(shape) if isinstance(shape, tuple | list) and all(isinstance(size, int) for size in shape) else None
+
+
+def _default(name: str, parameter: str) -> Any:
+    """The default of a parameter of a space's factory, None if it has none."""
+    parameters = inspect.signature(registry.resolve(name, SPACES, "space")).parameters
+    default = parameters[parameter].default if parameter in parameters else None
+    return None if default is inspect.Parameter.empty else default
 
 
 def methods(argv: Sequence[str]) -> int:
