@@ -145,7 +145,7 @@ def test_options_out_of_range_are_refused(options):
 
 @pytest.mark.parametrize("share, sign", [(0.3, 1), (1.6, -1), (1.02, 0)], ids=["above", "below", "in the band"])
 def test_penalty_against_finite_differences(share, sign):
-    space = small()
+    space = small(channels=16, layers=2)
     arch = {"width": np.random.default_rng(0).normal(size=space.groups["width"].shape)}
     mask = {name: group.allowed for name, group in space.groups.items()}
     relax = lambda arch: softmax().gates(None, Architecture(arch, mask, space.groups), {}, None)
