@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
+
 from dnas.api.load import TrainedNetwork
 from dnas.formats import NAME
 from dnas.formats.safetensors import safetensors
