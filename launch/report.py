@@ -59,8 +59,8 @@ def main(argv: Sequence[str]) -> int:
 
     with tempfile.TemporaryDirectory() as scratch:
         told = _read(folder, Path(scratch))
-        parts = [*_head(told), *_cells(told), *_course(told), *_logits(told), *_diagnoses(told), *_classes(told),
-                 *_selections(told), *_made(told)]
+        parts = [*_head(told), *_duplicates(told), *_cells(told), *_course(told), *_logits(told), *_diagnoses(told),
+                 *_classes(told), *_selections(told), *_made(told)]
     out = folder / "report.html"
     write_atomic(out, html.page(folder.resolve().name, parts).encode(errors="replace"))
     print(f"written    {out}")
@@ -121,6 +121,17 @@ def _decided(told: Told) -> list[str]:
     method = told.config.get("method")
     return [html.paragraph(f"{text[0].upper()}{text[1:]}; {what_decides(method if isinstance(method, dict) else {})}.")] \
         if text else []
+
+
+def _duplicates(told: Told) -> list[str]:
+    """The pairs of identical images that the search drew when it began."""
+    from dnas.reports.duplicates import FILE, LARGEST
+
+    path = told.folder / FILE
+    if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST:
+        return []
+    return [html.heading("Identical images in two splits"),
+            html.picture(path, "Some of them, each with its split: a split that holds images of another judges too kindly")]
 
 
 def _judged(told: Told, split: str) -> str:

@@ -324,6 +324,25 @@ def test_a_search_that_decided_nothing_says_so_and_what_would_decide(said, folde
     assert code == 0 and "\ngates     1 of 2 searches decided nothing" in out
 
 
+def test_the_page_shows_identical_images_of_two_splits(said, folder):
+    x = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1), np.uint8)
+    for name, test in ("with", x[:3]), ("without", x[:3] ^ 1):
+        np.savez(f"{name}.npz", x=x, y=np.arange(60) % 2, x_test=test, y_test=np.arange(3) % 2)
+        argv = ["search", "--space", "mine.py:linear", "--data", f"{name}.npz", "--epochs", "1", "--batch", "8"]
+        assert said(*argv, "--seeds", "2", "--run", name)[0] == 0 and said("report", f"{name}/1")[0] == 0
+    for seed in "01":
+        assert (folder / "with" / seed / "duplicates.png").read_bytes().startswith(b"\x89PNG")
+        assert not (folder / "without" / seed / "duplicates.png").exists()
+    page = (folder / "with" / "1" / "report.html").read_text()
+    assert "<h2>Identical images in two splits</h2>" in page and page.count('src="data:image/png;base64,') == 1
+    assert "Identical images" not in (folder / "without" / "1" / "report.html").read_text()
+    (folder / "without" / "1" / "duplicates.png").symlink_to(folder / "with.npz")  # a page carries nothing from elsewhere
+    (folder / "with" / "1" / "duplicates.png").write_bytes(bytes(10**6 + 1))
+    for name in "with", "without":
+        assert said("report", f"{name}/1")[0] == 0
+        assert "Identical images" not in (folder / name / "1" / "report.html").read_text()
+
+
 def test_estimate(said, folder):
     before = sorted(folder.iterdir())
     code, out, err = said("estimate", "--space", "mine.py:linear", "--limit", "400", "--batch", "8", "--run", "r")

@@ -265,7 +265,7 @@ def test_leaks(tmp_path):
     data = load(str(folder))
     found = leaks(data)
     assert [leak[:3] for leak in found] == [("test", "holdout", 1), ("test", "train", 1)]
-    assert [data.pictures.files[row] for row in found[0].pair] == [str(folder / "test/dog/copy.png"), source]
+    assert [data.pictures.files[row] for row in found[0].pairs[0]] == [str(folder / "test/dog/copy.png"), source]
     assert (f"identical images: 1 of test also in holdout, 1 of test also in train; such as {folder}/test/dog/copy.png and "
             f"{source}; 4 are identical to one of another class") in describe(data)
 
@@ -282,7 +282,7 @@ def test_leaks_of_arrays(tmp_path):
         assert found.get(("test", name), 0) == (parts[name] > 0) + (name == home)
     if parts["holdout"] and parts["train"]:
         assert found["holdout", "train"] == parts["holdout"]
-    first, second = leaks(data)[0].pair
+    first, second = leaks(data)[0].pairs[0]
     assert np.array_equal(x[first if first < 60 else (0, 50)[first - 60]], x[second])
     assert f"such as image {first} and image {second}" in describe(data)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,17 +15,19 @@ from dnas.data.splits import SPLITS
 
 LISTED = 10
 """Most classes whose numbers of examples are spelled out."""
+PAIRS = 6
+"""Pairs of identical inputs that are named, of each two splits."""
 UNEVEN = 2
 """Times as many examples as of the smallest class from which on weights are suggested."""
 
 
 class Leak(NamedTuple):
-    """Examples of the split `of` that `also` holds too, number by number, and the first such pair (row, row)."""
+    """Examples of the split `of` that `also` holds too, number by number, and the first PAIRS such (row, row)."""
 
     of: str
     also: str
     images: int
-    pair: tuple[int, int]
+    pairs: list[tuple[int, int]]
 
 
 def leaks(data: Dataset, same: np.ndarray | None = None) -> list[Leak]:
@@ -35,8 +38,8 @@ def leaks(data: Dataset, same: np.ndarray | None = None) -> list[Leak]:
         rows, others = data.splits[of], data.splits[also]
         shared = rows[np.isin(same[rows], same[others])]
         if len(shared):
-            twin = others[np.argmax(same[others] == same[shared[0]])]
-            found.append(Leak(of, also, len(shared), (int(shared[0]), int(twin))))
+            twin = lambda row, others=others: others[np.argmax(same[others] == same[row])]
+            found.append(Leak(of, also, len(shared), [(int(row), int(twin(row))) for row in shared[:PAIRS]]))
     return found
 
 
@@ -158,11 +161,19 @@ def _leaks(data: Dataset) -> str:
     torn = f"; {other} are identical to one {'of' if target == 'class' else 'with'} another {target}" if other else ""
     if not found:
         return f"no {noun} is in two splits{torn}"
-    where = lambda row: data.pictures.files[row] if data.pictures else f"{noun} {row}"
-    seen = lambda row: where(row) if where(row).isprintable() else ascii(where(row))
-    parts = [f"{leak.images} of {leak.of} also in {leak.also}" for leak in found]
-    first, second = found[0].pair
-    return f"identical {noun}s: {', '.join(parts)}; such as {seen(first)} and {seen(second)}{torn}"
+    first, second = found[0].pairs[0]
+    return f"identical {noun}s: {counted(found)}; such as {place(data, first)} and {place(data, second)}{torn}"
+
+
+def counted(found: Sequence[Leak]) -> str:
+    """How many inputs each two splits have in common, in words."""
+    return ", ".join(f"{leak.images} of {leak.of} also in {leak.also}" for leak in found)
+
+
+def place(data: Dataset, row: int) -> str:
+    """Where an input is from: its file, or its number."""
+    name = data.pictures.files[row] if data.pictures else f"{NOUNS[data.kind]} {row}"
+    return name if name.isprintable() else ascii(name)
 
 
 def _times(sizes: tuple[int, ...]) -> str:

@@ -22,6 +22,7 @@ from dnas.engine.host import initial
 from dnas.engine.lanes import Epoch, NonFiniteLoss, advance_lanes, start_lanes
 from dnas.engine.progress import SILENT, Display, display, shared
 from dnas.engine.records import counts, entropy, of_split, refuse_non_finite, tagged
+from dnas.reports.duplicates import draw_duplicates
 from dnas.runs import checkpoint
 from dnas.runs.directory import RunDirectory
 from dnas.runs.recorder import SearchRecorder, open_search_recorder
@@ -116,6 +117,7 @@ def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, ep
         active = [stack.enter_context(_Search.open(space, task, algorithm, data, lane, hyper, found, one, rules,
                                                    epochs=epochs, batch=batch, steps=steps))
                   for lane, hyper, found, one in zip(lanes, hypers, latest, displays)]
+        draw_duplicates(data, [lane.run.folder for lane, found in zip(lanes, latest) if lane.run and not found.epoch])
         if any(one.going for one in active):
             with shown.compiling("the search step and the evaluation"):
                 examples, first = on_device(data), active[0]
