@@ -90,11 +90,7 @@ def method_of(config: Mapping[str, Any], where: str, trust: bool | Collection[st
 
 def data_of(config: Mapping[str, Any], where: str, trust: bool | Collection[str], splits=("train",)) -> Dataset:
     """The data set of the config that was read from the file `where`. splits: whose classes count for balanced weights."""
-    names = config.get("data")
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{where}: data is {str(names)[:80]}; it must be a list of names or paths")
-    if "digest" in config:
-        raise ValueError(f"{where}: the run was given arrays, {names[0]}; give the same data again (in Python data=)")
+    names = source_names(config, where)
     for name in names:
         if is_place(name):
             registry.refuse_untrusted(name, "data", where, trust)
@@ -105,6 +101,16 @@ def data_of(config: Mapping[str, Any], where: str, trust: bool | Collection[str]
     chosen = checked_options(where, factory_options.read("dnas.data.sources:load"), given)
     data = load_data(names, **{key: chosen[key] for key in given})
     return data if data.class_weights is None else data._replace(class_weights=balanced(data, splits))
+
+
+def source_names(config: Mapping[str, Any], where: str) -> list[str]:
+    """The names or paths of a config's data. Raises ValueError, in one line, where there are none to load."""
+    names = config.get("data")
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{where}: data is {str(names)[:80]}; it must be a list of names or paths")
+    if "digest" in config:
+        raise ValueError(f"{where}: the run was given arrays, {names[0]}; give the same data again (in Python data=)")
+    return names
 
 
 def described(data: Dataset) -> dict[str, Any]:

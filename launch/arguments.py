@@ -29,13 +29,14 @@ def read_command(command: str, description: str, argv: Sequence[str], options: S
     """What `argv` says of these options, by name; of each group a dict "GROUP_options". Prints --help, raising SystemExit(0).
 
     shown: how --help writes options, beside SHOWN; those that are Positional have no flag. groups: options `--GROUP.NAME`.
-    defaults: in place of those of the options, such as what a config.json says; those of a group in a dict of its own.
+    defaults: in place of those of the options, such as what a config.json says; those of a group in a dict "GROUP_options".
     Raises ValueError, in one line, as `launch.parser.parse`.
     """
     looks = {**SHOWN, **shown}
     fields = [_field(option, looks.get(option.name), defaults) for option in options]
     for name, listed in groups.items():
-        part = dataclasses.make_dataclass(name, [_field(option, None, defaults.get(name, {})) for option in listed], frozen=True)
+        usual = defaults.get(f"{name}_options", {})
+        part = dataclasses.make_dataclass(name, [_field(option, None, usual) for option in listed], frozen=True)
         part.__doc__ = f"Options of the {name}"
         fields.append((f"{name}_options", part, dataclasses.field(default=part())))
     form = dataclasses.make_dataclass("Arguments", fields, frozen=True)
@@ -82,6 +83,12 @@ def flag_value(argv: Sequence[str], flag: str) -> str | None:
     return value
 
 
+def is_given(argv: Sequence[str], name: str) -> bool:
+    """Whether the command line has the option, in either form."""
+    flags = {f"--{name}", f"--no-{name}"}
+    return any(word.partition("=")[0].replace("_", "-") in {flag.replace("_", "-") for flag in flags} for word in argv)
+
+
 def flag_values(argv: Sequence[str], flag: str) -> list[str]:
     """The values that follow the last `flag`, up to the next one."""
     values: list[str] = []
@@ -101,5 +108,5 @@ def _field(option: Option, look: Shown | None, defaults: Mapping[str, Any]) -> t
     return option.name, annotation, dataclasses.field(default=default, metadata={"help": option.help or " "})
 
 
-__all__ = ["DATA", "REQUIRED", "Option", "Positional", "Shown", "data_options", "flag_value", "flag_values", "load_data",
-           "options_of", "part_options", "read_command"]
+__all__ = ["DATA", "LOAD", "REQUIRED", "Option", "Positional", "Shown", "data_options", "flag_value", "flag_values", "is_given",
+           "load_data", "options_of", "part_options", "read_command"]

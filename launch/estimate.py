@@ -4,29 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dnas.engine import cache
-from launch.arguments import parse
-from launch.prepare import named, prepare
+from launch.arguments import load_data
+from launch.search_options import read_search
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs `dnas estimate`, which writes nothing but the compilation cache."""
-    arguments = parse("estimate", __doc__, argv)
-    prepared = prepare(arguments)
-    from dnas import estimate
+    values = read_search("estimate", __doc__, argv)
+    import dnas
+    from dnas import config as configs
     from dnas.data import describe
     from dnas.engine.devices import spelled
 
-    cache.enable(arguments.cache)
-    print(describe(prepared.data))
-    print(f"space         {named(prepared.config, 'space')}")
-    print(f"method        {named(prepared.config, 'method')}, batch {arguments.batch}", flush=True)
-    found = estimate(prepared.space, prepared.method, prepared.data, batch=arguments.batch,
-                     searches=arguments.seeds)
-    print(f"weights       {found['weights']:,}")
-    print(f"multiply-adds {found['macs']:,} per example, forwards through the supernet")
-    print(f"peak memory   {spelled(found['memory_bytes'])} of a step, data included")
-    print(f"compile time  {found['compile_seconds']:.1f} s")
-    if arguments.seeds > 1:
-        print(f"seeds         {found['note']}")
+    data = load_data(values)
+    space = dnas.space(values["space"], data, **values["space_options"])
+    method = dnas.method(values["method"], **values["method_options"])
+    print(describe(data))
+    print(f"space         {configs.label(space.source, 'space')}")
+    print(f"method        {configs.label(method.source, 'method')}", flush=True)
+    need = dnas.estimate(space, method, data, batch=values["batch"], seeds=values["seeds"],
+                         budget=dnas.Budget(**values["budget_options"]), cache=values["cache"])
+    print(f"batch         {need.batch} examples")
+    print(f"weights       {need.weights:,}")
+    print(f"multiply-adds {need.macs:,} per example, forwards through the supernet")
+    print(f"peak memory   {spelled(need.memory_bytes)} of a step, data included")
+    print(f"compile time  {need.compile_seconds:.1f} s")
+    if values["seeds"] > 1:
+        print(f"seeds         {need.note}")
     return 0

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from dnas import registry
-from dnas.methods import METHODS
-from search_spaces import SPACES
+from launch.arguments import data_options, load_data, read_command
+from launch.search_options import read_search
 
 OWN = "a function of yours that returns a"
 FILES = {
@@ -24,7 +24,7 @@ def spaces(argv: Sequence[str]) -> int:
     """Runs `dnas spaces` and `dnas spaces check`."""
     if argv and argv[0] == "check":
         return _check(argv[1:])
-    return _print("spaces", argv, _described(SPACES, "space"), "SearchSpace")
+    return _print("spaces", argv, _described("space"), "SearchSpace")
 
 
 def _check(argv: Sequence[str]) -> int:
@@ -37,33 +37,35 @@ def _check(argv: Sequence[str]) -> int:
         return 0
     if not argv or argv[0].startswith("-"):
         raise ValueError(usage)
-    from launch.arguments import parse
-    from launch.prepare import named, prepare
-
-    arguments = parse("spaces check", "", ["--space", *argv])
-    ready = prepare(arguments)
+    values = read_search("spaces check", "", ["--space", *argv])
     import numpy as np
 
+    import dnas
+    from dnas.api.search import check_space
+    from dnas.config import label
     from dnas.data import describe, normalise
     from search_spaces.check import check
 
-    print(f"{describe(ready.data).splitlines()[0]}\nspace {named(ready.config, 'space')}\n", flush=True)
+    data = load_data(values)
+    space = dnas.space(values["space"], data, **values["space_options"])
+    check_space(space, data)
+    print(f"{describe(data).splitlines()[0]}\nspace {label(space.source, 'space')}\n", flush=True)
     wrong = 0
-    images = ready.data.inputs[ready.data.splits["train"][:4]]
-    images = np.asarray(normalise(images, ready.data.mean, ready.data.std))
-    for finding in check(ready.space, images, ready.data.outputs):
+    images = data.inputs[data.splits["train"][:4]]
+    images = np.asarray(normalise(images, data.mean, data.std))
+    for finding in check(space, images, data.outputs):
         wrong += finding.wrong is not None
         print(f"{'no ' if finding.wrong else 'yes'}  {finding.tried}" + (f"\n     {finding.wrong}" if finding.wrong else ""),
               flush=True)
     if wrong:
-        raise ValueError(f"space {arguments.space} falls short in {wrong} point{'s' if wrong > 1 else ''}, said above")
+        raise ValueError(f"space {values['space']} falls short in {wrong} point{'s' if wrong > 1 else ''}, said above")
     print("\nIt does what a space must do.")
     return 0
 
 
 def methods(argv: Sequence[str]) -> int:
     """Runs `dnas methods`."""
-    return _print("methods", argv, _described(METHODS, "method"), "Method")
+    return _print("methods", argv, _described("method"), "Method")
 
 
 def datasets(argv: Sequence[str]) -> int:
@@ -87,16 +89,13 @@ def _check_data(argv: Sequence[str]) -> int:
     if not argv or argv[0].startswith("-"):
         raise ValueError(usage)
     from dnas.data import describe
-    from launch.arguments import learnt_from, parse
-    from launch.prepare import loaded
 
-    arguments = parse("datasets check", "", ["--data", *argv])
-    print(describe(loaded(learnt_from(arguments), arguments.batch)))
+    print(describe(load_data(read_command("datasets check", "", ["--data", *argv], data_options()))))
     return 0
 
 
-def _described(known: Mapping[str, str], kind: str) -> dict[str, str]:
-    return {name: registry.describe(name, known, kind) for name in sorted(registry.names(known, kind))}
+def _described(kind: str) -> dict[str, str]:
+    return {name: registry.describe(name, kind) for name in sorted(registry.names(kind))}
 
 
 def _print(command: str, argv: Sequence[str], lines: Mapping[str, str], returned: str) -> int:

@@ -6,6 +6,7 @@ import difflib
 import gc
 import importlib
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -89,6 +90,9 @@ def _run(argv: list[str]) -> int:
         near = difflib.get_close_matches(argv[0].lower(), COMMANDS, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"the commands are {', '.join(COMMANDS)}"
         raise ValueError(f"no command {argv[0]!r}; {hint}")
+    from dnas.runs.directory import COMMAND
+
+    COMMAND.set(shlex.join(["dnas", *argv]))
     module, _, function = COMMANDS[argv[0]][0].partition(":")
     return getattr(importlib.import_module(module), function)(argv[1:])
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
-from launch import cache
-from launch.options import REQUIRED
-from launch.parser import Positional, Shown, parse
+import tyro
+
+from dnas.engine import cache
+from launch.arguments import parsed, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,19 +25,20 @@ FILES = (".csv", ".npz", ".txt")
 class Arguments:
     """What the command line says."""
 
-    run: Annotated[str, Positional("RUN")] = REQUIRED
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """The run directory of a training, or a weights.safetensors."""
-    files: Annotated[tuple[str, ...], Positional("PICTURE|FILE ...")] = REQUIRED
-    """PNG or JPEG files, or folders of them, which are brought to the network's size, grey or colour as its data was; or
-    one .csv with the columns of its table, one .npz with inputs x, or one .txt. If that holds targets too, the metrics
-    are printed."""
+    files: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PICTURE|FILE ...",
+                                                                           help_behavior_hint="(required)")] = ()
+    """PNG, JPEG, WebP or BMP files, or folders of them, which are brought to the network's size, grey or colour as its
+    data was; or one .csv with the columns of its table, one .npz with inputs x, or one .txt. If that holds targets too, the
+    metrics are printed."""
     top: int = 3
     """Classes to show for each example, the most probable first."""
-    space: Annotated[str | None, Shown("FACTORY", "that of the run")] = None
+    space: Annotated[str | None, shown("FACTORY", "that of the run")] = None
     """Where the network's space is, if it is your own: package.module:factory or file.py:factory."""
-    task: Annotated[str | None, Shown("FACTORY", "that of the run")] = None
+    task: Annotated[str | None, shown("FACTORY", "that of the run")] = None
     """Where its task is, likewise."""
-    cache: Annotated[str | None, Shown("DIR|off", "as for search")] = None
+    cache: Annotated[str | None, shown("DIR|off", "as for search")] = None
     """Where compiled programs are kept for the next time."""
 
 
@@ -50,7 +52,9 @@ class Source(NamedTuple):
 
 def main(argv: Sequence[str]) -> int:
     """Runs `dnas predict`. Raises ValueError, in one line, for what it cannot read or use."""
-    arguments = parse(Arguments(), "dnas predict", __doc__, argv)
+    arguments = parsed(Arguments(tyro.MISSING), "dnas predict", __doc__, list(argv))
+    if not arguments.files:
+        raise ValueError("dnas predict RUN PICTURE|FILE ...: no picture or file given")
     if arguments.top < 1:
         raise ValueError(f"--top {arguments.top}: it must be at least 1")
     files = [name for name in arguments.files if Path(name).suffix.lower() in FILES]
@@ -180,7 +184,9 @@ def _pictures(name: str) -> list[str]:
     folder = Path(name).expanduser()
     if not folder.is_dir():
         return [name]
-    found = [str(path) for path in sorted(folder.iterdir()) if path.suffix.lower() in (".png", ".jpg", ".jpeg")]
-    if not found:
-        raise ValueError(f"{name} holds no .png, .jpg or .jpeg file")
-    return found
+    from dnas.data.decode import SUFFIXES
+
+    pictures = [str(path) for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES]
+    if not pictures:
+        raise ValueError(f"{name} holds no {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file")
+    return pictures

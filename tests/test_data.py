@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dnas.data import DATASETS, SPLITS, Dataset, describe, from_arrays, load, split
+from dnas.data import DATASETS, SPLITS, Dataset, describe, load, split
 
 REAL = Path(os.environ.get("DNAS_DATA", "/nowhere"))
 needs_data = pytest.mark.skipif(not REAL.is_dir(), reason="DNAS_DATA names no folder of data")
@@ -366,30 +366,6 @@ def test_bad_sources(tmp_path, monkeypatch, source, message):
 def test_bad_limit(limit, message):
     with pytest.raises(ValueError, match=f"digits: {message}"):
         load("digits", limit=limit)
-
-
-@pytest.mark.parametrize("shape, options, pad, words", [
-    ((128, 4, 1), {}, (16, 0), "; random crops that lose up to 16 of 128 rows, no flips"),
-    ((64, 1, 3), {}, (8, 0), "; random crops that lose up to 8 of 64 rows, no flips"),
-    ((15, 16, 1), {}, (0, 2), "; random crops that lose up to 2 of 16 columns, no flips"),
-    ((15, 15, 3), {"flip": True}, (0, 0), "; no crops, flips"),
-    ((32, 32, 3), {}, (4, 4), "; random crops that lose up to 4 of 32 rows and 4 of 32 columns, no flips"),
-    ((8, 9, 3), {"pad": 2}, (2, 2), "; random crops that lose up to 2 of 8 rows and 2 of 9 columns, no flips"),
-    ((64, 1, 3), {"pad": (4, 0)}, (4, 0), "; random crops that lose up to 4 of 64 rows, no flips")])
-def test_each_axis_has_its_own_padding(shape, options, pad, words):
-    data = from_arrays("mine", *arrays(shape=shape), **options)
-    assert data.pad == pad and describe(data).splitlines()[1].endswith(words)
-
-
-@pytest.mark.parametrize("pad, message", [
-    (-1, "pad -1; it must be at least 0"), (1.5, "pad 1.5; it must be a whole number"), ((1, -1), "pad -1; it must"),
-    ((1, 2, 3), r"pad \(1, 2, 3\); it must be a number of pixels, or a pair"), ("4", "pad '4'; it must be a whole number"),
-    (8, "pad 8 of images of 9x8 pixels: a crop could lose all of one"),
-    ((9, 0), r"pad \(9, 0\) of images of 9x8 pixels: a crop could lose all of one; it must be below the height")])
-def test_bad_pad(pad, message):
-    with pytest.raises(ValueError, match=f"^mine: {message}") as error:
-        from_arrays("mine", *arrays(shape=(9, 8, 3)), pad=pad)
-    assert "\n" not in str(error.value)
 
 
 def test_import_is_light():

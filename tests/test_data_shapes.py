@@ -146,7 +146,7 @@ def test_augmentation_of_your_own_takes_any_inputs():
     assert features.shape == (3, 4) and (features == 2).all()
     tokens = augment_by(lambda key, tokens: tokens[:, ::-1], None, jnp.arange(6).reshape(2, 3))
     assert tokens.dtype == jnp.int32 and tokens.tolist() == [[2, 1, 0], [5, 4, 3]]
-    with pytest.raises(ValueError, match=r"made float32 \(2, 3\) of int32 \(2, 3\); it has to return tokens"):
+    with pytest.raises(ValueError, match=r"returned float32 \(2, 3\) for int32 \(2, 3\); it must return tokens"):
         augment_by(lambda key, tokens: tokens * 0.5, None, jnp.arange(6).reshape(2, 3))
 
 

@@ -110,7 +110,7 @@ def test_weights_are_for_classes():
 def test_an_augmentation_is_tried_on_a_batch(folder):
     check_augment(load("digits"), 7)
     check_augment(load("digits", augment="mine.py:darker"), 7)
-    with pytest.raises(ValueError, match=r"smaller made float32 \(7, 7, 8, 1\) of float32 \(7, 8, 8, 1\)"):
+    with pytest.raises(ValueError, match=r"smaller returned float32 \(7, 7, 8, 1\) for float32 \(7, 8, 8, 1\)"):
         check_augment(load("digits", augment="mine.py:smaller"), 7)
 
 

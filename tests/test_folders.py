@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dnas.data import describe, load
+from dnas.data import SPLITS, describe, load
 from dnas.data.decode import MOST_PIXELS, File, decode
 from dnas.data.summary import leaks
 from launch.arguments import learnt_from
@@ -123,14 +123,45 @@ def test_modes(tmp_path):
     assert "; 1 with transparent parts, laid on white" in describe(data)
 
 
+@pytest.mark.parametrize("end, options", [("webp", {"lossless": True}), ("bmp", {})])
+def test_other_formats(tmp_path, end, options):
+    folder = write_folder(tmp_path / "x")
+    for name in ("cat", "dog"):
+        for path in list((folder / name).iterdir()):
+            write(path.with_suffix(f".{end}"), np.asarray(Image.open(path)), **options)
+            path.unlink()
+    data = load(str(folder))
+    assert [Path(file).suffix for file in data.pictures.files] == 16 * [f".{end}"] + 8 * [".png"]
+    assert np.array_equal(data.inputs, np.stack([pixels((0, k, i)) for k in range(3) for i in range(8)]))
+    assert not data.pictures.skipped and "skipped" not in describe(data)
+
+
+def test_files_that_are_not_pictures_are_skipped(tmp_path):
+    folder = write_folder(tmp_path / "x")
+    before = load(str(folder))
+    (folder / "cat" / "00.png").rename(folder / "cat" / "00")  # its content says what it is
+    (folder / "cat" / "notes.txt").write_text("hello")
+    data = load(str(folder))
+    assert describe(data).splitlines()[3] == f"skipped a file that is not a picture, {folder}/cat/notes.txt"
+    (folder / "dog" / "BMI.md").write_text("BM is how such a picture begins")
+    (folder / "owl" / "labels.csv").symlink_to("/nowhere/at/all")
+    os.mkfifo(folder / "owl" / "queue")
+    data = load(str(folder))
+    assert describe(data).splitlines()[3] == f"skipped 4 files that are not pictures, the first {folder}/cat/notes.txt"
+    assert np.array_equal(data.inputs, before.inputs)
+    assert all(np.array_equal(data.splits[part], before.splits[part]) for part in SPLITS)
+
+
 def test_a_photograph_stands_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     array = np.zeros((8, 16), np.uint8)
     array[:, :8] = 255
     write(tmp_path / "a.jpg", array, exif=exif, quality=100)
-    turned = decode([File(str(tmp_path / "a.jpg"))], (16, 8), "stretch", 1)[0, ..., 0]
-    assert turned[:7].min() > 200 and turned[9:].max() < 55
+    write(tmp_path / "a.webp", array, exif=exif, quality=100)
+    for name in ("a.jpg", "a.webp"):
+        turned = decode([File(str(tmp_path / name))], (16, 8), "stretch", 1)[0, ..., 0]
+        assert turned[:7].min() > 200 and turned[9:].max() < 55
     folder = write_folder(tmp_path / "x", shape=(16, 8))
     (tmp_path / "a.jpg").rename(folder / "cat" / "a.jpg")
     assert load(str(folder)).image == (16, 8, 1)
@@ -142,8 +173,16 @@ def bomb(width, height):
             + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b""))
 
 
-def jpeg():
-    Image.fromarray(pixels(0, (64, 64, 3))).save(file := io.BytesIO(), "jpeg")
+def webp_bomb():
+    """An animation of one tiny frame on a canvas of 9000x9000 pixels."""
+    chunk = lambda kind, data: kind + struct.pack("<I", len(data)) + data
+    side, one = struct.pack("<I", 8999)[:3], struct.pack("<I", 1)[:3]
+    frame = chunk(b"ANMF", bytes(6) + one + one + bytes(4) + encoded("webp", (2, 2, 3))[12:])
+    return chunk(b"RIFF", b"WEBP" + chunk(b"VP8X", b"\2\0\0\0" + side + side) + chunk(b"ANIM", bytes(6)) + frame)
+
+
+def encoded(kind, shape=(64, 64, 3)):
+    Image.fromarray(pixels(0, shape)).save(file := io.BytesIO(), kind, lossless=True)
     return file.getvalue()
 
 
@@ -155,11 +194,14 @@ def deep():
 @pytest.mark.parametrize("content, message", [
     (bomb(50000, 50000), f"a picture of more than {MOST_PIXELS:,} pixels"),
     (bomb(9000, 9000), f"a picture of more than {MOST_PIXELS:,} pixels"),
-    (bomb(2000, 2000), "a picture that cannot be read"), (jpeg()[:700], "cannot be read (image file is truncated"),
-    (bomb(8, 8)[:40], "no PNG or JPEG"), (b"", "no PNG or JPEG picture; convert it, or take it away"),
-    (b"GIF89a" + bytes(100), "no PNG or JPEG picture"), (b"\x80\x04cos\nsystem\n.", "no PNG or JPEG"),
-    (deep(), "16-bit grey, which 8 bits cannot hold")], ids=range(9))
-def test_what_is_no_picture(tmp_path, content, message, capsys, recwarn):
+    (bomb(2000, 2000), "a picture that cannot be read"), (encoded("jpeg")[:700], "cannot be read (image file is truncated"),
+    (bomb(8, 8)[:40], "not a PNG"), (b"", "not a PNG, JPEG, WebP or BMP picture; convert it, or take it away"),
+    (b"GIF89a" + bytes(100), "not a PNG, JPEG"), (b"\x80\x04cos\nsystem\n.", "not a PNG, JPEG"),
+    (deep(), "16-bit grey, which 8 bits cannot hold"), (encoded("webp")[:300], "cannot be read (could not create decoder"),
+    (encoded("bmp")[:900], "a picture that cannot be read (image file is truncated"),
+    (webp_bomb(), f"a picture of more than {MOST_PIXELS:,} pixels"),
+    (encoded("bmp")[:18] + struct.pack("<ii", 9000, 9000) + encoded("bmp")[26:], "a picture of more than")], ids=range(13))
+def test_what_must_be_a_picture(tmp_path, content, message, capsys, recwarn):
     folder = write_folder(tmp_path / "x")
     (folder / "dog" / "bad.png").write_bytes(content)
     assert main(["search", "--data", str(folder), "--run", str(tmp_path / "run")]) == 2
@@ -175,6 +217,19 @@ def empty(folder):
 def single(folder):
     for name in ("dog", "owl"):
         (folder / name).rename(folder.parent / name)
+
+
+def only_notes(folder):
+    (folder / "zebra").mkdir()
+    (folder / "zebra" / "notes.txt").write_text("hello")
+
+
+def other_format(folder):
+    Image.fromarray(pixels(0)).save(folder / "dog" / "a.gif")
+
+
+def unreadable_format(folder):
+    (folder / "owl" / "a.HEIC").write_bytes(b"hello")
 
 
 def queue(folder):
@@ -215,8 +270,12 @@ def flat(folder):
 
 
 @pytest.mark.parametrize("change, message", [
-    (empty, "/zebra: no pictures in it"), (single, ": one class only, cat; a set needs at least two"),
-    (queue, "/cat/queue.png: a picture that cannot be read (no regular file)"), (dangling, "/cat/gone.png: a picture that"),
+    (empty, "/zebra: no pictures in it; fill"),
+    (only_notes, "/zebra: no pictures in it, only others such as notes.txt; fill"),
+    (other_format, "/dog/a.gif: not a PNG, JPEG, WebP or BMP picture; convert it"),
+    (unreadable_format, "/owl/a.HEIC: not a PNG"), (single, ": one class only, cat; a set needs at least two"),
+    (queue, "/cat/queue.png: a picture that cannot be read (not a regular file)"),
+    (dangling, "/cat/gone.png: a picture that cannot be read"),
     (nested, "/dog/puppies: a folder inside that of a class"),
     (strange, "class '\\x1b[31mcat' has a name that cannot be printed"),
     (unknown_class, "/cat: beside train there are only test and val"), (beside, "/cat: beside train"),

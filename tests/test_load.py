@@ -109,7 +109,7 @@ def test_what_is_no_training_is_refused(run, tmp_path, capsys):
         dnas.load(tmp_path)
     assert "does not exist" in refused(capsys, "predict", tmp_path / "absent", "a.png")
     assert "no picture or file given" in refused(capsys, "predict", run)
-    assert "holds no .png, .jpg or .jpeg file" in refused(capsys, "predict", run, tmp_path)
+    assert "holds no .png, .jpg, .jpeg, .webp or .bmp file" in refused(capsys, "predict", run, tmp_path)
     assert "config.json is no .safetensors file; name the run directory of a training" in refused(
         capsys, "predict", tmp_path / "config.json", "a.png")
 
@@ -226,9 +226,9 @@ def bomb():
 
 
 @pytest.mark.parametrize("content, message", [
-    (lambda whole: whole[:-30], "cannot be read"), (lambda whole: b"import os\n", "no PNG or JPEG picture"),
-    (lambda whole: b"", "no PNG or JPEG picture"), (lambda whole: bomb(), "more than 67,108,864 pixels"),
-    (None, "no regular")])
+    (lambda whole: whole[:-30], "cannot be read"), (lambda whole: b"import os\n", "not a PNG, JPEG, WebP or BMP picture"),
+    (lambda whole: b"", "not a PNG, JPEG, WebP or BMP picture"), (lambda whole: bomb(), "more than 67,108,864 pixels"),
+    (None, "not a regular")])
 def test_what_is_no_picture_is_refused(run, tmp_path, capsys, content, message):
     file = tmp_path / "a.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8)).save(file)

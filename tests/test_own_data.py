@@ -123,9 +123,9 @@ def test_the_function_gets_pixels_and_its_result_is_normalised(dtype):
 
 
 @pytest.mark.parametrize("function, message", [
-    (lambda key, images: images[:, :2], r"made float32 \(8, 2, 4, 1\) of float32 \(8, 4, 4, 1\); it has to return"),
-    (lambda key, images: images > 0, "made bool"), (lambda key, images: (images, key), "made tuple None"),
-    (lambda key, images: None, "made NoneType None"), (lambda images: images, "failed on images .* TypeError"),
+    (lambda key, images: images[:, :2], r"returned float32 \(8, 2, 4, 1\) for float32 \(8, 4, 4, 1\); it must return"),
+    (lambda key, images: images > 0, "returned bool"), (lambda key, images: (images, key), "returned tuple None"),
+    (lambda key, images: None, "returned NoneType None"), (lambda images: images, "failed on images .* TypeError"),
     (lambda key, images: images if images.sum() > 0 else -images, "failed on images .* TracerBoolConversionError")])
 def test_functions_that_are_no_augmentation(function, message):
     with pytest.raises(ValueError, match=message) as error:
@@ -147,7 +147,7 @@ def test_from_the_command_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "mine.py").write_text(AUGMENTATION)
     argv = ["search", "--space", TOY, "--limit", "120", "--epochs", "1", "--batch", "16", "--cache", "off", "--no-progress"]
     assert main([*argv, "--augment", "mine.py:smaller", "--run", "a"]) == 2
-    assert "smaller made float32 (16, 7, 8, 1) of float32 (16, 8, 8, 1)" in capsys.readouterr().err
+    assert "smaller returned float32 (16, 7, 8, 1) for float32 (16, 8, 8, 1)" in capsys.readouterr().err
     assert main([*argv, "--augment", "mine.py:brighter", "--run", "a"]) == 2
     assert "no callable 'brighter'" in capsys.readouterr().err and not (tmp_path / "a").exists()
     assert main([*argv, "--augment", "mine.py:darker", "--run", "a"]) == 0

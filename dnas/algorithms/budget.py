@@ -26,7 +26,13 @@ NAMES = {"params": "parameters", "macs": "multiply-adds"}
 
 
 class Budget(NamedTuple):
-    """What the network may cost at most, where not None; of several the one that binds is to be used up."""
+    """What the network may cost at most, where not None; of several the one that binds is to be used up, all but 5 %.
+
+    Args:
+        params: Parameters at most, as a network of its own.
+        macs: Multiply-adds per example at most, such as 20e6.
+        weight: Of the penalty that pulls the architecture towards the budget. Published for TAS: 2.
+    """
 
     params: float | None = None
     macs: float | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from dnas.algorithms.budget import budgeted
+from dnas.algorithms.budget import Budget, budgeted
 from dnas.algorithms.method import Method
 from dnas.api.search import plan_search
 from dnas.data import Dataset
@@ -17,13 +17,14 @@ from dnas.types import SearchSpace
 class Estimate(NamedTuple):
     """What a search needs. weights, macs: parameters and multiply-adds per example of the supernet; memory_bytes: peak of one
     step as XLA plans it, data included, None where it does not say; compile_seconds: of the step, from the cache where it is
-    there. note: how several searches would go, and in how much memory."""
+    there. note: how several searches would go, and in how much memory. batch: examples in a mini-batch."""
 
     weights: int
     macs: int
     memory_bytes: int | None
     compile_seconds: float
     note: str
+    batch: int
 
     def __repr__(self) -> str:
         return (f"<estimate: {self.weights:,} weights, {self.macs:,} multiply-adds per example, "
@@ -31,13 +32,13 @@ class Estimate(NamedTuple):
 
 
 def estimate(space: str | SearchSpace = "nasbench201", method: str | Method = "darts", data: str | Dataset = "digits", *,
-             batch: int | None = None, seeds: int = 1, cache: str | None = None) -> Estimate:
+             batch: int | None = None, seeds: int = 1, budget: Budget | None = None, cache: str | None = None) -> Estimate:
     """Compiles the step of a search, and neither trains nor writes anything but the cache. Arguments: as for `dnas.search`.
 
     Raises ValueError, in one line, for whatever does not fit.
     """
-    plan = plan_search(space, method, data, batch=batch)
+    plan = plan_search(space, method, data, batch=batch, budget=budget)
     caches.enable(cache)
     setting = plan.settings[0]
     return Estimate(**estimate_search(setting.space, budgeted(setting.method, setting.space, plan.budget), plan.data,
-                                      batch=plan.batch, searches=seeds))
+                                      batch=plan.batch, searches=seeds), batch=plan.batch)

@@ -14,7 +14,7 @@ from dnas.data import Dataset
 from dnas.engine.records import of_split
 from dnas.engine.search import Result
 from dnas.runs.directory import load_genotype, read_arrays, records
-from dnas.runs.index import kind_of, load_groups, quality_of, read_json, summary
+from dnas.runs.index import kind_of, load_groups, number, quality_of, read_json, summary
 from dnas.types import Genotype, Group, SearchSpace
 
 
@@ -63,6 +63,20 @@ class Run:
         if self._supernet:
             return self._supernet
         return load_supernet(self.folder, **self._parts)
+
+    @functools.cached_property
+    def gates(self) -> Mapping[str, np.ndarray]:
+        """The gates `[E, K]` of each group by which the supernet is judged, decided edges one-hot."""
+        if self._result:
+            return {name: rows for name, rows in self._result.gates.items() if name in self.groups}
+        return self.supernet.context.gates(self.supernet.context.state)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that the epochs took, without compiling; in memory, those of the search."""
+        if self._result:
+            return self._result.seconds
+        return sum(number(record, "seconds") or 0 for record in records(self.folder / "timing.jsonl"))
 
     @property
     def holdout(self) -> Mapping[str, float]:

@@ -17,7 +17,7 @@ from dnas.algorithms.method import Method
 from dnas.algorithms.players import SearchState
 from dnas.api.open import Run
 from dnas.api.supernet import Supernet, fingerprint, load_supernet, program_key
-from dnas.data import Dataset, describe, steps_per_epoch
+from dnas.data import Dataset, check_augment, describe, steps_per_epoch
 from dnas.data import load as load_data
 from dnas.engine import cache as caches
 from dnas.engine.lanes import NonFiniteLoss
@@ -144,6 +144,7 @@ def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = No
         if batch < BATCH:
             notes.append(f"batch   {batch} examples, all that the smaller of the splits train and valid has")
     steps = steps_per_epoch(data, batch)
+    check_augment(data, batch)
     count = len(spaces) * len(methods) * len(seeds)
     if not 0 < count <= MOST:
         raise ValueError(f"that makes {count:,} searches; a call carries out 1 to {MOST:,}")

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from dnas import config as configs
+from dnas import options as factory_options
 from dnas import registry
 from dnas.algorithms.distillation import supernet_teacher
 from dnas.algorithms.supervised import Recipe
@@ -22,7 +23,7 @@ from dnas.api.open import Run
 from dnas.api.search import BATCH, SEEDS, check_space, space_config, stem
 from dnas.api.select import Selected, print_flushed
 from dnas.api.supernet import Supernet, fingerprint
-from dnas.data import Dataset, balanced, describe, steps_per_epoch
+from dnas.data import Dataset, balanced, check_augment, describe, steps_per_epoch
 from dnas.data import load as load_data
 from dnas.engine import cache as caches
 from dnas.engine.search import input_shape
@@ -32,13 +33,13 @@ from dnas.reports.cells import draw_genotype
 from dnas.reports.confusion import draw_confusion, shares
 from dnas.reports.figures import draw_curves
 from dnas.runs import model_file
-from dnas.runs.directory import open_run, write_json
+from dnas.runs.directory import free_folder, open_run, write_json
 from dnas.runs.tensorboard import events
 from dnas.task import task_of
 from dnas.types import Genotype, Network, SearchSpace
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {"epochs": 30, "batch": BATCH},
+    "quick": {},
     "cifar": {"epochs": 600, "batch": 96, "lr": 0.025, "nesterov": False, "weight_decay": 3e-4, "clip": 5.0, "cutout": 16,
               "drop_path": 0.2, "auxiliary": 0.4, "cells": 20, "channels": 36, "splits": ("train", "valid", "holdout")},
     "nasbench201": {"epochs": 200, "batch": 256, "lr": 0.1, "nesterov": True, "weight_decay": 5e-4, "clip": 0.0,
@@ -47,6 +48,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Values that differ from the defaults: cifar as DARTS trains its final networks (arXiv 1806.09055), nasbench201 as the
 networks of that table were (arXiv 2001.00326)."""
 SPLITS = ("train", "valid")
+OPTIONS = ("cells", "channels", "epochs", "batch", "seed", "splits", "inherit")
+"""Options of a training that are not of its Recipe."""
 STRAY = 0.01
 """Share of the examples that judge a network which may be among those that the supernet was trained on: data sets have
 duplicates."""
@@ -72,9 +75,9 @@ class TrainingPlan(NamedTuple):
 
 
 def train(what: str | Path | Run | Selected | Genotype, data: str | Dataset | None = None, *,
-          preset: Literal["quick", "cifar", "nasbench201"] = "quick", splits: Sequence[str] | None = None,
+          preset: Literal["quick", "cifar", "nasbench201"] | None = None, splits: Sequence[str] | None = None,
           space: str | None = None, cells: int | None = None, channels: int | None = None, epochs: int | None = None,
-          batch: int | None = None, seed: int = 0, inherit: bool = False, out: str | Path | None = None, trust: bool = False,
+          batch: int | None = None, seed: int | None = None, inherit: bool | None = None, out: str | Path | None = None, trust: bool = False,
           cache: str | None = None, progress: bool = True, **recipe) -> TrainedNetwork:
     """Trains the network of an architecture on a data set and looks at the test split once, when all is done.
 
@@ -83,7 +86,8 @@ def train(what: str | Path | Run | Selected | Genotype, data: str | Dataset | No
     recipe: numbers of `dnas.algorithms.supervised.Recipe`, such as lr=0.1.
 
     Args:
-        preset: Defaults of the other options: quick is for small data, the others are as published.
+        preset: Defaults of the other options: quick is for small data, the others are as published. The folder of an earlier
+            training repeats it, with its options, unless a preset is given.
         splits: What is trained on: train and valid unless given. Published: all but test, so that no hold-out metric is
             reported.
         space: Where the genotype's space is: a name, package.module:factory or file.py:factory.
@@ -91,7 +95,7 @@ def train(what: str | Path | Run | Selected | Genotype, data: str | Dataset | No
         channels: Channels of the first cells, as searched unless given. Published: 36, and 16.
         epochs: Passes over the data, 30 unless given. Published: 600, and 200.
         batch: Examples in a mini-batch, 64 unless given. Published: 96, and 256.
-        seed: Seed of everything random, 0 to 4294967295.
+        seed: Seed of everything random, 0 to 4294967295; 0 unless given.
         inherit: Start from the weights of the run's supernet: its own network, of its size and without an auxiliary head,
             whose statistics are computed anew from the data. With 0 epochs it stays at that.
         out: The run directory, in which a training that was interrupted goes on; None keeps the network in memory.
@@ -107,21 +111,21 @@ def train(what: str | Path | Run | Selected | Genotype, data: str | Dataset | No
     return run_training_plan(plan, out, cache=cache, progress=progress, say=print_flushed if progress else lambda text: None)
 
 
-def plan_training(what, data=None, *, preset="quick", splits=None, space=None, cells=None, channels=None, epochs=None,
-                  batch=None, seed=0, inherit=False, trust=False, **recipe) -> TrainingPlan:
+def plan_training(what, data=None, *, preset=None, splits=None, space=None, cells=None, channels=None, epochs=None,
+                  batch=None, seed=None, inherit=None, trust=False, **recipe) -> TrainingPlan:
     """Loads, builds and checks all that a training needs, and computes and writes nothing. Arguments: as for `train`.
 
     Raises ValueError, in one line, for whatever does not fit.
     """
-    if preset not in PRESETS:
-        raise ValueError(f"preset is {preset!r}; it must be one of {', '.join(PRESETS)}")
     architecture = architecture_of(what, space=space, trust=trust)
-    options = PRESETS["quick"] | PRESETS[preset] | _given(cells=cells, channels=channels, epochs=epochs, batch=batch, splits=splits)
+    options = default_options(architecture, preset) | _given(cells=cells, channels=channels, epochs=epochs, batch=batch, seed=seed,
+                                                             splits=splits, inherit=inherit, **recipe)
+    inherit, seed = options["inherit"], options["seed"]
     if inherit:
         _refuse_other_size(architecture, space, cells, channels, recipe.get("auxiliary", 0.0))
         options |= {"cells": None, "channels": None, "auxiliary": 0.0}
-    how = _recipe({name: value for name, value in options.items() if name in Recipe._fields} | recipe)
-    epochs, batch, splits = options["epochs"], options["batch"], tuple(options.get("splits", SPLITS))
+    how = _recipe({name: value for name, value in options.items() if name not in OPTIONS})
+    epochs, batch, splits = options["epochs"], options["batch"], tuple(options["splits"])
     _check(epochs, batch, seed, splits, least=0 if inherit else 1)
     data = _data(architecture, data, splits)
     origin = _origin(architecture, how, inherit, splits, data)
@@ -132,15 +136,33 @@ def plan_training(what, data=None, *, preset="quick", splits=None, space=None, c
     check_space(built, data)
     network = built.network(architecture.genotype, auxiliary=how.auxiliary > 0)
     examples = sum(len(data.splits[name]) for name in splits)
-    batch, shrunk = (examples, [f"batch     {examples} examples, all that there are"]) if (
-        "batch" not in PRESETS[preset] or preset == "quick") and batch == BATCH and examples < BATCH else (batch, [])
+    shrunk = batch is None and examples < BATCH
+    batch = min(BATCH, examples) if batch is None else batch
     steps = steps_per_epoch({"train": examples}, batch)
+    check_augment(data, batch)
     _trace(network, data, space_config(built)["name"], how.drop_path)
     config = {"genotype": {"name": built.format(architecture.genotype), **json.loads(architecture.genotype.to_json())},
               "space": space_config(built), **configs.described(data), "splits": list(splits), "epochs": epochs, "batch": batch,
               "seed": seed, **how._asdict(), "inherit": inherit, **origin.config}
     return TrainingPlan(architecture, data, built, network, how, epochs, batch, seed, splits, steps, config, origin.arguments,
-                        [*origin.lines, *shrunk])
+                        [*origin.lines, *([f"batch     {batch} examples, all that there are"] if shrunk else [])])
+
+
+def default_options(architecture: Architecture, preset: str | None) -> dict[str, Any]:
+    """The options of a training that are not given: those of a preset, or of the earlier training that is repeated.
+
+    Raises ValueError, in one line, for an unknown preset, and where the earlier training's config has no such values.
+    """
+    if preset is not None and preset not in PRESETS:
+        raise ValueError(f"preset is {preset!r}; it must be one of {', '.join(PRESETS)}")
+    options = {"epochs": 30, "batch": None, "seed": 0, "splits": SPLITS, "inherit": False} | PRESETS[preset or "quick"]
+    if preset is None and architecture.training:
+        listed = {option.name: option for option in factory_options.read("dnas.algorithms.supervised:Recipe")}
+        listed |= {name: factory_options.Option(name, kind, None, "") for name, kind in (
+            ("epochs", int), ("batch", int), ("seed", int), ("inherit", bool), ("splits", tuple[str, ...]))}
+        options |= {name: configs.checked_value(architecture.where, option, architecture.config[name])
+                    for name, option in listed.items() if name in architecture.config}
+    return options
 
 
 def run_training_plan(plan: TrainingPlan, out: str | Path | None, *, cache: str | None = None, progress: bool = True,
@@ -168,8 +190,6 @@ def run_training_plan(plan: TrainingPlan, out: str | Path | None, *, cache: str 
 
 def default_folder(plan: TrainingPlan) -> Path:
     """Where a training is written below the folder runs, unless a person says: the first that is free or holds this one."""
-    from dnas.runs.directory import free_folder
-
     architecture, same = plan.architecture, json.loads(json.dumps(plan.config))
     if architecture.training and dict(architecture.config) == same:
         return architecture.training
@@ -261,7 +281,7 @@ def _recipe(options: Mapping[str, Any]) -> Recipe:
 
 def _check(epochs, batch, seed, splits, least: int) -> None:
     for name, value, low, high in (("epochs", epochs, least, 10**6), ("batch", batch, 1, 10**9), ("seed", seed, 0, SEEDS)):
-        if not (type(value) is int and low <= value <= high):
+        if value is not None and not (type(value) is int and low <= value <= high):
             raise ValueError(f"{name} is {value!r}; it must be a whole number, {low} to {high:,}")
     if not splits or len(set(splits)) < len(splits) or set(splits) - {"train", "valid", "holdout"}:
         raise ValueError(f"splits are {', '.join(map(str, splits)) or 'none'}; they must be one or more of train, valid, "

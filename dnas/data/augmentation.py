@@ -61,23 +61,23 @@ def augment_by(function: Callable[[Array, Array], Array], key: Array, images: Ar
     """function(key, images), a pure function of images `[B, H, W, C]` or features `[B, F]` float32 that keeps their shape.
 
     uint8 images are divided by 255 first, so that `normalise` takes them as they come back. Tokens `[B, T]` int32 are
-    handed over as they are, and have to come back as int32.
+    handed over as they are, and must come back as int32.
     Raises ValueError, in one line, where it fails or returns something else.
     """
     tokens = jnp.issubdtype(images.dtype, jnp.signedinteger)
-    given = images if tokens else images.astype(jnp.float32) / (255 if images.dtype == jnp.uint8 else 1)
+    pixels = images if tokens else images.astype(jnp.float32) / (255 if images.dtype == jnp.uint8 else 1)
     name = getattr(function, "__name__", repr(function))
     try:
-        found = function(key, given)
+        result = function(key, pixels)
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0]
-        raise ValueError(f"augmentation {name}(key, images) failed on images {given.shape} {given.dtype}: "
+        raise ValueError(f"augmentation {name}(key, images) failed on images {pixels.shape} {pixels.dtype}: "
                          f"{type(error).__name__}: {reason}") from error
-    shape, dtype = getattr(found, "shape", None), getattr(found, "dtype", type(found).__name__)
-    if shape != given.shape or not jnp.issubdtype(dtype, jnp.signedinteger if tokens else jnp.floating):
-        raise ValueError(f"augmentation {name} made {dtype} {shape} of {given.dtype} {given.shape}; it has to return "
+    shape, dtype = getattr(result, "shape", None), getattr(result, "dtype", type(result).__name__)
+    if shape != pixels.shape or not jnp.issubdtype(dtype, jnp.signedinteger if tokens else jnp.floating):
+        raise ValueError(f"augmentation {name} returned {dtype} {shape} for {pixels.dtype} {pixels.shape}; it must return "
                          f"{'tokens' if tokens else 'float images'} of the same shape")
-    return found.astype(given.dtype)
+    return result.astype(pixels.dtype)
 
 
 def check_augment(data: Dataset, batch: int) -> None:

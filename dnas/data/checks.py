@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -14,6 +15,10 @@ NOUNS = {"images": "image", "features": "row", "tokens": "sequence", "nodes": "n
 MIN_STD = 1e-5
 MOST = 1e6
 PIECE = 2**25
+COLOURS = (1, 3, 4)
+"""Channels of grey, RGB and RGBA pictures."""
+TURNED = "x.transpose(0, 2, 3, 1)"
+"""What makes channels-first images [N, H, W, C]."""
 
 
 def kind_of(inputs: np.ndarray) -> Kind:
@@ -28,9 +33,13 @@ def checked_inputs(where: str, x, kind: Kind | None = None) -> np.ndarray:
     [N, T] int32.
 
     kind: which of these, where the shape and type do not say it: [N, H, W], [N, H, W, C] are images, other floats are
-    features, other integers tokens. Raises ValueError, beginning with `where`, if it is none of these.
+    features, other integers tokens. Raises ValueError, beginning with `where`, if it is none of these, or without `kind` if
+    it must be [N, C, H, W].
     """
     x = np.ascontiguousarray(x)
+    if kind is None and x.ndim == 4 and _surely_channels_first(x.shape[1:]):
+        raise ValueError(f"{where}: x of shape {x.shape} looks channels-first, [N, C, H, W], and images are [N, H, W, C]: "
+                         f"{TURNED} turns it; from_arrays with kind=\"images\" takes it as it is")
     if kind == "images" or kind is None and (x.ndim in (3, 4) or x.dtype.kind not in "biuf"):
         return checked_images(where, x)
     if kind == "tokens" or kind is None and x.dtype.kind != "f":
@@ -39,6 +48,18 @@ def checked_inputs(where: str, x, kind: Kind | None = None) -> np.ndarray:
         raise ValueError(f"{where}: x is {x.dtype} {x.shape}; features are numbers [N, F] or [N, T, F]")
     x = x if x.ndim > 1 else x[:, None]
     return _finite(where, x, "features", "row")
+
+
+def channels_first(image: Sequence[int]) -> bool:
+    """Whether images (H, W, C) could rather be (C, H, W): as few rows as pictures have channels, and more of the others."""
+    first, *others = image
+    return first in COLOURS and min(others) > max(COLOURS)
+
+
+def _surely_channels_first(image: Sequence[int]) -> bool:
+    """Whether they cannot well be anything else: a series (1, T, C) or a flat feature map could, a square could not."""
+    first, height, width = image
+    return channels_first(image) and min(height, width) >= 8 and (first == 3 or height == width)
 
 
 def checked_images(where: str, x) -> np.ndarray:

@@ -24,6 +24,7 @@ class Pictures(NamedTuple):
 
     files: where each is from. fit: how they were brought to one size, see `dnas.data.decode.FITS`.
     smallest, largest: (H, W) before that, by area. transparent: how many had transparent parts, laid on white.
+    skipped: files that lay beside them and are not pictures.
     """
 
     files: Sequence[str]
@@ -31,6 +32,7 @@ class Pictures(NamedTuple):
     smallest: tuple[int, int]
     largest: tuple[int, int]
     transparent: int
+    skipped: Sequence[str] = ()
 
 
 class Columns(NamedTuple):
@@ -63,7 +65,7 @@ class Dataset(NamedTuple):
     pad: (rows, columns) of zeros on each side of an image, out of which it is cropped at random; a crop loses up to as many.
         flip: whether mirroring keeps the class.
     graph: what joins the inputs where they are numbers of nodes, for a space that asks for it.
-    class_names: of all classes, () where they are numbers only. pictures: what is known of data that came as pictures.
+    class_names: of all classes, () where they are numbers only. pictures: of data that came as pictures, what they were.
     class_weights: [classes] float32, by which the losses of training and search are multiplied; None for equal ones.
     augment: (key, inputs [B, ...] float) -> inputs, instead of crops and flips; uint8 pixels come divided by 255.
     task: name of the task, one of `dnas.task.TASKS` or a factory's place; `dnas.task.task_of` resolves it.
@@ -162,8 +164,9 @@ def from_arrays(name: str, x, y, x_test=None, y_test=None, *, pad: int | Sequenc
     limit: how many examples outside the test set to keep, evenly of each class; always the same ones.
     task: a name or place, see `dnas.task`; None takes what fits the targets.
     standardise: whether images and features are brought to mean 0 and standard deviation 1; default True.
-    kind: what x is, where its shape and type do not say it, such as "features" of a float array [N, T, F].
-    class_names: of all classes, where there are more than `y` has or their names are known.
+    kind: what x is, where its shape and type do not say it, such as "features" of a float array [N, T, F], or "images" of
+        images [N, 3, W, C] that would be taken for channels-first and refused.
+    class_names: of all classes, where there are more than `y` has or they have names.
     Splits are stratified where an example has one class, else those of a fixed random permutation.
     Raises ValueError, in one line that begins with `name`, on anything that does not fit.
     """
@@ -178,9 +181,9 @@ def from_arrays(name: str, x, y, x_test=None, y_test=None, *, pad: int | Sequenc
         x_test, y_test = _checked_test(name, inputs, how, classes, x_test, y_test, kind)
         test = np.arange(len(inputs), len(inputs) + len(x_test))
         inputs, targets = np.concatenate([inputs, x_test]), np.concatenate([targets, y_test])
-    kept, splits = arranged(name, strata(how, targets), test, limit=limit, noun=noun)
+    rows, splits = arranged(name, strata(how, targets), test, limit=limit, noun=noun)
     if limit is not None:
-        inputs, targets = inputs[kept], targets[kept]
+        inputs, targets = inputs[rows], targets[rows]
     return assembled(name, inputs, targets, splits, classes, task, pad, flip, standardise)._replace(
         class_names=tuple(class_names))
 

@@ -1,4 +1,4 @@
-"""Pictures, PNG or JPEG, from files that may hold anything to arrays of one size."""
+"""Pictures (PNG, JPEG, WebP, BMP), from files that may hold anything to arrays of one size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FORMATS = ("PNG", "JPEG")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+"""Ends of the names of such files."""
+OTHER_SUFFIXES = (".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".ppm", ".pgm")
+"""Those of pictures in formats that are not read."""
 Fit = Literal["crop", "pad", "stretch"]
 """How a picture is brought to a size: crop fills it and cuts off what reaches beyond, evenly on both sides; pad makes
 the picture fit whole, on black; stretch changes its proportions."""
@@ -26,8 +30,8 @@ GREY = ("1", "L", "LA")
 ORIENTATION, TURNS = 0x0112, ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE",
                               "ROTATE_90")
 """The tag of EXIF that says how a camera was held, and what undoes its values from 2 on."""
-THREADS, TOGETHER = 8, 32
-"""Most threads, whose number bounds the memory that large pictures take, and pictures that one takes at a time."""
+THREADS, CHUNK = 8, 32
+"""Most threads, whose number bounds the memory of large pictures, and how many pictures one of them decodes at a time."""
 
 
 class File(NamedTuple):
@@ -37,7 +41,7 @@ class File(NamedTuple):
     read: Callable[[], bytes] | None = None
 
 
-class Look(NamedTuple):
+class Header(NamedTuple):
     """What a picture's header says: height and width in pixels, as it is to be shown; whether it is grey, and whether it
     has transparent parts."""
 
@@ -47,24 +51,44 @@ class Look(NamedTuple):
     transparent: bool
 
 
-def look(files: Sequence[File]) -> list[Look]:
-    """Reads the headers of all. Raises ValueError, in one line that begins with the first that is no picture."""
-    found: list[Look] = []
-    for looks in _in_threads(lambda start: [_look(file) for file in files[start:start + TOGETHER]], len(files)):
-        found += looks
-    return found
+def is_picture(path: Path) -> bool:
+    """Whether the name or the content of a file is that of a picture, and be it broken or of a format that is not read.
+
+    A file that cannot be opened counts as one, so that the reason is given where it is read.
+    """
+    from PIL import Image
+
+    if path.suffix.lower() in (*SUFFIXES, *OTHER_SUFFIXES):
+        return True
+    if not path.is_file():
+        return False
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS):
+            return True
+    except OSError as error:  # without a number where the content is at fault
+        return error.errno is not None
+    except Image.DecompressionBombError:
+        return True
+    except Exception:  # decoders raise whatever they meet
+        return False
+
+
+def headers(files: Sequence[File]) -> list[Header]:
+    """Those of all files. Raises ValueError, in one line that begins with the first that must be a picture and is not."""
+    read = lambda start: [_header(file) for file in files[start:start + CHUNK]]
+    return [header for chunk in _in_threads(read, len(files)) for header in chunk]
 
 
 def decode(files: Sequence[File], size: tuple[int, int], fit: Fit, channels: int) -> np.ndarray:
     """The pictures as [N, H, W, channels] uint8 of `size` (H, W).
 
     They stand upright as their EXIF says; transparent parts are laid on white. channels: 1 for grey, 3 for RGB.
-    Raises ValueError, in one line that begins with the first that is no whole PNG or JPEG of a sensible size.
+    Raises ValueError, in one line that begins with the first that is not a whole picture of a sensible size.
     """
     images = np.empty((len(files), *size, channels), np.uint8)
 
     def fill(start):
-        for i, file in enumerate(files[start:start + TOGETHER], start):
+        for i, file in enumerate(files[start:start + CHUNK], start):
             images[i] = _decoded(file, size, fit, channels)
 
     for _ in _in_threads(fill, len(files)):
@@ -75,14 +99,14 @@ def decode(files: Sequence[File], size: tuple[int, int], fit: Fit, channels: int
 def _in_threads(work: Callable, count: int) -> Iterator:
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a size that is refused below, and of odd metadata
-        yield from pool.map(work, range(0, count, TOGETHER))
+        yield from pool.map(work, range(0, count, CHUNK))
 
 
-def _look(file: File) -> Look:
+def _header(file: File) -> Header:
     with _opened(file) as image:
         turned = _turn(image) in TURNS[3:]
         width, height = reversed(image.size) if turned else image.size
-        return Look(height, width, image.mode in GREY, image.has_transparency_data)
+        return Header(height, width, image.mode in GREY, image.has_transparency_data)
 
 
 def _decoded(file: File, size: tuple[int, int], fit: Fit, channels: int) -> np.ndarray:
@@ -128,7 +152,7 @@ def _opened(file: File) -> Iterator[Image]:
 
     try:
         if file.read is None and not Path(file.where).is_file():
-            raise OSError("no regular file")
+            raise OSError("not a regular file")
         with Image.open(io.BytesIO(file.read()) if file.read else file.where, formats=FORMATS) as image:
             if image.size[0] * image.size[1] > MOST_PIXELS:
                 raise Image.DecompressionBombError
@@ -136,7 +160,7 @@ def _opened(file: File) -> Iterator[Image]:
                 raise ValueError("16-bit grey, which 8 bits cannot hold; store such images in a .npz")
             yield image
     except UnidentifiedImageError:
-        raise ValueError(f"{file.where}: no PNG or JPEG picture; convert it, or take it away") from None
+        raise ValueError(f"{file.where}: not a PNG, JPEG, WebP or BMP picture; convert it, or take it away") from None
     except Image.DecompressionBombError:
         raise ValueError(f"{file.where}: a picture of more than {MOST_PIXELS:,} pixels; make it smaller") from None
     except Exception as error:  # decoders raise whatever they meet in a damaged file
@@ -145,7 +169,7 @@ def _opened(file: File) -> Iterator[Image]:
 
 
 def _turn(image: Image) -> str | None:
-    """What makes a JPEG stand upright; None for nothing. (Pillow would decode a whole PNG to find its EXIF.)"""
+    """What makes a photograph stand upright; None for nothing. (Pillow would decode a whole PNG to find its EXIF.)"""
     try:
         value = image.getexif().get(ORIENTATION, 1) if image.format != "PNG" else 1
         return TURNS[value - 2] if value in range(2, 9) else None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dnas.data.dataset import Dataset
-from dnas.data.decode import File, Fit
+from dnas.data.decode import File, Fit, is_picture
 from dnas.data.pictures import PARTS, Labelled, from_pictures
 
 NOT_PICTURES = ("Thumbs.db", "desktop.ini")
@@ -22,20 +22,24 @@ def picture_folder(folder: Path, name: str, *, limit: int | None = None, resize:
                    fit: Fit | None = None) -> Dataset:
     """The Dataset of FOLDER/CLASS/PICTURE, or of FOLDER/train/CLASS/PICTURE beside test or val; see `PARTS`.
 
-    Classes are numbered in the order of their names. The options are those of `from_pictures`.
+    Classes are numbered in the order of their names. Files that are not pictures are skipped, see `is_picture`. The options
+    are those of `from_pictures`.
     Raises ValueError, in one line that names the file or folder, for whatever is no such thing.
     """
     parts = _parts(folder)
     class_names = [path.name for path in _folders(parts["train"])]
-    pictures = []
+    pictures: list[Labelled] = []
+    skipped: list[str] = []
     for part, place in parts.items():
         for path in _folders(place):
             if path.name not in class_names:
                 raise ValueError(f"{path}: no class of {parts['train']}, which has {', '.join(class_names[:5])}"
                                  f"{', ...' if len(class_names) > 5 else ''}")
             label = class_names.index(path.name)
-            pictures += [Labelled(File(str(file)), label, part) for file in _files(path)]
-    return from_pictures(str(folder), name, pictures, class_names, limit=limit, resize=resize, fit=fit)
+            files, others = _files(path)
+            pictures += [Labelled(File(str(file)), label, part) for file in files]
+            skipped += map(str, others)
+    return from_pictures(str(folder), name, pictures, class_names, limit=limit, resize=resize, fit=fit, skipped=skipped)
 
 
 def _parts(folder: Path) -> dict[str, Path]:
@@ -63,13 +67,15 @@ def _folders(folder: Path) -> list[Path]:
                    if path.is_dir() and not path.name.startswith(".") and path.name != "__MACOSX"), key=lambda p: p.name)
 
 
-def _files(folder: Path) -> list[Path]:
-    """The pictures of a class, by name; what else they are is seen when they are read."""
+def _files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The pictures of a class, by name, and its other files. Whether pictures are whole is seen when they are read."""
     files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name not in NOT_PICTURES)
-    if not files:
-        raise ValueError(f"{folder}: no pictures in it; fill it or take it away")
     inner = next((path for path in files if path.is_dir()), None)
     if inner:
         raise ValueError(f"{inner}: a folder inside that of a class; pictures lie in FOLDER/CLASS, or in "
                          "FOLDER/train/CLASS and FOLDER/test/CLASS")
-    return files
+    pictures = [path for path in files if is_picture(path)]
+    if not pictures:
+        others = f", only others such as {files[0].name}" if files else ""
+        raise ValueError(f"{folder}: no pictures in it{others}; fill it or take it away")
+    return pictures, sorted({*files} - {*pictures})

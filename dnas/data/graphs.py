@@ -38,22 +38,22 @@ class Graph(NamedTuple):
 def planetoid(where: str, name: str, arrays: Mapping[str, np.ndarray]) -> Dataset:
     """The Dataset of the arrays named in ARRAYS: its images are the numbers of the nodes, [N, 1, 1, 1] float32.
 
-    Train and test are those given (planetoid, arXiv 1603.08861), valid is the given validation set. The hold-out is all
+    Train and test are those of the file (planetoid, arXiv 1603.08861), valid is its validation set. The hold-out is all
     nodes that belong to none of the three; where there are none, a fifth of each class of the validation set.
     Raises ValueError, in one line that begins with `where`, where the arrays are no such graph.
     """
     graph = _graph(where, arrays)
     labels = checked_labels(where, arrays["y"], graph.nodes)
-    given = {part: _nodes(where, key, arrays[key], graph.nodes)
+    parts = {part: _nodes(where, key, arrays[key], graph.nodes)
              for part, key in (("train", "train_idx"), ("valid", "val_idx"), ("test", "test_idx"))}
-    used = np.concatenate(list(given.values()))
+    used = np.concatenate(list(parts.values()))
     if len(np.unique(used)) != len(used):
         raise ValueError(f"{where}: train_idx, val_idx and test_idx share nodes; a node belongs to one of them")
     rest = np.setdiff1d(np.arange(graph.nodes), used)
     if not len(rest):
-        place = quantiles(labels[given["valid"]])
-        rest, given["valid"] = given["valid"][place < 0.2], given["valid"][place >= 0.2]
-    splits = {part: index.astype(np.int32) for part, index in (given | {"holdout": rest}).items()}
+        place = quantiles(labels[parts["valid"]])
+        rest, parts["valid"] = parts["valid"][place < 0.2], parts["valid"][place >= 0.2]
+    splits = {part: index.astype(np.int32) for part, index in (parts | {"holdout": rest}).items()}
     for part, index in splits.items():
         if not len(index):
             raise ValueError(f"{where}: no nodes for {part}; each split needs some")

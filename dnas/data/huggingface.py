@@ -37,17 +37,17 @@ def hugging_face(source: str, *, limit: int | None = None, resize: Sequence[int]
     place = Path(source).expanduser()
     try:
         saved = any((place / name).is_file() for name in SAVED)
-        found = (datasets.load_from_disk if saved else datasets.load_dataset)(str(place) if place.is_dir() else source)
+        loaded = (datasets.load_from_disk if saved else datasets.load_dataset)(str(place) if place.is_dir() else source)
     except Exception as error:  # of the network, of the hub, of files
         first = (str(error).strip().splitlines() or [""])[0]
         raise ValueError(f"{source}: datasets could not load it ({type(error).__name__}: {first})") from None
-    splits = found if isinstance(found, dict) else {"train": found}
-    given = {PARTS[name]: rows for name, rows in splits.items() if name in PARTS}
-    if "train" not in given:
+    splits = loaded if isinstance(loaded, dict) else {"train": loaded}
+    parts = {PARTS[name]: rows for name, rows in splits.items() if name in PARTS}
+    if "train" not in parts:
         raise ValueError(f"{source}: its splits are {', '.join(splits)}; one is called train")
-    image, label = _columns(source, given["train"].features, datasets)
-    names, pictures = getattr(given["train"].features[label], "names", None), []
-    for part, rows in given.items():
+    image, label = _columns(source, parts["train"].features, datasets)
+    names, pictures = getattr(parts["train"].features[label], "names", None), []
+    for part, rows in parts.items():
         labels = checked_labels(f"{source}, {part}", rows.with_format("numpy")[label][:], len(rows))
         encoded = rows.cast_column(image, datasets.Image(decode=False))
         pictures += [Labelled(File(f"{source}, {part} {i}", partial(_content, encoded, i, image)), int(number), part)

@@ -10,19 +10,19 @@ import numpy as np
 
 from dnas.data.checks import moments
 from dnas.data.dataset import Dataset, Pictures, default_padding
-from dnas.data.decode import FITS, File, Fit, decode, look
+from dnas.data.decode import FITS, File, Fit, decode, headers
 from dnas.data.splits import arranged
 
 PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "valid", "valid": "valid",
          "validation": "valid", "dev": "valid"}
-"""Names of given splits, and what they are."""
-KEPT, SIDE, FIT = 64, 32, "crop"
-"""Largest side of pictures of one size that are kept as they are; what others become unless asked for otherwise."""
+"""Names of the splits of a data set, and what they are here."""
+UNCHANGED, SIDE, FIT = 64, 32, "crop"
+"""Largest side of pictures of one size that stay as they are by default; what all others become."""
 LARGEST = 4096
 
 
 class Labelled(NamedTuple):
-    """A picture, its class and the given split that it is of, one of the values of PARTS."""
+    """A picture, its class, and its split in the data set, one of the values of PARTS."""
 
     file: File
     label: int
@@ -30,12 +30,14 @@ class Labelled(NamedTuple):
 
 
 def from_pictures(where: str, name: str, pictures: Sequence[Labelled], class_names: Sequence[str], *,
-                  limit: int | None = None, resize: Sequence[int] = (), fit: Fit | None = None) -> Dataset:
+                  limit: int | None = None, resize: Sequence[int] = (), fit: Fit | None = None,
+                  skipped: Sequence[str] = ()) -> Dataset:
     """The Dataset of pictures: uint8, grey where all of them are, else RGB.
 
     Pictures of the part `test` are the test set, those of `valid` the hold-out, or the test set where there is none.
-    limit: as for `dnas.data.load`; the others are not decoded. resize: the side in pixels or (height, width), () to keep
-    pictures of one size up to KEPT and make all others SIDE x SIDE. fit: see `dnas.data.decode`; None is FIT.
+    limit: as for `dnas.data.load`; the others are not decoded. resize: the side in pixels or (height, width), () to leave
+    pictures of one size up to UNCHANGED and make all others SIDE x SIDE. fit: see `dnas.data.decode`; None is FIT.
+    skipped: files that lay beside the pictures, for the summary.
     Raises ValueError, in one line that names the file or begins with `where`, for whatever does not fit.
     """
     fit = fit or FIT
@@ -47,17 +49,19 @@ def from_pictures(where: str, name: str, pictures: Sequence[Labelled], class_nam
     parts = np.array([picture.part for picture in pictures])
     test, valid = (np.flatnonzero(parts == part) for part in ("test", "valid"))
     test, valid = (test, valid) if len(test) else (valid, test)
-    kept, splits = arranged(where, labels, test if len(test) else None, valid if len(valid) else None, limit)
-    files = [pictures[i].file for i in kept]
-    seen = look(files)
-    sizes = sorted({(one.height, one.width) for one in seen}, key=np.prod)
-    size = (resize[0], resize[-1]) if resize else sizes[0] if len(sizes) == 1 and max(sizes[0]) <= KEPT else (SIDE, SIDE)
-    channels = 1 if all(one.grey for one in seen) else 3
+    rows, splits = arranged(where, labels, test if len(test) else None, valid if len(valid) else None, limit)
+    files = [pictures[i].file for i in rows]
+    before = headers(files)
+    sizes = sorted({(header.height, header.width) for header in before}, key=np.prod)
+    unchanged = len(sizes) == 1 and max(sizes[0]) <= UNCHANGED
+    size = (resize[0], resize[-1]) if resize else sizes[0] if unchanged else (SIDE, SIDE)
+    channels = 1 if all(header.grey for header in before) else 3
     _check_memory(where, len(files), size, channels)
     images = decode(files, size, fit, channels)
-    known = Pictures([file.where for file in files], fit, sizes[0], sizes[-1], sum(one.transparent for one in seen))
-    return Dataset(name, images, labels[kept], splits, len(class_names), *moments(images, splits["train"]),
-                   default_padding(size), False, class_names=tuple(class_names), pictures=known)
+    origin = Pictures([file.where for file in files], fit, sizes[0], sizes[-1],
+                      sum(header.transparent for header in before), tuple(skipped))
+    return Dataset(name, images, labels[rows], splits, len(class_names), *moments(images, splits["train"]),
+                   default_padding(size), False, class_names=tuple(class_names), pictures=origin)
 
 
 def _check_classes(where: str, pictures: Sequence[Labelled], class_names: Sequence[str]) -> None:

@@ -58,8 +58,8 @@ def digits(**options) -> Dataset:
     if raw is None:
         from sklearn.datasets import load_digits
 
-        found = load_digits()
-        raw = np.column_stack([found.data, found.target])
+        bunch = load_digits()
+        raw = np.column_stack([bunch.data, bunch.target])
     images = np.rint(raw[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     return from_arrays("digits", images, raw[:, -1].astype(int), pad=1, flip=False, **options)
 
@@ -93,7 +93,7 @@ def load(source: str | os.PathLike | Sequence[str | os.PathLike], *, limit: int 
         a .txt text, whose characters are predicted from those before them (`dnas.data.text`);
         a folder of such .npz pieces (in the order of their names), of the four idx files of MNIST or Fashion-MNIST
         (plain or .gz), or of the binary batches of CIFAR-10;
-        a folder of PNG or JPEG pictures, FOLDER/CLASS/PICTURE or FOLDER/train/CLASS/PICTURE beside test or val;
+        a folder of PNG, JPEG, WebP or BMP pictures, FOLDER/CLASS/PICTURE or FOLDER/train/CLASS/PICTURE beside test or val;
         `hf:NAME`, a data set of Hugging Face's hub, `hf:FOLDER`, or a folder that `datasets` wrote;
         `package.module:factory` or `file.py:factory`, a callable without arguments that returns a Dataset,
         (x, y) or (x, y, x_test, y_test).
@@ -240,11 +240,11 @@ def _from_npz(paths: list[Path], options: Options) -> Dataset:
         if path.suffix != ".npz":
             raise ValueError(f"{path}: not a .npz, .csv or .txt file; data is {FORMS}")
     first = paths[0].resolve()
-    found = npz_graph(paths[0], graphs.ARRAYS) if len(paths) == 1 else None
-    if found:
+    graph = npz_graph(paths[0], graphs.ARRAYS) if len(paths) == 1 else None
+    if graph:
         for option in "limit", "standardise":
-            options.refuse(str(paths[0]), option, "is not for a graph, whose nodes belong together")
-        return with_task(graphs.planetoid(str(paths[0]), first.stem, found), options.task)
+            options.refuse(str(paths[0]), option, "is not for a graph, all of whose nodes are used")
+        return with_task(graphs.planetoid(str(paths[0]), first.stem, graph), options.task)
     name = first.stem + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
     arrays = npz(paths[0]) if len(paths) == 1 else npz_pieces(paths)
     return _dataset(str(paths[0]), name, arrays, options, *_suits(f"{first.parent.name}/{first.name}", arrays))
@@ -279,18 +279,18 @@ def _dataset(where: str, name: str, arrays: Arrays, options: Options, pad, flip)
 
 
 def _from_factory(name: str, options: Options) -> Dataset:
-    found = registry.load(name)()
-    if isinstance(found, Dataset):
+    result = registry.load(name)()
+    if isinstance(result, Dataset):
         for option in "limit", "standardise":
             options.refuse(name, option, "is not for a ready Dataset; return (x, y) instead")
-        empty = [part for part in SPLITS if not len(found.splits.get(part, ()))]
+        empty = [part for part in SPLITS if not len(result.splits.get(part, ()))]
         if empty:
             raise ValueError(f"{name}: its Dataset lacks examples for {', '.join(empty)}; each needs some")
-        return with_task(found, options.task)
-    if not isinstance(found, tuple) or len(found) not in (2, 4):
-        what = f"a tuple of {len(found)}" if isinstance(found, tuple) else type(found).__name__
+        return with_task(result, options.task)
+    if not isinstance(result, tuple) or len(result) not in (2, 4):
+        what = f"a tuple of {len(result)}" if isinstance(result, tuple) else type(result).__name__
         raise ValueError(f"{name}: it returned {what}; a factory returns a Dataset, (x, y) or "
                          f"(x, y, x_test, y_test)")
     where, _, function = name.rpartition(":")
     short = f"{os.path.basename(where).removesuffix('.py')}:{function}"
-    return from_arrays(name, *found, **options.of_arrays())._replace(name=short)
+    return from_arrays(name, *result, **options.of_arrays())._replace(name=short)

@@ -16,26 +16,26 @@ def split(labels: np.ndarray, test: np.ndarray | None = None,
 
     Of examples without classes all labels are 0, which makes the splits those of a fixed random permutation.
 
-    test, holdout: the indices of the given sets. Without a test set 20 % of each class become it; of the rest, without
+    test, holdout: the indices of sets that there are. Without a test set 20 % of each class become it; of the rest, without
     a hold-out, 10 % of each class; train and valid take half each of what is left. Depends on the labels alone, on no
     seed.
     """
     labels = np.asarray(labels)
     if test is None:
         test = _set_aside(labels, holdout)
-    given = holdout is not None
-    rest = np.setdiff1d(np.arange(len(labels)), np.union1d(test, holdout) if given else test)
+    held_out = holdout is not None
+    rest = np.setdiff1d(np.arange(len(labels)), np.union1d(test, holdout) if held_out else test)
     place = quantiles(labels[rest])
-    first = 0 if given else HOLDOUT
+    first = 0 if held_out else HOLDOUT
     middle = (1 + first) / 2
     parts = {"train": rest[(place >= first) & (place < middle)], "valid": rest[place >= middle],
-             "holdout": np.sort(holdout) if given else rest[place < first], "test": np.sort(test)}
+             "holdout": np.sort(holdout) if held_out else rest[place < first], "test": np.sort(test)}
     return {name: index.astype(np.int32) for name, index in parts.items()}
 
 
 def arranged(name: str, labels: np.ndarray, test: np.ndarray | None = None, holdout: np.ndarray | None = None,
              limit: int | None = None, noun: str = "image") -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """(kept, splits): which of `labels` are kept, sorted, and the splits as indices into those.
+    """(rows, splits): which of `labels` are used, sorted, and the splits as indices into those.
 
     test, holdout: as for `split`. limit: how many to keep outside these, evenly of each class; always the same ones.
     noun: what an example is called in messages.
@@ -43,18 +43,18 @@ def arranged(name: str, labels: np.ndarray, test: np.ndarray | None = None, hold
     """
     if test is None:
         test = _set_aside(labels, holdout)
-    kept = np.arange(len(labels))
-    given = test if holdout is None else np.union1d(test, holdout)
+    rows = np.arange(len(labels))
+    apart = test if holdout is None else np.union1d(test, holdout)
     if limit is not None:
-        kept = _limited(name, labels, given, limit, noun)
-        test, holdout = (None if index is None else np.searchsorted(kept, index) for index in (test, holdout))
-    splits = split(labels[kept], test, holdout)
+        rows = _limited(name, labels, apart, limit, noun)
+        test, holdout = (None if index is None else np.searchsorted(rows, index) for index in (test, holdout))
+    splits = split(labels[rows], test, holdout)
     for part, index in splits.items():
         if not len(index):
             outside = "the test set" if holdout is None else "the test set and the hold-out"
-            raise ValueError(f"{name}: {len(kept) - len(given)} {noun}s outside {outside} leave the "
+            raise ValueError(f"{name}: {len(rows) - len(apart)} {noun}s outside {outside} leave the "
                              f"{part} split empty; it takes at least 6{' of some class' if labels.any() else ''}")
-    return kept, splits
+    return rows, splits
 
 
 def quantiles(labels: np.ndarray) -> np.ndarray:
@@ -68,13 +68,13 @@ def quantiles(labels: np.ndarray) -> np.ndarray:
     return place
 
 
-def _limited(name, labels, given, limit, noun) -> np.ndarray:
-    """Indices of the given sets and of `limit` of the other examples."""
-    rest = np.setdiff1d(np.arange(len(labels)), given)
+def _limited(name, labels, apart, limit, noun) -> np.ndarray:
+    """Indices of the sets apart and of `limit` of the other examples."""
+    rest = np.setdiff1d(np.arange(len(labels)), apart)
     if whole_number(f"{name}: limit", limit, 1) > len(rest):
         raise ValueError(f"{name}: limit {limit}, but it has {len(rest)} {noun}s outside the test set")
     first = np.argsort(quantiles(labels[rest]), kind="stable")[:limit]
-    return np.union1d(rest[first], given)
+    return np.union1d(rest[first], apart)
 
 
 def _set_aside(labels: np.ndarray, holdout: np.ndarray | None = None) -> np.ndarray:

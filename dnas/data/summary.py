@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dnas.data.checks import NOUNS
-from dnas.data.dataset import Dataset
+from dnas.data.checks import NOUNS, TURNED, channels_first
+from dnas.data.dataset import Dataset, Pictures
 from dnas.data.splits import SPLITS
 
 LISTED = 10
@@ -31,16 +31,16 @@ class Leak(NamedTuple):
 
 
 def leaks(data: Dataset, same: np.ndarray | None = None) -> list[Leak]:
-    """The identical inputs of each two splits, those of the test set first. same: as `identical` gives it, if known."""
+    """The identical inputs of each two splits, those of the test set first. same: as `identical` gives it."""
     same = identical(data) if same is None else same
-    found = []
+    leaking = []
     for of, also in itertools.combinations(reversed(SPLITS), 2):
         rows, others = data.splits[of], data.splits[also]
         shared = rows[np.isin(same[rows], same[others])]
         if len(shared):
             twin = lambda row, others=others: others[np.argmax(same[others] == same[row])]
-            found.append(Leak(of, also, len(shared), [(int(row), int(twin(row))) for row in shared[:PAIRS]]))
-    return found
+            leaking.append(Leak(of, also, len(shared), [(int(row), int(twin(row))) for row in shared[:PAIRS]]))
+    return leaking
 
 
 def contradictions(data: Dataset, same: np.ndarray) -> int:
@@ -62,16 +62,19 @@ def equal_rows(array: np.ndarray) -> np.ndarray:
 
 
 def describe(data: Dataset) -> str:
-    """A few lines for a person: shape and targets; the sizes of the splits and the augmentation; what pictures were made
-    of; how targets are distributed; identical inputs in two splits."""
+    """A few lines for a person: shape and targets; the sizes of the splits and the augmentation; what pictures were
+    before; how targets are distributed; identical inputs in two splits."""
     sizes = ", ".join(f"{name} {len(data.splits[name])}" for name in SPLITS)
     graph = data.graph
     if graph is not None:
         return (f"{data.name}: a graph of {graph.nodes} nodes and {graph.edges.shape[1]} edges, {graph.features} "
                 f"features, {data.classes} classes\n{sizes} nodes")
     lines = [f"{data.name}: {_inputs(data)}, {_outputs(data)}{_scale(data)}", f"{sizes}{_augmented(data)}"]
+    if data.kind == "images" and channels_first(data.image):
+        height, _, channels = data.image
+        lines.append(f"images are {height} high with {channels} channels: if x is channels-first, {TURNED} turns it")
     if data.pictures:
-        lines.append(_pictures(data))
+        lines += _pictures(data.pictures, data.image[:2])
     return "\n".join([*lines, *_targets(data), _leaks(data)])
 
 
@@ -115,12 +118,17 @@ def _augmented(data: Dataset) -> str:
     return f"; {crops}, {'flips' if data.flip else 'no flips'}"
 
 
-def _pictures(data: Dataset) -> str:
-    before, now = data.pictures, data.image[:2]
+def _pictures(before: Pictures, size: tuple[int, ...]) -> list[str]:
     sizes = " to ".join(dict.fromkeys(map(_times, (before.smallest, before.largest))))
-    changed = "kept as they are" if before.smallest == before.largest == now else f"brought to {_times(now)} ({before.fit})"
+    same = before.smallest == before.largest == size
+    changed = "kept as they are" if same else f"brought to {_times(size)} ({before.fit})"
     laid = f"; {before.transparent} with transparent parts, laid on white" if before.transparent else ""
-    return f"pictures of {sizes} pixels, {changed}{laid}"
+    lines = [f"pictures of {sizes} pixels, {changed}{laid}"]
+    if before.skipped:
+        many = len(before.skipped)
+        what = f"{many} files that are not pictures, the first" if many > 1 else "a file that is not a picture,"
+        lines.append(f"skipped {what} {_printable(before.skipped[0])}")
+    return lines
 
 
 def _targets(data: Dataset) -> list[str]:
@@ -156,18 +164,18 @@ def _classes(data: Dataset) -> str:
 
 def _leaks(data: Dataset) -> str:
     same, noun = identical(data), NOUNS[data.kind]
-    found, other = leaks(data, same), contradictions(data, same)
+    leaking, other = leaks(data, same), contradictions(data, same)
     target = "class" if data.targets.ndim == 1 and data.targets.dtype.kind in "iu" else "target"
     torn = f"; {other} are identical to one {'of' if target == 'class' else 'with'} another {target}" if other else ""
-    if not found:
+    if not leaking:
         return f"no {noun} is in two splits{torn}"
-    first, second = found[0].pairs[0]
-    return f"identical {noun}s: {counted(found)}; such as {place(data, first)} and {place(data, second)}{torn}"
+    first, second = leaking[0].pairs[0]
+    return f"identical {noun}s: {counted(leaking)}; such as {place(data, first)} and {place(data, second)}{torn}"
 
 
-def counted(found: Sequence[Leak]) -> str:
+def counted(leaking: Sequence[Leak]) -> str:
     """How many inputs each two splits have in common, in words."""
-    return ", ".join(f"{leak.images} of {leak.of} also in {leak.also}" for leak in found)
+    return ", ".join(f"{leak.images} of {leak.of} also in {leak.also}" for leak in leaking)
 
 
 def place(data: Dataset, row: int) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import contextvars
 import errno
 import io
+import itertools
 import json
 import math
 import os
@@ -220,6 +221,19 @@ def open_run(path: str | Path, config: Mapping[str, Any]) -> RunDirectory:
         lock.close()
         raise
     return RunDirectory(folder, resumed, lock)
+
+
+def free_folder(name: str, config: Mapping[str, Any]) -> Path:
+    """The first of runs/`name`, runs/`name`-2, ... that does not exist, is empty, or holds a run of this very config."""
+    for number in itertools.count(1):
+        folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
+        if not folder.exists() or folder.is_dir() and not any(folder.iterdir()):
+            return folder
+        try:
+            if json.loads((folder / "config.json").read_text(encoding="utf-8")) == config:
+                return folder
+        except (OSError, ValueError, RecursionError):
+            continue
 
 
 def load_genotype(path: str | Path) -> Genotype:

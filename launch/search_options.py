@@ -1,0 +1,173 @@
+"""The options of `dnas search` and the commands that take the same: those of the chosen space, method and data, and sweeps."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from launch.arguments import (
+    LOAD,
+    Option,
+    Shown,
+    data_options,
+    flag_value,
+    options_of,
+    part_options,
+    read_command,
+)
+
+SPACE = Option("space", str, "nasbench201", "What is searched: a name (`dnas spaces`), package.module:factory or file.py:factory.")
+METHOD = Option("method", str, "darts", "How it is searched: a name (`dnas methods`), package.module:factory or file.py:factory.")
+SEEDS = Option("seeds", int, 1, "Number of seeds to search, starting at --seed, in one program. Several write into DIR/SEED.")
+SWEEP = Option("sweep", tuple[str, ...], (), "Values of a method's or space's option to search with, such as "
+               "method.arch-lr=1e-4,3e-4; several multiply. Written into DIR/SETTING/SEED. Numbers of the method share one "
+               "program.")
+RUN = Option("run", str | None, None, "Where the run is written, and continued if it was interrupted.")
+CONFIG = Option("config", str | None, None, "config.json of a run to repeat; options given besides it override it.")
+TRUST = Option("trust", bool, False, "Import whatever places the config names.")
+SEARCH = "dnas.api.search:search"
+BUDGET = "dnas.algorithms.budget:Budget"
+OWN = ("epochs", "batch", "seed", "diagnose", "stop_on_collapse")
+"""Keys of a config that are options by themselves."""
+
+
+def read_search(command: str, description: str, argv: Sequence[str]) -> dict[str, Any]:
+    """What the command line of `dnas search` says, on top of what the config says that --config names.
+
+    Prints the help and raises SystemExit(0) for --help. Raises ValueError, in one line, for an unknown option or name, a value
+    that an option cannot have, and a place that only the config names.
+    """
+    argv = [re.sub(r"^--distill(?==|$)", "--method.distill", word) for word in argv]
+    path = flag_value(argv, "--config")
+    names = {"space": flag_value(argv, "--space"), "method": flag_value(argv, "--method")}
+    defaults = {} if path is None else _of_config(path, names, argv)
+    names = {part: name or defaults.get(part) or option.default for (part, name), option in zip(names.items(), (SPACE, METHOD))}
+    groups = {"budget": options_of(BUDGET), "space": _space_options(names), "method": part_options("method", names["method"])}
+    options = [SPACE, METHOD, *data_options(("digits",)), *options_of(SEARCH, without=("seeds", "out", "budget")), SEEDS, SWEEP,
+               RUN, CONFIG, TRUST]
+    shown = {"space": Shown(_names("space")), "method": Shown(_names("method")), "data": Shown(f"{_datasets()}|PATH ..."),
+             "batch": Shown("N", "64, or what the smaller split has"), "start": Shown("RUN", "new weights"),
+             "sweep": Shown("OPTION=V1,V2 ...", "none"), "run": Shown("DIR", "runs/SPACE-METHOD-DATA-SEED"),
+             "config": Shown("FILE", "none"), "trust": Shown(""), "cache": Shown("DIR|off", "$DNAS_CACHE, else dnas/xla in "
+                                                                                "your cache folder")}
+    values = read_command(command, description, argv, options, shown=shown, groups=groups, defaults=defaults)
+    if not 1 <= values["seeds"] <= 1000:
+        raise ValueError(f"--seeds {values['seeds']}: it must be 1 to 1000")
+    if not values["data"]:
+        raise ValueError("--data needs a name or a path (`dnas datasets` lists what there is)")
+    return values
+
+
+def settings_of(values: Mapping[str, Any], argv: Sequence[str], data) -> tuple[list, list]:
+    """The spaces and the methods to search with: those of the options, and of --sweep every combination of its values.
+
+    Raises ValueError, in one line, for an unknown option, a value that it cannot have, and one that is named twice.
+    """
+    import dnas
+
+    swept = dict(_parsed(text) for text in values["sweep"])
+    if len(swept) < len(values["sweep"]):
+        raise ValueError("--sweep names an option twice; list all its values behind one =")
+    options = {f"{part}.{name.replace('_', '-')}": (part, name) for part in ("space", "method")
+               for name in values[f"{part}_options"]}
+    typed = {}
+    for option, texts in swept.items():
+        if option not in options:
+            near = difflib.get_close_matches(option, options, 1) or [name for name in options if name.endswith(f".{option}")]
+            hint = f"did you mean {near[0]}?" if near else "it takes options of the method or the space, such as method.lr"
+            raise ValueError(f"--sweep {option}: there is no such option; {hint}")
+        part, name = options[option]
+        typed.setdefault(part, {})[name] = [_typed(argv, part, name, text) for text in texts]
+        if len({repr(value) for value in typed[part][name]}) < len(texts):
+            raise ValueError(f"--sweep {option}={','.join(texts)}: a value is there twice")
+    of_space, of_method = ([dict(zip(typed.get(part, {}), row)) for row in itertools.product(*typed.get(part, {}).values())]
+                           for part in ("space", "method"))
+    return ([dnas.space(values["space"], data, **values["space_options"] | changed) for changed in of_space],
+            [dnas.method(values["method"], **values["method_options"] | changed) for changed in of_method])
+
+
+def _parsed(text: str) -> tuple[str, list[str]]:
+    option, equals, texts = text.partition("=")
+    listed = texts.split(",")
+    if not equals or not option or not all(listed):
+        raise ValueError(f"--sweep {text}: it takes OPTION=VALUE,VALUE, such as method.arch-lr=1e-4,3e-4")
+    return option.removeprefix("--").replace("_", "-"), listed
+
+
+def _typed(argv: Sequence[str], part: str, name: str, text: str) -> Any:
+    """The value that `--PART.NAME TEXT` stands for."""
+    flag = name.replace("_", "-")
+    word = {"true": f"--{part}.{flag}", "false": f"--{part}.no-{flag}"}.get(text.lower(), f"--{part}.{flag}={text}")
+    return read_search("search", "", [*argv, word])[f"{part}_options"][name]
+
+
+def _of_config(path: str, names: Mapping[str, str | None], argv: Sequence[str]) -> dict[str, Any]:
+    """The defaults that a config stands for. A part that the command line names otherwise has its own defaults.
+
+    Raises ValueError, in one line, where it is not the config of a search or a value is of another type, and for a place that
+    is neither named on the command line nor in the config of a run that was begun here.
+    """
+    from dnas import config as configs
+    from dnas import registry
+    from dnas.data.sources import is_place
+    from dnas.runs.trust import trusted
+
+    config = configs.read_config(path)
+    file = Path(path).expanduser()
+    file = file / "config.json" if file.is_dir() else file
+    where, defaults = str(file), {}
+    trust = trusted(file.parent, config, "--trust" in argv) or {registry.absolute(name) for name in names.values() if name}
+    for part, name in names.items():
+        there = config.get(part, {}).get("name")
+        if there is None or name is not None and registry.absolute(name) != there:
+            continue
+        if there == "":
+            raise ValueError(f"{where}: its {part} was an object of somebody's own, which only Python can repeat; name another "
+                             f"with --{part}")
+        registry.refuse_untrusted(there, part, where, trust)
+        defaults[part] = there
+        said = {option: value for option, value in config[part].items() if option != "name"}
+        defaults[f"{part}_options"] = configs.checked_options(f"{where}: {part} {there}", part_options(part, there), said)
+    if flag_value(argv, "--data") is None and "data" in config:
+        said = {key: config[key] for key in configs.DATA if key in config and key != "data"}
+        defaults |= configs.checked_options(where, options_of(LOAD), said)
+        defaults["data"] = tuple(configs.source_names(config, where))
+        for kind, listed in ("data", [name for name in defaults["data"] if is_place(name)]), ("task", [config.get("task")]), \
+                ("augment", [config.get("augment")]):
+            for name in listed:
+                if isinstance(name, str) and flag_value(argv, f"--{kind}") is None:
+                    registry.refuse_untrusted(name, kind, where, trust)
+        defaults["standardise"] = config.get("standardise", True)
+    own = [option for option in options_of(SEARCH) if option.name in OWN]
+    defaults |= configs.checked_options(where, own, {key: config[key] for key in OWN if key in config})
+    if isinstance(config.get("budget"), Mapping):
+        defaults["budget_options"] = configs.checked_options(f"{where}: budget", options_of(BUDGET), config["budget"])
+    start = config.get("start")
+    return defaults | ({"start": start["run"]} if isinstance(start, Mapping) and isinstance(start.get("run"), str) else {})
+
+
+def _space_options(names: Mapping[str, str]) -> list[Option]:
+    """The options of the space, those that suit the method as it says in its SPACE."""
+    from dnas import options as factory_options
+    from dnas import registry
+
+    suits = factory_options.constant(registry.locate(names["method"], "method"), "SPACE") or {}
+    own = [option.name for option in factory_options.read(registry.locate(names["space"], "space"))]
+    return [option._replace(default=suits.get(option.name, option.default)) if option.name not in own else option
+            for option in part_options("space", names["space"])]
+
+
+def _names(kind: str) -> str:
+    from dnas import registry
+
+    return "{" + ",".join(registry.registered(kind)) + "}|FACTORY"
+
+
+def _datasets() -> str:
+    from dnas.data import DATASETS
+
+    return "{" + ",".join(DATASETS) + "}"
