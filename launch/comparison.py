@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from launch.text import columns
+from dnas.reports.text import columns
 from launch.trained import place
 
 KINDS = ("discrete", "gap", "tuned", "trained", "table"), (

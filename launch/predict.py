@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError(f"{files[0]} holds many examples; give it alone")
     pictures = [] if files else [each for name in arguments.files for each in _pictures(name)]
     import dnas
-    from launch.text import columns
+    from dnas.reports.text import columns
     from search_spaces.trained import in_batches, scores
 
     trained = dnas.load(arguments.run, space=arguments.space, task=arguments.task)

@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
 
     from dnas.reports.cells import draw_genotype, terminal_cell
     from dnas.reports.figures import draw_logits
-    from launch.text import columns
+    from dnas.reports.text import columns
 
     logits = history(path, space.groups)
     print(terminal_cell(genotype, space.groups), space.format(genotype), "", sep="\n")
@@ -65,7 +65,7 @@ def _layers(space, genotype, data) -> str:
     """The network's layers as a table."""
     import jax
 
-    from launch.text import columns
+    from dnas.reports.text import columns
     from search_spaces.cost import layers
 
     network, inputs = space.network(genotype), jax.ShapeDtypeStruct((1, *data.image), space.input_dtype)

@@ -122,6 +122,12 @@ def test_elsewhere_it_is_a_line_before_and_a_line_after(capsys):
     assert said[0] == "compiling c ..." and said[1].startswith("compiled in ") and not capsys.readouterr().out
 
 
+def test_a_line_is_printed_as_it_stands(capsys):
+    with display(TASK, 2, 10) as shown:
+        shown.say("/runs/[/bold] :smile: [red]")
+    assert capsys.readouterr().out == "/runs/[/bold] :smile: [red]\n"
+
+
 @pytest.mark.parametrize("wide", [True, False])
 def test_what_fails_has_not_compiled(terminal, wide):
     out = terminal(80) if wide else sys.stdout

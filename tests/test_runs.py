@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from dnas.runs import lock
-from dnas.runs.directory import open_run
+from dnas.runs.directory import COMMAND, open_run
 from dnas.types import Genotype, Group
 from launch.main import main
 
@@ -29,7 +29,9 @@ TRAIN = {"genotype": {"name": "|a|", "groups": {}}, "space": {"name": "toy"}, "d
 
 def write_run(folder, config, epochs=3, **more):
     """A run as the commands write one, of so many epochs, without any computing."""
-    with open_run(folder, config, "dnas search --space mine.py:toy") as run:
+    command = COMMAND.set("dnas search --space mine.py:toy")
+    with open_run(folder, config) as run:
+        COMMAND.reset(command)
         for epoch in range(1, epochs + 1):
             run.append({"epoch": epoch, "loss": {"train": 1 / epoch, "holdout": 2 / epoch},
                         "accuracy": {"train": 0.5, "holdout": 0.2 * epoch}, **more})
@@ -118,6 +120,36 @@ def test_order_and_forms(many, capsys):
     assert [row["folder"] for row in rows] == [one["folder"] for one in told] and rows[0]["seconds"] == "60.0"
 
 
+@pytest.mark.parametrize("width, there, gone", [
+    (200, "choices on time kind seed data space method", ""),
+    (110, "kind seed data space method", "choices"),
+    (80, "method epoch quality", "choices on time"),
+    (56, "folder status epoch quality", "choices on time kind seed data space method")])
+def test_a_narrow_terminal_gets_fewer_columns_and_no_line_longer(many, monkeypatch, capsys, width, there, gone):
+    monkeypatch.chdir(many.parent)
+    monkeypatch.setenv("COLUMNS", str(width))
+    everything = lines(capsys, "runs")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    with holding(many / "g"):
+        found = lines(capsys, "runs")
+    assert max(map(len, everything)) > 100  # where it is no terminal nothing is left out
+    assert max(len(line) for line in found if "broken" not in line) <= width and len(found) == 9
+    header = found[0].split()
+    assert set(there.split()) <= set(header) and set(gone.split()).isdisjoint(header)
+    assert header == [name for name in everything[0].split() if name in header]
+    words = {Path(line.split()[0]).name: " ".join(line.split()) for line in found[1:]}
+    assert "done" in words["a"] and "3/3 60.00 %" in words["a"] and "broken" in words["e"]
+    assert "no valid JSON" in words["e"] and " process " in words["g"]
+
+
+def test_a_folder_wider_than_the_terminal_is_not_cut(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "30")
+    folder = write_run(tmp_path / "a rather long name of a run", SEARCH)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    _, line = lines(capsys, tmp_path)
+    assert line.startswith(f"{folder}  done") and line.endswith("60.00 %")
+
+
 MAE = {"task": "regression", "metric": {"name": "mae", "better": -1, "percent": False}}
 
 
@@ -147,7 +179,7 @@ def test_a_search_that_failed(tmp_path, capsys):
 def test_one_run_no_run_and_no_folder(many, tmp_path, capsys):
     assert len(lines(capsys, many / "a")) == 2
     assert lines(capsys, many / "data") == [f"no run in {many / 'data'}"]
-    for name, message in ("absent", "does not exist"), ("file", "is no folder"):
+    for name, message in ("absent", "does not exist"), ("file", "is not a folder"):
         (tmp_path / "file").write_text("")
         assert main(["runs", str(tmp_path / name)]) == 2
         err = capsys.readouterr().err

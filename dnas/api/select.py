@@ -17,8 +17,8 @@ from dnas.api.open import Run
 from dnas.api.open import open as open_search
 from dnas.api.supernet import Supernet, fingerprint
 from dnas.engine import cache as caches
-from dnas.engine.progress import duration
 from dnas.reports.cells import draw_genotype
+from dnas.reports.text import duration
 from dnas.runs import checkpoint
 from dnas.runs.directory import open_run
 from dnas.selection.select import SelectionResult, load_selected
