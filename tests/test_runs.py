@@ -16,6 +16,7 @@ import pytest
 
 from dnas.runs import lock
 from dnas.runs.directory import COMMAND, open_run
+from dnas.runs.trust import config_digest
 from dnas.types import Genotype, Group
 from launch.main import main
 
@@ -45,7 +46,9 @@ def write_run(folder, config, epochs=3, **more):
 
 def write_choice(run, name):
     folder = run / "selections" / name
-    with open_run(folder, {"run": str(run), "epoch": 3, "selection": {"name": name, "draws": 4}}) as opened:
+    config = {"run": "../..", "config": config_digest(json.loads((run / "config.json").read_text())), "epoch": 3,
+              "checkpoint": "", "selection": {"name": name, "draws": 4}}
+    with open_run(folder, config) as opened:
         opened.save_genotype(GENOTYPE)
     (folder / "cost.json").write_text(json.dumps({"evaluations": 1234, "epochs": 5, "seconds": 6.5}))
     return folder
