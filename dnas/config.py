@@ -221,7 +221,7 @@ def _fit(annotation: Any, value: Any) -> Any:
     if annotation is type(None) or annotation is None:
         return None if value is None else _NO
     if annotation is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if value == value else _NO
     return value if type(value) is annotation else _NO
 
 

@@ -25,10 +25,11 @@ LOAD = "dnas.data.sources:load"
 
 def read_command(command: str, description: str, argv: Sequence[str], options: Sequence[Option], *,
                  shown: Mapping[str, Shown] = {}, groups: Mapping[str, Sequence[Option]] = {},
-                 defaults: Mapping[str, Any] = {}) -> dict[str, Any]:
+                 titles: Mapping[str, str] = {}, defaults: Mapping[str, Any] = {}) -> dict[str, Any]:
     """What `argv` says of these options, by name; of each group a dict "GROUP_options". Prints --help, raising SystemExit(0).
 
-    shown: how --help writes options, beside SHOWN; those that are Positional have no flag. groups: options `--GROUP.NAME`.
+    shown: how --help writes options, beside SHOWN; those that are Positional have no flag. groups: options `--GROUP.NAME`;
+    titles: of groups in --help.
     defaults: in place of those of the options, such as what a config.json says; those of a group in a dict "GROUP_options".
     Raises ValueError, in one line, as `launch.parser.parse`.
     """
@@ -37,7 +38,7 @@ def read_command(command: str, description: str, argv: Sequence[str], options: S
     for name, listed in groups.items():
         usual = defaults.get(f"{name}_options", {})
         part = dataclasses.make_dataclass(name, [_field(option, None, usual) for option in listed], frozen=True)
-        part.__doc__ = f"Options of the {name}"
+        part.__doc__ = titles.get(name, f"options of the {name}")
         fields.append((f"{name}_options", part, dataclasses.field(default=part())))
     form = dataclasses.make_dataclass("Arguments", fields, frozen=True)
     return dataclasses.asdict(parser.parse(form(), f"dnas {command}", description, argv))

@@ -13,18 +13,19 @@ def main(argv: Sequence[str]) -> int:
     values = read_search("estimate", __doc__, argv)
     import dnas
     from dnas import config as configs
+    from dnas.api.estimate import estimate_plan
+    from dnas.api.search import plan_search
     from dnas.data import describe
     from dnas.engine.devices import spelled
 
     data = load_data(values)
     space = dnas.space(values["space"], data, **values["space_options"])
     method = dnas.method(values["method"], **values["method_options"])
+    plan = plan_search(space, method, data, batch=values["batch"], budget=dnas.Budget(**values["budget_options"]))
     print(describe(data))
     print(f"space         {configs.label(space.source, 'space')}")
-    print(f"method        {configs.label(method.source, 'method')}", flush=True)
-    need = dnas.estimate(space, method, data, batch=values["batch"], seeds=values["seeds"],
-                         budget=dnas.Budget(**values["budget_options"]), cache=values["cache"])
-    print(f"batch         {need.batch} examples")
+    print(f"method        {configs.label(method.source, 'method')}, batch {plan.batch}", flush=True)
+    need = estimate_plan(plan, seeds=values["seeds"], cache=values["cache"])
     print(f"weights       {need.weights:,}")
     print(f"multiply-adds {need.macs:,} per example, forwards through the supernet")
     print(f"peak memory   {spelled(need.memory_bytes)} of a step, data included")

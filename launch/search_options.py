@@ -54,7 +54,9 @@ def read_search(command: str, description: str, argv: Sequence[str]) -> dict[str
              "sweep": Shown("OPTION=V1,V2 ...", "none"), "run": Shown("DIR", "runs/SPACE-METHOD-DATA-SEED"),
              "config": Shown("FILE", "none"), "trust": Shown(""), "cache": Shown("DIR|off", "$DNAS_CACHE, else dnas/xla in "
                                                                                 "your cache folder")}
-    values = read_command(command, description, argv, options, shown=shown, groups=groups, defaults=defaults)
+    titles = {"budget": "limits on the network that the search ends with, which will use up all but 5 % of them",
+              **{part: f"options of the {part} {name}" for part, name in names.items()}}
+    values = read_command(command, description, argv, options, shown=shown, groups=groups, titles=titles, defaults=defaults)
     if not 1 <= values["seeds"] <= 1000:
         raise ValueError(f"--seeds {values['seeds']}: it must be 1 to 1000")
     if not values["data"]:

@@ -16,7 +16,8 @@ def main(argv: Sequence[str]) -> int:
     name = flag_value(argv, "--selection") or DEFAULT
     values = read_command("select", __doc__, argv, [RUN, SELECTION, *options_of("dnas.api.select:select", without=["progress"])],
                           shown={"run": Positional("RUN"), "out": Shown("DIR", "RUN/selections/SELECTION")},
-                          groups={"selection": part_options("selection", name)})
+                          groups={"selection": part_options("selection", name)},
+                          titles={"selection": f"options of the selection {name}"})
     import dnas
     from dnas.reports.cells import terminal_cell
     from launch.text import budget_lines, size_text

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from launch.options import REQUIRED
+from dnas.options import REQUIRED
 from launch.parser import Positional, Shown, parse
 
 USAGE = """usage: dnas table import NATS_PATH --out FILE.npz

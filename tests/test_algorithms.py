@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import dnas
 from dnas.algorithms.bilevel import bilevel
 from dnas.algorithms.hypergradients import unrolled
 from dnas.algorithms.rarts import rarts
@@ -14,7 +13,7 @@ from dnas.algorithms.relaxations import edge_normalised, softmax
 from dnas.algorithms.schedules import ENGINE
 from dnas.algorithms.single_level import single_level
 from dnas.engine import programs
-from dnas.engine.search import started_from
+from dnas.engine.search import search, started_from
 from dnas.methods import METHODS
 from dnas.methods.darts import darts
 from dnas.methods.rarts import rarts as rarts_method
@@ -58,7 +57,7 @@ def some(i, dtype=np.float64):
 
 
 def method_of(name):
-    return resolve(name, METHODS, "method")(**({"arch_warmup": 1} if name == "pc-darts" else {}))
+    return resolve(name, "method")(**({"arch_warmup": 1} if name == "pc-darts" else {}))
 
 
 # The single-level step, on the scalar problem: both descend on (w - a)^2.
@@ -224,7 +223,7 @@ def test_other_numbers_compile_nothing_in_a_search(monkeypatch):
     counts = []
     for method, epochs in (darts(), 1), (darts(lr=0.1, arch_lr=0.01, arch_warmup=1, clip=1.0), 2):
         compiled.clear()
-        dnas.search(toy(data.image, data.classes, channels=3), method, data, epochs=epochs, batch=8, progress=False)
+        search(toy(data.image, data.classes, channels=3), method, data, epochs=epochs, batch=8, progress=False)
         counts.append(len(compiled))
     assert counts == [2, 0]
 

@@ -8,10 +8,13 @@ import re
 import numpy as np
 import pytest
 
-from dnas import options
+import dnas
+from dnas import options, registry
+from dnas.api.search import plan_search
 from dnas.engine import cache
-from launch import arguments
+from launch.arguments import load_data
 from launch.main import COMMANDS, main
+from launch.search_options import read_search, settings_of
 
 FACTORIES = '''
 """Mine."""
@@ -142,19 +145,19 @@ def test_help_shows_the_chosen_options_only(said):
     (["search", "--no-progress=1"], "--progress/--no-progress: it takes no value"),
     (["search", "--space.channels", "many"], "--space.channels many: it must be a whole number"),
     (["search", "--space.scan", "onn"], "--space.scan onn: it must be one of auto, on, off"),
-    (["search", "--epochs", "0"], "--epochs 0: it must be 1 to 1000000"),
+    (["search", "--epochs", "0"], "epochs is 0; it must be a whole number, 1 to 1,000,000"),
     (["search", "--epochs", "1.5"], "--epochs 1.5: it must be a whole number"),
-    (["search", "--batch", "0"], "--batch 0: it must be at least 1"),
+    (["search", "--batch", "0"], "batch is 0; it must be a whole number, 1 to"),
     (["search", "--batch", "700"], "batch 700 is larger than the train split; it has 647 examples"),
     (["estimate", "--batch", "700"], "batch 700 is larger than the train split; it has 647 examples"),
-    (["search", "--seed", "-1"], "--seed -1: it must be 0 to 4294967295"),
-    (["search", "--seed", str(2**32)], "--seed 4294967296: it must be 0 to 4294967295"),
+    (["search", "--seed", "-1"], "seed -1: it must be a whole number, 0 to 4294967295"),
+    (["search", "--seed", str(2**32)], "seed 4294967296: it must be a whole number, 0 to 4294967295"),
     (["search", "--limit", "x"], "--limit x: it must be a whole number"),
     (["search", "--resize", "8", "x"], "--resize 8 x: each must be a whole number"),
-    (["search", "--limit", "0"], "--limit 0: it must be at least 1"),
+    (["search", "--limit", "0"], "limit 0; it must be at least 1"),
     (["search", "--limit", "9999"], "limit 9999, but it has 1438 images outside the test set"),
     (["search", "--data"], "--data needs a name or a path"),
-    (["search", "--method.lr", "nan"], "--method.lr nan: it must be a finite number"),
+    (["search", "--method.lr", "nan"], "method darts: lr is nan; it must be a number"),
     (["search", "--space.channels", "0"], "channels >= 1"),
     (["search", "--space", "mine.py:small"], "--space.n INT is missing (dnas search --help says what it is)"),
     (["search", "--space", "mine.py:small", "--space.n", "1"], "it returned int; it must return a SearchSpace"),
@@ -194,13 +197,13 @@ def test_truncated_files(said, folder):
 @pytest.mark.parametrize("text, message", [
     ("{", "no valid JSON"), ("[]", "no JSON object"), ('{"epoch": 3}', "unknown key 'epoch'; did you mean 'epochs'?"),
     ('{"run": "x"}', "unknown key 'run'; its keys are space, method"),
-    ('{"epochs": "x"}', "c.json: --epochs x: it must be a whole number"),
-    ('{"data": ["--help"]}', 'data is ["--help"]; a text in it cannot begin with -'),
-    ('{"epochs": {}}', "epochs is {}; it is a number"), ('{"epochs": -3}', "--epochs -3: it must be 1 to 1000000"),
-    ('{"space": "nasbench201"}', 'space is "nasbench201"; it is {"name": ..., and its options}'),
-    ('{"space": {"name": "nasbench201", "cell": 3}}', "unknown option --space.cell; did you mean --space.cells?"),
+    ('{"epochs": "x"}', "c.json: epochs is 'x'; it must be a whole number"),
+    ('{"data": ["--help"]}', "no file, folder or data set '--help'"), ('{"data": 3}', "data is 3; it must be a list"),
+    ('{"epochs": {}}', "epochs is {}; it must be a whole number"), ('{"epochs": -3}', "epochs is -3; it must be a whole number, 1 to 1,000,000"),
+    ('{"space": "nasbench201"}', 'space is nasbench201; it must be {"name": ..., and its options}'),
+    ('{"space": {"name": "nasbench201", "cell": 3}}', "c.json: space nasbench201 has no option cell; did you mean cells?"),
     ('{"space": {"name": "nasbench"}}', "no space 'nasbench'; did you mean 'nasbench201'?"),
-    ('{"method": {"name": "darts", "lr": null}}', "--method.lr None: it must be a number")])
+    ('{"method": {"name": "darts", "lr": null}}', "c.json: method darts: lr is None; it must be a number")])
 def test_bad_configs(said, folder, text, message):
     (folder / "c.json").write_text(text)
     assert message in refused(said, folder, "search", "--config", "c.json")
@@ -209,45 +212,58 @@ def test_bad_configs(said, folder, text, message):
 def test_run_of_another_config(said, folder):
     (folder / "r").mkdir()
     argv = ["search", "--limit", "400", "--batch", "32", "--run", "r"]
-    config = arguments.resolved(arguments.parse("search", "", argv[1:]))
+    data = dnas.data.load("digits", limit=400)
+    config = plan_search("nasbench201", "darts", data, batch=32).settings[0].config
     (folder / "r" / "config.json").write_text(json.dumps(config))
     message = refused(said, folder, *argv, "--seed", 1, "--method.lr", 1)
     assert "another config: method.lr is 0.025 there, 1.0 here; seed is 0 there, 1 here" in message
 
 
 def test_config_repeats(folder):
-    argv = ["--space", "mine.py:linear", "--space.act", "tanh", "--space.no-bias", "--space.rates", "0.1", "2",
-            "--space.scale", "1e-5", "--method.arch-lr=-1e-3", "--data", "mine.py", "absent", "--limit", "7",
-            "--seed=3"]
-    first = arguments.resolved(arguments.parse("search", "", argv))
+    options = ["--space", "mine.py:linear", "--space.act", "tanh", "--space.no-bias", "--space.rates", "0.1", "2",
+               "--space.scale", "1e-5", "--method.arch-lr=1e-3", "--data", write_npz(folder / "a.npz"), "--limit", "30",
+               "--seed=3", "--batch", "8"]
+    first = config_of(*options)
     place = f"{folder}/mine.py"
     assert first["space"] == {"name": f"{place}:linear", "width": 4, "act": "tanh", "bias": False, "scale": 1e-5,
-                              "rates": (0.1, 2.0), "partial_channels": 1, "drop_path": 0.0, "dtype": "float32",
+                              "rates": [0.1, 2.0], "partial_channels": 1, "drop_path": 0.0, "dtype": "float32",
                               "scan": "auto", "remat": False}
-    assert first["method"]["arch_lr"] == -1e-3 and first["data"] == [place, "absent"] and first["limit"] == 7
+    assert first["method"]["arch_lr"] == 1e-3 and first["data"] == [f"{folder}/a.npz"] and first["limit"] == 30
     (folder / "config.json").write_text(json.dumps(first))
-    assert arguments.resolved(arguments.parse("search", "", ["--config", str(folder)])) == first
-    other = arguments.resolved(arguments.parse("search", "", ["--config=config.json", "--space.bias", "--epochs", "9"]))
+    with pytest.raises(ValueError, match="nothing is imported because a file says so"):
+        config_of("--config", folder)
+    assert config_of("--config", folder, "--trust") == config_of("--config", folder, "--space", "mine.py:linear") == first
+    other = config_of("--config=config.json", "--trust", "--space.bias", "--epochs", "9")
     assert other == first | {"epochs": 9, "space": first["space"] | {"bias": True}}
-    other = arguments.resolved(arguments.parse("search", "", ["--config=config.json", "--space", "nasbench201"]))
+    other = config_of("--config=config.json", "--space", "nasbench201")
     assert other["space"] == {"name": "nasbench201", "channels": 16, "cells": 1, "scan": "auto", "partial_channels": 1,
                               "drop_path": 0.0, "dtype": "float32", "remat": False}
     assert other["method"] == first["method"]
 
 
+def config_of(*argv):
+    """What config.json would hold of a search with this command line."""
+    argv = list(map(str, argv))
+    values = read_search("search", "", argv)
+    data = load_data(values)
+    spaces, methods = settings_of(values, argv, data)
+    plan = plan_search(spaces[0], methods[0], data, **{name: values[name] for name in ("epochs", "batch", "seed")})
+    return json.loads(json.dumps(plan.settings[0].config))
+
+
 @pytest.mark.parametrize("name", ["nasbench201", "darts"])
 def test_source_and_signature_say_the_same(name):
-    place = {part: found[name] for part, found in arguments.PARTS.items() if name in found}.popitem()[1]
+    place = {**registry.registered("space"), **registry.registered("method")}[name]
     read = options.read(place)
     assert read and all(option.help for option in read)
-    assert read == options.from_signature(options.registry.load(place), place)
+    assert read == options.from_signature(registry.load(place), place)
 
 
 def test_debug_shows_the_traceback(said, monkeypatch):
     monkeypatch.setenv("DNAS_DEBUG", "1")
     code, _, err = said("search", "--epochs", 0)
     assert code == 2 and err.startswith("Traceback")
-    assert err.endswith("dnas: error: --epochs 0: it must be 1 to 1000000\n")
+    assert err.endswith("dnas: error: epochs is 0; it must be a whole number, 1 to 1,000,000\n")
 
 
 @pytest.mark.parametrize("error, code, line", [

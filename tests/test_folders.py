@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dnas.api.train import plan_training
 from dnas.data import SPLITS, describe, load
 from dnas.data.decode import MOST_PIXELS, File, decode
 from dnas.data.summary import leaks
-from launch.arguments import learnt_from
 from launch.main import main
-from launch.train import _arguments
 from tests.test_data import assert_whole
 
 CLASSES = ("cat", "dog", "owl")
@@ -370,10 +369,10 @@ def test_from_the_command_line_to_a_table_of_class_names(tmp_path, monkeypatch, 
         key: config[key] for key in ("resize", "fit", "class_names", "class_weights")}
     assert json.loads((tmp_path / "trained" / "results.json").read_text())["class_names"] == names
     assert ">a $very$ long name of a…<" in (tmp_path / "trained" / "confusion.svg").read_text()
-    again, _ = _arguments(["trained"])
-    assert json.loads(json.dumps(learnt_from(again))) == {key: there[key] for key in learnt_from(again)}
-    other, _ = _arguments(["run", "--data", "digits"])
-    assert learnt_from(other) == {"data": ["digits"], "limit": None}
+    again = plan_training("trained").config
+    assert json.loads(json.dumps(again)) == there
+    other = plan_training("run", "digits").config
+    assert (other["data"], other["limit"]) == (["digits"], None) and "class_weights" not in other
 
 
 def test_check(tmp_path, capsys):

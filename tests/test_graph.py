@@ -12,6 +12,7 @@ from scipy import sparse
 import dnas
 from dnas.data import describe, load
 from dnas.data.graphs import planetoid
+from dnas.engine.search import search
 from dnas.methods.darts import darts
 from launch.main import main
 from search_spaces.graph import arcs, attention, gcn, largest, mean, node_ops, shares, total
@@ -176,7 +177,7 @@ def test_search(monkeypatch):
     monkeypatch.setattr("search_spaces.graph.node_ops", lambda *_: dict(list(node_ops(*_).items())[:3]))
     with jax.enable_x64(False):
         data, space = built(layers=1)
-        result = dnas.search(space, darts(), data, epochs=2, batch=10, progress=False)
+        result = search(space, darts(), data, epochs=2, batch=10, progress=False)
     assert len(result.records) == 2 and all(np.isfinite(record["loss"]["holdout"]) for record in result.records)
     assert set(result.genotype.choices) == set(space.groups)
 

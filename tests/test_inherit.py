@@ -12,6 +12,7 @@ import dnas
 from dnas import load_genotype
 from dnas.algorithms.distillation import supernet_teacher
 from dnas.algorithms.supervised import Recipe, trained_in, trainer
+from dnas.api.supernet import load_supernet as supernet
 from dnas.data import train_indices
 from dnas.engine.compile import compile_evaluation, on_device, recalibrate_batch_norm
 from dnas.engine.train import train
@@ -20,7 +21,6 @@ from dnas.shared_options import SharedOptions, shared_options
 from dnas.task import classification, regression
 from dnas.types import Batch, Group
 from launch.main import main
-from launch.trained import supernet
 from search_spaces.darts import darts
 from search_spaces.flax_space import flax_space
 from search_spaces.nasbench201 import nasbench201

@@ -3,7 +3,6 @@
 import json
 import shutil
 import struct
-import types
 import zlib
 from pathlib import Path
 
@@ -13,10 +12,10 @@ import pytest
 from PIL import Image
 
 import dnas
+from dnas.api.train import without_auxiliary
 from dnas.data import load as load_data
 from dnas.runs import checkpoint, model_file
 from launch.main import main
-from launch.train import _save
 from search_spaces.darts import darts
 from search_spaces.genotypes import genotype as published
 from tests.test_train_command import TOY
@@ -251,8 +250,10 @@ def test_the_auxiliary_head_stays_behind(tmp_path):
     image = jax.ShapeDtypeStruct((1, *data.image), "float32")
     weights, stats = space.network(genotype, auxiliary=True).init(jax.random.key(0), image)
     assert "auxiliary" in weights and "auxiliary" in stats
-    _save(types.SimpleNamespace(folder=tmp_path), space, types.SimpleNamespace(genotype=genotype),
-          {"space": {"name": "darts", "channels": 2, "cells": 3}}, data, types.SimpleNamespace(weights=weights, stats=stats))
+    used = jax.eval_shape(lambda key: space.network(genotype).init(key, image), jax.random.key(0))
+    described = model_file.ModelDescription(genotype, {"name": "darts", "channels": 2, "cells": 3},
+                                            model_file.input_of(data, {}), model_file.output_of(data), {})
+    model_file.save(tmp_path / model_file.FILE, described, *map(without_auxiliary, (weights, stats), used))
     trained = dnas.load(tmp_path)
     assert trained.weights.keys() == weights.keys() - {"auxiliary"}
     np.testing.assert_array_equal(trained.weights["head"]["dense"]["kernel"], weights["head"]["dense"]["kernel"])

@@ -36,7 +36,7 @@ EPOCHS, STEPS, TAKEN = 4, 2, 5
 IMAGE, CLASSES, BATCH = (4, 4, 1), 3, 4
 TASK = classification()
 
-CASES = {name: (resolve(name, METHODS, "method"), {}) for name in METHODS} | {
+CASES = {name: (resolve(name, "method"), {}) for name in METHODS} | {
     "pc-darts": (pc_darts, {"arch_warmup": 1}),
     "pc-darts, distilled": (variant(pc_darts, distill=3), {"arch_warmup": 1, "distill_vote": "hard"}),
     "frozen": (darts, {"arch_frozen": True, "edge_normalisation": True}),

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dnas import Batch, search
+from dnas import Batch
 from dnas.algorithms.players import task_loss
 from dnas.algorithms.supervised import Recipe, Trainer, trainer
 from dnas.data import balanced, from_arrays
 from dnas.data.augmentation import augment_by
 from dnas.engine.compile import compile_training, epoch_of, on_device
+from dnas.engine.search import search
 from dnas.engine.train import train
 from dnas.methods.darts import darts
 from dnas.task import classification

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 import pytest
 
+from dnas.options import REQUIRED
 from launch.main import COMMANDS, main
-from launch.options import REQUIRED
 from launch.parser import Positional, Shown, parse
 
 

@@ -17,9 +17,9 @@ EVERY = [(kind, name) for kind, found in REGISTRIES.items() for name in found]
 
 @pytest.mark.parametrize("kind, name", EVERY)
 def test_every_name(kind, name):
-    factory = registry.resolve(name, REGISTRIES[kind], kind)
-    assert callable(factory) and registry.resolve(REGISTRIES[kind][name], {}, kind) is factory
-    assert len(registry.describe(name, REGISTRIES[kind], kind)) > 20
+    factory = registry.resolve(name, kind)
+    assert callable(factory) and registry.resolve(REGISTRIES[kind][name], kind) is factory
+    assert len(registry.describe(name, kind)) > 20
 
 
 @pytest.mark.parametrize("name, message", [
@@ -35,7 +35,7 @@ def test_bad_names(tmp_path, monkeypatch, name, message):
     (tmp_path / "needs.py").write_text("import absent_module")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=message):
-        registry.resolve(name, SPACES, "space")
+        registry.resolve(name, "space")
 
 
 def test_entry_points(monkeypatch, tmp_path):
@@ -43,12 +43,12 @@ def test_entry_points(monkeypatch, tmp_path):
     point = metadata.EntryPoint("theirs", "foreign:build", "dnas.search_spaces")
     monkeypatch.setattr(metadata, "entry_points", lambda group: [point] if group == point.group else [])
     monkeypatch.syspath_prepend(tmp_path)
-    assert registry.resolve("theirs", SPACES, "space")() == 7
-    assert registry.describe("theirs", SPACES, "space") == "A space of others."
+    assert registry.resolve("theirs", "space")() == 7
+    assert registry.describe("theirs", "space") == "A space of others."
     with pytest.raises(ValueError, match="did you mean 'theirs'"):
-        registry.locate("their", SPACES, "space")
+        registry.locate("their", "space")
     with pytest.raises(ValueError, match="no method 'theirs'"):
-        registry.locate("theirs", METHODS, "method")
+        registry.locate("theirs", "method")
 
 
 def test_public_names():

@@ -73,7 +73,7 @@ def test_another_config_is_refused_naming_every_key(run):
     assert str(caught.value) == (
         f"{run.folder} holds a run of another config: space.channels is 16 there, 8 here; epochs is 50 there, 20 here; "
         "method is {} there, absent here; seed is absent there, 1 here; "
-        f"choose another --run or repeat it with --config {run.folder}/config.json")
+        f"choose another folder, or repeat that run with its own config, {run.folder}/config.json")
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
@@ -97,7 +97,7 @@ def test_an_empty_folder_and_one_killed_before_its_config_are_new(tmp_path):
 def test_places_that_cannot_be_written_are_refused(tmp_path):
     (tmp_path / "file").write_text("mine")
     for path in tmp_path / "file", tmp_path / "file" / "x", Path("/proc/nowhere/x"), tmp_path / ("long" * 100):
-        with pytest.raises(ValueError, match="cannot write in .*; choose another --run") as caught:
+        with pytest.raises(ValueError, match="cannot write in .*; choose another folder") as caught:
             open_run(path, CONFIG)
         assert "\n" not in str(caught.value)
     assert names(tmp_path) == ["file"]

@@ -7,6 +7,7 @@ from flax import nnx
 
 import dnas
 from dnas.data import load
+from dnas.engine.search import search
 from dnas.methods.darts import darts
 from search_spaces.nnx_space import nnx_space
 from search_spaces.pure_space import mix, pure_space
@@ -20,7 +21,7 @@ def test_search(make, hypergradient):
     data = load("digits", limit=60)
     space = make(data.image, data.classes)
     method = darts(hypergradient=hypergradient, arch_lr=0.01)
-    result = dnas.search(space, method, data, epochs=1, batch=8, progress=False)
+    result = search(space, method, data, epochs=1, batch=8, progress=False)
     assert np.isfinite(result.holdout["loss"])
     assert np.abs(np.asarray(result.state.arch["chain"])).max(1).min() > 0.01
     assert dnas.Genotype.from_json(result.genotype.to_json()) == result.genotype == space.genotype(result.gates)

@@ -10,14 +10,16 @@ import numpy as np
 import optax
 import pytest
 
-import dnas
+from dnas import load_genotype
 from dnas.algorithms.bilevel import bilevel
 from dnas.algorithms.decisions import Stop
 from dnas.algorithms.method import Steps
 from dnas.algorithms.relaxations import gumbel, softmax
 from dnas.algorithms.schedules import constant, cosine_by_epoch, exponential, linear
 from dnas.algorithms.single_level import single_level
+from dnas.engine.search import search
 from dnas.methods.darts import darts
+from dnas.runs.directory import open_run
 from dnas.task import classification
 from dnas.types import OPEN, Group
 from search_spaces.pure_space import mix, pure_space
@@ -276,11 +278,11 @@ def data():
 def searched(data, method, *, epochs=2, run=None):
     """The space, and what a search of it ends with."""
     space = toy(data.image, data.classes, channels=2)
-    return space, dnas.search(space, method, data, epochs=epochs, batch=8, run=run, progress=False)
+    return space, search(space, method, data, epochs=epochs, batch=8, run=run, progress=False)
 
 
 def test_a_term_is_recorded_under_its_name(data, tmp_path):
-    with dnas.open_run(tmp_path / "run", {"name": "toy"}) as run:
+    with open_run(tmp_path / "run", {"name": "toy"}) as run:
         _, result = searched(data, beta_decay().replace(arch_lr=0.0, arch_decay=0.0), run=run)
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records] == [1, 2]
@@ -312,13 +314,13 @@ def test_edges_are_decided_one_by_one(data):
 
 
 def test_it_stops_between_epochs(data, tmp_path):
-    with dnas.open_run(tmp_path / "run", {"name": "toy"}) as run:
+    with open_run(tmp_path / "run", {"name": "toy"}) as run:
         space, result = searched(data, until_certain(pull=3.0), epochs=5, run=run)
         trajectory = run.load_arch()["chain"]
     assert result.stopped == Stop("the architecture is certain", 0) and len(result.records) == 1 == len(trajectory) - 1
     assert space.genotype({"chain": np.asarray(result.state.arch["chain"])}) == space.genotype({"chain": trajectory[1]})
     assert [choice.op for choice in space.genotype({"chain": trajectory[1]}).choices["chain"]] == ["pool", "pool"]
-    assert result.genotype == space.genotype({"chain": trajectory[0]}) == dnas.load_genotype(run.folder)
+    assert result.genotype == space.genotype({"chain": trajectory[0]}) == load_genotype(run.folder)
     assert result.genotype != space.genotype({"chain": trajectory[1]})
 
 
@@ -339,11 +341,11 @@ def space_with_an_auxiliary_skip(data):
 
 def test_a_number_reaches_the_space_beside_its_gates(data):
     space, method = space_with_an_auxiliary_skip(data), auxiliary_skip()
-    result = dnas.search(space, method, data, epochs=2, batch=8, progress=False, diagnose=1)
+    result = search(space, method, data, epochs=2, batch=8, progress=False, diagnose=1)
     assert result.gates.keys() == {"chain", "auxiliary"} and result.gates["auxiliary"] == 0
     assert result.records[0]["entropy"].keys() == {"chain"} and set(result.genotype.choices) == {"chain"}
     assert np.isfinite(result.records[1]["gap"])
-    other = dnas.search(space, method.replace(skip=0.0), data, epochs=2, batch=8, progress=False)
+    other = search(space, method.replace(skip=0.0), data, epochs=2, batch=8, progress=False)
     assert abs(result.records[0]["loss"]["train"] - other.records[0]["loss"]["train"]) > 1e-3
     algorithm, hyper = method.bind(space, classification()), method.numbers_of(epochs=2, steps=4)
     shares = [float(algorithm.gates(result.state._replace(step=jnp.int32(step)), hyper)["auxiliary"]) for step in (0, 2, 8)]

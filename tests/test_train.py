@@ -44,13 +44,13 @@ def data():
 
 def go(data, net=None, *, epochs=EPOCHS, **options):
     """A training; options that are fields of a recipe make it."""
-    recipe = Recipe(**{"lr": 0.1, **{name: options.pop(name) for name in Recipe._fields if name in options}})
+    recipe = Recipe(**{"lr": 0.1, "nesterov": False, "weight_decay": 3e-4, **{name: options.pop(name) for name in Recipe._fields if name in options}})
     return train(net or network(), data, epochs=epochs, batch=BATCH, recipe=recipe, progress=False, **options)
 
 
 def steps_by(net, epochs=4, steps=1, **numbers):
     """The trainer of a recipe, and its step with the recipe's numbers, not rounded to float32."""
-    recipe = Recipe(**numbers)
+    recipe = Recipe(**{"lr": 0.025, "nesterov": False, "weight_decay": 3e-4, **numbers})
     how = trainer(net, classification(), recipe)
     hyper = recipe.numbers(epochs=epochs, steps=steps)
     hyper |= {name: value for name, value in recipe._asdict().items() if isinstance(value, float) and name in hyper}

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from dnas.algorithms.budget import Budget, budgeted
 from dnas.algorithms.method import Method
-from dnas.api.search import plan_search
+from dnas.api.search import SearchPlan, plan_search
 from dnas.data import Dataset
 from dnas.engine import cache as caches
 from dnas.engine.devices import spelled
@@ -17,14 +17,13 @@ from dnas.types import SearchSpace
 class Estimate(NamedTuple):
     """What a search needs. weights, macs: parameters and multiply-adds per example of the supernet; memory_bytes: peak of one
     step as XLA plans it, data included, None where it does not say; compile_seconds: of the step, from the cache where it is
-    there. note: how several searches would go, and in how much memory. batch: examples in a mini-batch."""
+    there. note: how several searches would go, and in how much memory."""
 
     weights: int
     macs: int
     memory_bytes: int | None
     compile_seconds: float
     note: str
-    batch: int
 
     def __repr__(self) -> str:
         return (f"<estimate: {self.weights:,} weights, {self.macs:,} multiply-adds per example, "
@@ -37,8 +36,12 @@ def estimate(space: str | SearchSpace = "nasbench201", method: str | Method = "d
 
     Raises ValueError, in one line, for whatever does not fit.
     """
-    plan = plan_search(space, method, data, batch=batch, budget=budget)
+    return estimate_plan(plan_search(space, method, data, batch=batch, budget=budget), seeds=seeds, cache=cache)
+
+
+def estimate_plan(plan: SearchPlan, *, seeds: int = 1, cache: str | None = None) -> Estimate:
+    """The same of a plan, of its first search for so many seeds."""
     caches.enable(cache)
     setting = plan.settings[0]
     return Estimate(**estimate_search(setting.space, budgeted(setting.method, setting.space, plan.budget), plan.data,
-                                      batch=plan.batch, searches=seeds), batch=plan.batch)
+                                      batch=plan.batch, searches=seeds))

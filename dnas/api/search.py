@@ -24,6 +24,7 @@ from dnas.engine.lanes import NonFiniteLoss
 from dnas.engine.margin import margin_of
 from dnas.engine.search import Lane, Result, input_shape, search_lanes, started_from, state_shape
 from dnas.reports import cells, figures
+from dnas.reports.duplicates import draw_duplicates
 from dnas.runs.directory import flatten, holds_run, open_run, write_json
 from dnas.runs.index import read_json
 from dnas.runs.tensorboard import events
@@ -193,6 +194,7 @@ def run_searches(plan: SearchPlan, out: str | Path | None, *, progress: bool = T
                 say(line)
             space, budget = group[0].space, plan.budget
             method = budgeted(group[0].method, space, budget)
+            draw_duplicates(plan.data, [run.folder for run in opened if run and not run.resumed])
             lanes = [Lane(method.replace(**setting.method.hyper), setting.seed, run, setting.title)
                      for setting, run in zip(group, opened)]
             results = search_lanes(space, lanes, plan.data, epochs=plan.epochs, batch=plan.batch, progress=progress,

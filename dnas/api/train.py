@@ -239,16 +239,16 @@ def _network(plan: TrainingPlan, result: Trained, run: Run) -> TrainedNetwork:
     """The network that was tested, without its auxiliary head."""
     network, image = plan.space.network(plan.architecture.genotype), input_shape(plan.data, 1)
     shapes = jax.eval_shape(lambda key: network.init(key, image), jax.random.key(0))
-    weights, stats = (_only(tree, used) for tree, used in zip((result.weights, result.stats), shapes))
+    weights, stats = (without_auxiliary(tree, used) for tree, used in zip((result.weights, result.stats), shapes))
     described = model_file.ModelDescription(plan.architecture.genotype, plan.config["space"],
                                             model_file.input_of(plan.data, plan.config), model_file.output_of(plan.data),
                                             plan.config)
     return trained_network(described, plan.space, task_of(plan.data), weights, stats, network, run)
 
 
-def _only(tree, used):
-    """Of nested dicts, what is in `used` too."""
-    return {name: _only(tree[name], part) for name, part in used.items()} if isinstance(used, Mapping) else tree
+def without_auxiliary(tree, used):
+    """Of the weights or statistics of a training, nested dicts, those that are in `used` too: of the network alone."""
+    return {name: without_auxiliary(tree[name], part) for name, part in used.items()} if isinstance(used, Mapping) else tree
 
 
 def _draw(plan: TrainingPlan, folder: Path, result: Trained) -> None:

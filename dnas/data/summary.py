@@ -33,14 +33,14 @@ class Leak(NamedTuple):
 def leaks(data: Dataset, same: np.ndarray | None = None) -> list[Leak]:
     """The identical inputs of each two splits, those of the test set first. same: as `identical` gives it."""
     same = identical(data) if same is None else same
-    leaking = []
+    pairs = []
     for of, also in itertools.combinations(reversed(SPLITS), 2):
         rows, others = data.splits[of], data.splits[also]
         shared = rows[np.isin(same[rows], same[others])]
         if len(shared):
             twin = lambda row, others=others: others[np.argmax(same[others] == same[row])]
-            leaking.append(Leak(of, also, len(shared), [(int(row), int(twin(row))) for row in shared[:PAIRS]]))
-    return leaking
+            pairs.append(Leak(of, also, len(shared), [(int(row), int(twin(row))) for row in shared[:PAIRS]]))
+    return pairs
 
 
 def contradictions(data: Dataset, same: np.ndarray) -> int:
@@ -164,18 +164,18 @@ def _classes(data: Dataset) -> str:
 
 def _leaks(data: Dataset) -> str:
     same, noun = identical(data), NOUNS[data.kind]
-    leaking, other = leaks(data, same), contradictions(data, same)
+    pairs, other = leaks(data, same), contradictions(data, same)
     target = "class" if data.targets.ndim == 1 and data.targets.dtype.kind in "iu" else "target"
     torn = f"; {other} are identical to one {'of' if target == 'class' else 'with'} another {target}" if other else ""
-    if not leaking:
+    if not pairs:
         return f"no {noun} is in two splits{torn}"
-    first, second = leaking[0].pairs[0]
-    return f"identical {noun}s: {counted(leaking)}; such as {place(data, first)} and {place(data, second)}{torn}"
+    first, second = pairs[0].pairs[0]
+    return f"identical {noun}s: {counted(pairs)}; such as {place(data, first)} and {place(data, second)}{torn}"
 
 
-def counted(leaking: Sequence[Leak]) -> str:
+def counted(pairs: Sequence[Leak]) -> str:
     """How many inputs each two splits have in common, in words."""
-    return ", ".join(f"{leak.images} of {leak.of} also in {leak.also}" for leak in leaking)
+    return ", ".join(f"{leak.images} of {leak.of} also in {leak.also}" for leak in pairs)
 
 
 def place(data: Dataset, row: int) -> str:

@@ -340,7 +340,7 @@ def holds_run(folder: Path, config: Mapping[str, Any]) -> bool:
         differing = [*differing[:MOST_SHOWN - 1], f"and {len(differing) - MOST_SHOWN + 1} more"]
     if differing:
         raise ValueError(f"{folder} holds a run of another config: {'; '.join(differing)}; "
-                         f"choose another folder")
+                         f"choose another folder, or repeat that run with its own config, {path}")
     return True
 
 
