@@ -90,6 +90,16 @@ def method_of(config: Mapping[str, Any], where: str, trust: bool | Collection[st
 
 def data_of(config: Mapping[str, Any], where: str, trust: bool | Collection[str], splits=("train",)) -> Dataset:
     """The data set of the config that was read from the file `where`. splits: whose classes count for balanced weights."""
+    names = refuse_untrusted_data(config, where, trust)
+    given = {key: config[key] for key in DATA if key in config and key != "data"}
+    chosen = checked_options(where, factory_options.read("dnas.data.sources:load"), given)
+    data = load_data(names, **{key: chosen[key] for key in given})
+    return data if data.class_weights is None else data._replace(class_weights=balanced(data, splits))
+
+
+def refuse_untrusted_data(config: Mapping[str, Any], where: str, trust: bool | Collection[str]) -> list[str]:
+    """The names or paths of a config's data, as `source_names`. Raises ValueError where reading it would import a place that
+    the user has not named, see `dnas.registry.refuse_untrusted`."""
     names = source_names(config, where)
     for name in names:
         if is_place(name):
@@ -97,10 +107,7 @@ def data_of(config: Mapping[str, Any], where: str, trust: bool | Collection[str]
     for key in ("task", "augment"):
         if isinstance(config.get(key), str):
             registry.refuse_untrusted(config[key], key, where, trust)
-    given = {key: config[key] for key in DATA if key in config and key != "data"}
-    chosen = checked_options(where, factory_options.read("dnas.data.sources:load"), given)
-    data = load_data(names, **{key: chosen[key] for key in given})
-    return data if data.class_weights is None else data._replace(class_weights=balanced(data, splits))
+    return names
 
 
 def source_names(config: Mapping[str, Any], where: str) -> list[str]:
