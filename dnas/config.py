@@ -140,15 +140,23 @@ def data_source(data: Dataset) -> dict[str, Any]:
 def label(source: Mapping[str, Any], kind: str, also: Collection[str] = ()) -> str:
     """The space or method of a config on one line, with those options that differ from their defaults, and `also` these."""
     name = source["name"]
-    try:
-        listed = factory_options.read(registry.locate(name, kind)) if name else []
-    except ValueError:
-        listed = []
+    listed = _listed(name, kind)
     usual = {option.name: option.default for option in (*(factory_options.read(SHARED) if kind == "space" else ()), *listed)}
     shown = ", ".join(f"{option} {value}" for option, value in source.items()
                       if option != "name" and (option in also or usual.get(option) != value))
     name = name or f"a {kind} of your own"
     return f"{name} ({shown})" if shown else name
+
+
+def _listed(name: str, kind: str) -> list[factory_options.Option]:
+    """The options of a factory as far as they can be read without importing what only a config names."""
+    try:
+        if name and not registry.is_place(name, kind):
+            return factory_options.read(registry.locate(name, kind))
+        return factory_options.from_source(registry.source(name).read_text(encoding="utf-8"), name.rpartition(":")[2]) \
+            if name.rpartition(":")[0].endswith(".py") else []
+    except Exception:  # whatever is in that file
+        return []
 
 
 def read_config(path: str | Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from dnas.types import Genotype, SearchSpace
 
 @dataclass(frozen=True, eq=False)
 class Overview:
-    """An architecture and its network. `str` of it is a text for a terminal, and in a notebook it is the picture of the cells.
+    """An architecture and its network. `str` of it is a text for a terminal; in a notebook it is the picture of the cells.
 
     layers: in the order in which they run, each with name, shape of what it puts out, params, macs (multiply-adds per
         example). cost: {"params", "macs"} of the whole. image: shape of one input.
@@ -91,4 +92,4 @@ def _drawn(overview: Overview, folder: Path) -> Overview:
     if overview.logits:
         files.append(folder / "logits.svg")
         draw_logits(overview.logits, groups, files[-1])
-    return Overview(overview.genotype, overview.space, overview.layers, overview.cost, overview.image, overview.logits, files)
+    return dataclasses.replace(overview, files=files)
