@@ -33,16 +33,16 @@ def stablehlo(trained: Trained, folder: Path, space: str | None, task: str | Non
         return export.export(outputs, platforms=PLATFORMS)(jax.ShapeDtypeStruct((batch, *takes.shape), takes.dtype))
 
     try:
-        found, batch = program(*export.symbolic_shape("batch")), "any"
+        exported, batch = program(*export.symbolic_shape("batch")), "any"
     except Exception:  # whatever a network does with its shapes, it may do with a number
-        found, batch = program(1), 1
+        exported, batch = program(1), 1
     inputs = {"kind": takes.kind, "shape": [batch, *takes.shape], "type": takes.dtype}
     inputs |= {"fit": takes.fit} if takes.kind == "images" else {}
     inputs |= {"columns": takes.columns._asdict()} if takes.columns else {}
     inputs |= {"characters": takes.characters} if takes.characters else {}
-    about = {"inputs": inputs, "outputs": {"shape": [batch, *found.out_avals[0].shape[1:]], **gives._asdict()},
+    about = {"inputs": inputs, "outputs": {"shape": [batch, *exported.out_avals[0].shape[1:]], **gives._asdict()},
              "platforms": PLATFORMS, "genotype": json.loads(trained.described.genotype.to_json())}
-    write_atomic(folder / f"{NAME}.stablehlo", bytes(found.serialize()))
+    write_atomic(folder / f"{NAME}.stablehlo", bytes(exported.serialize()))
     write_atomic(folder / f"{NAME}.json", json.dumps(about, indent=1) + "\n")
     again = export.deserialize(bytearray((folder / f"{NAME}.stablehlo").read_bytes()))
     if batch == "any":
@@ -90,4 +90,4 @@ def flax_source(trained: Trained) -> str:
 
 FORMATS = {"stablehlo": stablehlo, "safetensors": safetensors, "flax": flax}
 """(trained, folder, space, task) -> outputs of what was written, as read back; space, task: as for `load`. Raises ValueError
-where there is no such form of the network."""
+where the network has no such form."""
