@@ -62,10 +62,11 @@ _PLACES = {
     }.items() for name in names
 }
 __all__ = [
-    "Algorithm", "Batch", "Budget", "Choice", "Comparison", "CorruptCheckpoint", "Dataset", "Evaluator", "Genotype",
-    "Group", "Method", "Network", "NonFiniteLoss", "Player", "Recipe", "Run", "RunWriteError", "SearchSpace",
-    "SearchState", "Selected", "Supernet", "Task", "Term", "TrainedNetwork", "compare", "estimate", "evaluate",
-    "export", "load", "load_genotype", "method", "open", "predict", "report", "search", "select", "space", "train",
+    "Algorithm", "Batch", "Budget", "Choice", "Comparison", "CorruptCheckpoint", "Dataset", "Evaluation",
+    "Evaluator", "Genotype", "Group", "Method", "Network", "NonFiniteLoss", "Player", "Predictions", "Recipe", "Run",
+    "RunWriteError", "SearchSpace", "SearchState", "Selected", "Supernet", "Task", "Term", "TrainedNetwork",
+    "compare", "estimate", "evaluate", "export", "load", "load_genotype", "method", "open", "predict", "report",
+    "search", "select", "space", "train",
 ]
 
 

@@ -145,7 +145,7 @@ def test_options_out_of_range_are_refused(options):
 
 @pytest.mark.parametrize("share, sign", [(0.3, 1), (1.6, -1), (1.02, 0)], ids=["above", "below", "in the band"])
 def test_penalty_against_finite_differences(share, sign):
-    space = small()
+    space = small(channels=16, layers=2)
     arch = {"width": np.random.default_rng(0).normal(size=space.groups["width"].shape)}
     mask = {name: group.allowed for name, group in space.groups.items()}
     relax = lambda arch: softmax().gates(None, Architecture(arch, mask, space.groups), {}, None)
@@ -255,8 +255,8 @@ def test_bad_command_lines(tmp_path, monkeypatch, capsys, argv, message):
 def test_config_holds_a_budget_only_if_there_is_one(tmp_path):
     data = load("digits", limit=200)
     plain, config = (plan_search("width", "darts", data, budget=budget).settings[0].config for budget in (
-        None, Budget(macs=2e5)))
-    assert "budget" not in plain and config == plain | {"budget": {"params": None, "macs": 2e5, "weight": 2.0}}
+        None, Budget(macs=3e5)))
+    assert "budget" not in plain and config == plain | {"budget": {"params": None, "macs": 3e5, "weight": 2.0}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert read_search("search", "", ["--config", str(tmp_path)])["budget_options"] == config["budget"]
     (tmp_path / "config.json").write_text(json.dumps(plain))

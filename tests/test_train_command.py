@@ -27,8 +27,7 @@ def run(tmp_path_factory):
     assert main(["search", "--space", TOY, "--limit", "200", "--epochs", "1", "--batch", "16", "--run", str(folder),
                  "--cache", "off", "--no-progress"]) == 0
     assert main(["select", str(folder), "--selection", "magnitude", "--cache", "off"]) == 0
-    folder.rename(folder.with_name("moved"))
-    return folder.with_name("moved")
+    return folder
 
 
 @pytest.fixture
@@ -91,7 +90,10 @@ def test_its_folder_is_enough_to_go_on_and_to_repeat(trained, place, capsys, mon
 
 
 def test_a_choice_in_a_run_that_was_moved(run, place, capsys):
-    argv = ["train", str(run), "--selection", "magnitude", "--splits", "train", "valid", "holdout", *QUICK]
+    moved = shutil.copytree(run, place / "moved")
+    argv = ["train", str(moved), "--selection", "magnitude", "--splits", "train", "valid", "holdout", *QUICK]
+    assert "nothing is imported because a file says so" in refused(capsys, *argv[1:])
+    argv.append("--trust")
     assert main(argv) == 0
     out = capsys.readouterr().out
     folder = place / "runs" / "train-moved-magnitude-digits-0"
@@ -99,7 +101,7 @@ def test_a_choice_in_a_run_that_was_moved(run, place, capsys):
     assert json.loads((folder / "results.json").read_text())["train_examples"] == 200
     assert "hold-out" not in out.split("run  ")[1] and not (folder / "best.safetensors").exists()
     assert "selection" not in json.loads((folder / "config.json").read_text())
-    assert main(["train", str(run / "selections" / "magnitude"), *argv[4:]]) == 0
+    assert main(["train", str(moved / "selections" / "magnitude"), *argv[4:]]) == 0
     assert len(list((place / "runs").iterdir())) == 1  # the same training
 
 

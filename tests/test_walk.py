@@ -36,10 +36,11 @@ def test_what_a_search_returns_is_what_is_opened(walk):
         again = dnas.open(folder / "runs" / str(seed))
         assert again.config == json.loads(json.dumps(run.config)) and again.config["seed"] == seed
         assert again.genotype == run.genotype and again.records == run.records and again.holdout == run.holdout
-        assert {name: rows.shape for name, rows in again.logits.items()} == {"widths": (3, *run.groups["widths"].shape)}
-        np.testing.assert_array_equal(again.logits["widths"], run.logits["widths"])
+        assert {name: rows.shape for name, rows in again.logits.items()} == {name: (3, *group.shape) for name, group in run.groups.items()}
+        assert all((again.logits[name] == rows).all() for name, rows in run.logits.items())
         assert again.supernet.epoch == 2 and again.supernet.space.groups == run.supernet.space.groups
-        np.testing.assert_allclose(again.gates["widths"], run.gates["widths"], rtol=1e-6)
+        for name, rows in run.gates.items():
+            np.testing.assert_allclose(again.gates[name], rows, rtol=1e-6)
         assert again.results == json.loads(json.dumps(run.results))
 
 
@@ -86,7 +87,7 @@ def test_arrays_and_objects_of_ones_own_are_given_again(images, tmp_path):
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["digest"] == arrays.digest() and config["method"]["name"] == "" and config["method"]["lr"] == 0.05
     for parts, message in ({}, "the run was given arrays, array:bright; give the same data again"), (
-            {"data": arrays, "space": space}, "method was an object of your own"), (
+            {"data": arrays, "space": space}, "the method was an object of somebody's own"), (
             {"data": dnas.data.from_arrays("other", images[0][::-1], images[1])}, "other arrays than those"):
         with pytest.raises(ValueError, match=message):
             _ = dnas.open(tmp_path / "run", **parts).supernet

@@ -127,7 +127,7 @@ def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = No
 
     Raises ValueError, in one line, for whatever does not fit.
     """
-    spaces, methods = ([part] if isinstance(part, (str, SearchSpace, Method)) else list(part) for part in (space, method))
+    spaces, methods = (list(part) if type(part) in (list, tuple) else [part] for part in (space, method))
     several = [spaces, methods] != [[space], [method]] or seeds is not None
     seeds = _seeds(seed, seeds)
     bounds = ("epochs", epochs, 1, 10**6), ("batch", batch, 1, 10**9), ("diagnose", diagnose, 0, 10**6)
