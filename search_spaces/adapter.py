@@ -25,7 +25,7 @@ class Functions(NamedTuple):
         operation indices those that the discrete network needs, under the same names.
     apply(weights, stats, gates, images, train, key) -> logits `[B, classes]`, stats
     drops: whether apply takes `drop_path=` too, the probability with which paths are dropped while training.
-    source: (Flax module, MixedOptions) behind the functions; None of another network.
+    source: (Flax module, SharedOptions) behind the functions; None of another network.
     """
 
     init: Callable
