@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class Started(NamedTuple):
-    """A search before its first step. plan: dnas.api.search.SearchPlan; algorithm, hyper: its method, bound, and its numbers;
+    """A search before its first step. plan: see `dnas.api.search_plan`; algorithm, hyper: its method, bound, and its numbers;
     examples: its data on the device; state: the first one."""
 
     plan: Any
@@ -24,7 +24,7 @@ def prepared(*words):
 
 def plan_of(*words):
     """The plan of `dnas search` with these words."""
-    from dnas.api.search import plan_search
+    from dnas.api.search_plan import plan_search
     from launch.arguments import load_data
     from launch.search_options import read_search, settings_of
 
@@ -42,7 +42,8 @@ def started(plan):
     setting = plan.settings[0]
     algorithm = setting.method.bind(setting.space, task_of(plan.data))
     hyper = setting.method.numbers_of(epochs=plan.epochs, steps=plan.steps)
-    return Started(plan, plan.batch, algorithm, hyper, on_device(plan.data), first(plan.data, algorithm, hyper, plan.batch, 0))
+    state = first(plan.data, algorithm, hyper, plan.batch, 0)
+    return Started(plan, plan.batch, algorithm, hyper, on_device(plan.data), state)
 
 
 def first(data, algorithm, hyper, batch, seed):

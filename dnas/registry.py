@@ -81,8 +81,8 @@ def refuse_untrusted(name: str, kind: str, where: str, trust: bool | Collection[
     """
     if trust is True or not is_place(name, kind) or trust and name in trust:
         return
-    raise ValueError(f"{where} names the {kind} {name[:120]!r}, and nothing is imported because a file says so: if you trust "
-                     f"that place, name it yourself (--{kind}, in Python {kind}=), or say --trust (trust=True)")
+    raise ValueError(f"{where} names the {kind} {name[:120]!r}, and nothing is imported because a file says so: if you "
+                     f"trust that place, name it yourself (--{kind}, in Python {kind}=), or say --trust (trust=True)")
 
 
 def resolve(name: str, kind: str) -> Callable:

@@ -65,7 +65,7 @@ def _data_example(values: Mapping[str, Any]) -> tuple:
     import numpy as np
 
     import dnas
-    from dnas.api.search import check_space
+    from dnas.api.search_plan import check_space
     from dnas.data import describe, normalise
 
     data = load_data(values)

@@ -13,7 +13,7 @@ from dnas.algorithms.bilevel import bilevel
 from dnas.algorithms.budget import Budget, bounds, budgeted, met, within
 from dnas.algorithms.hypergradients import HYPERGRADIENTS
 from dnas.algorithms.relaxations import Architecture, softmax
-from dnas.api.search import plan_search
+from dnas.api.search_plan import plan_search
 from dnas.data import load
 from dnas.methods.darts import darts
 from dnas.task import classification

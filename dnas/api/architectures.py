@@ -13,7 +13,7 @@ from dnas import options as factory_options
 from dnas import registry
 from dnas.api.open import Run
 from dnas.api.open import open as open_run
-from dnas.api.search import stem
+from dnas.api.search_plan import stem
 from dnas.api.select import Selected
 from dnas.api.supernet import search_config
 from dnas.runs import checkpoint

@@ -65,7 +65,7 @@ class TrainedNetwork:
 
     @property
     def results(self) -> Mapping[str, Any]:
-        """What the training ended with: {"test": {"loss", and each metric}, "holdout", ...}; {} where that is not at hand."""
+        """What the training ended with: {"test": {"loss", and each metric}, "holdout", ...}; {} if it is not at hand."""
         return self.run.results if self.run else {}
 
     @property
@@ -102,7 +102,8 @@ def load(path: str | Path, *, space: str | None = None, task: str | None = None,
     path = Path(path).expanduser()
     folder, file = (path, _file(path)) if path.is_dir() else (path.parent, path)
     if file.exists() and file.suffix != ".safetensors":
-        raise ValueError(f"{file} is not a .safetensors file; name the run directory of a training, or its {model_file.FILE}")
+        raise ValueError(f"{file} is not a .safetensors file; name the run directory of a training, or its "
+                         f"{model_file.FILE}")
     content = checkpoint.read(file)
     described = model_file.describe(content)
     run = open_run(folder) if file.name == model_file.FILE and (folder / "config.json").is_file() else None
@@ -142,7 +143,8 @@ def trained_network(described: ModelDescription, space: SearchSpace, task: Task,
     program = jax.jit(function(network, described.input))
     predict = jax.jit(predictions(task))
     logits = lambda inputs: program(weights, stats, checked(inputs, described.input))
-    return TrainedNetwork(described, space, task, weights, stats, network, logits, lambda inputs: predict(logits(inputs)), run)
+    return TrainedNetwork(described, space, task, weights, stats, network, logits,
+                          lambda inputs: predict(logits(inputs)), run)
 
 
 def _file(folder: Path) -> Path:
