@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dnas.api.report import report
     from dnas.api.search import search
     from dnas.api.select import Selected, select
+    from dnas.api.show import show
     from dnas.api.supernet import Supernet
     from dnas.api.train import train
     from dnas.data import Dataset
@@ -51,6 +52,7 @@ _PLACES = {
         "api.report": ("report",),
         "api.search": ("search",),
         "api.select": ("Selected", "select"),
+        "api.show": ("show",),
         "api.supernet": ("Supernet",),
         "api.train": ("train",),
         "data": ("Dataset",),
@@ -66,7 +68,7 @@ __all__ = [
     "Evaluator", "Genotype", "Group", "Method", "Network", "NonFiniteLoss", "Player", "Predictions", "Recipe", "Run",
     "RunWriteError", "SearchSpace", "SearchState", "Selected", "Supernet", "Task", "Term", "TrainedNetwork",
     "compare", "estimate", "evaluate", "export", "load", "load_genotype", "method", "open", "predict", "report",
-    "search", "select", "space", "train",
+    "search", "select", "show", "space", "train",
 ]
 
 

@@ -90,6 +90,16 @@ def method_of(config: Mapping[str, Any], where: str, trust: bool | Collection[st
 
 def data_of(config: Mapping[str, Any], where: str, trust: bool | Collection[str], splits=("train",)) -> Dataset:
     """The data set of the config that was read from the file `where`. splits: whose classes count for balanced weights."""
+    names = refuse_untrusted_data(config, where, trust)
+    given = {key: config[key] for key in DATA if key in config and key != "data"}
+    chosen = checked_options(where, factory_options.read("dnas.data.sources:load"), given)
+    data = load_data(names, **{key: chosen[key] for key in given})
+    return data if data.class_weights is None else data._replace(class_weights=balanced(data, splits))
+
+
+def refuse_untrusted_data(config: Mapping[str, Any], where: str, trust: bool | Collection[str]) -> list[str]:
+    """The names or paths of a config's data, as `source_names`. Raises ValueError where reading it would import a place that
+    the user has not named, see `dnas.registry.refuse_untrusted`."""
     names = source_names(config, where)
     for name in names:
         if is_place(name):
@@ -97,10 +107,7 @@ def data_of(config: Mapping[str, Any], where: str, trust: bool | Collection[str]
     for key in ("task", "augment"):
         if isinstance(config.get(key), str):
             registry.refuse_untrusted(config[key], key, where, trust)
-    given = {key: config[key] for key in DATA if key in config and key != "data"}
-    chosen = checked_options(where, factory_options.read("dnas.data.sources:load"), given)
-    data = load_data(names, **{key: chosen[key] for key in given})
-    return data if data.class_weights is None else data._replace(class_weights=balanced(data, splits))
+    return names
 
 
 def source_names(config: Mapping[str, Any], where: str) -> list[str]:
@@ -133,15 +140,23 @@ def data_source(data: Dataset) -> dict[str, Any]:
 def label(source: Mapping[str, Any], kind: str, also: Collection[str] = ()) -> str:
     """The space or method of a config on one line, with those options that differ from their defaults, and `also` these."""
     name = source["name"]
-    try:
-        listed = factory_options.read(registry.locate(name, kind)) if name else []
-    except ValueError:
-        listed = []
+    listed = _listed(name, kind)
     usual = {option.name: option.default for option in (*(factory_options.read(SHARED) if kind == "space" else ()), *listed)}
     shown = ", ".join(f"{option} {value}" for option, value in source.items()
                       if option != "name" and (option in also or usual.get(option) != value))
     name = name or f"a {kind} of your own"
     return f"{name} ({shown})" if shown else name
+
+
+def _listed(name: str, kind: str) -> list[factory_options.Option]:
+    """The options of a factory as far as they can be read without importing what only a config names."""
+    try:
+        if name and not registry.is_place(name, kind):
+            return factory_options.read(registry.locate(name, kind))
+        return factory_options.from_source(registry.source(name).read_text(encoding="utf-8"), name.rpartition(":")[2]) \
+            if name.rpartition(":")[0].endswith(".py") else []
+    except Exception:  # whatever is in that file
+        return []
 
 
 def read_config(path: str | Path) -> dict[str, Any]:

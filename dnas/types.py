@@ -85,6 +85,12 @@ class Group:
         edges, ops = self.shape
         return np.array([[k < len(self.edge_ops(e)) for k in range(ops)] for e in range(edges)])
 
+    def softmax(self, logits: Any) -> np.ndarray:
+        """Softmax over operations of logits `[..., E, K]`; zero where an edge has fewer than K of them."""
+        masked = np.where(self.allowed, np.asarray(logits, np.float64), -np.inf)
+        powers = np.exp(masked - masked.max(-1, keepdims=True))
+        return powers / powers.sum(-1, keepdims=True)
+
 
 class Choice(NamedTuple):
     """One edge of a discrete network and its operation."""

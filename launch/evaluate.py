@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launch.arguments import REQUIRED, Option, Positional, Shown, options_of, read_command
+from dnas.options import REQUIRED, Option
+from launch.arguments import options_of, read_command
+from launch.parser import Positional, Shown
 
 if TYPE_CHECKING:
     from dnas import Evaluation

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dnas import registry
-from launch.arguments import DATA, REQUIRED, Option, Positional, Shown, options_of, read_command
+from dnas.options import REQUIRED, Option
+from launch.arguments import DATA, options_of, read_command
+from launch.parser import Positional, Shown
 
 NETWORK = Option("network", str, REQUIRED, "The run directory of a training, or a weights.safetensors.")
 FORMAT = Option("format", tuple[str, ...], REQUIRED, "stablehlo: one program with its weights, which JAX runs without this "

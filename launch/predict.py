@@ -8,7 +8,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from launch.arguments import REQUIRED, Option, Positional, Shown, options_of, read_command
+from dnas.options import REQUIRED, Option
+from launch.arguments import options_of, read_command
+from launch.parser import Positional, Shown
 from launch.text import columns, plain
 
 NETWORK = Option("network", str, REQUIRED, "The run directory of a training, or a weights.safetensors.")

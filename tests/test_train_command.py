@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from dnas import load_genotype
-from dnas.reports.confusion import accuracy, confusion, draw_confusion, shares, table
+from dnas.engine.records import confusion
+from dnas.reports.confusion import accuracy, draw_confusion, shares, table
 from dnas.shared_options import SharedOptions
 from launch.main import main
 from tests.test_runs import holding
