@@ -25,7 +25,7 @@ class Functions(NamedTuple):
         operation indices those that the discrete network needs, under the same names.
     apply(weights, stats, gates, images, train, key) -> logits `[B, classes]`, stats
     drops: whether apply takes `drop_path=` too, the probability with which paths are dropped while training.
-    source(gates) -> (Flax module, MixedOptions, gates), see `dnas.types.Network`; None if it is not a Flax module.
+    source(gates) -> (Flax module, SharedOptions, gates), see `dnas.types.Network`; None if it is not a Flax module.
     """
 
     init: Callable
