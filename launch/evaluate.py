@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dnas.options import REQUIRED, Option
-from dnas.reports.text import columns
 from launch.arguments import options_of, read_command
 from launch.parser import Positional, Shown
-from launch.text import plain, size_text
 
 if TYPE_CHECKING:
     from dnas import Evaluation
@@ -54,6 +52,8 @@ def _checked(json: str | None, values: dict) -> Path | None:
 
 
 def _print(found: Evaluation) -> None:
+    from launch.text import plain, size_text
+
     print(f"cell       {found.cell}")
     if found.searched:
         options = ", ".join(f"{name} {found.options[name]}" for name in ("image", "classes", "channels", "cells")
@@ -94,4 +94,7 @@ def _print_standings(found: Evaluation) -> None:
 
 
 def _rows(rows: list[tuple[str, ...]], left: int) -> None:
+    from dnas.reports.text import columns
+    from launch.text import plain
+
     print(columns([[plain(cell) for cell in row] for row in rows], left=left))

@@ -8,7 +8,6 @@ from dnas import registry
 from dnas.options import REQUIRED, Option
 from launch.arguments import DATA, options_of, read_command
 from launch.parser import Positional, Shown
-from launch.text import plain
 
 NETWORK = Option("network", str, REQUIRED, "The run directory of a training, or a weights.safetensors.")
 FORMAT = Option("format", tuple[str, ...], REQUIRED, "stablehlo: one program with its weights, which JAX runs without this "
@@ -25,6 +24,7 @@ def main(argv: Sequence[str]) -> int:
              "space": Shown("FACTORY", "that of the run"), "task": Shown("FACTORY", "that of the run")}
     values = read_command("export", __doc__, argv, options, shown=shown)
     import dnas
+    from launch.text import plain
 
     files = dnas.export(values.pop("network"), values.pop("format"), data=values.pop("data") or None, **values)
     for file in files:

@@ -18,8 +18,8 @@ from search_spaces.nasbench201 import nasbench201
 from search_spaces.robust_darts import s4
 from search_spaces.width import width
 from tests.toy_causal import causal
+from tests.toy_frameworks import toy_pure
 from tests.toy_kernel import kernels
-from tests.toy_seams import toy_pure
 from tests.toy_space import toy
 
 HERE, IMAGE = Path(__file__).parent, (8, 8, 1)
@@ -195,7 +195,7 @@ def test_what_cannot_be_copied_is_named(tmp_path, change, message):
 
 def test_networks_of_no_flax_space_and_of_other_types_have_none(tmp_path):
     for place, space, message in [
-            (f"{HERE}/toy_seams.py:toy_pure", toy_pure(IMAGE, 10), "its space is not made by flax_space"),
+            (f"{HERE}/toy_frameworks.py:toy_pure", toy_pure(IMAGE, 10), "its space is not one of flax_space"),
             (f"{HERE}/toy_kernel.py:kernels", with_options(lambda: kernels(IMAGE, 10), dtype="bfloat16"),
              "it computes in bfloat16")]:
         trained = saved(tmp_path, place, space, inherit="bfloat16" in message)
