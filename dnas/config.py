@@ -146,7 +146,7 @@ def label(source: Mapping[str, Any], kind: str, also: Collection[str] = ()) -> s
 
 def read_config(path: str | Path) -> dict[str, Any]:
     """The config.json of a search, or of the run directory `path`. Raises ValueError, in one line, for anything else."""
-    from dnas.runs.index import read_json
+    from dnas.runs.files import read_json
 
     file = Path(path).expanduser()
     file = file / "config.json" if file.is_dir() else file

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import export
 
 from dnas.runs import model_file
-from dnas.runs.directory import write_atomic
+from dnas.runs.files import write_atomic
 from search_spaces import standalone
 from search_spaces.trained import Trained, function, load
 

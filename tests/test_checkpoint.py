@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from dnas.runs.checkpoint import CorruptCheckpoint, keep, latest, restore, save
-from dnas.runs.directory import RunWriteError
+from dnas.runs.files import RunWriteError
 
 
 class State(NamedTuple):

@@ -25,8 +25,8 @@ from dnas.engine.margin import margin_of
 from dnas.engine.search import Lane, Result, input_shape, search_lanes, started_from, state_shape
 from dnas.reports import cells, figures
 from dnas.reports.duplicates import draw_duplicates
-from dnas.runs.directory import flatten, holds_run, open_run, write_json
-from dnas.runs.index import read_json
+from dnas.runs.directory import flatten, holds_run, open_run
+from dnas.runs.files import read_json, write_json
 from dnas.runs.tensorboard import events
 from dnas.task import task_of
 from dnas.types import SearchSpace

@@ -144,8 +144,6 @@ def best(records: Sequence[Mapping[str, Any]], split: str, task: Task) -> int:
 def _resumed(run: RunDirectory | None, state: TrainState, epochs: int, fresh: int) -> tuple[TrainState, int, list[str]]:
     """The state to go on from, the epochs behind it (`fresh` without a checkpoint), and what a person should know."""
     latest = checkpoint.latest(run.checkpoints, state) if run else None
-    if run and not latest:
-        run.refuse_restart()
     if not latest:
         return state, fresh, []
     going = latest.epoch < epochs

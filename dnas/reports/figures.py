@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from dnas.runs.directory import flatten, write_atomic
+from dnas.runs.directory import flatten
+from dnas.runs.files import write_atomic
 from dnas.types import Group
 
 SERIES = ("#1c5fb0", "#d1660a", "#0a7a4a", "#a3195b", "#7b3aa8", "#6b4f2a", "#2a9db0", "#3a3a3a")

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dnas.runs import lock
-from dnas.runs.directory import FAILED, records
+from dnas.runs.directory import FAILED
+from dnas.runs.files import read_json, records
 from dnas.types import Group
 
 SIGNS = {lock.NAME, "environment.json"}
@@ -155,19 +156,6 @@ def number(tree: Any, *names: str) -> float | None:
         tree = tree.get(name) if isinstance(tree, Mapping) else None
     real = isinstance(tree, (int, float)) and not isinstance(tree, bool)
     return tree if real and abs(tree) < 1e300 else None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object of a file. Raises ValueError, in one line, where there is none."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: no valid JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: no JSON object")
-    return found
 
 
 def load_groups(folder: Path) -> dict[str, Group] | None:

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from dnas.runs import checkpoint
-from dnas.runs.directory import FAILED, RunDirectory, write_json
+from dnas.runs.directory import FAILED, RunDirectory
+from dnas.runs.files import write_json
 from dnas.runs.tensorboard import Events, events
 from dnas.types import Array, Group, SearchSpace
 

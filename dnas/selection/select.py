@@ -21,7 +21,8 @@ from dnas.engine.host import initial
 from dnas.engine.progress import SILENT, metric_text
 from dnas.engine.search import input_shape
 from dnas.runs import checkpoint
-from dnas.runs.directory import load_genotype, read_arrays, write_arrays, write_atomic
+from dnas.runs.directory import load_genotype
+from dnas.runs.files import read_arrays, read_json, write_arrays, write_atomic, write_json
 from dnas.selection.types import TRIED, Context, Progress, Selection
 from dnas.task import task_of
 from dnas.types import REMOVED, Genotype, SearchSpace, Tree
