@@ -17,6 +17,7 @@ from dnas.algorithms.supervised import Recipe, TrainState, trainer
 from dnas.data import SPLITS, Dataset, steps_per_epoch, train_indices
 from dnas.engine.compile import Examples, compile_judgement, compile_training, epoch_of, on_device, recalibrate_batch_norm
 from dnas.engine.host import initial
+from dnas.engine.lanes import NonFiniteLoss
 from dnas.engine.progress import SILENT, display, metric_text
 from dnas.engine.records import of_split, refuse_non_finite, tagged
 from dnas.engine.search import input_shape
@@ -116,7 +117,11 @@ def train(network: Network, data: Dataset, *, epochs: int, batch: int, recipe: R
             if epoch:
                 lr = {"lr": float(cosine_by_epoch("lr", "lr_min")(hyper, time_of(hyper, (epoch - 1) * steps)))}
                 batches = train_indices(seed, epoch - 1, rows, batch)
-                state, (means, rate) = advance(state, hyper, jax.random.fold_in(key, 1), batches, on_metrics=on_metrics)
+                try:
+                    state, (means, rate) = advance(state, hyper, jax.random.fold_in(key, 1), batches, on_metrics=on_metrics)
+                except NonFiniteLoss as error:
+                    recorder.fail(str(error))
+                    raise
                 speed = {"examples_per_second": rate}
             if report:
                 means |= {f"{report}_{name}": value for name, value in judge(*how.result(state), report)[0].items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ FONT = 9
 LEAST_SPAN = 5e-3
 """Of an axis of shares, so that the noise with which logits begin, a tenth of it, does not fill the figure."""
 UNIFORM = "uniform"
+STYLE = {"svg.hashsalt": "dnas", "svg.fonttype": "none", "text.parse_math": False}
+"""Of all figures. A dollar sign in a name begins no formula."""
 SHOWN = ("train", "valid", "holdout", "test")
 """Splits whose values are curves."""
 
@@ -188,5 +191,5 @@ def saving(path: str | Path):
         figure.savefig(content, format=suffix[1:], dpi=160, metadata=unset)
         write_atomic(path, content.getvalue())
 
-    with style.context(["default", {"svg.hashsalt": "dnas", "svg.fonttype": "none"}]):
+    with style.context(["default", STYLE]), warnings.catch_warnings(action="ignore"):
         yield save

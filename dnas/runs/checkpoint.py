@@ -49,8 +49,8 @@ class CorruptCheckpoint(ValueError):
 
 
 class File(NamedTuple):
-    """A checkpoint as it was read. header: what it says of its arrays and itself; body: where the arrays begin; size: bytes of
-    the whole; content: all of them, None where the file is larger than AT_ONCE."""
+    """A checkpoint as it was read. header: what it says of its arrays and itself; body: where the arrays begin; size: bytes
+    of the whole; content: all of them, None where the file is larger than AT_ONCE."""
 
     path: Path
     header: dict

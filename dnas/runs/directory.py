@@ -37,7 +37,7 @@ from dnas.runs.files import (
 from dnas.types import Genotype, Group
 
 FAILED = "failed.json"
-"""Says why a search cannot go on: {"error": text}."""
+"""Says why a run cannot go on: {"error": text}."""
 COMMAND: contextvars.ContextVar[str | None] = contextvars.ContextVar("command", default=None)
 """The command line that is running, which environment.json remembers; None in a program of somebody's own."""
 FOLDERS = "checkpoints", "selections", "trained"
@@ -272,7 +272,8 @@ def _refuse_links(folder: Path) -> None:
     """Raises ValueError where a folder of the run is a link: what is written and removed there would be somewhere else."""
     for name in FOLDERS:
         if (folder / name).is_symlink():
-            raise ValueError(f"{folder / name} is a link, and a run writes in its own folder only; put the folder itself there")
+            raise ValueError(f"{folder / name} is a link, and a run writes in its own folder only; put the folder itself "
+                             "there")
 
 
 def _refuse_restart(folder: Path) -> None:
@@ -284,8 +285,8 @@ def _refuse_restart(folder: Path) -> None:
         return
     done = len(records(folder / "metrics.jsonl"))
     if done > 1 or (folder / "results.json").exists():
-        raise ValueError(f"{folder} has the results of {done} epochs but no checkpoint, so it cannot go on, and to begin again "
-                         "would overwrite them: restore its folder checkpoints, or choose another folder")
+        raise ValueError(f"{folder} has the results of {done} epochs but no checkpoint, so it cannot go on, and to begin "
+                         "again would overwrite them: restore its folder checkpoints, or choose another folder")
 
 
 def _shown(flat: Mapping[str, Any], key: str) -> str:

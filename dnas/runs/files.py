@@ -32,11 +32,13 @@ DEEPEST = 50
 
 
 class RunWriteError(OSError):
-    """A file could not be written (full or read-only disk); what was there before is untouched."""
+    """A file could not be written (full or read-only disk); what was there before is untouched. last: what else there is,
+    such as a checkpoint."""
 
-    def __init__(self, path: Path, error: OSError):
-        super().__init__(f"could not write {path}: {error.strerror or error}; what was there before is untouched")
-        self.errno = error.errno
+    def __init__(self, path: str | Path, cause: OSError, last: str = ""):
+        super().__init__(f"could not write {path}: {cause.strerror or cause}; what was there before is untouched"
+                         + (last and f", and {last}"))
+        self.path, self.cause, self.errno = path, cause, cause.errno
 
 
 class Unreadable(ValueError):
@@ -105,7 +107,8 @@ def records(path: Path) -> list[dict[str, Any]]:
 
 
 def read_arrays(path: Path, remedy: str) -> dict[str, np.ndarray]:
-    """The arrays of an .npz that `write_arrays` wrote. Raises ValueError, ending in `remedy`, where it is missing or not that."""
+    """The arrays of an .npz that `write_arrays` wrote. Raises ValueError, ending in `remedy`, where it is missing or corrupt.
+    """
     try:
         with opened(path) as (file, size):
             return _arrays(file, size)
@@ -175,8 +178,8 @@ def write_records(path: Path, rows: list[Mapping[str, Any]]) -> None:
 
 
 def append_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Adds a JSON line to `path` in one write, on the disk when this returns; where it fails, the file is cut back to what it
-    was. NaN and infinity become null."""
+    """Adds a JSON line to `path` in one write, on the disk when this returns; where it fails, the file is cut back to what
+    it was. NaN and infinity become null."""
     data = _line(record).encode()
     try:
         file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)

@@ -165,12 +165,19 @@ def load_groups(folder: Path) -> dict[str, Group] | None:
     path = folder / "groups.json"
     if not path.exists():
         return None
+    said = read_json(path)
     try:
-        groups = {name: Group(tuple((source, target) for source, target in group["edges"]), tuple(group["ops"]))
-                  for name, group in read_json(path).items()}
-    except (LookupError, TypeError):
+        groups = {name: Group(tuple((_node(source), _node(target)) for source, target in group["edges"]),
+                              tuple(group["ops"])) for name, group in said.items()}
+    except (LookupError, TypeError, ValueError):
         raise ValueError(f"{path}: no groups of edges") from None
-    if not groups or not all(isinstance(op, str) for group in groups.values() for e in range(len(group.edges))
-                             for op in group.edge_ops(e)):
+    names = [*groups, *(op for group in groups.values() for e in range(len(group.edges)) for op in group.edge_ops(e))]
+    if not groups or not all(isinstance(name, str) and name.isprintable() for name in names):
         raise ValueError(f"{path}: no groups of edges whose operations have names")
     return groups
+
+
+def _node(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise TypeError
+    return value
