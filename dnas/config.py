@@ -131,10 +131,13 @@ def data_source(data: Dataset) -> dict[str, Any]:
 
 
 def label(source: Mapping[str, Any], kind: str, also: Collection[str] = ()) -> str:
-    """The space or method of a config on one line, with those options that differ from their defaults, and `also` these."""
+    """The space or method of a config on one line, with those options that differ from their defaults, and `also` these.
+
+    Imports nothing: where the defaults cannot be read in its source, all options are shown.
+    """
     name = source["name"]
     try:
-        listed = factory_options.read(registry.locate(name, kind)) if name else []
+        listed = factory_options.spelled_out(registry.locate(name, kind)) or []
     except ValueError:
         listed = []
     usual = {option.name: option.default for option in (*(factory_options.read(SHARED) if kind == "space" else ()), *listed)}
