@@ -25,13 +25,13 @@ def main(argv):
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(argv)
 
+    import dnas
     from dnas.engine import cache
-    from launch.trained import supernet
 
     cache.enable(None)
     found = {"runs": list(map(str, options.runs)), "criterion": options.criterion, "confidence": options.confidence}
     for run in options.runs:
-        on = supernet(run).context
+        on = dnas.open(run, trust=True).supernet.context
         if "seconds" not in found:
             found["seconds"] = timed(on, options)
         agreement(on, options, found.setdefault("decisions", []))

@@ -90,6 +90,16 @@ def method_of(config: Mapping[str, Any], where: str, trust: bool | Collection[st
 
 def data_of(config: Mapping[str, Any], where: str, trust: bool | Collection[str], splits=("train",)) -> Dataset:
     """The data set of the config that was read from the file `where`. splits: whose classes count for balanced weights."""
+    names = refuse_untrusted_data(config, where, trust)
+    given = {key: config[key] for key in DATA if key in config and key != "data"}
+    chosen = checked_options(where, factory_options.read("dnas.data.sources:load"), given)
+    data = load_data(names, **{key: chosen[key] for key in given})
+    return data if data.class_weights is None else data._replace(class_weights=balanced(data, splits))
+
+
+def refuse_untrusted_data(config: Mapping[str, Any], where: str, trust: bool | Collection[str]) -> list[str]:
+    """The names or paths of a config's data, as `source_names`. Raises ValueError where reading it would import a place that
+    the user has not named, see `dnas.registry.refuse_untrusted`."""
     names = source_names(config, where)
     for name in names:
         if is_place(name):
@@ -97,10 +107,7 @@ def data_of(config: Mapping[str, Any], where: str, trust: bool | Collection[str]
     for key in ("task", "augment"):
         if isinstance(config.get(key), str):
             registry.refuse_untrusted(config[key], key, where, trust)
-    given = {key: config[key] for key in DATA if key in config and key != "data"}
-    chosen = checked_options(where, factory_options.read("dnas.data.sources:load"), given)
-    data = load_data(names, **{key: chosen[key] for key in given})
-    return data if data.class_weights is None else data._replace(class_weights=balanced(data, splits))
+    return names
 
 
 def source_names(config: Mapping[str, Any], where: str) -> list[str]:
@@ -160,7 +167,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
             hint = f"did you mean {near[0]!r}?" if near else f"its keys are {', '.join(SEARCH)}"
             raise ValueError(f"{file}: unknown key {key!r}; {hint}")
     for part in ("space", "method"):
-        if part in config:
+        if part in config and not (isinstance(config[part], Mapping) and config[part].get("name") == ""):
             _part(config, part, str(file), True)
     return config
 
@@ -170,6 +177,8 @@ def _part(config: Mapping[str, Any], part: str, where: str, trust: bool | Collec
     said = config.get(part)
     if not isinstance(said, Mapping) or not isinstance(said.get("name"), str):
         raise ValueError(f'{where}: {part} is {str(said)[:80]}; it must be {{"name": ..., and its options}}')
+    if not said["name"]:
+        raise ValueError(f"{where}: the {part} was an object of somebody's own, without a name; give it again (in Python {part}=)")
     registry.refuse_untrusted(said["name"], part, where, trust)
     return said["name"], {option: value for option, value in said.items() if option != "name"}
 

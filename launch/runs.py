@@ -1,20 +1,23 @@
 """List the runs at and below a folder: how far each has come, what it is of, and how well it does."""
 
+from __future__ import annotations
+
 import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import tyro
+from dnas.options import Option
+from dnas.reports.text import columns, duration
+from dnas.runs.index import Summary, list_runs
+from launch.arguments import options_of, read_command
+from launch.parser import Positional
+from launch.text import plain, terminal_width
 
-from dnas.runs.index import Summary, find, summary
-from launch.arguments import parsed
-from launch.text import columns, plain, terminal_width
-
-Key = Literal["folder", "status", "kind", "method", "space", "data", "seed", "epoch", "quality", "seconds", "date"]
+FOLDER = Option("folder", str, "runs", "Where to look. Choices inside of a run are counted with it.")
+FORMAT = Option("format", Literal["table", "csv", "json"], "table",
+                "How the list is printed; csv and json have everything that is known of a run.")
 COLUMNS = ("folder", "status", "kind", "method", "space", "data", "seed", "epoch", "quality", "on", "time", "choices")
 LEFT = COLUMNS[:6]
 """Columns of texts, which begin at the left."""
@@ -22,59 +25,31 @@ LEAST = "choices", "on", "time", "kind", "seed", "data", "space", "method"
 """Columns that a narrow terminal does not show, the least important first; the name of a folder often says the last ones."""
 NOTE = 40
 """Letters of a note that has to fit too: who is running it."""
-DOWN = "epoch", "date"
-"""Keys whose largest value comes first."""
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """What the command line says."""
-
-    folder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")] = "runs"
-    """Where to look. Choices inside of a run are counted with it."""
-    sort: Key = "folder"
-    """What the order goes by; the best quality, by its metric, and the latest date come first, what has none last."""
-    format: Literal["table", "csv", "json"] = "table"
-    """How the list is printed; csv and json have everything that is known of a run."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs `dnas runs`. Raises ValueError, in one line, where there is no such folder."""
-    arguments = parsed(Arguments(), "dnas runs", __doc__, list(argv))
-    top = Path(arguments.folder).expanduser()
-    if not top.is_dir():
-        raise ValueError(f"{top} {'is no folder' if top.exists() else 'does not exist'}; name one that holds runs")
-    found = ordered([summary(folder) for folder in find(top)], arguments.sort)
-    if arguments.format == "json":
-        print(json.dumps([one._asdict() | {"folder": str(one.folder)} for one in found], indent=1))
-    elif arguments.format == "csv":
+    values = read_command("runs", __doc__, argv, [FOLDER, *options_of("dnas.runs.index:list_runs"), FORMAT],
+                          shown={"folder": Positional("DIR")})
+    runs = list_runs(values["folder"], sort=values["sort"])
+    if values["format"] == "json":
+        print(json.dumps([one._asdict() | {"folder": str(one.folder)} for one in runs], indent=1))
+    elif values["format"] == "csv":
         table = io.StringIO()
-        csv.writer(table).writerows([Summary._fields, *found])
+        csv.writer(table).writerows([Summary._fields, *runs])
         print(table.getvalue(), end="")
     else:
-        print(listed(found, terminal_width()) if found else f"no run in {top}")
+        print(as_table(runs, terminal_width()) if runs else f"no run in {values['folder']}")
     return 0
 
 
-def ordered(found: Sequence[Summary], key: Key) -> list[Summary]:
-    """The runs by `key`, those without a value last; by quality those of one metric stand in a row."""
-    value = _quality if key == "quality" else lambda one: getattr(one, key)
-    known = [one for one in found if value(one) not in (None, "")]
-    rest = [one for one in found if value(one) in (None, "")]
-    return sorted(known, key=value, reverse=key in DOWN) + rest
-
-
-def _quality(one: Summary) -> tuple[str, float] | None:
-    return None if one.value is None else (one.metric, -one.better * one.value)
-
-
-def listed(found: Sequence[Summary], width: int | None = None) -> str:
+def as_table(runs: Sequence[Summary], width: int | None = None) -> str:
     """A line a run, in columns; behind it who is running it, or what is broken.
 
     width: of the terminal, for which columns are left out in the order of LEAST until the lines fit. What is longer than
     NOTE of what is broken may still take a second line.
     """
-    rows, notes = [[plain(cell) for cell in _row(one)] for one in found], [plain(one.note) for one in found]
+    rows, notes = [[plain(cell) for cell in _row(one)] for one in runs], [plain(one.note) for one in runs]
     for count in range(len(LEAST) + 1):
         shown = [i for i, name in enumerate(COLUMNS) if name not in LEAST[:count]]
         header, *lines = columns([[row[i] for i in shown] for row in (COLUMNS, *rows)],
@@ -87,15 +62,13 @@ def listed(found: Sequence[Summary], width: int | None = None) -> str:
 
 
 def _row(one: Summary) -> list[str]:
-    from launch.trained import duration
-
     epoch = "" if one.epoch is None else f"{one.epoch}/{one.epochs}"
     return [str(one.folder), one.status, one.kind, one.method, one.space, one.data,
-            "" if one.seed is None else str(one.seed), epoch, _spelled(one), one.of,
+            "" if one.seed is None else str(one.seed), epoch, _quality(one), one.of,
             "" if one.seconds is None else duration(one.seconds), str(one.selections or "")]
 
 
-def _spelled(one: Summary) -> str:
+def _quality(one: Summary) -> str:
     if one.value is None:
         return ""
     return f"{one.value:.2f} %" if one.unit else f"{one.metric} {one.value:.4g}"

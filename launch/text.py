@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -13,11 +13,9 @@ def plain(text: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
-def columns(rows: Sequence[Sequence[str]], *, left: int) -> str:
-    """Rows of texts in columns; the first `left` are aligned left."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join("  ".join(cell.ljust(width) if i < left else cell.rjust(width)
-                               for i, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in rows)
+def terminal_width() -> int | None:
+    """Columns of the terminal that standard output is; None where it is not one."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def size_text(cost: Mapping[str, int]) -> str:
@@ -40,8 +38,3 @@ def budget_lines(config: Mapping[str, Any], space, genotype, gates=None) -> list
     return [f"{limit:,.0f} {NAMES[name]}: {verdict}; this network has {100 * abs(shares[name] - 1):.1f} % "
             f"{'more' if shares[name] > 1 else 'less'}" + (f", one drawn by the gates {mixture[name]:,.0f}" if gates else "")
             for name, limit in budget.given.items()]
-
-
-def terminal_width() -> int | None:
-    """Columns of the terminal that standard output is; None where it is none."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

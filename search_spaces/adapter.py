@@ -25,18 +25,20 @@ class Functions(NamedTuple):
         operation indices those that the discrete network needs, under the same names.
     apply(weights, stats, gates, images, train, key) -> logits `[B, classes]`, stats
     drops: whether apply takes `drop_path=` too, the probability with which paths are dropped while training.
+    source: (Flax module, MixedOptions) behind the functions; None of another network.
     """
 
     init: Callable
     apply: Callable
     drops: bool = False
+    source: tuple | None = None
 
 
 def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, image: tuple[int, ...],
                  input_dtype: str = "float32", options: Mapping | None = None, standalone: Functions | None = None,
                  auxiliary: Functions | None = None, inherited: Functions | None = None,
                  rule: Callable | None = None, format: Callable | None = None, parse: Callable | None = None,
-                 expected: Callable | None = None) -> SearchSpace:
+                 expected: Callable | None = None, inherit: Callable | None = None) -> SearchSpace:
     """Makes a SearchSpace of a network.
 
     Args:
@@ -50,6 +52,9 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
             kept edges in the order of their rank, `{group: choices}`; the best of every edge unless given.
         format, parse: a notation of its own: genotype -> text, text -> `{group: choices}`.
         expected: gates -> {"params", "macs"}; unless given, each operation on each edge costs what `cost` says.
+        inherit: (path, leaf, shape) -> leaf of that shape: the part of a supernet's array that a discrete network inherits,
+            called where the network's array has another shape. path: names from the top, such as ("edge_0", "kernel").
+            Default: `leading`.
     """
     groups = dict(groups)
     mixture = {g: jax.ShapeDtypeStruct(group.shape, jnp.float32) for g, group in groups.items()}
@@ -89,7 +94,8 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
             extra = {"drop_path": drop_path} if functions.drops else {}
             return functions.apply(weights, stats, gates, images, train, key, **extra)
 
-        return Network(lambda key, images: started(first(functions, gates), key, images), run)
+        return Network(lambda key, images: started(first(functions, gates), key, images), run,
+                       functions.source and (*functions.source, gates))
 
     def genotype(scores):
         found = (rule or argmax)(groups, scores)
@@ -97,10 +103,18 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
             return Genotype(name, space.options, found)
         return Genotype.from_decisions(space, found)
 
-    def inherit(tree, genotype):
+    def inherit_part(tree, genotype):
         used = {path: leaf.shape for collection in shapes(first(network, static(genotype, groups)))
                 for path, leaf in flat(collection).items()}
-        return nested({path: leading(leaf, used[path]) for path, leaf in flat(tree).items() if path in used})
+        return nested({path: leaf if leaf.shape == used[path] else shaped(path, leaf, used[path])
+                       for path, leaf in flat(tree).items() if path in used})
+
+    def shaped(path, leaf, shape):
+        smaller = (inherit or leading)(path, leaf, shape)
+        if jnp.shape(smaller) != shape:
+            raise ValueError(f"space {name!r}: inherit returned shape {jnp.shape(smaller)} for {'/'.join(path)}; the "
+                             f"discrete network needs {shape}")
+        return smaller
 
     def cost(functions, genotype=None):
         counted, gates = (network, mixture) if genotype is None else (functions, static(genotype, groups))
@@ -125,8 +139,8 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
     def networks(functions, headed):
         return {"cost": partial(cost, functions), "network": partial(alone, functions, headed)}
 
-    space = SearchSpace(name, dict(options or {}), groups, init, apply, genotype, inherit, format=format or default_format,
-                        parse=read, expected=expected or (lambda gates: linear()(gates)),
+    space = SearchSpace(name, dict(options or {}), groups, init, apply, genotype, inherit_part,
+                        format=format or default_format, parse=read, expected=expected or (lambda gates: linear()(gates)),
                         input_dtype=input_dtype, **networks(standalone or network, auxiliary))
     return space._replace(inherited=space._replace(**networks(inherited or network, None)))
 
@@ -180,9 +194,9 @@ def linear_cost(space: SearchSpace) -> Callable[[Mapping], dict]:
                      "it has to say itself what it expects to cost")
 
 
-def leading(leaf, shape):
+def leading(path, leaf, shape):
     """The first entries along every axis, for a network that has a narrower layer in the place of a wider one."""
-    return leaf if leaf.shape == shape else leaf[tuple(map(slice, shape))]
+    return leaf[tuple(map(slice, shape))]
 
 
 def argmax(groups, scores) -> dict[str, np.ndarray]:

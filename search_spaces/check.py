@@ -44,6 +44,22 @@ def check(space: SearchSpace, inputs: np.ndarray, outputs: int | tuple[int, ...]
             return
 
 
+def draw_example(space: SearchSpace, shape: tuple[int, ...], classes: int, *, count: int = 4,
+                 seed: int = 0) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Random inputs `[count, *shape]` as the space takes them, tokens below `classes` or numbers of N(0, 1), and the shape
+    of a network's outputs for one of them, whose last axis must be `classes`."""
+    draw, shape = np.random.default_rng(seed), (count, *shape)
+    tokens = space.input_dtype == "int32"
+    inputs = draw.integers(0, classes, shape, np.int32) if tokens else draw.normal(size=shape).astype(np.float32)
+
+    def outputs(inputs):
+        gates = {name: group.allowed / group.allowed.sum(-1, keepdims=True) for name, group in space.groups.items()}
+        gates = jax.tree.map(np.float32, gates)
+        return space.apply(*space.init(jax.random.key(0), inputs), gates, inputs, train=True, key=None)[0]
+
+    return inputs, (*jax.eval_shape(outputs, inputs).shape[1:-1], classes)
+
+
 class _Trials:
     """Each method tries one thing and returns what is wrong, or None; its docstring is the thing."""
 

@@ -23,7 +23,8 @@ def pure_space(name: str, init: Callable, apply: Callable, groups: Mapping[str, 
         init: (key, images) -> weights, stats: nested dicts with names as keys; of the images only the shape counts.
         apply: (weights, stats, gates, images, train, key) -> logits `[B, classes]`, stats; `gates[group][edge]` is an
             array `[K]`, or a Python integer.
-        image, input_dtype, settings: as for `search_spaces.adapter.search_space`.
+        image, input_dtype, settings: as for `search_spaces.adapter.search_space`. A discrete network has the arrays of the
+            supernet whole, so that `inherit` is never called.
     """
     example = jax.ShapeDtypeStruct((1, *image), jnp.dtype(input_dtype))
     whole = jax.eval_shape(init, jax.random.key(0), example)

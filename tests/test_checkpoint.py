@@ -11,7 +11,8 @@ import numpy as np
 import optax
 import pytest
 
-from dnas.runs.checkpoint import CorruptCheckpoint, keep, latest, restore, save
+from dnas.runs import checkpoint
+from dnas.runs.checkpoint import CorruptCheckpoint, digest, keep, latest, newest, restore, save
 from dnas.runs.files import RunWriteError
 
 
@@ -153,11 +154,22 @@ def test_a_missing_file_is_named(tmp_path):
 def test_latest_takes_the_newest(tmp_path):
     assert latest(tmp_path, {}) is None
     assert latest(tmp_path / "absent", {}) is None
+    assert newest(tmp_path) is None is newest(tmp_path / "absent")
+
+
+def test_the_digest_of_a_tree_is_that_of_its_file(tmp_path):
+    tree = {"w": np.arange(3.0), "n": np.int32(1)}
+    for n in 1, 2:
+        save(tmp_path / f"{n:05d}.safetensors", tree | {"n": np.int32(n)})
+    assert newest(tmp_path) == (2, digest(tree | {"n": np.int32(2)})) == (2, latest(tmp_path, tree).digest)
+    assert digest(tree) == checkpoint.read(tmp_path / "00001.safetensors").digest != newest(tmp_path)[1]
+    (tmp_path / "00002.safetensors").write_bytes(b"rubbish")
+    assert newest(tmp_path) == (1, digest(tree))
     for epoch in 2, 10, 100000:
         save(tmp_path / f"{epoch:05d}.safetensors", {"w": np.float32(epoch)})
     (tmp_path / "final.safetensors").write_bytes(b"")
     (tmp_path / ".99999.safetensors.1.tmp").write_bytes(b"half")
-    epoch, tree, skipped = latest(tmp_path, {"w": np.float32(0)})
+    epoch, tree, skipped, _ = latest(tmp_path, {"w": np.float32(0)})
     assert (epoch, tree["w"], skipped) == (100000, 100000, [])
 
 
@@ -167,7 +179,7 @@ def test_latest_falls_back_past_corrupt_ones_and_says_so(tmp_path):
     for epoch in 2, 3:
         path = tmp_path / f"{epoch:05d}.safetensors"
         path.write_bytes(path.read_bytes()[:-1])
-    epoch, tree, skipped = latest(tmp_path, {"w": np.float32(0)})
+    epoch, tree, skipped, _ = latest(tmp_path, {"w": np.float32(0)})
     assert (epoch, tree["w"]) == (1, 1)
     assert len(skipped) == 2
     assert "00003.safetensors is corrupt (its content" in skipped[0]
@@ -226,5 +238,5 @@ def test_killed_while_saving_there_is_a_whole_one(tmp_path):
     process.kill()
     process.wait()
     process.stdout.close()
-    epoch, tree, skipped = latest(tmp_path, {"w": np.zeros(200_000, int)})
+    epoch, tree, skipped, _ = latest(tmp_path, {"w": np.zeros(200_000, int)})
     assert epoch >= done and not skipped and (tree["w"] == epoch).all()

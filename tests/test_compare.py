@@ -1,20 +1,25 @@
 """Comparisons: their statistics against closed forms, and the command on real runs."""
 
 import csv
+import gc
 import itertools
 import json
 import re
+import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import spearmanr, ttest_rel
 
+import dnas
 from dnas.reports import comparison, html
 from dnas.types import Genotype
 from launch.main import main
 
 TOY = f"{Path(__file__).parent}/toy_space.py:toy"
+DIGITS = dnas.data.load("digits", limit=200)
 
 
 def entry(run, method, selection, ops="ab", **values):
@@ -122,9 +127,16 @@ def test_what_is_written_in_a_page_is_escaped(tmp_path):
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for seed in (0, 1):
-        assert main(["search", "--space", TOY, "--limit", "200", "--epochs", "1", "--batch", "16", "--seed", str(seed),
-                     "--run", str(folder / f"run-{seed}"), "--cache", "off", "--no-progress"]) == 0
+        search(folder / f"run-{seed}", seed=seed)
     return folder
+
+
+def search(folder, **options):
+    return dnas.search(TOY, "darts", DIGITS, epochs=1, batch=16, out=folder, progress=False, **options)
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_one_command_compares_runs_and_writes_a_page_of_its_own(runs, capsys):
@@ -140,6 +152,7 @@ def test_one_command_compares_runs_and_writes_a_page_of_its_own(runs, capsys):
     assert all("tuned" in e["values"] for e in told["entries"] if e["selection"] == "perturbation")
     page = (written / "report.html").read_text()
     assert "Bold is the best mean of a column if it is apart" in page and ">ranked<" in page
+    assert "run        2 of 2: " in out
     assert page.count("data:image/svg+xml") == 7 and not re.search(r'(src|href)="(?!data:)', page) and "http" not in \
         re.sub(r'base64,[^"]*', "", page)
     before = {path: path.read_bytes() for path in runs.rglob("genotype.json")}
@@ -151,25 +164,125 @@ def test_one_command_compares_runs_and_writes_a_page_of_its_own(runs, capsys):
 @pytest.mark.parametrize("argv, message", [
     (["--selection", "magnitude", "random", "magnitude"], "two selections are called magnitude"),
     (["--selection", "perturbed"], "did you mean 'perturbation'"),
-    (["--train-epochs", "-1"], "train-epochs is -1, it must be 0 or more"),
+    (["--train-epochs", "-1"], "train_epochs is -1; it must be a whole number, 0 or more"),
     (["--table", "absent.npz"], "absent.npz"),
     (["--perturbation.interval", "-1"], "interval is -1"),
     (["--random.seed", "x"], "x")])
 def test_bad_input_is_one_line_and_writes_nothing(runs, tmp_path, capsys, argv, message):
-    before = {path for path in runs.rglob("*")}
+    before = sorted(runs.rglob("*"))
     assert main(["compare", str(runs / "run-0"), "--out", str(tmp_path / "c"), "--cache", "off", *argv]) == 2
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1
-    assert {path for path in runs.rglob("*")} == before and not (tmp_path / "c").exists()
+    assert sorted(runs.rglob("*")) == before and not (tmp_path / "c").exists()
 
 
 def test_a_run_named_twice_is_refused(runs, capsys):
     assert main(["compare", str(runs / "run-0"), str(runs / "run-0" / "..") + "/run-0"]) == 2
     assert "a run is named twice" in capsys.readouterr().err
-    assert main(["compare"]) == 2 and "name at least one run" in capsys.readouterr().err
+    assert main(["compare"]) == 2 and "RUN ... is missing" in capsys.readouterr().err
     assert main(["compare", str(runs / "run-0"), "--selection", "magnitude", "--out", str(runs / "run-1")]) == 2
     err = capsys.readouterr().err
-    assert "holds a run of another config" in err and " more; choose another --out" in err and len(err) < 900
+    assert "holds a run of another config" in err and " more; choose another folder" in err and len(err) < 900
+
+
+def test_a_folder_stands_for_its_runs_and_a_comparison_moves_with_them(tmp_path, capsys):
+    for seed in 0, 1:
+        search(tmp_path / "before" / str(seed), seed=seed)
+    argv = ["--selection", "magnitude", "random", "--train-epochs", "1", "--cache", "off"]
+    assert main(["compare", str(tmp_path / "before"), *argv]) == 0
+    first = json.loads((tmp_path / "before" / "comparison" / "comparison.json").read_text())
+    shutil.move(tmp_path / "before", tmp_path / "after")
+    moved = ["compare", str(tmp_path / "after"), "--trust", *argv]
+    assert main(moved[:2] + argv) == 2 and "nothing is imported because a file says so" in capsys.readouterr().err
+    assert main(moved) == 0
+    assert "training" not in capsys.readouterr().out.split("darts, 2 runs")[0]
+    again = json.loads((tmp_path / "after" / "comparison" / "comparison.json").read_text())
+    assert again["summary"] == first["summary"] and [e["run"] for e in again["entries"]][0] == str(tmp_path / "after" / "0")
+
+    shutil.rmtree(tmp_path / "after" / "1")
+    search(tmp_path / "after" / "1", seed=9)  # another run in the place of one
+    before = contents(tmp_path / "after")
+    assert main(moved) == 2
+    err = capsys.readouterr().err
+    assert "holds a comparison of other runs: runs.2.config is" in err and err.count("\n") == 1
+    shutil.copytree(tmp_path / "after" / "0" / "selections", tmp_path / "after" / "1" / "selections")
+    assert main([*moved, "--out", str(tmp_path / "new")]) == 2
+    err = capsys.readouterr().err
+    assert "holds a choice from another state of the supernet" in err and "remove" in err and err.count("\n") == 1
+    assert before.items() <= contents(tmp_path / "after").items() and not (tmp_path / "new").exists()
+
+
+def test_in_python_without_a_folder_only_the_choices_inside_of_runs_are_written(tmp_path):
+    runs = [search(tmp_path / "a"), search(tmp_path / "b", seed=1)]
+    before = contents(tmp_path)
+    table = dnas.compare(runs, ["magnitude", ("random", {"seed": 3})], train_epochs=1, progress=False)
+    written = {path.relative_to(tmp_path).parts[:2] for path in contents(tmp_path).keys() - before.keys()}
+    assert written == {("a", "selections"), ("b", "selections")} and before.items() <= contents(tmp_path).items()
+    assert [(e.run, e.selection) for e in table.entries] == [
+        (str(tmp_path / run), name) for run in "ab" for name in ("magnitude", "random")]
+    assert {row.selection: row.runs for row in table.summary} == {"magnitude": 2, "random": 2} and table.folder is None
+    assert {d.metric for d in table.differences} == {"discrete", "trained"} and table.agreement["darts"].keys() == {
+        ("magnitude", "random")}
+    assert len(repr(table)) < 200 and "95 % intervals" in str(table) and table._repr_html_().count("<table>") == 2
+    assert len(list(csv.DictReader(table.to_csv().splitlines()))) == 4 == len(json.loads(table.to_json())["entries"])
+    assert table.to_html().count("data:image/svg+xml") == 5
+    assert sorted(path.name for path in table.write(tmp_path / "page").iterdir()) == [
+        "comparison.csv", "comparison.json", "comparison.svg", "report.html"]
+    memory = [dnas.search(TOY, "darts", DIGITS, epochs=1, batch=16, seed=seed, progress=False) for seed in (0, 1)]
+    before = contents(tmp_path)
+    other = dnas.compare(memory, ["magnitude", ("random", {"seed": 3})], train_epochs=1, progress=False)
+    assert contents(tmp_path) == before and [e.run for e in other.entries][::2] == ["run 1 in memory", "run 2 in memory"]
+    plain = lambda table: [{**e.values, "seconds": 0} for e in table.entries]
+    assert plain(other) == plain(table)  # the same searches, chosen from in memory and on the disk
+
+
+def test_one_supernet_at_a_time_and_one_data_set_for_all(tmp_path, monkeypatch):
+    for seed in 0, 1, 2:
+        search(tmp_path / str(seed), seed=seed)
+    from dnas.api import open as opening
+    from dnas.api import supernet as loading
+
+    alive, most, sets = weakref.WeakSet(), [], set()
+    load = loading.load_supernet
+
+    def watched(*args, **parts):
+        gc.collect()
+        most.append(len(alive))
+        supernet = load(*args, **parts)
+        alive.add(supernet)
+        sets.add(id(supernet.data))
+        return supernet
+
+    monkeypatch.setattr(opening, "load_supernet", watched)
+    runs = [dnas.open(tmp_path / str(seed)) for seed in range(3)]
+    dnas.compare(runs, "magnitude", progress=False)
+    assert most == [0, 0, 0] and len(sets) == 1
+
+
+@pytest.mark.parametrize("names, message", [
+    ([], "runs are none"), ("absent", "is not a run directory"), (["run-0", "choice"], "is a selection"),
+    (["run-0", "numbers"], "is of task classification, and"), (["bare"], "has no checkpoint; `dnas search --config")])
+def test_runs_that_cannot_be_compared(runs, names, message, tmp_path):
+    made = runs / "run-0"
+    shutil.copytree(made, tmp_path / "bare")
+    shutil.rmtree(tmp_path / "bare" / "checkpoints")
+    (tmp_path / "run-0").symlink_to(made)
+    shutil.copytree(made, tmp_path / "numbers")
+    config = json.loads((made / "config.json").read_text())
+    (tmp_path / "numbers" / "config.json").write_text(json.dumps(config | {"task": "regression"}))
+    (tmp_path / "choice").mkdir()
+    (tmp_path / "choice" / "config.json").write_text(json.dumps({"selection": {"name": "random"}, "run": ".."}))
+    named = str(tmp_path / names) if isinstance(names, str) else [str(tmp_path / name) for name in names]
+    with pytest.raises(ValueError, match=message):
+        dnas.compare(named, "magnitude", trust=True, out=tmp_path / "new", progress=False)
+    assert not (tmp_path / "new").exists()
+
+
+def test_where_nothing_suits_other_selections_can_be_tried_in_the_same_folder(runs, tmp_path, capsys):
+    argv = ["compare", str(runs / "run-0"), "--out", str(tmp_path / "new"), "--cache", "off", "--selection"]
+    assert main([*argv, "magnitude-edge"]) == 2
+    assert "no selection suits any of the runs: left out on" in capsys.readouterr().err
+    assert main([*argv, "magnitude"]) == 0 and (tmp_path / "new" / "comparison.json").exists()
 
 
 @pytest.mark.heavy
@@ -178,8 +291,8 @@ def test_with_a_table_each_genotype_is_looked_up_and_scores_are_ranked_against_i
     ops = np.array(list(itertools.product(range(5), repeat=6)), np.int8)
     truth = (ops == 3).sum(1) * 10.0 + (ops == 2).sum(1)
     np.savez("table.npz", ops=ops, code=ops.astype(np.int64) @ 5 ** np.arange(6)[::-1], accuracy=truth)
-    assert main(["search", "--space.channels", "2", "--limit", "200", "--epochs", "1", "--batch", "16", "--run", "run",
-                 "--cache", "off", "--no-progress"]) == 0
+    space = dnas.space("nasbench201", DIGITS, channels=2)
+    dnas.search(space, "darts", DIGITS, epochs=1, batch=16, out="run", progress=False)
     argv = ["compare", "run", "--selection", "magnitude", "random", "sampled", "--sampled.draws", "8", "--table",
             "table.npz"]
     assert main([*argv, "--cache", "off"]) == 2 and "no column 'cifar10_test_200'" in capsys.readouterr().err

@@ -4,9 +4,11 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
+import dnas
 from launch.main import main
 from tests.test_runs import SEARCH, TRAIN, write_choice, write_run
 
@@ -95,7 +97,7 @@ def test_a_search_that_failed(tmp_path):
 
 
 @pytest.mark.parametrize("name, content, message", [
-    ("config.json", None, "is no run directory: it has no config.json"), ("config.json", "[]", "no JSON object"),
+    ("config.json", None, "is not a run directory: it has no config.json"), ("config.json", "[]", "no JSON object"),
     ("config.json", '{"a": 1}', "is of no search, training, selection or comparison"),
     ("config.json", '{"selection": {}, "run": "x"}', "is a selection; the report of its run shows it"),
     ("metrics.jsonl", "1\n2\n", "line 1, is no JSON record"), ("genotype.json", "{}", "not a genotype"),
@@ -111,6 +113,45 @@ def test_what_cannot_be_read_is_one_line(tmp_path, capsys, name, content, messag
     assert main(["report", str(folder)]) == 2
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1 and sorted(folder.iterdir()) == before
+
+
+def test_a_moved_run_and_choices_from_another(tmp_path):
+    folder = write_run(tmp_path / "before", SEARCH)
+    write_choice(folder, "sampled")
+    text = page(folder)
+    (tmp_path / "deep").mkdir()
+    moved = shutil.move(folder, tmp_path / "deep" / "after")
+    again = page(Path(moved))
+    assert "<td class=\"text\">sampled</td>" in text and "<td class=\"text\">sampled</td>" in again
+    (moved / "config.json").write_text(json.dumps(SEARCH | {"seed": 8}))  # another search in its place
+    text = page(moved)
+    assert "sampled: chosen from another search than this one" in text and "draws 4" not in text
+
+
+def test_a_training_whose_supernet_is_gone(tmp_path):
+    supernet = {"run": str(tmp_path / "gone"), "config": "0", "epoch": 3, "checkpoint": "1", "choice": None}
+    text = page(write_run(tmp_path / "trained", TRAIN | {"inherit": True, "supernet": supernet}))
+    assert "Training from the weights of a supernet" in text and "supernet.run" in text
+
+
+def test_what_a_link_in_a_run_leads_to_is_not_carried(tmp_path):
+    folder = write_run(tmp_path / "linked", SEARCH, epochs=1)
+    (folder / "groups.json").unlink()
+    (tmp_path / "secret").write_text("<svg/>")
+    for name in "cells.svg", "logits.svg":
+        (folder / name).symlink_to(tmp_path / "secret")
+    assert page(folder).count("data:image/svg+xml") == 1  # the curves
+
+
+def test_in_python(tmp_path, search):
+    run = dnas.open(search)
+    assert dnas.report(run) == search / "report.html"
+    assert dnas.report(str(search), out=tmp_path / "page.html").read_bytes() == (search / "report.html").read_bytes()
+    for out in tmp_path, tmp_path / "absent" / "page.html":
+        with pytest.raises(ValueError, match="it must be a file in a folder that exists"):
+            dnas.report(run, out=out)
+    with pytest.raises(ValueError, match="the run is in memory"):
+        dnas.report(dnas.Run(None, {}, {}))
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from dnas.runs import lock
-from dnas.runs.directory import open_run
+from dnas.runs.directory import COMMAND, open_run
+from dnas.runs.trust import config_digest
 from dnas.types import Genotype, Group
 from launch.main import main
 
@@ -29,7 +30,9 @@ TRAIN = {"genotype": {"name": "|a|", "groups": {}}, "space": {"name": "toy"}, "d
 
 def write_run(folder, config, epochs=3, **more):
     """A run as the commands write one, of so many epochs, without any computing."""
-    with open_run(folder, config, "dnas search --space mine.py:toy") as run:
+    command = COMMAND.set("dnas search --space mine.py:toy")
+    with open_run(folder, config) as run:
+        COMMAND.reset(command)
         for epoch in range(1, epochs + 1):
             run.append({"epoch": epoch, "loss": {"train": 1 / epoch, "holdout": 2 / epoch},
                         "accuracy": {"train": 0.5, "holdout": 0.2 * epoch}, **more})
@@ -43,7 +46,9 @@ def write_run(folder, config, epochs=3, **more):
 
 def write_choice(run, name):
     folder = run / "selections" / name
-    with open_run(folder, {"run": str(run), "epoch": 3, "selection": {"name": name, "draws": 4}}) as opened:
+    config = {"run": "../..", "config": config_digest(json.loads((run / "config.json").read_text())), "epoch": 3,
+              "checkpoint": "", "selection": {"name": name, "draws": 4}}
+    with open_run(folder, config) as opened:
         opened.save_genotype(GENOTYPE)
     (folder / "cost.json").write_text(json.dumps({"evaluations": 1234, "epochs": 5, "seconds": 6.5}))
     return folder
@@ -177,7 +182,7 @@ def test_a_search_that_failed(tmp_path, capsys):
 def test_one_run_no_run_and_no_folder(many, tmp_path, capsys):
     assert len(lines(capsys, many / "a")) == 2
     assert lines(capsys, many / "data") == [f"no run in {many / 'data'}"]
-    for name, message in ("absent", "does not exist"), ("file", "is no folder"):
+    for name, message in ("absent", "does not exist"), ("file", "is not a folder"):
         (tmp_path / "file").write_text("")
         assert main(["runs", str(tmp_path / name)]) == 2
         err = capsys.readouterr().err

@@ -2,21 +2,23 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
+import dnas
 from launch.main import main
 from tests.test_runs import holding
 
 TOY = f"{Path(__file__).parent}/toy_space.py:toy"
+DIGITS = dnas.data.load("digits", limit=200)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
-    assert main(["search", "--space", TOY, "--limit", "200", "--epochs", "2", "--batch", "16", "--run", str(folder),
-                 "--cache", "off", "--no-progress"]) == 0
+    dnas.search(TOY, "darts", DIGITS, epochs=2, batch=16, out=folder, progress=False)
     return folder
 
 
@@ -43,7 +45,7 @@ def test_another_process_at_work_there_is_named(run, capsys):
     with holding(run / "selections" / "sampled") as process:
         assert main(["select", str(run), "--selection", "sampled", "--cache", "off"]) == 2
         err = capsys.readouterr().err
-        assert f"in use by process {process.pid};" in err and "another --out" in err and err.count("\n") == 1
+        assert f"in use by process {process.pid};" in err and "another folder" in err and err.count("\n") == 1
     assert main(["select", str(run), "--selection", "sampled", "--selection.draws", "4", "--cache", "off"]) == 0
     assert re.search(r"step 1 of 1: 4 tried, the best has \d+\.\d %", capsys.readouterr().out)
 
@@ -71,4 +73,29 @@ def test_a_factory_that_makes_no_selection(run, tmp_path, capsys):
 
 def test_a_folder_that_is_no_run(tmp_path, capsys):
     assert main(["select", str(tmp_path / "absent")]) == 2
-    assert "absent is no run directory" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert "absent is not a run directory" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_moved_run_keeps_its_choices_and_another_in_its_place_is_noticed(tmp_path, capsys):
+    dnas.search(TOY, "darts", DIGITS, epochs=1, batch=16, out=tmp_path / "first", progress=False)
+    assert main(["select", str(tmp_path / "first"), "--selection", "random", "--cache", "off"]) == 0
+    (tmp_path / "deep").mkdir()
+    shutil.move(tmp_path / "first", tmp_path / "deep" / "moved")
+    argv = ["select", str(tmp_path / "deep" / "moved"), "--selection", "random", "--cache", "off"]
+    assert main(argv) == 2  # as good as a run from elsewhere, whose space is a place: that needs the user's word
+    assert "nothing is imported because a file says so" in capsys.readouterr().err
+    assert main([*argv, "--trust"]) == 0 and "finished before" in capsys.readouterr().out
+    dnas.search(TOY, "darts", DIGITS, epochs=2, batch=16, seed=9, out=tmp_path / "other", progress=False)
+    shutil.move(tmp_path / "deep" / "moved" / "selections", tmp_path / "other" / "selections")
+    before = contents(tmp_path / "other")
+    assert main(["select", str(tmp_path / "other"), "--selection", "random", "--cache", "off"]) == 2
+    err = capsys.readouterr().err
+    assert "holds a choice from another state of the supernet" in err and "remove" in err and err.count("\n") == 1
+    assert contents(tmp_path / "other") == before
+
+
+def test_what_the_library_chose_the_command_reads(tmp_path, capsys):
+    run = dnas.search(TOY, "darts", DIGITS, epochs=1, batch=16, out=tmp_path / "run", progress=False)
+    chosen = dnas.select(run, "random", progress=False)
+    assert main(["select", str(tmp_path / "run"), "--selection", "random", "--cache", "off"]) == 0
+    assert "finished before" in capsys.readouterr().out and dnas.load_genotype(chosen.folder) == chosen.genotype

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import dnas
 from launch.main import main
 from search_spaces.cost import layers
 from search_spaces.nasbench201 import nasbench201
@@ -16,6 +17,7 @@ from search_spaces.width import width
 from tests.test_spaces import PUBLISHED
 
 TOY = f"{Path(__file__).parent}/toy_space.py:toy"
+DIGITS = dnas.data.load("digits", limit=200)
 
 
 @pytest.mark.parametrize("cells", [1, 3])
@@ -43,22 +45,50 @@ def test_it_shows_a_genotype_and_a_run(tmp_path, monkeypatch, capsys):
     assert main(["show", "darts-v2", "--cells", "3", "--channels", "4", "--out", "v2"]) == 0
     out = capsys.readouterr().out
     assert "cell_2" in out and "multiply-adds" in out and (tmp_path / "v2" / "cells.png").exists()
-    assert main(["search", "--space", TOY, "--limit", "200", "--epochs", "1", "--batch", "16", "--run", "run", "--cache",
-                 "off", "--no-progress"]) == 0
-    capsys.readouterr()
+    run = dnas.search(TOY, "darts", DIGITS, epochs=1, batch=16, out="run", progress=False)
+    (tmp_path / "run" / "logits.svg").unlink()
     assert main(["show", "run"]) == 0
     out = capsys.readouterr().out
     assert "edge_0" in out and "chain 0->1" in out and "epoch 1" in out and (tmp_path / "run" / "logits.svg").exists()
+    before = sorted(tmp_path.rglob("*"))
+    assert str(dnas.show(run)) in out and not dnas.show(run).files and sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_run_in_memory_a_choice_and_a_genotype():
+    run = dnas.search(TOY, "darts", DIGITS, epochs=1, batch=16, progress=False)
+    overview = dnas.show(run)
+    assert overview.logits["chain"].shape == (2, 2, 4) and "chain 0->1" in str(overview)
+    assert sum(layer.macs for layer in overview.layers) == overview.cost["macs"] > 0
+    assert "edge_0" in str(overview) and len(repr(overview)) < 500 and overview._repr_svg_().count("<svg") == 1
+    choice = dnas.show(dnas.select(run, "random", progress=False))
+    assert choice.logits is None and "shares" not in str(choice) and choice.space.name == "toy"
+    assert dnas.show("darts-v2", cells=3, channels=4).layers
+
+
+def test_a_space_that_only_a_file_names_is_imported_by_the_users_word(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    dnas.search(TOY, "darts", DIGITS, epochs=1, batch=16, out="mine", progress=False)
+    os.rename("mine", "received")  # as good as a run from elsewhere
+    config = json.loads(Path("received/config.json").read_text())
+    Path("evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nfrom tests.toy_space import toy\n")
+    Path("received/config.json").write_text(json.dumps(config | {"space": {"name": "evil.py:toy", "channels": 4}}))
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["show", "received"]) == 2
+    err = capsys.readouterr().err
+    assert "nothing is imported because a file says so" in err and "--trust" in err and err.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+    assert main(["show", "received", "--space", TOY, "--out", "new"]) == 0 and not (tmp_path / "ran").exists()
+    assert main(["show", "received", "--trust", "--out", "new"]) == 0 and (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("make, message", [
     (lambda path: "absent.json", "absent.json does not exist"),
     (lambda path: "darts-v9", "did you mean"),
-    (lambda path: str(path / "g.json"), "say where it is"),
+    (lambda path: str(path / "g.json"), "nothing is imported because a file says so"),
     (lambda path: genotype_of(path, image=5), "inputs of the genotype are 5"),
     (lambda path: genotype_of(path, image=[8, 8.5, 1]), "inputs of the genotype are [8, 8.5, 1]"),
     (lambda path: genotype_of(path, image=[8, 8, 1], evil=[0] * 10**6), "more than 1,000,000 characters"),
-    (lambda path: genotype_of(path, image=[8, 8, 1], **{"\x1b[2J" * 5000: 1}), "unexpected keyword")])
+    (lambda path: genotype_of(path, image=[8, 8, 1], **{"\x1b[2J" * 5000: 1}), "has no option")])
 def test_bad_input_is_one_line(tmp_path, capsys, make, message):
     (tmp_path / "g.json").write_text(json.dumps({"schema": 1, "space": "evil.py:run", "options": {}, "groups": {}}))
     assert main(["show", make(tmp_path), "--out", str(tmp_path / "new")]) == 2

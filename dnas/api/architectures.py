@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import types
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +14,19 @@ from dnas import options as factory_options
 from dnas import registry
 from dnas.api.open import Run
 from dnas.api.open import open as open_run
-from dnas.api.search import stem
+from dnas.api.published import published
+from dnas.api.search_plan import stem
 from dnas.api.select import Selected
 from dnas.api.supernet import search_config
+from dnas.data.pictures import LARGEST
 from dnas.runs import checkpoint
 from dnas.runs.directory import load_genotype
 from dnas.runs.files import read_json
 from dnas.runs.index import kind_of
+from dnas.runs.model_file import MOST
 from dnas.runs.trust import config_digest, trusted
 from dnas.shared_options import SharedOptions
 from dnas.types import Genotype, SearchSpace
-
-FORMS = "it must be a run directory, a folder of its selections, a genotype.json, or a published name"
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def architecture_of(what: str | Path | Run | Selected | Genotype, *, space: str 
         return Architecture(what.genotype, _name(what), what.config["space"], what.config, "the run's config", True, search=what)
     path = what.folder if isinstance(what, Run) else Path(what).expanduser()
     if not path.exists():
-        return _published(str(what), path, allowed)
+        return _alone(published(str(what)), str(what), str(what), allowed)
     if path.name == "genotype.json" and (path.parent / "config.json").exists():
         path = path.parent
     config = read_json(path / "config.json") if (path / "config.json").exists() else {}
@@ -110,6 +112,18 @@ def network_space(architecture: Architecture, data: Any, place: str | None = Non
         raise ValueError(f"space {name} cannot be built: {type(error).__name__}: {error}") from error
 
 
+def inputs_of(genotype: Genotype) -> Any:
+    """What the genotype's options say of the inputs and outputs of its network, in place of a data set: image, classes,
+    graph and vocabulary; 32x32x3 images and 10 classes where they say nothing. Raises ValueError for inputs that cannot be."""
+    image = genotype.options.get("image", [32, 32, 3])
+    most = MOST if isinstance(image, list) and len(image) < 3 else LARGEST
+    if not isinstance(image, list) or not image or not all(type(n) is int and 0 < n <= most for n in image):
+        raise ValueError(f"inputs of the genotype are {str(image)[:80]}; they must be a shape, such as height, width, "
+                         f"channels, each 1 to {most}")
+    return types.SimpleNamespace(image=tuple(image), classes=genotype.options.get("classes", 10), graph=None,
+                                 vocabulary=genotype.options.get("vocabulary"))
+
+
 def _extra(options: Mapping[str, Any], listed: list[str]) -> dict[str, Any]:
     """Options that the factory does not list: refused by `build_space`, but for what only says of which data a genotype is."""
     return {name: value for name, value in options.items() if name not in (*listed, "graph", "vocabulary")}
@@ -118,13 +132,6 @@ def _extra(options: Mapping[str, Any], listed: list[str]) -> dict[str, Any]:
 def _alone(genotype: Genotype, name: str, where: str, trust: bool | Collection[str]) -> Architecture:
     """A genotype that says itself how its space is called. It may be from anywhere."""
     return Architecture(genotype, name, {**genotype.options, "name": genotype.space}, {}, where, trust)
-
-
-def _published(text: str, path: Path, trust: bool | Collection[str]) -> Architecture:
-    names = registry.registered("genotype")
-    if path.suffix or len(path.parts) > 1:
-        raise ValueError(f"{text} does not exist; {FORMS} ({', '.join(names)})")
-    return _alone(registry.load("search_spaces.genotypes:genotype")(text), text, text, trust)
 
 
 def _chosen(path: Path, config: Mapping[str, Any], genotype: Genotype, trust: bool | Collection[str]) -> Architecture:

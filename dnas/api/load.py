@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ class TrainedNetwork:
 
     @property
     def results(self) -> Mapping[str, Any]:
-        """What the training ended with: {"test": {"loss", and each metric}, "holdout", ...}; {} where that is not at hand."""
+        """What the training ended with: {"test": {"loss", and each metric}, "holdout", ...}; {} if it is not at hand."""
         return self.run.results if self.run else {}
 
     @property
@@ -103,7 +104,8 @@ def load(path: str | Path, *, space: str | None = None, task: str | None = None,
     path = Path(path).expanduser()
     folder, file = (path, _file(path)) if path.is_dir() else (path.parent, path)
     if file.exists() and file.suffix != ".safetensors":
-        raise ValueError(f"{file} is not a .safetensors file; name the run directory of a training, or its {model_file.FILE}")
+        raise ValueError(f"{file} is not a .safetensors file; name the run directory of a training, or its "
+                         f"{model_file.FILE}")
     content = checkpoint.read(file)
     described = model_file.describe(content)
     run = open_run(folder) if file.name == model_file.FILE and (folder / "config.json").is_file() else None
@@ -125,13 +127,26 @@ def load(path: str | Path, *, space: str | None = None, task: str | None = None,
     return trained_network(described, built, how, weights, stats, network, run)
 
 
+def network_of(network: str | Path | TrainedNetwork, *, space: str | None, task: str | None, trust: bool,
+               cache: str | None) -> TrainedNetwork:
+    """`network`, or what `load` reads at that path. Raises ValueError, in one line, for anything else."""
+    if isinstance(network, (str, os.PathLike)):
+        return load(network, space=space, task=task, trust=trust, cache=cache)
+    if not isinstance(network, TrainedNetwork):
+        raise ValueError(f"network is {type(network).__name__}; it must be what dnas.load or dnas.train returns, or the path "
+                         "of a training")
+    caches.enable(cache)
+    return network
+
+
 def trained_network(described: ModelDescription, space: SearchSpace, task: Task, weights: Weights, stats: Stats,
                     network: Network, run: Run | None) -> TrainedNetwork:
     """A TrainedNetwork of these parts."""
     program = jax.jit(function(network, described.input))
     predict = jax.jit(predictions(task))
     logits = lambda inputs: program(weights, stats, checked(inputs, described.input))
-    return TrainedNetwork(described, space, task, weights, stats, network, logits, lambda inputs: predict(logits(inputs)), run)
+    return TrainedNetwork(described, space, task, weights, stats, network, logits,
+                          lambda inputs: predict(logits(inputs)), run)
 
 
 def function(network: Network, takes: Input) -> Callable:

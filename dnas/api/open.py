@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dnas.api.supernet import Supernet, load_supernet
+from dnas.api.supernet import Supernet, fingerprint, fingerprint_in, load_supernet
 from dnas.data import Dataset
 from dnas.engine.records import of_split
 from dnas.engine.search import Result
@@ -64,6 +64,20 @@ class Run:
         if self._supernet:
             return self._supernet
         return load_supernet(self.folder, **self._parts)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells its supernet from another that took its place: {"config": digest, "epoch", "checkpoint": digest}. Loads
+        and imports nothing; raises ValueError, in one line, for what `supernet` could not load."""
+        return fingerprint(self._supernet) if self._supernet else fingerprint_in(self.folder, **self._parts)
+
+    def reopened(self, data: Dataset | None = None) -> Run:
+        """This run as it lies in its directory, so that what is loaded of it is not kept here; itself if it is in memory.
+
+        data: what was read already of the run's config, which so is not read again.
+        """
+        if self._supernet:
+            return self
+        return Run(self.folder, self.config, self.results, parts={**self._parts, "data": self._parts.get("data") or data})
 
     @functools.cached_property
     def gates(self) -> Mapping[str, np.ndarray]:

@@ -15,12 +15,12 @@ from dnas import config as configs
 from dnas.algorithms.players import SearchState
 from dnas.api.open import Run
 from dnas.api.open import open as open_search
-from dnas.api.supernet import Supernet, fingerprint
+from dnas.api.supernet import fingerprint
 from dnas.engine import cache as caches
-from dnas.engine.progress import duration
 from dnas.reports.cells import draw_genotype
+from dnas.reports.text import duration
 from dnas.runs import checkpoint
-from dnas.runs.directory import open_run
+from dnas.runs.directory import holds_run, open_run
 from dnas.selection.select import SelectionResult, load_selected
 from dnas.selection.select import select as run_selection
 from dnas.selection.types import Selection
@@ -82,7 +82,11 @@ def select(run: str | Run, selection: str = "perturbation", *, out: str | None =
     built, source = configs.build_selection(selection, options)
     caches.enable(cache)
     folder = Path(out).expanduser() if out else run.folder and selection_folder(run.folder, selection)
-    return choose(run, built, source, folder, say=print_flushed if progress else lambda text: None)
+    say, supernet = print_flushed if progress else lambda text: None, run.supernet
+    for message in (*supernet.messages,
+                    f"run        {supernet.folder or 'in memory'}, epoch {supernet.epoch} of {supernet.config['epochs']}"):
+        say(message)
+    return choose(run, built, source, folder, say)
 
 
 def choose(run: Run, selection: Selection, source: Mapping[str, Any], folder: Path | None,
@@ -92,10 +96,9 @@ def choose(run: Run, selection: Selection, source: Mapping[str, Any], folder: Pa
     selection.begin(supernet.context)  # it may refuse this run, and then nothing is written
     if folder is None:
         return _selected(run_selection(selection, supernet.context, say=say), source, run, None)
-    with _opened(folder, selection_config(supernet, source, folder)):
-        for message in supernet.messages:
-            say(message)
-        say(f"run        {supernet.folder or 'in memory'}, epoch {supernet.epoch} of {supernet.config['epochs']}")
+    config = selection_config(supernet.folder, fingerprint(supernet), source, folder)
+    refuse_other_choice(folder, config)
+    with open_run(folder, config):
         finished = load_selected(folder)
         if finished:
             say(f"selection  {name}: finished before, read from {folder}")
@@ -111,11 +114,25 @@ def choose(run: Run, selection: Selection, source: Mapping[str, Any], folder: Pa
     return _selected(result, source, run, folder)
 
 
-def selection_config(supernet: Supernet, source: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """What the config of a selection says: the supernet's run, from where the selection lies, and digests of it,
-    so that a run may be moved with all that lies in it, and another in its place is noticed."""
-    run = supernet.folder and os.path.relpath(os.path.realpath(supernet.folder), os.path.realpath(folder))
-    return {"run": run, **fingerprint(supernet), "selection": dict(source)}
+def selection_config(run: Path | None, supernet: Mapping[str, Any], source: Mapping[str, Any],
+                     folder: Path) -> dict[str, Any]:
+    """What the config of a selection in `folder` says: the run, from where the selection lies, and the fingerprint of its
+    supernet, so that a run may be moved with all that lies in it, and another in its place is noticed."""
+    where = run and os.path.relpath(os.path.realpath(run), os.path.realpath(folder))
+    return {"run": where, **supernet, "selection": dict(source)}
+
+
+def refuse_other_choice(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raises ValueError, in one line, where `folder` holds a choice that another config describes. Writes nothing."""
+    try:
+        holds_run(folder, config)
+    except ValueError as error:
+        differs, other, _ = str(error).partition("; choose another folder")
+        if not other or "of another config" not in differs:
+            raise
+        if any(f"{key} is " in differs for key in ("config", "checkpoint", "epoch")):
+            differs = f"{folder} holds a choice from another state of the supernet: {differs.partition('config: ')[2]}"
+        raise ValueError(f"{differs}; remove {folder} to choose again, or choose another folder") from None
 
 
 def selection_folder(run: Path, name: str) -> Path:
@@ -126,18 +143,6 @@ def selection_folder(run: Path, name: str) -> Path:
 def print_flushed(text: str) -> None:
     """Prints a line at once."""
     print(text, flush=True)
-
-
-def _opened(folder: Path, config: Mapping[str, Any]):
-    try:
-        return open_run(folder, config)
-    except ValueError as error:
-        differs, other, _ = str(error).partition("; choose another folder")
-        if not other or "of another config" not in differs:
-            raise
-        if any(f"{key} is " in differs for key in ("config", "checkpoint", "epoch")):
-            differs = f"{folder} holds a choice from another state of the supernet: {differs.partition('config: ')[2]}"
-        raise ValueError(f"{differs}; remove {folder} to choose again, or choose another folder") from None
 
 
 def _selected(result: SelectionResult, source: Mapping[str, Any], run: Run, folder: Path | None) -> Selected:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ class Supernet:
     """The state of a search after `epoch` epochs, and what it is of.
 
     folder: its run directory, None in memory. method: without the budget, which the config has. digest: SHA-256 of the
-    checkpoint, "" in memory. messages: a line for each newer checkpoint that was not whole.
+    checkpoint that it was read from, "" where it was not. messages: a line for each newer checkpoint that was not whole.
     """
 
     folder: Path | None
@@ -71,8 +71,7 @@ def load_supernet(folder: str | Path, *, space: str | SearchSpace | None = None,
     Raises ValueError, in one line, where there is no checkpoint, and as `dnas.registry.refuse_untrusted`.
     """
     folder = Path(folder).expanduser()
-    config = search_config(folder)
-    allowed = trusted(folder, config, trust or {registry.absolute(part) for part in (space, method) if isinstance(part, str)})
+    config, allowed = _checked(folder, space, method, data, trust)
     where = str(folder / "config.json")
     data = _same_data(config, data, where) if data is not None else configs.data_of(config, where, allowed)
     if not isinstance(space, SearchSpace):
@@ -82,9 +81,31 @@ def load_supernet(folder: str | Path, *, space: str | SearchSpace | None = None,
     template = state_shape(space, budgeted(method, space, budget_of(config)), data, config["batch"])
     latest = checkpoint.latest(folder / "checkpoints", template, set_aside=False)
     if latest is None:
-        here = shlex.quote(str(folder))
-        raise ValueError(f"{folder} has no checkpoint; `dnas search --config {here}/config.json --run {here}` searches there")
+        raise _no_checkpoint(folder)
     return Supernet(folder, config, space, method, data, latest.tree, latest.epoch, latest.digest, tuple(latest.skipped))
+
+
+def _checked(folder: Path, space=None, method=None, data=None, trust=False) -> tuple[dict[str, Any], bool | Collection[str]]:
+    """The config of the search in `folder`, and what may be imported for it. Raises ValueError where something must be
+    imported that may not, or has no name by which it could be built again."""
+    config, where = search_config(folder), str(folder / "config.json")
+    said = {registry.absolute(part) for part in (space, method) if isinstance(part, str)}
+    allowed = trusted(folder, config, trust or said)
+    if data is None:
+        configs.refuse_untrusted_data(config, where, allowed)
+    for kind, part in (("space", space), ("method", method)):
+        if part is not None and not isinstance(part, str):
+            continue
+        name = _renamed(config, kind, part)[kind]["name"]
+        if not name:
+            raise ValueError(f"{where}: the run was given a {kind} of your own; give the same again (in Python {kind}=)")
+        registry.refuse_untrusted(name, kind, where, allowed)
+    return config, allowed
+
+
+def _no_checkpoint(folder: Path) -> ValueError:
+    here = shlex.quote(str(folder))
+    return ValueError(f"{folder} has no checkpoint; `dnas search --config {here}/config.json --run {here}` searches there")
 
 
 def search_config(folder: Path) -> dict[str, Any]:
@@ -107,7 +128,20 @@ def search_config(folder: Path) -> dict[str, Any]:
 def fingerprint(supernet: Supernet) -> dict[str, Any]:
     """What tells a supernet from another that took its place: {"config": digest, "epoch", "checkpoint": digest}."""
     return {"config": config_digest(json.loads(json.dumps(supernet.config))), "epoch": supernet.epoch,
-            "checkpoint": supernet.digest}
+            "checkpoint": supernet.digest or checkpoint.digest(supernet.state)}
+
+
+def fingerprint_in(folder: Path, **parts) -> dict[str, Any]:
+    """The fingerprint of the supernet in a run directory, which `load_supernet` would load with the same parts.
+
+    Loads and imports nothing. Raises ValueError, in one line, where there is no checkpoint, and as
+    `dnas.registry.refuse_untrusted`.
+    """
+    config, _ = _checked(folder, **parts)
+    newest = checkpoint.newest(folder / "checkpoints")
+    if newest is None:
+        raise _no_checkpoint(folder)
+    return {"config": config_digest(config), "epoch": newest[0], "checkpoint": newest[1]}
 
 
 def budget_of(config: Mapping[str, Any]) -> Budget:

@@ -222,11 +222,3 @@ def percent(shares: float | np.ndarray, digits: int = 1) -> str:
     shares = 100 * np.atleast_1d(shares)
     spread = f" ± {shares.std(ddof=1):.{digits}f}" if len(shares) > 1 else ""
     return f"{shares.mean():.{digits}f}{spread} %"
-
-
-def duration(seconds: float) -> str:
-    """12 s, 3 min 20 s, 2 h 5 min."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{max(seconds, 1)} s"
-    return f"{seconds // 60} min {seconds % 60} s" if seconds < 3600 else f"{seconds // 3600} h {seconds % 3600 // 60} min"

@@ -19,9 +19,8 @@ from dnas.engine.compile import Examples, compile_judgement, compile_training, e
 from dnas.engine.host import initial
 from dnas.engine.lanes import NonFiniteLoss
 from dnas.engine.progress import SILENT, display, metric_text
-from dnas.engine.records import of_split, refuse_non_finite, tagged
+from dnas.engine.records import confusion, of_split, refuse_non_finite, tagged
 from dnas.engine.search import input_shape
-from dnas.reports.confusion import confusion
 from dnas.runs import checkpoint
 from dnas.runs.directory import RunDirectory
 from dnas.runs.recorder import open_recorder

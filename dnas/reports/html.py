@@ -65,8 +65,16 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, text: int = 1
 def picture(path: str | Path, caption: str) -> str:
     """The SVG or PNG at `path`, carried in the page itself."""
     path = Path(path)
-    kind = {".svg": "svg+xml", ".png": "png"}[path.suffix]
-    data = base64.b64encode(path.read_bytes()).decode()
+    return _figure({".svg": "svg+xml", ".png": "png"}[path.suffix], path.read_bytes(), caption)
+
+
+def svg(text: str, caption: str) -> str:
+    """The same of the text of an SVG."""
+    return _figure("svg+xml", text.encode(errors="replace"), caption)
+
+
+def _figure(kind: str, content: bytes, caption: str) -> str:
+    data = base64.b64encode(content).decode()
     return (f'<figure><img alt="{escape(caption, quote=True)}" src="data:image/{kind};base64,{data}">'
             f"<figcaption>{escape(caption)}</figcaption></figure>")
 

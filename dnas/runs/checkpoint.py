@@ -88,10 +88,23 @@ def save(path: str | Path, tree: Tree, metadata: Mapping[str, str] | None = None
     `jax.random.key_data`).
     """
     path = Path(path)
+    head, body, _ = _encoded(tree, metadata or {}, name)
+    with contextlib.suppress(OSError):  # write_atomic says what is wrong
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, head + body)
+
+
+def digest(tree: Tree) -> str:
+    """SHA-256 of the file that `save` would write of the tree, without metadata."""
+    return _encoded(tree, {}, jax.tree_util.keystr)[2]
+
+
+def _encoded(tree: Tree, metadata: Mapping[str, str], name: Callable) -> tuple[bytes, bytes, str]:
+    """The two parts of a checkpoint's file, and the SHA-256 of both, which is in the first."""
     specs = _specs(tree, name)
     arrays = dict(zip(specs, (np.asarray(leaf, order="C") for leaf in jax.tree.leaves(jax.device_get(tree)))))
     order = sorted(arrays, key=lambda leaf: (-arrays[leaf].dtype.itemsize, leaf))
-    header = {"__metadata__": {"sha256": _NO_DIGEST, **(metadata or {})}}
+    header = {"__metadata__": {"sha256": _NO_DIGEST, **metadata}}
     end = 0
     for leaf in order:
         start, end = end, end + arrays[leaf].nbytes
@@ -101,10 +114,8 @@ def save(path: str | Path, tree: Tree, metadata: Mapping[str, str] | None = None
     text += b" " * (-len(text) % 8)
     head = struct.pack("<Q", len(text)) + text
     body = b"".join(arrays[leaf].tobytes() for leaf in order)
-    head = head.replace(_NO_DIGEST.encode(), _digest(head, body).encode(), 1)
-    with contextlib.suppress(OSError):  # write_atomic says what is wrong
-        path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, head + body)
+    sha256 = _digest(head, body)
+    return head.replace(_NO_DIGEST.encode(), sha256.encode(), 1), body, sha256
 
 
 def read(path: str | Path) -> File:
@@ -189,6 +200,14 @@ def latest(folder: str | Path, template: Tree, *, set_aside: bool = True) -> Lat
         for corrupt, _ in skipped if set_aside else ():
             os.replace(corrupt, corrupt.with_suffix(".corrupt"))
         return Latest(int(path.stem), tree, [message for _, message in skipped], file.digest)
+    return None
+
+
+def newest(folder: str | Path) -> tuple[int, str] | None:
+    """Epoch and SHA-256 of the newest checkpoint of `folder` that is as it was written, None if there is none."""
+    for path in _files(Path(folder)):
+        with contextlib.suppress(CorruptCheckpoint):
+            return int(path.stem), read(path).digest
     return None
 
 

@@ -107,8 +107,7 @@ def records(path: Path) -> list[dict[str, Any]]:
 
 
 def read_arrays(path: Path, remedy: str) -> dict[str, np.ndarray]:
-    """The arrays of an .npz that `write_arrays` wrote. Raises ValueError, ending in `remedy`, where it is missing or corrupt.
-    """
+    """The arrays of an .npz that `write_arrays` wrote. Raises ValueError, ending in `remedy`, where there is none such."""
     try:
         with opened(path) as (file, size):
             return _arrays(file, size)

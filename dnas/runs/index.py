@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from dnas.runs import lock
 from dnas.runs.directory import FAILED
@@ -21,6 +21,9 @@ KINDS = {"search": ("method", "space", "epochs"), "train": ("genotype", "space",
 """Keys by which a config tells what it is of."""
 RESULTS = {"search": "results.json", "train": "results.json", "select": "genotype.json", "compare": "comparison.json"}
 """The file that is written last."""
+
+DOWN = "epoch", "date"
+"""Keys by which runs are sorted with the largest value first."""
 
 
 class Quality(NamedTuple):
@@ -63,6 +66,29 @@ class Summary(NamedTuple):
     selections: int = 0
     date: str = ""
     note: str = ""
+
+
+def list_runs(folder: str | Path, *, sort: Literal["folder", "status", "kind", "method", "space", "data", "seed", "epoch",
+              "quality", "seconds", "date"] = "folder") -> list[Summary]:
+    """The runs at and below a folder, in any state; the choices inside of a run are counted with it.
+
+    Args:
+        sort: What the order goes by; the best quality, by its metric, and the latest date come first, what has none last.
+
+    Raises ValueError, in one line, where there is no such folder.
+    """
+    top = Path(folder).expanduser()
+    if not top.is_dir():
+        raise ValueError(f"{top} {'is not a folder' if top.exists() else 'does not exist'}; name one that holds runs")
+    value = _rank if sort == "quality" else lambda one: getattr(one, sort)
+    runs = [summary(each) for each in find(top)]
+    ranked = [one for one in runs if value(one) not in (None, "")]
+    return sorted(ranked, key=value, reverse=sort in DOWN) + [one for one in runs if value(one) in (None, "")]
+
+
+def _rank(one: Summary) -> tuple[str, float] | None:
+    """By this, runs of one metric stand in a row, the best first."""
+    return None if one.value is None else (one.metric, -one.better * one.value)
 
 
 def find(top: Path) -> Iterator[Path]:

@@ -8,3 +8,5 @@ SELECTIONS = {
     "sampled": "dnas.selection.sampling:sampled",
 }
 """Place of each factory; `dnas.registry.resolve` imports it."""
+COMPARED = ("magnitude", "perturbation", "sampled", "random")
+"""Those that a comparison is of unless it names others."""

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from dnas.shared_options import current_options
 from dnas.types import REMOVED
-from search_spaces.layers.kernels import kept
+from search_spaces.layers.kernels import materialised
 
 _dropping = contextvars.ContextVar("drop_path", default=None)
 
@@ -88,7 +88,7 @@ class MixedOp(nn.Module):
         if channels % parts or x.shape[-1] % parts:
             raise ValueError(f"edge {self.name!r} has {x.shape[-1]} channels, "
                              f"not a multiple of partial_channels {parts}")
-        x = kept(x)
+        x = materialised(x)
         seen, passed = x[..., :x.shape[-1] // parts], x[..., x.shape[-1] // parts:]
 
         def build(k):
