@@ -220,13 +220,13 @@ class Network(NamedTuple):
         statistics and returns updated averages; otherwise the averages are used, and the key may be None. One with an
         auxiliary head returns, while training, a pair of logits: its own and the head's.
         drop_path: probability with which each operation's output is dropped while training, a scalar, traced or not.
-    source: what an export writes down of it: of a Flax space (module, options of its operations, index of the operation of
-        each edge by group); None if unavailable.
+    source() -> what an export writes down of it: (Flax module, options of its operations, index of the operation of each
+        edge by group); None of a network that is not a Flax module.
     """
 
     init: Callable[..., tuple[Weights, Stats]]
     apply: Callable[..., tuple[Array, Stats]]
-    source: Any = None
+    source: Callable[[], tuple] | None = None
 
 
 class SearchSpace(NamedTuple):

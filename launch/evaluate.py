@@ -94,6 +94,7 @@ def _print_standings(found: Evaluation) -> None:
 
 
 def _rows(rows: list[tuple[str, ...]], left: int) -> None:
-    from launch.text import columns, plain
+    from dnas.reports.text import columns
+    from launch.text import plain
 
     print(columns([[plain(cell) for cell in row] for row in rows], left=left))

@@ -9,9 +9,10 @@ import sys
 from collections.abc import Sequence
 
 from dnas.options import REQUIRED, Option
+from dnas.reports.text import columns
 from launch.arguments import options_of, read_command
 from launch.parser import Positional, Shown
-from launch.text import columns, plain
+from launch.text import plain
 
 NETWORK = Option("network", str, REQUIRED, "The run directory of a training, or a weights.safetensors.")
 INPUTS = Option("inputs", tuple[str, ...], REQUIRED, "PNG, JPEG, WebP or BMP files, or folders of them, which are entered; "

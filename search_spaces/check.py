@@ -1,4 +1,4 @@
-"""What every search space must do, tried on one: `dnas spaces check` says in words where a space falls short."""
+"""What every search space must do, tried on one: `dnas spaces check` says where a space falls short."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class _Trials:
             return f"logits have shape {logits.shape}; {len(self.single)} inputs of {self.outputs[-1]} classes need " \
                    f"{(len(self.single), *self.outputs)}"
         if jax.tree.structure(stats) != jax.tree.structure(self.stats):
-            return "apply returns other stats than init made"
+            return "apply returns other stats than init"
         return None
 
     def is_deterministic(self):
@@ -192,12 +192,12 @@ class _Trials:
         def drawn(ops):
             return self.rng.choice([k for k, op in enumerate(ops) if op != "none"] or len(ops))
 
-        found = []
+        genotypes = []
         for i in range(2):
             rows = {name: np.array([drawn(group.edge_ops(e)) for e in range(len(group.edges))])
                     for name, group in self.space.groups.items()}
             for name, group in self.space.groups.items():
                 if i and sum(target == group.edges[0][1] for _, target in group.edges) > 1:
                     rows[name][0] = REMOVED
-            found.append(Genotype.from_decisions(self.space, rows))
-        return found
+            genotypes.append(Genotype.from_decisions(self.space, rows))
+        return genotypes

@@ -1,4 +1,4 @@
-"""The seam between Flax and the toolkit: a Linen module and its groups -> SearchSpace."""
+"""From a Flax Linen module and its groups to a SearchSpace."""
 
 from __future__ import annotations
 
@@ -62,4 +62,4 @@ def functions(module: nn.Module, mixed: SharedOptions) -> Functions:
             logits = logits.astype("float32")
         return logits, updated.get("batch_stats", stats)
 
-    return Functions(init, apply, drops=True, source=(module, mixed))
+    return Functions(init, apply, drops=True, source=lambda gates: (module, mixed, gates))

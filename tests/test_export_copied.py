@@ -10,16 +10,16 @@ import pytest
 
 import dnas
 from dnas.runs import model_file
+from dnas.shared_options import SharedOptions, shared_options
 from search_spaces.darts import darts
 from search_spaces.dense import dense
-from search_spaces.export import FORMATS
-from search_spaces.layers.mixed import MixedOptions, mixed_options
+from search_spaces.export import flax
 from search_spaces.nasbench201 import nasbench201
 from search_spaces.robust_darts import s4
 from search_spaces.width import width
 from tests.toy_causal import causal
+from tests.toy_frameworks import toy_pure
 from tests.toy_kernel import kernels
-from tests.toy_seams import toy_pure
 from tests.toy_space import toy
 
 HERE, IMAGE = Path(__file__).parent, (8, 8, 1)
@@ -47,16 +47,16 @@ def saved(folder, place, space, takes=IMAGES, gives=CLASSES, inherit=False, seed
     weights, stats = network.init(jax.random.key(0), inputs)
     stats = jax.tree.map(lambda leaf: draw.uniform(0.5, 2, leaf.shape).astype(np.float32), stats)
     options = {key: value for key, value in space.options.items() if key not in ("image", "classes")}
-    described = model_file.Portable(genotype, {"name": place.rpartition("/")[2], **options}, takes, gives,
-                                    {"inherit": True} if inherit else {})
+    described = model_file.ModelDescription(genotype, {"name": place.rpartition("/")[2], **options}, takes, gives,
+                                            {"inherit": True} if inherit else {})
     model_file.save(folder / model_file.FILE, described, weights, stats)
     return dnas.load(folder, space=place)
 
 
-def exported(trained, folder, inputs, place=None):
+def exported(trained, folder, inputs):
     """The text of the Flax file, which gives the outputs of the network."""
     (folder / "export").mkdir()
-    outputs = FORMATS["flax"](trained, folder / "export", place)(inputs)
+    outputs = flax(trained, folder / "export")(inputs)
     np.testing.assert_allclose(outputs, trained.logits(inputs), 1e-5, 1e-5)
     text = (folder / "export" / "network.py").read_text()
     assert "search_spaces import" not in text and "dnas import" not in text and "dnas.types import" not in text
@@ -68,14 +68,14 @@ def pixels(count=3):
 
 
 def with_options(make, **options):
-    with mixed_options(MixedOptions(**options)):
+    with shared_options(SharedOptions(**options)):
         return make()
 
 
 def test_a_network_of_a_space_of_ones_own_runs_without_the_toolkit(tmp_path):
     place, images = f"{HERE}/toy_space.py:toy", pixels()
     trained = saved(tmp_path, place, toy(IMAGE, 10))
-    text = exported(trained, tmp_path, images, place)
+    text = exported(trained, tmp_path, images)
     assert "class Chain(nn.Module)" in text and "toy_space.py" in text and str(HERE) not in text
     np.save(tmp_path / "export" / "inputs.npy", images)
     done = subprocess.run([sys.executable, "-c", ALONE], cwd=tmp_path / "export", capture_output=True, text=True)
@@ -104,7 +104,7 @@ def test_other_inputs_and_tasks(tmp_path):
             ("tokens", f"{HERE}/toy_causal.py:causal", causal((8,), 11), tokens,
              model_file.Output("next-token", 11, ()), draw.integers(0, 11, (4, 8), np.int32))]:
         (tmp_path / name).mkdir()
-        text = exported(saved(tmp_path / name, place, space, takes, gives), tmp_path / name, inputs, place)
+        text = exported(saved(tmp_path / name, place, space, takes, gives), tmp_path / name, inputs)
         assert "def predict" not in text and "CLASSES" not in text
 
 
@@ -163,7 +163,7 @@ def written(folder, text):
 
 def test_names_that_clash_fields_of_all_kinds_and_other_alphabets(tmp_path):
     place = written(tmp_path, CLASHING) + ":clashing"
-    text = exported(saved(tmp_path, place, dnas.registry.load(place)(), seed=3), tmp_path, pixels(), place)
+    text = exported(saved(tmp_path, place, dnas.registry.load(place)(), seed=3), tmp_path, pixels())
     assert "class Conv(nn.Module)" in text and "class Conv_(nn.Module)" in text and "CLASSES_ =" in text
 
 
@@ -186,18 +186,18 @@ def test_what_cannot_be_copied_is_named(tmp_path, change, message):
     place = written(tmp_path, text.replace(*change)) + ":clashing"
     trained = saved(tmp_path, place, dnas.registry.load(place)(), seed=3)
     if message is None:
-        exported(trained, tmp_path, pixels(), place)
+        exported(trained, tmp_path, pixels())
         return
     with pytest.raises(ValueError, match=f"no Flax file for this network of the space 'mine.py:clashing': {message}"):
-        FORMATS["flax"](trained, tmp_path, None)
+        flax(trained, tmp_path)
     assert not (tmp_path / "network.py").exists()
 
 
 def test_networks_of_no_flax_space_and_of_other_types_have_none(tmp_path):
     for place, space, message in [
-            (f"{HERE}/toy_seams.py:toy_pure", toy_pure(IMAGE, 10), "its space is not made by flax_space"),
+            (f"{HERE}/toy_frameworks.py:toy_pure", toy_pure(IMAGE, 10), "its space is not one of flax_space"),
             (f"{HERE}/toy_kernel.py:kernels", with_options(lambda: kernels(IMAGE, 10), dtype="bfloat16"),
              "it computes in bfloat16")]:
         trained = saved(tmp_path, place, space, inherit="bfloat16" in message)
         with pytest.raises(ValueError, match=message):
-            FORMATS["flax"](trained, tmp_path, None)
+            flax(trained, tmp_path)

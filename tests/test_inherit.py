@@ -28,7 +28,7 @@ from tests.test_search import contents, same, tiny
 from tests.test_spaces import Stack
 from tests.test_train import network
 from tests.test_train_command import refused
-from tests.toy_seams import toy_pure
+from tests.toy_frameworks import toy_pure
 from tests.toy_space import toy
 
 TOY = f"{Path(__file__).parent}/toy_space.py:toy"

@@ -9,12 +9,14 @@ import os
 import shutil
 import struct
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import dnas
+from dnas.task import named
 from launch.main import main
 from tests.test_load import other, refused, said
 
@@ -217,3 +219,20 @@ def test_where_predictions_cannot_be_written(run, tmp_path, monkeypatch, capsys,
     monkeypatch.setattr("dnas.api.predict.network_of", lambda *_, **__: pytest.fail("the network was loaded"))
     assert message in refused(capsys, "predict", run, tmp_path / "x.csv", "--out", tmp_path / out)
     assert (tmp_path / "x.csv").read_text() == "a\n1\n"
+
+
+@pytest.mark.parametrize("task, outputs, targets, table, rows", [
+    ("dense", [[[0, 0], [0, 1]], [[1, 1], [1, 1]]], [[[0, 0], [0, 1]], [[1, 1], [1, 0]]],
+     "example,share(sky),share(sea)\na,0.75,0.25\nb,0.0,1.0\n", [["a", "sky", "75.0 %"], ["b", "sea", "100.0 %"]]),
+    ("multilabel", [[0, 1], [1, 1]], [[0.0, 1.0], [1.0, 0.0]],
+     "example,predicted 0,predicted 1,target 0,target 1\na,0,1,0.0,1.0\nb,1,1,1.0,0.0\n",
+     [["a", "0", "1"], ["b", "1", "1"]]),
+    ("regression", [[0.5], [2.0]], [1.0, 2.25], "example,predicted,target\na,0.5,1.0\nb,2.0,2.25\n",
+     [["", "predicted", "target"], ["a", "0.5", "1"], ["b", "2", "2.25"]])])
+def test_predictions_of_other_tasks(task, outputs, targets, table, rows):
+    network = SimpleNamespace(task=named(task), classes=("sky", "sea") if task == "dense" else (),
+                              described=SimpleNamespace(input=SimpleNamespace(characters="")))
+    predictions = dnas.Predictions(network, ["a", "b"], np.array(outputs), np.array(targets), {}, {}, (), 1)
+    assert predictions.to_csv() == table and predictions.rows() == rows
+    examples = json.loads(predictions.to_json())["examples"]
+    assert [example["predicted"] for example in examples] == outputs and [each["target"] for each in examples] == targets

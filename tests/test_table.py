@@ -419,7 +419,7 @@ def test_evaluate_another_space_without_a_table(said, whole, tmp_path):
 
 @pytest.mark.parametrize("argv, message", [
     (["absent"], "or a NAS-Bench-201 cell '|op~0|+|...|' in quotes"), (["|none~0|"], "not a NAS-Bench-201 cell"),
-    ([SKIPS.replace("skip_connect", "sep_conv")], "'sep_conv' is no operation"), ([], "RUN|GENOTYPE|STRING is missing"),
+    ([SKIPS.replace("skip_connect", "sep_conv")], "'sep_conv' is not an operation"), ([], "RUN|GENOTYPE|STRING is missing"),
     ([SKIPS, "--table", "absent.npz"], "absent.npz: there is no such file"),
     ([SKIPS, "--latency", "l.npz"], "latency needs table"), ([SKIPS, "--json", "no/e.json"], "a folder that exists"),
     ([SKIPS, "--json", "."], "a folder that exists"), (["genotype.json", "--json", "genotype.json"], "would replace"),

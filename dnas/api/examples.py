@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dnas.api.load import TrainedNetwork, checked
+from dnas.api.load import TrainedNetwork
 from dnas.data.decode import File, decode, is_picture
 from dnas.data.files import npz_inputs
 from dnas.data.folders import NOT_PICTURES
 from dnas.data.tables import Table, features_of, targets_of
 from dnas.data.text import windows_of
+from dnas.engine.inference import checked
 from dnas.runs.model_file import Input
 
 FILES = (".csv", ".npz", ".txt")

@@ -15,7 +15,8 @@ import jax
 import numpy as np
 
 from dnas.api.examples import PictureFiles, paths_of, read_examples
-from dnas.api.load import TrainedNetwork, in_batches, network_of, predictions, scores
+from dnas.api.load import TrainedNetwork, network_of
+from dnas.engine.inference import in_batches, predictions, scores
 from dnas.engine.progress import metric_text
 from dnas.runs.files import write_atomic
 

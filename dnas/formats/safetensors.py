@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 
-from dnas.api.load import TrainedNetwork, checked, function
+from dnas.engine.inference import checked, function
 from dnas.formats import NAME
 from dnas.runs import checkpoint, model_file
+
+if TYPE_CHECKING:
+    from dnas.api.load import TrainedNetwork
 
 
 def safetensors(network: TrainedNetwork, folder: Path) -> Callable:

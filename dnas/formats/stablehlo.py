@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from jax import export
 
-from dnas.api.load import TrainedNetwork, function
+from dnas.engine.inference import function
 from dnas.formats import NAME
 from dnas.runs.files import write_atomic
+
+if TYPE_CHECKING:
+    from dnas.api.load import TrainedNetwork
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 

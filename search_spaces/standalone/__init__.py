@@ -1,6 +1,6 @@
 """A trained network as one readable Python file that imports nothing of this toolkit.
 
-The file is put together of definitions: the network of its family as it is once nothing is searched, and of the operations
+The file is composed of definitions: the network of its family as it is once nothing is searched, and of the operations
 those that its genotype uses, as they stand in `search_spaces.layers.primitives`, calling plain `leaves`. The networks are
 written a second time here, without what only a search needs; `dnas export` compares every file that it writes with the
 network that was trained.
@@ -25,7 +25,7 @@ FAMILIES = {"darts": "darts", "nasbench201": "nasbench201", "s1": "darts", "s2":
 def source(name: str, space: SearchSpace, genotype: Genotype, takes: Input, gives: Output) -> str:
     """The text of the file, whose `Network` has the variables of `space.network(genotype)`.
 
-    name: of the space, as it is registered. Raises ValueError, in one line, where there is no such file for it.
+    name: of the space, as it is registered. Raises ValueError, in one line, where the network has no such file.
     """
     edges = {group: sorted(map(tuple, chosen), key=lambda choice, group=group: space.groups[group].edges.index(choice[:2]))
              for group, chosen in genotype.choices.items()}
@@ -76,5 +76,5 @@ def _only(definition: Definition, used: set[str]) -> Definition:
         return definition
     entries = [(key, value) for key, value in zip(node.value.keys, node.value.values) if key.value in used]
     text = "\n".join(f'    "{key.value}": {ast.unparse(value)},' for key, value in entries)
-    kept = ast.Dict([key for key, _ in entries], [value for _, value in entries])
-    return definition._replace(text=f"OPERATIONS = {{\n{text}\n}}", node=kept)
+    chosen = ast.Dict([key for key, _ in entries], [value for _, value in entries])
+    return definition._replace(text=f"OPERATIONS = {{\n{text}\n}}", node=chosen)

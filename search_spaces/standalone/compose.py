@@ -2,7 +2,7 @@
 
 Definitions of this toolkit, and of the modules beside the one that a network's class is in, are copied; everything else is
 imported as it was. A name that two of the copied modules define stays that of the first module, and the other gets an
-underscore. Functions of the toolkit that `leaves` defines too are taken from there.
+underscore. Functions of the toolkit that `leaves` defines too come from there.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def compose(starts: Sequence[Key], constants: Sequence[str] = (),
     Raises ValueError, in one line, for what cannot be copied.
     """
     modules: dict[str, Module] = {}
-    found: dict[Key, Definition] = {}
+    needed: dict[Key, Definition] = {}
     bound: dict[str, tuple[Any, list[str]]] = {}
     edges: dict[str, set[str]] = {}
 
@@ -104,14 +104,14 @@ def compose(starts: Sequence[Key], constants: Sequence[str] = (),
         return None
 
     def need(key: Key) -> None:
-        if key in found:
+        if key in needed:
             return
         module, name = key
         several = module_of(module).definitions.get(name, ())
         if len(several) != 1:
             raise ValueError(f"{name} is not set in {module_of(module).file} by one statement at its top, which could be "
                              "copied")
-        found[key] = definition = edit(several[0])
+        needed[key] = definition = edit(several[0])
         edges.setdefault(module, set())
         read_names = {node.id for node in names_in(definition.node)}
         for other in sorted(read_names):
@@ -135,13 +135,13 @@ def compose(starts: Sequence[Key], constants: Sequence[str] = (),
         order = list(graphlib.TopologicalSorter(edges).static_order())
     except graphlib.CycleError as error:
         raise ValueError(f"the modules {', '.join(error.args[1])} need each other") from None
-    finals = {key: key[1] for key in starts} | _finals(found, starts[0][0], {*constants, *bound})
+    finals = {key: key[1] for key in starts} | _finals(needed, starts[0][0], {*constants, *bound})
     texts = {}
-    for key in sorted(found, key=lambda key: (key[0].endswith("usage"), order.index(key[0]), found[key].line)):
-        targets = {node.id: resolve(key[0], node.id) for node in names_in(found[key].node)} | {key[1]: key}
+    for key in sorted(needed, key=lambda key: (key[0].endswith("usage"), order.index(key[0]), needed[key].line)):
+        targets = {node.id: resolve(key[0], node.id) for node in names_in(needed[key].node)} | {key[1]: key}
         changes = {name: finals[target] for name, target in targets.items()
                    if isinstance(target, tuple) and finals.get(target, name) != name}
-        texts.setdefault((key[0], found[key].line), renamed(found[key], changes))
+        texts.setdefault((key[0], needed[key].line), renamed(needed[key], changes))
     statements = tuple(statement for _, several in bound.values() for statement in several)
     copied = tuple(module_of(name).file for name in order if not name.startswith("search_spaces.standalone"))
     return Parts(statements, tuple(texts.values()), finals, copied)
@@ -256,24 +256,24 @@ def _copied(module: str, beside: str) -> bool:
 
 
 def _bind(bound: dict[str, tuple[Any, list[str]]], name: str, imports: Sequence[Import], value: Any) -> None:
-    known, statements = bound.setdefault(name, (value, []))
-    if known is not value:
+    before, statements = bound.setdefault(name, (value, []))
+    if before is not value:
         raise ValueError(f"two of its parts import different things as {name!r}")
     statements += [one.statement for one in imports if one.statement not in statements]
 
 
 def _public(module: str, name: str) -> Import:
-    """The import of what is `name` in `module`, from where its documentation has it if that is known."""
+    """The import of what is `name` in `module`, from the module of its documentation where that is among the usual ones."""
     value = getattr(sys.modules[module], name)
     places = [place for place in ("flax.linen", "jax.nn", "jax.numpy", module.split(".")[0], module)
               if getattr(sys.modules.get(place), name, None) is value]
     return Import(f"from {places[0]} import {name}", places[0], name)
 
 
-def _finals(found: Mapping[Key, Definition], first: str, reserved: set[str]) -> dict[Key, str]:
+def _finals(needed: Mapping[Key, Definition], first: str, reserved: set[str]) -> dict[Key, str]:
     """What each definition is called in the file."""
     finals, seen = {}, set(reserved)
-    for key in sorted(found, key=lambda key: key[0] != first):
+    for key in sorted(needed, key=lambda key: key[0] != first):
         name = key[1]
         while name in seen:
             name += "_"

@@ -1,4 +1,4 @@
-"""A trained network of any space that `flax_space` makes as one Python file: its own Flax modules, copied.
+"""A trained network of any space of `flax_space` as one Python file: its own Flax modules, copied.
 
 Of a user's own space these are the classes of the user's file; of a network that goes on from a supernet's weights, those of
 the supernet. With them come the definitions of this toolkit that they use, and `MixedOp` as it is once every operation is
@@ -29,8 +29,8 @@ def copied_source(name: str, network: Network, takes: Input, gives: Output) -> s
     name: of the space. Raises ValueError, in one line, where the network's modules cannot be copied.
     """
     if network.source is None:
-        raise ValueError("its space is not made by flax_space")
-    module, options, gates = network.source
+        raise ValueError("its space is not one of flax_space")
+    module, options, gates = network.source()
     if options.dtype != "float32":
         raise ValueError(f"it computes in {options.dtype}")
     constants = {"CLASSES": list(gives.classes), "GATES": {group: tuple(map(int, row)) for group, row in gates.items()},
@@ -48,9 +48,9 @@ def copied_source(name: str, network: Network, takes: Input, gives: Output) -> s
                     [*constants, "MODULE"])
     used = set(re.findall(r"\w+", "\n".join(parts.definitions))) | ({"CLASSES"} if gives.classes else set())
     values = "\n".join(assigned(each, value) for each, value in constants.items() if each in used)
-    made = f"MODULE = {expression(module, lambda value: parts.names[key_of(value)])}"
+    module_line = f"MODULE = {expression(module, lambda value: parts.names[key_of(value)])}"
     return "\n\n\n".join([f"{_header(name, takes, gives, parts)}\n{grouped(parts.imports)}\n\n{values}", *parts.definitions,
-                          made]) + "\n"
+                          module_line]) + "\n"
 
 
 def expression(value: Any, name_of: Callable[[Any], str]) -> str:
