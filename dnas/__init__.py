@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from dnas.data import Dataset
     from dnas.engine.lanes import NonFiniteLoss
     from dnas.runs.checkpoint import CorruptCheckpoint
-    from dnas.runs.directory import RunWriteError, load_genotype
+    from dnas.runs.directory import load_genotype
+    from dnas.runs.files import RunWriteError
     from dnas.task import Task
     from dnas.types import Batch, Choice, Evaluator, Genotype, Group, Network, SearchSpace
 
@@ -58,7 +59,8 @@ _PLACES = {
         "data": ("Dataset",),
         "engine.lanes": ("NonFiniteLoss",),
         "runs.checkpoint": ("CorruptCheckpoint",),
-        "runs.directory": ("RunWriteError", "load_genotype"),
+        "runs.directory": ("load_genotype",),
+        "runs.files": ("RunWriteError",),
         "task": ("Task",),
         "types": ("Batch", "Choice", "Evaluator", "Genotype", "Group", "Network", "SearchSpace"),
     }.items() for name in names

@@ -138,9 +138,15 @@ def data_source(data: Dataset) -> dict[str, Any]:
 
 
 def label(source: Mapping[str, Any], kind: str, also: Collection[str] = ()) -> str:
-    """The space or method of a config on one line, with those options that differ from their defaults, and `also` these."""
+    """The space or method of a config on one line, with those options that differ from their defaults, and `also` these.
+
+    Imports nothing: where the defaults cannot be read in its source, all options are shown.
+    """
     name = source["name"]
-    listed = _listed(name, kind)
+    try:
+        listed = factory_options.spelled_out(registry.locate(name, kind)) or []
+    except ValueError:
+        listed = []
     usual = {option.name: option.default for option in (*(factory_options.read(SHARED) if kind == "space" else ()), *listed)}
     shown = ", ".join(f"{option} {value}" for option, value in source.items()
                       if option != "name" and (option in also or usual.get(option) != value))
@@ -148,20 +154,9 @@ def label(source: Mapping[str, Any], kind: str, also: Collection[str] = ()) -> s
     return f"{name} ({shown})" if shown else name
 
 
-def _listed(name: str, kind: str) -> list[factory_options.Option]:
-    """The options of a factory as far as they can be read without importing what only a config names."""
-    try:
-        if name and not registry.is_place(name, kind):
-            return factory_options.read(registry.locate(name, kind))
-        return factory_options.from_source(registry.source(name).read_text(encoding="utf-8"), name.rpartition(":")[2]) \
-            if name.rpartition(":")[0].endswith(".py") else []
-    except Exception:  # whatever is in that file
-        return []
-
-
 def read_config(path: str | Path) -> dict[str, Any]:
     """The config.json of a search, or of the run directory `path`. Raises ValueError, in one line, for anything else."""
-    from dnas.runs.index import read_json
+    from dnas.runs.files import read_json
 
     file = Path(path).expanduser()
     file = file / "config.json" if file.is_dir() else file

@@ -41,11 +41,17 @@ def read(place: str) -> list[Option]:
 
     Raises ValueError, in one line, where there is no such factory or an option of it has a type no command line has.
     """
+    options = spelled_out(place)
+    return from_signature(registry.load(place), place) if options is None else options
+
+
+def spelled_out(place: str) -> list[Option] | None:
+    """The same without importing anything; None where the source alone does not say it."""
     path = registry.source(place)
     try:
         return from_source(path.read_text(encoding="utf-8"), place.rpartition(":")[2])
-    except (_Unreadable, AttributeError, OSError, SyntaxError, TypeError, ValueError):
-        return from_signature(registry.load(place), place)
+    except (_Unreadable, AttributeError, OSError, RecursionError, SyntaxError, TypeError, ValueError):
+        return None
 
 
 def from_source(text: str, name: str) -> list[Option]:
@@ -88,7 +94,10 @@ def _varied(call: ast.expr, body: list[ast.stmt]) -> list[Option]:
     if module is None:
         raise _Unreadable
     changed = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
-    return [option._replace(default=changed.get(option.name, option.default)) for option in read(f"{module}:{other}")]
+    options = spelled_out(f"{module}:{other}")
+    if options is None:
+        raise _Unreadable
+    return [option._replace(default=changed.get(option.name, option.default)) for option in options]
 
 
 def constant(place: str, name: str) -> Any:

@@ -10,6 +10,7 @@ import ast
 import difflib
 import functools
 import importlib
+import importlib.machinery
 import importlib.util
 import inspect
 import os
@@ -115,14 +116,18 @@ def describe(name: str, kind: str) -> str:
 
 
 def source(place: str) -> Path | None:
-    """The Python file of a place, without importing it (packages above it are); None if it is not found."""
+    """The Python file of a place, without importing it or a package above it; None if it is not found."""
     module, _, _ = place.rpartition(":")
     if module.endswith(".py"):
         path = Path(module).expanduser()
         return path if path.is_file() else None
+    top, *inside = module.split(".")
     try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
+        spec = importlib.util.find_spec(top)
+        for name in inside:
+            module = f"{spec.name}.{name}"
+            spec = importlib.machinery.PathFinder.find_spec(module, spec.submodule_search_locations or [])
+    except (AttributeError, ImportError, ValueError):
         return None
     return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
 

@@ -188,13 +188,14 @@ class Genotype:
         if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
             raise ValueError(f"not a genotype of schema {SCHEMA}")
         try:
-            if not isinstance(raw["space"], str) or not isinstance(raw["options"], dict):
+            if not isinstance(raw["options"], dict):
                 raise TypeError
-            choices = {str(g): tuple(Choice(_index(c["source"]), _index(c["target"]), _name(c["op"])) for c in cs)
+            _name(raw["space"])
+            choices = {_name(g): tuple(Choice(_index(c["source"]), _index(c["target"]), _name(c["op"])) for c in cs)
                        for g, cs in raw["groups"].items()}
         except (KeyError, TypeError, AttributeError):
             raise ValueError("not a genotype: it needs space, options, and groups whose edges have "
-                             "source, target and op") from None
+                             "source, target and op, all names of letters that can be printed") from None
         return cls(raw["space"], raw["options"], choices)
 
 
@@ -205,7 +206,8 @@ def _index(value) -> int:
 
 
 def _name(value) -> str:
-    if not isinstance(value, str):
+    """`value`, if it is a text that can be printed: no terminal obeys it, and no picture or page chokes on it."""
+    if not isinstance(value, str) or not value.isprintable():
         raise TypeError
     return value
 

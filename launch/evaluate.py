@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     values = read_command("evaluate", __doc__, argv, options, shown=SHOWN)
     out = _checked(values.pop("json"), values)
     import dnas
-    from dnas.runs.directory import write_atomic
+    from dnas.runs.files import write_atomic
 
     evaluation = dnas.evaluate(values.pop("what"), **values)
     _print(evaluation)

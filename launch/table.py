@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
 
     import numpy as np
 
-    from dnas.runs.directory import write_atomic
+    from dnas.runs.files import write_atomic
     from dnas.tabular.nasbench201 import CELLS, load
     from dnas.tabular.nats import from_api
     from search_spaces.nasbench201 import from_string

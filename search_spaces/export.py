@@ -12,7 +12,7 @@ import jax
 from dnas.api.load import TrainedNetwork
 from dnas.formats import NAME
 from dnas.formats.safetensors import safetensors
-from dnas.runs.directory import write_atomic
+from dnas.runs.files import write_atomic
 from search_spaces import standalone
 from search_spaces.standalone.copied import copied_source
 

@@ -13,7 +13,7 @@ import pytest
 
 from dnas.runs import checkpoint
 from dnas.runs.checkpoint import CorruptCheckpoint, digest, keep, latest, newest, restore, save
-from dnas.runs.directory import RunWriteError
+from dnas.runs.files import RunWriteError
 
 
 class State(NamedTuple):

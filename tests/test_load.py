@@ -178,7 +178,7 @@ def test_arrays_that_lie_outside_of_the_file_are_refused(tmp_path):
     """The header is as wrong as can be, and the digest of the whole is right."""
     file = tmp_path / "a.safetensors"
     checkpoint.save(file, {"a": np.zeros(4, np.float32)})
-    for wrong, message in (b"[1600,16]", "lies outside"), (b"[-320,16]", "lies outside"), (b"[1e999,16]", "its header"):
+    for wrong, message in (b"[1600,16]", "share bytes"), (b"[-320,16]", "its header"), (b"[1e999,16]", "its header"):
         content = file.read_bytes().replace(b"[0,16]", wrong)
         size = int.from_bytes(content[:8], "little") + len(wrong) - len(b"[0,16]")
         content = struct.pack("<Q", size) + content[8:]

@@ -9,7 +9,7 @@ import pytest
 
 from dnas.reports.cells import _cell, _joined, _order, draw_genotype, terminal_cell
 from dnas.reports.figures import _limits, draw_curves, draw_logits, text_width
-from dnas.runs.directory import RunWriteError
+from dnas.runs.files import RunWriteError
 from dnas.runs.tensorboard import events
 from dnas.types import Choice, Genotype, Group
 

@@ -19,7 +19,8 @@ from dnas.engine.records import entropy
 from dnas.engine.search import NonFiniteLoss, estimate, input_shape, search
 from dnas.methods.darts import darts
 from dnas.runs import checkpoint
-from dnas.runs.directory import RunWriteError, load_genotype, open_run
+from dnas.runs.directory import load_genotype, open_run
+from dnas.runs.files import RunWriteError
 from dnas.task import task_of
 from tests.toy_space import toy
 

@@ -21,7 +21,8 @@ from dnas.api.supernet import search_config
 from dnas.data.pictures import LARGEST
 from dnas.runs import checkpoint
 from dnas.runs.directory import load_genotype
-from dnas.runs.index import kind_of, read_json
+from dnas.runs.files import read_json
+from dnas.runs.index import kind_of
 from dnas.runs.model_file import MOST
 from dnas.runs.trust import config_digest, trusted
 from dnas.shared_options import SharedOptions

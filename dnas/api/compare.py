@@ -25,8 +25,9 @@ from dnas.engine.train import train as run_training
 from dnas.reports import comparison
 from dnas.reports.comparison import Entry
 from dnas.reports.comparison_page import ComparedRun, Comparison
-from dnas.runs.directory import RunDirectory, environment, open_run, write_json
-from dnas.runs.index import number, read_json
+from dnas.runs.directory import RunDirectory, environment, open_run
+from dnas.runs.files import read_json, write_json
+from dnas.runs.index import number
 from dnas.selection import COMPARED
 from dnas.selection.types import Unsuitable
 from dnas.tabular import nasbench201

@@ -17,7 +17,8 @@ from dnas.api.open import open as open_run
 from dnas.api.select import refuse_other_choice, selection_config, selection_folder
 from dnas.api.supernet import search_config
 from dnas.reports.comparison import Metric, metrics_of
-from dnas.runs.index import find, kind_of, quality_of, read_json
+from dnas.runs.files import read_json
+from dnas.runs.index import find, kind_of, quality_of
 from dnas.selection import COMPARED
 from dnas.selection.types import Selection
 from dnas.tabular import nasbench201

@@ -13,8 +13,9 @@ from dnas.api.supernet import Supernet, fingerprint, fingerprint_in, load_supern
 from dnas.data import Dataset
 from dnas.engine.records import of_split
 from dnas.engine.search import Result
-from dnas.runs.directory import load_genotype, read_arrays, records
-from dnas.runs.index import kind_of, load_groups, number, quality_of, read_json, summary
+from dnas.runs.directory import load_genotype
+from dnas.runs.files import read_arrays, read_json, records
+from dnas.runs.index import kind_of, load_groups, number, quality_of, summary
 from dnas.types import Genotype, Group, SearchSpace
 
 

@@ -18,7 +18,7 @@ from dnas.api.examples import PictureFiles, paths_of, read_examples
 from dnas.api.load import TrainedNetwork, network_of
 from dnas.engine.inference import in_batches, predictions, scores
 from dnas.engine.progress import metric_text
-from dnas.runs.directory import write_atomic
+from dnas.runs.files import write_atomic
 
 FORMS = (".csv", ".json")
 """Ends of the names of files that predictions are written to."""

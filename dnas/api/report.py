@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dnas.reports.run_page import run_page
-from dnas.runs.directory import write_atomic
+from dnas.runs.files import write_atomic
 
 if TYPE_CHECKING:
     from dnas.api.open import Run

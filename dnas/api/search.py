@@ -22,8 +22,8 @@ from dnas.engine.margin import margin_of
 from dnas.engine.search import Lane, Result, search_lanes
 from dnas.reports import cells, figures
 from dnas.reports.duplicates import draw_duplicates
-from dnas.runs.directory import holds_run, open_run, write_json
-from dnas.runs.index import read_json
+from dnas.runs.directory import holds_run, open_run
+from dnas.runs.files import read_json, write_json
 from dnas.runs.tensorboard import events
 from dnas.types import SearchSpace
 

@@ -18,7 +18,8 @@ from dnas.algorithms.players import SearchState
 from dnas.data import Dataset
 from dnas.engine.search import state_shape
 from dnas.runs import checkpoint
-from dnas.runs.index import kind_of, read_json
+from dnas.runs.files import read_json
+from dnas.runs.index import kind_of
 from dnas.runs.trust import config_digest, trusted
 from dnas.selection.select import selection_context
 from dnas.selection.types import Context

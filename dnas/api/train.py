@@ -24,7 +24,8 @@ from dnas.reports.cells import draw_genotype
 from dnas.reports.confusion import draw_confusion, shares
 from dnas.reports.figures import draw_curves
 from dnas.runs import model_file
-from dnas.runs.directory import free_folder, open_run, write_json
+from dnas.runs.directory import free_folder, open_run
+from dnas.runs.files import write_json
 from dnas.runs.tensorboard import events
 from dnas.task import task_of
 from dnas.types import Genotype

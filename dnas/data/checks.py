@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -19,6 +20,13 @@ COLOURS = (1, 3, 4)
 """Channels of grey, RGB and RGBA pictures."""
 TURNED = "x.transpose(0, 2, 3, 1)"
 """What makes channels-first images [N, H, W, C]."""
+
+
+def checked_file(path: Path) -> Path:
+    """`path`. Raises ValueError where it is a folder, or a pipe or device, which would be waited for or have no end."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is not an ordinary file")
+    return path
 
 
 def kind_of(inputs: np.ndarray) -> Kind:

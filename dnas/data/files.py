@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dnas.data.checks import NOUNS, checked_count, checked_inputs, checked_labels, kind_of
+from dnas.data.checks import NOUNS, checked_count, checked_file, checked_inputs, checked_labels, kind_of
 
 IDX = {"x": "train-images", "y": "train-labels", "x_test": "t10k-images", "y_test": "t10k-labels"}
 IDX_BYTES = 0x0800
@@ -154,6 +154,7 @@ def _cifar(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _content(path: Path) -> bytes:
+    checked_file(path)
     try:
         return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -163,6 +164,7 @@ def _content(path: Path) -> bytes:
 
 
 def _opened(path: Path):
+    checked_file(path)
     try:
         file = np.load(path, allow_pickle=False)
     except (*BROKEN, ValueError) as error:

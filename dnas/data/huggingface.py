@@ -35,6 +35,7 @@ def hugging_face(source: str, *, limit: int | None = None, resize: Sequence[int]
     except ImportError:
         raise ValueError(f"{source}: it takes the package datasets; pip install 'dnas[hf]'") from None
     place = Path(source).expanduser()
+    datasets.config.HF_DATASETS_TRUST_REMOTE_CODE = False  # older versions ask whether to run the code that lies there
     try:
         saved = any((place / name).is_file() for name in SAVED)
         loaded = (datasets.load_from_disk if saved else datasets.load_dataset)(str(place) if place.is_dir() else source)

@@ -220,8 +220,10 @@ def _holds_arrays(folder: Path) -> bool:
 
 def _existing(name: str) -> Path:
     path = Path(name).expanduser()
-    if path.exists():
+    if path.is_file() or path.is_dir():
         return path
+    if path.exists():
+        raise ValueError(f"{name} is neither a file nor a folder; give {FORMS}")
     near = difflib.get_close_matches(name.lower(), DATASETS, 1)
     hint = f"did you mean {near[0]!r}?" if near else f"give {FORMS}"
     raise ValueError(f"no file, folder or data set {name!r}; {hint}")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dnas.data.checks import checked_file
 from dnas.data.dataset import Columns, Dataset, from_arrays
 
 TARGETS = ("target", "label", "class", "y")
@@ -139,7 +140,7 @@ def _class_name(value: float) -> str:
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
     """Number of the line on which it ends, and fields, of each row that is not blank."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = checked_file(path).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[:error.start].count(b"\n") + 1
         raise ValueError(f"{path}, line {line}: it is not UTF-8; the table has to be stored as that") from None

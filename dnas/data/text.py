@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dnas.data.checks import checked_file
 from dnas.data.dataset import Dataset, assembled
 from dnas.data.splits import HOLDOUT, SPLITS, TEST, whole_number
 
@@ -71,7 +72,7 @@ def _numbered(path: Path) -> tuple[np.ndarray, list[str]]:
 def _codes(path: Path) -> np.ndarray:
     """The code point uint32 of each character."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = checked_file(path).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: byte {error.start} is not UTF-8; the text has to be stored as that") from None
     except OSError as error:

@@ -268,8 +268,6 @@ def _latest(algorithm: Algorithm, inputs, hyper: Mapping[str, Any], lane: Lane,
     """Where a search was left: the last whole checkpoint of its run, else its first state."""
     state = initial(algorithm.init, jax.random.fold_in(jax.random.key(lane.seed), 0), inputs, hyper)
     latest = checkpoint.latest(lane.run.checkpoints, state) if lane.run else None
-    if lane.run and not latest:
-        lane.run.refuse_restart()
     return latest or checkpoint.Latest(0, state if start is None else algorithm.begin(started_from(state, start)), [])
 
 

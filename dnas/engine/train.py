@@ -17,6 +17,7 @@ from dnas.algorithms.supervised import Recipe, TrainState, trainer
 from dnas.data import SPLITS, Dataset, steps_per_epoch, train_indices
 from dnas.engine.compile import Examples, compile_judgement, compile_training, epoch_of, on_device, recalibrate_batch_norm
 from dnas.engine.host import initial
+from dnas.engine.lanes import NonFiniteLoss
 from dnas.engine.progress import SILENT, display, metric_text
 from dnas.engine.records import confusion, of_split, refuse_non_finite, tagged
 from dnas.engine.search import input_shape
@@ -115,7 +116,11 @@ def train(network: Network, data: Dataset, *, epochs: int, batch: int, recipe: R
             if epoch:
                 lr = {"lr": float(cosine_by_epoch("lr", "lr_min")(hyper, time_of(hyper, (epoch - 1) * steps)))}
                 batches = train_indices(seed, epoch - 1, rows, batch)
-                state, (means, rate) = advance(state, hyper, jax.random.fold_in(key, 1), batches, on_metrics=on_metrics)
+                try:
+                    state, (means, rate) = advance(state, hyper, jax.random.fold_in(key, 1), batches, on_metrics=on_metrics)
+                except NonFiniteLoss as error:
+                    recorder.fail(str(error))
+                    raise
                 speed = {"examples_per_second": rate}
             if report:
                 means |= {f"{report}_{name}": value for name, value in judge(*how.result(state), report)[0].items()}
@@ -143,8 +148,6 @@ def best(records: Sequence[Mapping[str, Any]], split: str, task: Task) -> int:
 def _resumed(run: RunDirectory | None, state: TrainState, epochs: int, fresh: int) -> tuple[TrainState, int, list[str]]:
     """The state to go on from, the epochs behind it (`fresh` without a checkpoint), and what a person should know."""
     latest = checkpoint.latest(run.checkpoints, state) if run else None
-    if run and not latest:
-        run.refuse_restart()
     if not latest:
         return state, fresh, []
     going = latest.epoch < epochs

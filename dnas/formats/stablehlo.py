@@ -13,7 +13,7 @@ from jax import export
 
 from dnas.engine.inference import function
 from dnas.formats import NAME
-from dnas.runs.directory import write_atomic
+from dnas.runs.files import write_atomic
 
 if TYPE_CHECKING:
     from dnas.api.load import TrainedNetwork

@@ -15,7 +15,7 @@ from dnas.reports.cells import genotype_svg
 from dnas.reports.comparison import Difference, Entry, Metric, Summary
 from dnas.reports.figures import draw_dots
 from dnas.reports.text import columns
-from dnas.runs.directory import write_atomic
+from dnas.runs.files import write_atomic
 from dnas.types import Group
 
 KINDS = ("discrete", "gap", "tuned", "trained", "table"), (

@@ -12,7 +12,7 @@ import numpy as np
 from dnas.data import Dataset
 from dnas.data.summary import PAIRS, counted, leaks, place
 from dnas.reports.figures import FONT, saving
-from dnas.runs.directory import write_atomic
+from dnas.runs.files import write_atomic
 
 FILE = "duplicates.png"
 LARGEST = 1_000_000

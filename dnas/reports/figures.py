@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dnas.runs.directory import flatten, write_atomic
+from dnas.runs.directory import flatten
+from dnas.runs.files import write_atomic
 from dnas.types import Group
 
 SERIES = ("#1c5fb0", "#d1660a", "#0a7a4a", "#a3195b", "#7b3aa8", "#6b4f2a", "#2a9db0", "#3a3a3a")
@@ -21,6 +23,8 @@ FONT = 9
 LEAST_SPAN = 5e-3
 """Of an axis of shares, so that the noise with which logits begin, a tenth of it, does not fill the figure."""
 UNIFORM = "uniform"
+STYLE = {"svg.hashsalt": "dnas", "svg.fonttype": "none", "text.parse_math": False}
+"""Of all figures. A dollar sign in a name begins no formula."""
 SHOWN = ("train", "valid", "holdout", "test")
 """Splits whose values are curves."""
 
@@ -180,5 +184,5 @@ def saving(path: str | Path):
         figure.savefig(content, format=suffix[1:], dpi=160, metadata=unset)
         write_atomic(path, content.getvalue())
 
-    with style.context(["default", {"svg.hashsalt": "dnas", "svg.fonttype": "none"}]):
+    with style.context(["default", STYLE]), warnings.catch_warnings(action="ignore"):
         yield save

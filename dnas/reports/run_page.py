@@ -19,7 +19,8 @@ from dnas.reports.figures import draw_curves, draw_logits
 from dnas.reports.tables import read_logits, share_rows
 from dnas.reports.text import duration
 from dnas.runs import index
-from dnas.runs.directory import flatten, load_genotype, records
+from dnas.runs.directory import flatten, load_genotype
+from dnas.runs.files import read_json, records
 from dnas.runs.index import Quality, Summary, number
 from dnas.runs.trust import config_digest
 
@@ -66,7 +67,7 @@ def _read(folder: Path, scratch: Path) -> RunContent:
     if one.kind not in ("search", "train"):
         kinds = {"select": "a selection; the report of its run shows it", "compare": "a comparison, and has a report.html"}
         raise ValueError(f"{folder} is {kinds[one.kind]}; give the folder of a search or a training")
-    config, results, environment = (index.read_json(path) if path.exists() else {} for path in (
+    config, results, environment = (read_json(path) if path.exists() else {} for path in (
         folder / "config.json", folder / "results.json", folder / "environment.json"))
     metrics, timings = ([record for record in records(folder / name) if number(record, "epoch") is not None]
                         for name in ("metrics.jsonl", "timing.jsonl"))
@@ -266,12 +267,12 @@ def _selections(run: RunContent) -> list[str]:
         if one.status != "done":
             notes.append(html.paragraph(f"{folder.name}: {one.status}{one.note and f', {one.note}'}", quiet=True))
             continue
-        chosen = index.read_json(folder / "config.json")
+        chosen = read_json(folder / "config.json")
         if chosen.get("config") != config_digest(run.config):
             notes.append(html.paragraph(f"{folder.name}: chosen from another search than this one", quiet=True))
             continue
         try:
-            genotype, cost = load_genotype(folder), index.read_json(folder / "cost.json")
+            genotype, cost = load_genotype(folder), read_json(folder / "cost.json")
             pictures.append(_drawn(run, genotype, folder, folder.name))
         except ValueError as error:
             notes.append(html.paragraph(f"{folder.name}: broken, {error}", quiet=True))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dnas import registry
-from dnas.runs.directory import read_arrays
+from dnas.runs.files import read_arrays
 from dnas.types import Genotype, Group, SearchSpace
 
 

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dnas.runs.directory import clean, write_atomic
+from dnas.runs.files import Unreadable, clean, opened, read_bytes, write_atomic
 from dnas.types import Tree
 
 CODES = {
@@ -35,6 +35,9 @@ PLAIN = partial(jax.tree_util.keystr, simple=True, separator="/")
 """The name of a leaf as `params/stem_conv/kernel`, for nested dicts that others shall read."""
 NO_HEADER = "its header is not that of a checkpoint"
 _NO_DIGEST = "0" * 64
+AT_ONCE = 2**28
+"""Bytes of a file that is read whole before anything is known of it."""
+LARGEST_HEADER = 2**28
 
 
 class CorruptCheckpoint(ValueError):
@@ -46,12 +49,14 @@ class CorruptCheckpoint(ValueError):
 
 
 class File(NamedTuple):
-    """A whole checkpoint as it was read: its content, the header of that, and where the arrays begin."""
+    """A checkpoint as it was read. header: what it says of its arrays and itself; body: where the arrays begin; size: bytes
+    of the whole; content: all of them, None where the file is larger than AT_ONCE."""
 
     path: Path
-    content: bytes
     header: dict
     body: int
+    size: int
+    content: bytes | None
 
     @property
     def digest(self) -> str:
@@ -114,26 +119,32 @@ def _encoded(tree: Tree, metadata: Mapping[str, str], name: Callable) -> tuple[b
 
 
 def read(path: str | Path) -> File:
-    """Reads a checkpoint. Raises CorruptCheckpoint unless every byte is as written, ValueError where there is none."""
+    """Reads a checkpoint. Raises CorruptCheckpoint unless every byte is as written, ValueError where there is none.
+
+    Of a file larger than AT_ONCE only the header is read, and `arrays` checks the rest once it is known to be wanted.
+    """
     path = Path(path)
+    if not os.path.lexists(path):
+        raise ValueError(f"{path} does not exist")
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist") from None
+        with opened(path) as (file, size):
+            start = file.read(8)
+            body = 8 + int.from_bytes(start, "little")
+            if len(start) < 8 or size < body:
+                raise CorruptCheckpoint(path, f"it ends after {size} bytes")
+            if body > LARGEST_HEADER:
+                raise CorruptCheckpoint(path, NO_HEADER)
+            head = start + file.read(body - 8)
+            header = _header(path, head)
+            content = head + file.read(size - body) if size <= AT_ONCE else None
+    except Unreadable as error:
+        raise CorruptCheckpoint(path, error.why) from None
     except OSError as error:
         raise CorruptCheckpoint(path, error.strerror) from None
-    body = 8 + int.from_bytes(content[:8], "little")
-    if len(content) < max(8, body):
-        raise CorruptCheckpoint(path, f"it ends after {len(content)} bytes")
-    try:
-        header = json.loads(content[8:body])
-        stored = header["__metadata__"]["sha256"]
-        head = content[:body].replace(stored.encode("ascii"), _NO_DIGEST.encode(), 1)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise CorruptCheckpoint(path, NO_HEADER) from None
-    if _digest(head, memoryview(content)[body:]) != stored:
-        raise CorruptCheckpoint(path, "its content does not match its SHA-256")
-    return File(path, content, header, body)
+    if content is not None:
+        _check_digest(path, header, content, body)
+    _check_layout(path, header, size - body)
+    return File(path, header, body, size, content)
 
 
 def restore(path: str | Path, template: Tree) -> tuple[Tree, dict[str, str]]:
@@ -148,23 +159,21 @@ def restore(path: str | Path, template: Tree) -> tuple[Tree, dict[str, str]]:
 
 def arrays(file: File, template: Tree, *, name: Callable = jax.tree_util.keystr) -> Tree:
     """The tree alone, of a file that was read already. name: as for `save`."""
-    path, content, header, body = file
-    names = {code: dtype for dtype, code in CODES.items()}
+    path, header, body = file.path, file.header, file.body
     here = _specs(template, name)
-    try:
-        there = {leaf: (tuple(map(int, spec["shape"])), names[spec["dtype"]]) for leaf, spec in header.items()
-                 if leaf != "__metadata__"}
-        starts = {leaf: body + int(header[leaf]["data_offsets"][0]) for leaf in there}
-    except (LookupError, OverflowError, TypeError, ValueError):
-        raise CorruptCheckpoint(path, NO_HEADER) from None
+    there = {leaf: (shape, dtype) for leaf, (shape, dtype, _, _) in _entries(path, header).items()}
     for leaf in {**here, **there}:
         if here.get(leaf) != there.get(leaf):
             raise ValueError(f"{path} is of another state: leaf {leaf or '(the whole)'} is {_shown(there.get(leaf))} "
                              f"there, {_shown(here.get(leaf))} here")
-    sizes = {leaf: math.prod(shape) for leaf, (shape, _) in here.items()}
-    if any(not body <= starts[leaf] <= len(content) - sizes[leaf] * jnp.dtype(here[leaf][1]).itemsize for leaf in here):
-        raise CorruptCheckpoint(path, "an array of its header lies outside of it")
-    leaves = [np.frombuffer(content, jnp.dtype(dtype), count=sizes[leaf], offset=starts[leaf]).reshape(shape).copy()
+    content = file.content
+    if content is None:
+        content = read_bytes(path)
+        if len(content) != file.size:
+            raise CorruptCheckpoint(path, "it has changed while it was read")
+        _check_digest(path, header, content, body)
+    starts = {leaf: body + start for leaf, (_, _, start, _) in _entries(path, header).items()}
+    leaves = [np.frombuffer(content, jnp.dtype(dtype), count=math.prod(shape), offset=starts[leaf]).reshape(shape).copy()
               for leaf, (shape, dtype) in here.items()]
     return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
@@ -185,7 +194,7 @@ def latest(folder: str | Path, template: Tree, *, set_aside: bool = True) -> Lat
         except CorruptCheckpoint as error:
             if older is None:
                 raise CorruptCheckpoint(folder, f"none of its {len(files)} checkpoints is whole (the oldest: "
-                                                f"{error.why}); remove it to start from the beginning") from None
+                                                f"{error.why}); restore one, or choose another folder") from None
             skipped.append((path, f"checkpoint {path} is corrupt ({error.why}); falling back to {older.name}"))
             continue
         for corrupt, _ in skipped if set_aside else ():
@@ -212,9 +221,54 @@ def keep(folder: str | Path, n: int) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Checkpoints of `folder`, newest first."""
+    """Checkpoints of `folder`, newest first. Raises ValueError where it is a link."""
+    if folder.is_symlink():
+        raise ValueError(f"{folder} is a link, which is not followed; put the folder itself there")
     found = [p for p in folder.glob("*.safetensors") if re.fullmatch(r"\d{5,}", p.stem)]
     return sorted(found, key=lambda p: int(p.stem), reverse=True)
+
+
+def _header(path: Path, head: bytes) -> dict:
+    try:
+        header = json.loads(head[8:])
+        if not re.fullmatch("[0-9a-f]{64}", header["__metadata__"]["sha256"]):
+            raise ValueError
+    except (ValueError, LookupError, TypeError, RecursionError):
+        raise CorruptCheckpoint(path, NO_HEADER) from None
+    return header
+
+
+def _check_digest(path: Path, header: dict, content: bytes, body: int) -> None:
+    stored = header["__metadata__"]["sha256"]
+    head = content[:body].replace(stored.encode(), _NO_DIGEST.encode(), 1)
+    if _digest(head, memoryview(content)[body:]) != stored:
+        raise CorruptCheckpoint(path, "its content does not match its SHA-256")
+
+
+def _check_layout(path: Path, header: dict, size: int) -> None:
+    """Raises CorruptCheckpoint unless the arrays lie one behind the other and fill `size` bytes: none shares bytes."""
+    end = 0
+    for shape, dtype, start, stop in sorted(_entries(path, header).values(), key=lambda entry: entry[2:]):
+        if start != end or stop - start != math.prod(shape) * jnp.dtype(dtype).itemsize:
+            raise CorruptCheckpoint(path, "its arrays share bytes, or leave some out")
+        end = stop
+    if end != size:
+        raise CorruptCheckpoint(path, f"its arrays have {end} bytes, and {size} are there")
+
+
+def _entries(path: Path, header: dict) -> dict[str, tuple[tuple[int, ...], str, int, int]]:
+    """Of each array its shape, the name of its type, and where it begins and ends. Raises CorruptCheckpoint."""
+    names = {code: dtype for dtype, code in CODES.items()}
+    try:
+        entries = {leaf: (tuple(spec["shape"]), names[spec["dtype"]], *spec["data_offsets"]) for leaf, spec in header.items()
+                   if leaf != "__metadata__"}
+        sound = all(len(entry) == 4 and all(type(n) is int and n >= 0 for n in (*entry[0], *entry[2:]))
+                    for entry in entries.values())
+    except (LookupError, TypeError):
+        sound = False
+    if not sound:
+        raise CorruptCheckpoint(path, NO_HEADER)
+    return entries
 
 
 def _specs(tree: Tree, name: Callable) -> dict[str, tuple[tuple[int, ...], str]]:

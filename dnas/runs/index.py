@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from dnas.runs import lock
-from dnas.runs.directory import FAILED, records
+from dnas.runs.directory import FAILED
+from dnas.runs.files import read_json, records
 from dnas.types import Group
 
 SIGNS = {lock.NAME, "environment.json"}
@@ -183,19 +184,6 @@ def number(tree: Any, *names: str) -> float | None:
     return tree if real and abs(tree) < 1e300 else None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object of a file. Raises ValueError, in one line, where there is none."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: no valid JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: no JSON object")
-    return found
-
-
 def load_groups(folder: Path) -> dict[str, Group] | None:
     """The groups that a search wrote when it began; None where it did not.
 
@@ -203,12 +191,19 @@ def load_groups(folder: Path) -> dict[str, Group] | None:
     path = folder / "groups.json"
     if not path.exists():
         return None
+    said = read_json(path)
     try:
-        groups = {name: Group(tuple((source, target) for source, target in group["edges"]), tuple(group["ops"]))
-                  for name, group in read_json(path).items()}
-    except (LookupError, TypeError):
+        groups = {name: Group(tuple((_node(source), _node(target)) for source, target in group["edges"]),
+                              tuple(group["ops"])) for name, group in said.items()}
+    except (LookupError, TypeError, ValueError):
         raise ValueError(f"{path}: no groups of edges") from None
-    if not groups or not all(isinstance(op, str) for group in groups.values() for e in range(len(group.edges))
-                             for op in group.edge_ops(e)):
+    names = [*groups, *(op for group in groups.values() for e in range(len(group.edges)) for op in group.edge_ops(e))]
+    if not groups or not all(isinstance(name, str) and name.isprintable() for name in names):
         raise ValueError(f"{path}: no groups of edges whose operations have names")
     return groups
+
+
+def _node(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise TypeError
+    return value

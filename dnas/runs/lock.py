@@ -7,9 +7,11 @@ machine, is for people: a number that another process has got since locks nothin
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
+import stat
 import time
 from pathlib import Path
 from typing import TextIO
@@ -39,11 +41,9 @@ def take(folder: Path) -> TextIO:
                     from None
         except OSError:
             break
-    with contextlib.suppress(OSError):
-        lock.seek(0)
-        lock.truncate(0)
-        lock.write(f"{os.getpid()} {socket.gethostname()}\n")
-        lock.flush()
+    with contextlib.suppress(OSError):  # not through the buffer, which on a full disk would fail once more when it is closed
+        os.ftruncate(lock.fileno(), 0)
+        os.pwrite(lock.fileno(), f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
     return lock
 
 
@@ -63,7 +63,10 @@ def holder(folder: Path) -> str | None:
 def _opened(folder: Path, flags: int) -> TextIO:
     """The file, which may hold anything. A link there is not followed: to lock a run must not empty another file."""
     file = os.open(folder / NAME, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
-    return os.fdopen(file, "r+" if flags & os.O_RDWR else "r", errors="replace")
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(errno.EINVAL, f"its {NAME} is not an ordinary file")
+    return os.fdopen(file, errors="replace")
 
 
 def _named(lock: TextIO) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -11,7 +10,8 @@ import jax
 import numpy as np
 
 from dnas.runs import checkpoint
-from dnas.runs.directory import FAILED, RunDirectory, write_json
+from dnas.runs.directory import FAILED, RunDirectory
+from dnas.runs.files import RunWriteError, read_json, write_json
 from dnas.runs.tensorboard import Events, events
 from dnas.types import Array, Group, SearchSpace
 
@@ -24,20 +24,21 @@ class Recorder(NamedTuple):
 
     epoch(record, timing, state, logits={}): writes all of an epoch; the checkpoint last, so that whatever a killed
     process has written beyond its last checkpoint is written again, the same, when it goes on.
+    fail(reason): records that the run cannot go on; starting it again takes that back.
     board: the TensorBoard events, None without a run.
     """
 
     records: list[dict[str, Any]]
     last: Callable[[], str]
     epoch: Callable[..., None]
+    fail: Callable[[str], None]
     board: Events | None
 
 
 class SearchRecorder(NamedTuple):
-    """records and last as in Recorder; trajectory: the logits `[epochs + 1, E, K]` so far, by name.
+    """records, last and fail as in Recorder; trajectory: the logits `[epochs + 1, E, K]` so far, by name.
 
     epoch(record, timing, state, genotype): writes all of an epoch, the checkpoint last.
-    fail(reason): records that the search cannot go on; starting it again takes that back.
     end(genotype): writes the genotype that is the result.
     """
 
@@ -58,12 +59,13 @@ def open_recorder(run: RunDirectory | None, first: int, groups: Mapping[str, Gro
     records = []
     if run is None:
         yield Recorder(records, lambda: "there is no run directory and so no checkpoint",
-                    lambda record, timing, state, logits=None: records.append(record), None)
+                       lambda record, timing, state, logits=None: records.append(record), lambda reason: None, None)
         return
     run.truncate(first)
+    (run.folder / FAILED).unlink(missing_ok=True)
     records += run.metrics()
     board = events(run.folder, groups or {}, purge_step=first + 1 if run.resumed else None)
-    board.config(json.loads((run.folder / "config.json").read_text()))
+    board.config(read_json(run.folder / "config.json"))
 
     def last():
         if not records:
@@ -73,16 +75,24 @@ def open_recorder(run: RunDirectory | None, first: int, groups: Mapping[str, Gro
     def epoch(record, timing, state, logits=None):
         run.append(record)
         run.append_timing(timing)
-        records.append(record)
         checkpoint.save(run.checkpoints / f"{record['epoch']:05d}.safetensors", jax.device_get(state))
+        records.append(record)
         checkpoint.keep(run.checkpoints, KEPT)
         board.epoch(record | timing, logits or {})
 
+    def fail(reason):
+        write_json(run.folder / FAILED, {"error": reason})
+
     try:
-        yield Recorder(records, last, epoch, board)
+        yield Recorder(records, last, epoch, fail, board)
         board.done()
-    finally:
-        board.close()
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # a full disk refuses once more, and the first error says it better
+            board.close()
+        if isinstance(error, RunWriteError):
+            raise RunWriteError(error.path, error.cause, last()) from error
+        raise
+    board.close()
 
 
 @contextlib.contextmanager
@@ -97,7 +107,6 @@ def open_search_recorder(run: RunDirectory | None, space: SearchSpace, first: in
                              "restore the file, or search again in another folder")
     if run:
         run.save_groups(space.groups)
-        (run.folder / FAILED).unlink(missing_ok=True)
     with open_recorder(run, first, space.groups) as recorder:
         def epoch(record, timing, state, genotype):
             for name, rows in state.arch.items():
@@ -107,12 +116,8 @@ def open_search_recorder(run: RunDirectory | None, space: SearchSpace, first: in
                 run.save_genotype(genotype)
             recorder.epoch(record, timing, state, state.arch)
 
-        def fail(reason):
-            if run:
-                write_json(run.folder / FAILED, {"error": reason})
-
         def end(genotype):
             if run:
                 run.save_genotype(genotype)
 
-        yield SearchRecorder(recorder.records, trajectory, recorder.last, epoch, fail, end)
+        yield SearchRecorder(recorder.records, trajectory, recorder.last, epoch, recorder.fail, end)

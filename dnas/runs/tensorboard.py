@@ -15,7 +15,8 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dnas.runs.directory import RunWriteError, flatten
+from dnas.runs.directory import flatten
+from dnas.runs.files import RunWriteError
 from dnas.types import Group
 
 COMPARED = "accuracy", "loss"

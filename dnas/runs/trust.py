@@ -15,11 +15,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from dnas.runs.files import write_atomic
+
 
 def remember(folder: Path, config: Mapping[str, Any]) -> None:
     """Remembers that the run of `config` in `folder` was begun here; where that cannot be written, nothing is remembered."""
-    from dnas.runs.directory import write_atomic
-
     with contextlib.suppress(OSError):
         state = _state()
         state.mkdir(mode=0o700, parents=True, exist_ok=True)

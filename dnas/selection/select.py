@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -21,13 +20,16 @@ from dnas.engine.host import initial
 from dnas.engine.progress import SILENT, metric_text
 from dnas.engine.search import input_shape
 from dnas.runs import checkpoint
-from dnas.runs.directory import load_genotype, read_arrays, write_arrays, write_atomic
+from dnas.runs.directory import load_genotype
+from dnas.runs.files import read_arrays, read_json, write_arrays, write_atomic, write_json
 from dnas.selection.types import TRIED, Context, Progress, Selection
 from dnas.task import task_of
 from dnas.types import REMOVED, Genotype, SearchSpace, Tree
 
 FINE_TUNING = 0.1
 """Share of the first learning rate at which the weights are fine-tuned (DARTS-PT, arXiv 2108.04392)."""
+COST = {"evaluations": (int,), "epochs": (int,), "seconds": (int, float)}
+"""What cost.json holds."""
 WIDTH = 8
 """Least number of masks that the scoring program takes."""
 
@@ -148,7 +150,7 @@ def _step_text(context: Context, decisions: Mapping[str, np.ndarray], evaluation
 def _write(folder: Path, chosen: SelectionResult) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_arrays(folder / "scores.npz", chosen.scores)
-    write_atomic(folder / "cost.json", json.dumps(dict(chosen.cost), indent=1) + "\n")
+    write_json(folder / "cost.json", chosen.cost)
     write_atomic(folder / "genotype.json", chosen.genotype.to_json() + "\n")
 
 
@@ -159,13 +161,19 @@ def load_selected(folder: Path) -> SelectionResult | None:
     """
     if not (folder / "genotype.json").exists():
         return None
+    return SelectionResult(load_genotype(folder), read_arrays(folder / "scores.npz", f"remove {folder} to select again"),
+                           load_cost(folder))
+
+
+def load_cost(folder: Path) -> dict[str, float]:
+    """What a finished selection cost: evaluations, epochs, seconds. Raises ValueError, in one line, for a damaged file."""
     try:
-        cost = dict(json.loads((folder / "cost.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"{folder / 'cost.json'} is missing or corrupt ({error}); remove {folder} to select again") \
-            from None
-    scores = read_arrays(folder / "scores.npz", f"remove {folder} to select again")
-    return SelectionResult(load_genotype(folder), scores, cost)
+        cost = read_json(folder / "cost.json")
+    except ValueError as error:
+        raise ValueError(f"{error}; remove {folder} to select again") from None
+    if not all(type(cost.get(name)) in kinds and cost[name] >= 0 for name, kinds in COST.items()):
+        raise ValueError(f"{folder / 'cost.json'} must have the numbers {', '.join(COST)}; remove {folder} to select again")
+    return cost
 
 
 def _most_into(group) -> int:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dnas.data.checks import checked_file
 from dnas.types import Choice, Evaluator, Genotype, Group
 
 SPACE, GROUP = "nasbench201", "cell"
@@ -178,6 +179,7 @@ def latencies(path: str | Path) -> Latencies:
 
 
 def _arrays(path: str | Path) -> dict[str, np.ndarray]:
+    checked_file(Path(path))
     try:
         file = np.load(path, allow_pickle=False)
     except FileNotFoundError:
