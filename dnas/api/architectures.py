@@ -29,6 +29,10 @@ from dnas.shared_options import SharedOptions
 from dnas.types import Genotype, SearchSpace
 
 
+OF_DATA = ("graph", "vocabulary")
+"""Options of a genotype that only say for which data it is."""
+
+
 @dataclass(frozen=True)
 class Architecture:
     """A genotype, and where it is from.
@@ -65,7 +69,8 @@ def architecture_of(what: str | Path | Run | Selected | Genotype, *, space: str 
         return Architecture(what.genotype, stem(f"{_name(what.run)}-{what.selection['name']}"), config["space"], config,
                             f"{what.run.folder}/config.json", _trusted(what.run, allowed), search=what.run, choice=what)
     if isinstance(what, Run) and what.folder is None:
-        return Architecture(what.genotype, _name(what), what.config["space"], what.config, "the run's config", True, search=what)
+        return Architecture(what.genotype, _name(what), what.config["space"], what.config, "the run's config", True,
+                            search=what)
     path = what.folder if isinstance(what, Run) else Path(what).expanduser()
     if not path.exists():
         return _alone(published(str(what)), str(what), str(what), allowed)
@@ -104,8 +109,9 @@ def network_space(architecture: Architecture, data: Any, place: str | None = Non
     options = {option: value for option, value in architecture.space.items()
                if option not in ("name", "image", "classes") and (option in listed or option not in SharedOptions._fields)}
     options |= {option: value for option, value in size.items() if value is not None}
+    options = {option: value for option, value in options.items() if option in listed or option not in OF_DATA}
     try:
-        return configs.build_space(name, data, {**{k: v for k, v in options.items() if k in listed}, **_extra(options, listed)})
+        return configs.build_space(name, data, options)
     except ValueError:
         raise
     except Exception as error:
@@ -114,7 +120,10 @@ def network_space(architecture: Architecture, data: Any, place: str | None = Non
 
 def inputs_of(genotype: Genotype) -> Any:
     """What the genotype's options say of the inputs and outputs of its network, in place of a data set: image, classes,
-    graph and vocabulary; 32x32x3 images and 10 classes where they say nothing. Raises ValueError for inputs that cannot be."""
+    graph and vocabulary; 32x32x3 images and 10 classes where they say nothing.
+
+    Raises ValueError for inputs that cannot be.
+    """
     image = genotype.options.get("image", [32, 32, 3])
     most = MOST if isinstance(image, list) and len(image) < 3 else LARGEST
     if not isinstance(image, list) or not image or not all(type(n) is int and 0 < n <= most for n in image):
@@ -122,11 +131,6 @@ def inputs_of(genotype: Genotype) -> Any:
                          f"channels, each 1 to {most}")
     return types.SimpleNamespace(image=tuple(image), classes=genotype.options.get("classes", 10), graph=None,
                                  vocabulary=genotype.options.get("vocabulary"))
-
-
-def _extra(options: Mapping[str, Any], listed: list[str]) -> dict[str, Any]:
-    """Options that the factory does not list: refused by `build_space`, but for what only says of which data a genotype is."""
-    return {name: value for name, value in options.items() if name not in (*listed, "graph", "vocabulary")}
 
 
 def _alone(genotype: Genotype, name: str, where: str, trust: bool | Collection[str]) -> Architecture:
@@ -140,7 +144,8 @@ def _chosen(path: Path, config: Mapping[str, Any], genotype: Genotype, trust: bo
         raise ValueError(f"{path / 'config.json'} is not the config of a selection: it needs run and selection")
     folder = Path(os.path.normpath(path.resolve() / config["run"]))
     if not (folder / "config.json").is_file():
-        raise ValueError(f"{path} is a choice from the run {folder}, which is not there; put it back, or give the genotype.json")
+        raise ValueError(f"{path} is a choice from the run {folder}, which is not there; put it back, or give the "
+                         "genotype.json")
     searched = search_config(folder)
     refuse_other_run(folder, config, f"the choice in {path}")
     run = open_run(folder, trust=trust is True) if trust is True or not trust else open_run(folder, space=next(iter(trust)))
@@ -151,15 +156,15 @@ def _chosen(path: Path, config: Mapping[str, Any], genotype: Genotype, trust: bo
 
 
 def refuse_other_run(folder: Path, said: Mapping[str, Any], what: str) -> None:
-    """Raises ValueError where the run in `folder` is not the one of which a config says something: another may have taken its
-    place. said: {"config": digest of the run's config, "epoch", "checkpoint": digest of the state at that epoch}."""
+    """Raises ValueError where the run in `folder` is not the one of which a config says something: another may have taken
+    its place. said: {"config": digest of the run's config, "epoch", "checkpoint": digest of the state at that epoch}."""
     epoch, other = said.get("epoch"), said.get("config") != config_digest(read_json(folder / "config.json"))
     file = folder / "checkpoints" / f"{epoch:05d}.safetensors" if isinstance(epoch, int) else None
     if not other and file and file.is_file():
         other = checkpoint.read(file).digest != said.get("checkpoint")
     if other:
-        raise ValueError(f"{what} is from another search than the one that is now in {folder}; another run may have taken its "
-                         "place")
+        raise ValueError(f"{what} is from another search than the one that is now in {folder}; another run may have taken "
+                         "its place")
 
 
 def _origin(path: Path, config: Mapping[str, Any], space: str | None, trust: bool) -> tuple[Run | None, Selected | None]:
@@ -174,8 +179,9 @@ def _origin(path: Path, config: Mapping[str, Any], space: str | None, trust: boo
     run, choice = open_run(folder, space=space, trust=trust), origin.get("choice")
     if not isinstance(choice, str) or not (Path(choice) / "config.json").is_file():
         return run, None
-    chosen = read_json(Path(choice) / "config.json")
-    return run, Selected(load_genotype(choice), {}, read_json(Path(choice) / "cost.json"), chosen["selection"], run, Path(choice))
+    choice = Path(choice)
+    chosen, cost = read_json(choice / "config.json"), read_json(choice / "cost.json")
+    return run, Selected(load_genotype(choice), {}, cost, chosen["selection"], run, choice)
 
 
 def _trusted(run: Run, trust: bool | Collection[str]) -> bool | Collection[str]:

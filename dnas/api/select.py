@@ -31,7 +31,7 @@ from dnas.types import Genotype
 class Selected:
     """The architecture that a selection chose from a trained supernet.
 
-    scores: {group: [E, K]}, more is better, NaN where the selection found nothing out. cost: {"evaluations": examples forward
+    scores: {group: [E, K]}, more is better, NaN where nothing is known. cost: {"evaluations": examples forward
     through the supernet, "epochs" of fine-tuning, "seconds"}. selection: {"name": ..., options}. run: of the supernet.
     folder: where the choice is written, None in memory.
     """

@@ -120,8 +120,8 @@ def search_config(folder: Path) -> dict[str, Any]:
             "name the run of the search that its genotype is from"
         raise ValueError(f"{folder} is a training, which has no supernet; {other}")
     if kind != "search":
-        raise ValueError(f"{folder} is a {'selection' if kind == 'select' else 'comparison'}, which has no supernet of its "
-                         f"own; give the run of its search" + (f", {folder.resolve().parent.parent}" if kind == "select" else ""))
+        what, run = ("selection", f", {folder.resolve().parent.parent}") if kind == "select" else ("comparison", "")
+        raise ValueError(f"{folder} is a {what}, which has no supernet of its own; give the run of its search{run}")
     return configs.read_config(folder)
 
 

@@ -44,8 +44,8 @@ duplicates."""
 class TrainingPlan(NamedTuple):
     """A training that was checked and can begin.
 
-    steps: of an epoch. arguments: of `dnas.engine.train.train`, beside the recipe. lines: what it takes from a supernet, for a
-    person.
+    steps: of an epoch. arguments: of `dnas.engine.train.train`, beside the recipe. lines: for a person, what it takes from
+    a supernet.
     """
 
     architecture: Architecture
@@ -97,8 +97,9 @@ def plan_training(what, data=None, *, preset=None, splits=None, space=None, cell
     config = {"genotype": {"name": built.format(architecture.genotype), **json.loads(architecture.genotype.to_json())},
               "space": space_config(built), **configs.described(data), "splits": list(splits), "epochs": epochs,
               "batch": batch, "seed": seed, **how._asdict(), "inherit": inherit, **origin.config}
+    lines = [*origin.lines, *([f"batch     {batch} examples, all that there are"] if shrunk else [])]
     return TrainingPlan(architecture, data, built, network, how, epochs, batch, seed, splits, steps, config,
-                        origin.arguments, [*origin.lines, *([f"batch     {batch} examples, all that there are"] if shrunk else [])])
+                        origin.arguments, lines)
 
 
 def default_options(architecture: Architecture, preset: str | None) -> dict[str, Any]:
@@ -162,8 +163,8 @@ def _origin(architecture: Architecture, recipe: Recipe, inherit: bool, splits: S
         return _Origin()
     option = "inherit" if inherit else "distill"
     if architecture.search is None:
-        raise ValueError(f"{option} needs the supernet of a search, and {architecture.name} has none; give the run directory "
-                         "of a search, or a folder of its selections")
+        raise ValueError(f"{option} needs the supernet of a search, and {architecture.name} has none; give the run "
+                         "directory of a search, or a folder of its selections")
     supernet, choice = architecture.search.supernet, architecture.choice
     _refuse_leak(option, supernet, data, splits)
     which = f"the supernet of {supernet.folder or 'the run in memory'}, epoch {supernet.epoch}"
