@@ -28,7 +28,6 @@ from dnas.runs.trust import config_digest, trusted
 from dnas.shared_options import SharedOptions
 from dnas.types import Genotype, SearchSpace
 
-
 OF_DATA = ("graph", "vocabulary")
 """Options of a genotype that only say for which data it is."""
 
