@@ -78,8 +78,15 @@ def build_selection(name: str, options: Mapping[str, Any] | None = None) -> tupl
 
 
 def space_of(config: Mapping[str, Any], data: Dataset, where: str, trust: bool | Collection[str]) -> SearchSpace:
-    """The space of the config that was read from the file `where`. trust: see `dnas.registry.refuse_untrusted`."""
+    """The space of the config that was read from the file `where`. trust: see `dnas.registry.refuse_untrusted`.
+
+    A space that was given as an object is built again if its name is registered.
+    """
     name, options = _part(config, "space", where, trust)
+    if not registry.is_place(name, "space") and name not in registry.names("space"):
+        raise ValueError(f"{where}: the space {name[:80]!r} is not registered here; if it was an object of your own, give it "
+                         "again (in Python space=)")
+    options = {option: value for option, value in options.items() if option not in ("image", "classes")}
     return build_space(name, data, options)
 
 

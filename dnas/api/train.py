@@ -121,7 +121,8 @@ def results_of(plan: TrainingPlan, result: Trained) -> dict[str, Any]:
 
 def _announce(plan: TrainingPlan, folder: Path | None, say: Callable[[str], None]) -> None:
     cost, built = plan.space.cost(plan.architecture.genotype), space_config(plan.space)
-    size = ", ".join(f"{built[name]} {name}" for name in ("cells", "channels") if name in built)
+    size = ", ".join(f"{built[name]} {name if built[name] > 1 else name[:-1]}" for name in ("cells", "channels")
+                     if name in built)
     say(describe(plan.data))
     say(f"genotype  {plan.space.format(plan.architecture.genotype)}")
     say(f"network   {cost['params']:,} parameters, {cost['macs']:,} multiply-adds per example{size and f'; {size}'}")
