@@ -84,8 +84,8 @@ def space_of(config: Mapping[str, Any], data: Dataset, where: str, trust: bool |
     """
     name, options = _part(config, "space", where, trust)
     if not registry.is_place(name, "space") and name not in registry.names("space"):
-        raise ValueError(f"{where}: the space {name[:80]!r} is not registered here; if it was an object of your own, give it "
-                         "again (in Python space=)")
+        raise ValueError(f"{where}: the space {name[:80]!r} is not registered here; if it was an object of your own, give "
+                         "it again (in Python space=)")
     options = {option: value for option, value in options.items() if option not in ("image", "classes")}
     return build_space(name, data, options)
 
