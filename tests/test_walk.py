@@ -87,9 +87,10 @@ def test_arrays_and_objects_of_ones_own_are_given_again(images, tmp_path):
     run = dnas.search(space, method, arrays, epochs=1, batch=16, out=tmp_path / "run", progress=False)
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["digest"] == arrays.digest() and config["method"]["name"] == "" and config["method"]["lr"] == 0.05
-    for parts, message in ({}, "the run was given arrays, array:bright; give the same data again"), (
-            {"data": arrays, "space": space}, "the run was given a method of your own; give the same again"), (
-            {"data": dnas.data.from_arrays("other", images[0][::-1], images[1])}, "other arrays than those"):
+    other = dnas.data.from_arrays("other", images[0][::-1], images[1])
+    for parts, message in (({}, "the run was given arrays, array:bright; give the same data again"),
+                           ({"data": arrays, "space": space}, "the run was given a method of your own; give the same again"),
+                           ({"data": other, "space": space, "method": method}, "other arrays than those")):
         with pytest.raises(ValueError, match=message):
             _ = dnas.open(tmp_path / "run", **parts).supernet
     again = dnas.open(tmp_path / "run", data=arrays, space=space, method=method)
