@@ -260,7 +260,7 @@ def test_one_supernet_at_a_time_and_one_data_set_for_all(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("names, message", [
-    ([], "runs are none"), ("absent", "is not a run directory"), (["run-0", "choice"], "is a selection"),
+    ([], "runs are none"), ("absent", "does not exist"), ("", "choice.config.json is of"), (["run-0", "choice"], "is a selection"),
     (["run-0", "numbers"], "is of task classification, and"), (["bare"], "has no checkpoint; `dnas search --config")])
 def test_runs_that_cannot_be_compared(runs, names, message, tmp_path):
     made = runs / "run-0"

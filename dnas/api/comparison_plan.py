@@ -147,7 +147,12 @@ def _runs(runs: str | Path | Run | Sequence[str | Path | Run], trust: bool) -> l
             opened.append(each)
             continue
         folder = Path(each).expanduser()
+        if not folder.is_dir():
+            raise ValueError(f"{folder} {'is not a folder' if folder.exists() else 'does not exist'}; give the folder of a "
+                             "search, or one that holds searches")
         inside = [] if (folder / "config.json").exists() else [path for path in find(folder) if _is_search(path)]
+        if not inside and not (folder / "config.json").exists():
+            raise ValueError(f"{folder} holds no search; give the folder of one, or one that holds some")
         for path in inside or [folder]:
             search_config(path)  # says what would help for a folder of anything else
             opened.append(open_run(path, trust=trust))
