@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 
 class Started(NamedTuple):
-    """A search before its first step. ready: launch.prepare.Prepared; algorithm, hyper: its method, bound, and its numbers;
+    """A search before its first step. plan: see `dnas.api.search_plan`; algorithm, hyper: its method, bound, and its numbers;
     examples: its data on the device; state: the first one."""
 
-    ready: Any
+    plan: Any
     batch: int
     algorithm: Any
     hyper: Any
@@ -19,21 +19,31 @@ class Started(NamedTuple):
 
 def prepared(*words):
     """What `dnas search` with these words is about to do."""
-    from launch.arguments import parse
-    from launch.prepare import prepare
-
-    arguments = parse("search", "", list(words))
-    return started(prepare(arguments), arguments.batch, arguments.epochs)
+    return started(plan_of(*words))
 
 
-def started(ready, batch, epochs):
-    """A prepared search before its first step."""
+def plan_of(*words):
+    """The plan of `dnas search` with these words."""
+    from dnas.api.search_plan import plan_search
+    from launch.arguments import load_data
+    from launch.search_options import read_search, settings_of
+
+    values = read_search("search", "", list(words))
+    data = load_data(values)
+    spaces, methods = settings_of(values, words, data)
+    return plan_search(spaces[0], methods[0], data, epochs=values["epochs"], batch=values["batch"], seed=values["seed"])
+
+
+def started(plan):
+    """A planned search before its first step."""
     from dnas.engine.compile import on_device
     from dnas.task import task_of
 
-    algorithm = ready.method.bind(ready.space, task_of(ready.data))
-    hyper = ready.method.numbers_of(epochs=epochs, steps=ready.steps)
-    return Started(ready, batch, algorithm, hyper, on_device(ready.data), first(ready.data, algorithm, hyper, batch, 0))
+    setting = plan.settings[0]
+    algorithm = setting.method.bind(setting.space, task_of(plan.data))
+    hyper = setting.method.numbers_of(epochs=plan.epochs, steps=plan.steps)
+    state = first(plan.data, algorithm, hyper, plan.batch, 0)
+    return Started(plan, plan.batch, algorithm, hyper, on_device(plan.data), state)
 
 
 def first(data, algorithm, hyper, batch, seed):

@@ -91,14 +91,13 @@ def of_jax(space, channels, cells, batch, size, half, layout):
     from dnas.methods.darts import darts
     from dnas.task import classification
     from dnas.types import Batch
-    from search_spaces import SPACES
 
     (images, labels), valid = drawn(batch, size)
     from dnas.registry import resolve
     from dnas.shared_options import SharedOptions, shared_options
 
     with shared_options(SharedOptions(dtype="bfloat16" if half else "float32")):
-        space_ = resolve(space, SPACES, "space")((size, size, 3), 10, channels=channels, cells=cells)
+        space_ = resolve(space, "space")((size, size, 3), 10, channels=channels, cells=cells)
     algorithm, hyper = darts().bind(space_, classification()), darts().numbers_of(epochs=50, steps=100)
     state = algorithm.init(jax.random.key(0), images, hyper)
     weights = sum(leaf.size for leaf in jax.tree.leaves(state.weights))

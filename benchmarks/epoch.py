@@ -31,8 +31,8 @@ def main(argv):
     from dnas.engine.records import tagged
     from dnas.task import task_of
 
-    ready, batch, algorithm, hyper, examples, state = prepared(*words)
-    steps, data = min(options.steps, ready.steps), ready.data
+    plan, batch, algorithm, hyper, examples, state = prepared(*words)
+    steps, data = min(options.steps, plan.steps), plan.data
     advance = epoch_of(compile_search(algorithm, data, examples, state, hyper, steps, batch), examples, steps)
     step, _ = bare(data, algorithm, hyper, batch, state)
     copy = lambda tree: jax.tree.map(lambda leaf: leaf.copy(), tree)

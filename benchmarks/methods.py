@@ -70,13 +70,13 @@ def steps(common, rounds, names):
     cache.enable(None)
     for name in names:
         words = VARIANTS[name]
-        ready, batch, algorithm, hyper, examples, state = prepared(*common, *words)
+        plan, batch, algorithm, hyper, examples, state = prepared(*common, *words)
         # past any warm-up, where the architecture moves
-        state = state._replace(step=jnp.asarray(ready.steps * (int(hyper["epochs"]) - 1), jnp.int32))
+        state = state._replace(step=jnp.asarray(plan.steps * (int(hyper["epochs"]) - 1), jnp.int32))
         begun = time.perf_counter()
-        compiled = compile_search(algorithm, ready.data, examples, state, hyper, ready.steps, batch)
+        compiled = compile_search(algorithm, plan.data, examples, state, hyper, plan.steps, batch)
         seconds = time.perf_counter() - begun
-        rows = jnp.asarray(np.tile(np.arange(batch), (ready.steps, 1)), jnp.int32)
+        rows = jnp.asarray(np.tile(np.arange(batch), (plan.steps, 1)), jnp.int32)
         rest = (hyper, jax.random.key(1), examples, rows, rows, np.int32(0), np.int32(1))
         found[name] = dict(step=compiled, state=state, rest=rest, seconds=[],
                            memory=compiled.memory_analysis().temp_size_in_bytes)

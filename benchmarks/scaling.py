@@ -51,10 +51,9 @@ def measured(name, size, rounds):
     from dnas.methods.darts import darts
     from dnas.registry import resolve
     from dnas.task import task_of
-    from search_spaces import SPACES
 
     image = (size["pixels"], size["pixels"], 3)
-    space = resolve(name, SPACES, "space")(image, 10, channels=size["channels"], cells=size["cells"])
+    space = resolve(name, "space")(image, 10, channels=size["channels"], cells=size["cells"])
     data = from_arrays("drawn", np.zeros((200, *image), np.uint8), np.arange(200) % 10)
     algorithm, hyper = darts().bind(space, task_of(data)), darts().numbers_of(epochs=50, steps=100)
     state = first(data, algorithm, hyper, size["batch"], 0)

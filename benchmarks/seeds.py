@@ -34,19 +34,18 @@ def main(argv):
 
     import jax
 
+    from benchmarks._prepared import plan_of
     from dnas.engine import cache
     from dnas.engine.devices import spelled
     from dnas.runs.directory import environment
-    from launch.arguments import parse
-    from launch.prepare import prepare
 
     cache.enable(None)
     words = ["--space", options.space, "--space.channels", str(options.channels), "--method", options.method,
              "--data", *options.data, "--batch", str(options.batch)]
     words += ["--space.cells", str(options.cells)] if options.cells else []
     words += ["--limit", str(options.limit)] if options.limit else []
-    ready = prepare(parse("search", "", words))
-    forms = {name: form(ready, options, at_once) for name, at_once in FORMS.items()}
+    plan = plan_of(*words, "--epochs", "50")
+    forms = {name: form(plan, options, at_once) for name, at_once in FORMS.items()}
     seconds = {name: [] for name in forms}
     for number in range(options.rounds + 1):
         for name, (_, run) in forms.items():
@@ -71,7 +70,7 @@ def main(argv):
         options.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def form(ready, options, at_once):
+def form(plan, options, at_once):
     """What one form is, and a function that takes `options.steps` steps of every seed by it."""
     import jax
 
@@ -79,8 +78,8 @@ def form(ready, options, at_once):
     from dnas.data import epoch_indices
     from dnas.engine.lanes import start_lanes
 
-    data, seeds = ready.data, range(options.seeds)
-    _, batch, algorithm, hyper, examples, _ = started(ready, options.batch, 50)
+    data, seeds = plan.data, range(options.seeds)
+    _, batch, algorithm, hyper, examples, _ = started(plan)
     states = [first(data, algorithm, hyper, batch, seed) for seed in seeds]
     keys = [jax.random.key(seed) for seed in seeds]
     rows = [[part[:options.steps] for part in epoch_indices(seed, 0, data.splits["train"], data.splits["valid"],

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from dnas.algorithms.supervised import Recipe
     from dnas.api.compare import Comparison, compare
     from dnas.api.estimate import estimate
-    from dnas.api.evaluate import evaluate
+    from dnas.api.evaluate import Evaluation, evaluate
     from dnas.api.export import export
     from dnas.api.load import TrainedNetwork, load
     from dnas.api.open import Run, open
     from dnas.api.parts import method, space
-    from dnas.api.predict import predict
+    from dnas.api.predict import Predictions, predict
     from dnas.api.report import report
     from dnas.api.search import search
     from dnas.api.select import Selected, select
@@ -43,12 +43,12 @@ _PLACES = {
         "algorithms.supervised": ("Recipe",),
         "api.compare": ("Comparison", "compare"),
         "api.estimate": ("estimate",),
-        "api.evaluate": ("evaluate",),
+        "api.evaluate": ("Evaluation", "evaluate"),
         "api.export": ("export",),
         "api.load": ("TrainedNetwork", "load"),
         "api.open": ("Run", "open"),
         "api.parts": ("method", "space"),
-        "api.predict": ("predict",),
+        "api.predict": ("Predictions", "predict"),
         "api.report": ("report",),
         "api.search": ("search",),
         "api.select": ("Selected", "select"),
@@ -64,10 +64,11 @@ _PLACES = {
     }.items() for name in names
 }
 __all__ = [
-    "Algorithm", "Batch", "Budget", "Choice", "Comparison", "CorruptCheckpoint", "Dataset", "Evaluator", "Genotype",
-    "Group", "Method", "Network", "NonFiniteLoss", "Player", "Recipe", "Run", "RunWriteError", "SearchSpace",
-    "SearchState", "Selected", "Supernet", "Task", "Term", "TrainedNetwork", "compare", "estimate", "evaluate",
-    "export", "load", "load_genotype", "method", "open", "predict", "report", "search", "select", "show", "space", "train",
+    "Algorithm", "Batch", "Budget", "Choice", "Comparison", "CorruptCheckpoint", "Dataset", "Evaluation",
+    "Evaluator", "Genotype", "Group", "Method", "Network", "NonFiniteLoss", "Player", "Predictions", "Recipe", "Run",
+    "RunWriteError", "SearchSpace", "SearchState", "Selected", "Supernet", "Task", "Term", "TrainedNetwork",
+    "compare", "estimate", "evaluate", "export", "load", "load_genotype", "method", "open", "predict", "report",
+    "search", "select", "show", "space", "train",
 ]
 
 

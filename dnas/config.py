@@ -172,7 +172,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
             hint = f"did you mean {near[0]!r}?" if near else f"its keys are {', '.join(SEARCH)}"
             raise ValueError(f"{file}: unknown key {key!r}; {hint}")
     for part in ("space", "method"):
-        if part in config:
+        if part in config and not (isinstance(config[part], Mapping) and config[part].get("name") == ""):
             _part(config, part, str(file), True)
     return config
 
@@ -182,6 +182,8 @@ def _part(config: Mapping[str, Any], part: str, where: str, trust: bool | Collec
     said = config.get(part)
     if not isinstance(said, Mapping) or not isinstance(said.get("name"), str):
         raise ValueError(f'{where}: {part} is {str(said)[:80]}; it must be {{"name": ..., and its options}}')
+    if not said["name"]:
+        raise ValueError(f"{where}: the {part} was an object of somebody's own, without a name; give it again (in Python {part}=)")
     registry.refuse_untrusted(said["name"], part, where, trust)
     return said["name"], {option: value for option, value in said.items() if option != "name"}
 

@@ -151,7 +151,7 @@ def _union(node: ast.BinOp) -> Any:
     for side in (node.left, node.right):
         with contextlib.suppress(_Unreadable):
             members.append(_annotation(side))
-    if not members:
+    if not members or members == [None]:
         raise _Unreadable
     return functools.reduce(operator.or_, members)
 

@@ -26,6 +26,7 @@ REGISTRIES = {
     "selection": "dnas.selection:SELECTIONS",
     "task": "dnas.task:TASKS",
     "genotype": "search_spaces.genotypes:GENOTYPES",
+    "export": "dnas.formats:FORMATS",
 }
 """Where the names of each kind are listed. This is the one place that knows of `search_spaces`, and it imports that package
 only when it looks a name up."""
@@ -80,8 +81,8 @@ def refuse_untrusted(name: str, kind: str, where: str, trust: bool | Collection[
     """
     if trust is True or not is_place(name, kind) or trust and name in trust:
         return
-    raise ValueError(f"{where} names the {kind} {name[:120]!r}, and nothing is imported because a file says so: if you trust "
-                     f"that place, name it yourself (--{kind}, in Python {kind}=), or say --trust (trust=True)")
+    raise ValueError(f"{where} names the {kind} {name[:120]!r}, and nothing is imported because a file says so: if you "
+                     f"trust that place, name it yourself (--{kind}, in Python {kind}=), or say --trust (trust=True)")
 
 
 def resolve(name: str, kind: str) -> Callable:

@@ -9,14 +9,14 @@ from typing import Literal, NamedTuple
 
 
 class SharedOptions(NamedTuple):
-    """Options of every `MixedOp` of a space.
+    """Options of every `MixedOp` of a space, your own spaces included.
 
     Args:
         partial_channels: K of PC-DARTS: operations see the first 1/K of the channels, the others pass by.
-        drop_path: Probability with which a search step leaves out what an operation makes of an image.
+        drop_path: Probability with which a search step leaves out the output of an operation for an image.
         dtype: In which the supernet computes; weights and statistics stay float32.
         scan: Run equal cells (`search_spaces.repeated.Repeated`) as one loop over stacked weights: auto, on, off.
-        remat: Compute operations again in the backward pass instead of keeping their outputs: less memory, more time.
+        remat: Compute operations again in the backward pass instead of keeping their results: less memory, more time.
     """
 
     partial_channels: int = 1

@@ -85,6 +85,12 @@ class Group:
         edges, ops = self.shape
         return np.array([[k < len(self.edge_ops(e)) for k in range(ops)] for e in range(edges)])
 
+    def softmax(self, logits: Any) -> np.ndarray:
+        """Softmax over operations of logits `[..., E, K]`; zero where an edge has fewer than K of them."""
+        masked = np.where(self.allowed, np.asarray(logits, np.float64), -np.inf)
+        powers = np.exp(masked - masked.max(-1, keepdims=True))
+        return powers / powers.sum(-1, keepdims=True)
+
 
 class Choice(NamedTuple):
     """One edge of a discrete network and its operation."""
@@ -212,10 +218,13 @@ class Network(NamedTuple):
         statistics and returns updated averages; otherwise the averages are used, and the key may be None. One with an
         auxiliary head returns, while training, a pair of logits: its own and the head's.
         drop_path: probability with which each operation's output is dropped while training, a scalar, traced or not.
+    source() -> what an export writes down of it: (Flax module, options of its operations, index of the operation of each
+        edge by group); None of a network that is not a Flax module.
     """
 
     init: Callable[..., tuple[Weights, Stats]]
     apply: Callable[..., tuple[Array, Stats]]
+    source: Callable[[], tuple] | None = None
 
 
 class SearchSpace(NamedTuple):

@@ -8,30 +8,32 @@ from typing import Annotated, Any, Literal
 
 from dnas import options as factory_options
 from dnas import registry
-from dnas.options import REQUIRED, Option
+from dnas.options import Option
 from launch import parser
-from launch.parser import Positional, Shown
+from launch.parser import Shown
 
 SHARED = "dnas.shared_options:SharedOptions"
-SHOWN = {"cache": Shown("DIR|off", "$DNAS_CACHE, else dnas/xla in your cache folder"), "space": Shown("FACTORY", "as searched"),
+SHOWN = {"cache": Shown("DIR|off", "$DNAS_CACHE, else dnas/xla in your cache folder"),
+         "space": Shown("FACTORY", "as searched"),
          "task": Shown("{" + ",".join(registry.registered("task")) + "}|FACTORY", "what fits the data"),
          "resize": Shown("SIDE|HEIGHT WIDTH", "32; pictures of one size up to 64 are kept as they are"),
          "fit": Shown("{crop,pad,stretch}", "crop"), "augment": Shown("FUNCTION", "random crops, and flips where they suit"),
          "target": Shown("COLUMN", "target, label, class or y"), "window": Shown("N", "64"), "limit": Shown("N", "all")}
 """How --help shows options that several commands have."""
-DATA = Option("data", tuple[str, ...], (), "A name or other source of data (`dnas datasets`), or the several files of one set.")
+DATA = Option("data", tuple[str, ...], (),
+              "A name or other source of data (`dnas datasets`), or the several files of one set.")
 LOAD = "dnas.data.sources:load"
 
 
 def read_command(command: str, description: str, argv: Sequence[str], options: Sequence[Option], *,
                  shown: Mapping[str, Shown] = {}, groups: Mapping[str, Sequence[Option]] = {},
                  titles: Mapping[str, str] = {}, defaults: Mapping[str, Any] = {}) -> dict[str, Any]:
-    """What `argv` says of these options, by name; of each group a dict "GROUP_options". Prints --help, raising SystemExit(0).
+    """What `argv` says of these options, by name; of each group a dict "GROUP_options".
 
     shown: how --help writes options, beside SHOWN; those that are Positional have no flag. groups: options `--GROUP.NAME`;
     titles: of groups in --help.
     defaults: in place of those of the options, such as what a config.json says; those of a group in a dict "GROUP_options".
-    Raises ValueError, in one line, as `launch.parser.parse`.
+    Raises as `launch.parser.parse` does, SystemExit(0) for --help and ValueError.
     """
     looks = {**SHOWN, **shown}
     fields = [_field(option, looks.get(option.name), defaults) for option in options]
@@ -50,7 +52,7 @@ def options_of(function: str, *, without: Collection[str] = ()) -> list[Option]:
 
 
 def data_options(default: tuple[str, ...] = ()) -> list[Option]:
-    """The options that say what is learnt from: --data, and those of `dnas.data.load`; standardise is on unless it is off."""
+    """The options that say what is learnt from: --data, and those of `dnas.data.load`."""
     listed = [option._replace(annotation=bool, default=True) if option.name == "standardise" else option
               for option in options_of(LOAD)]
     return [DATA._replace(default=default), *listed]
@@ -107,7 +109,3 @@ def _field(option: Option, look: Shown | None, defaults: Mapping[str, Any]) -> t
     annotation = Annotated[option.annotation, look] if look else option.annotation
     default = defaults.get(option.name, option.default)
     return option.name, annotation, dataclasses.field(default=default, metadata={"help": option.help or " "})
-
-
-__all__ = ["DATA", "LOAD", "REQUIRED", "Option", "Positional", "Shown", "data_options", "flag_value", "flag_values", "is_given",
-           "load_data", "options_of", "part_options", "read_command"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dnas.options import REQUIRED, Option
 from dnas.selection import COMPARED, SELECTIONS
-from launch.arguments import REQUIRED, Option, Positional, Shown, flag_values, options_of, part_options, read_command
+from launch.arguments import flag_values, options_of, part_options, read_command
+from launch.parser import Positional, Shown
 
 RUNS = Option("runs", tuple[str, ...], REQUIRED, "Run directories of searches: several methods, several seeds. A folder "
               "stands for all searches in it.")

@@ -14,7 +14,7 @@ def main(argv: Sequence[str]) -> int:
     import dnas
     from dnas import config as configs
     from dnas.api.estimate import estimate_plan
-    from dnas.api.search import plan_search
+    from dnas.api.search_plan import plan_search
     from dnas.data import describe
     from dnas.engine.devices import spelled
 

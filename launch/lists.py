@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from dnas import registry
-from launch.arguments import data_options, load_data, read_command
+from launch.arguments import data_options, is_given, load_data, read_command
 from launch.search_options import read_search
 
 OWN = "a function of yours that returns a"
@@ -33,27 +35,22 @@ def _check(argv: Sequence[str]) -> int:
              "package.module:factory or file.py:factory")
     if {"-h", "--help"} & set(argv):
         print(f"{usage}\n\nTries all that a space must do on a few examples of the data, and says where it falls short.\n"
+              "Without --data these are digits for a space of images, and else random inputs of the shape that is the\n"
+              "factory's default.\n"
               "Options of the space: dnas search --space SPACE --help")
         return 0
     if not argv or argv[0].startswith("-"):
         raise ValueError(usage)
-    values = read_search("spaces check", "", ["--space", *argv])
-    import numpy as np
-
-    import dnas
-    from dnas.api.search import check_space
     from dnas.config import label
-    from dnas.data import describe, normalise
     from search_spaces.check import check
 
-    data = load_data(values)
-    space = dnas.space(values["space"], data, **values["space_options"])
-    check_space(space, data)
-    print(f"{describe(data).splitlines()[0]}\nspace {label(space.source, 'space')}\n", flush=True)
+    values = read_search("spaces check", "", ["--space", *argv])
+    shape = None if any(is_given(argv, flag) for flag in ("data", "config")) else _default_shape(values["space"])
+    drawn = shape is not None and len(shape) != 3
+    what, space, inputs, outputs = _drawn_example(values, shape) if drawn else _data_example(values)
+    print(f"{what}\nspace {label(space.source, 'space')}\n", flush=True)
     wrong = 0
-    images = data.inputs[data.splits["train"][:4]]
-    images = np.asarray(normalise(images, data.mean, data.std))
-    for finding in check(space, images, data.outputs):
+    for finding in check(space, inputs, outputs):
         wrong += finding.wrong is not None
         print(f"{'no ' if finding.wrong else 'yes'}  {finding.tried}" + (f"\n     {finding.wrong}" if finding.wrong else ""),
               flush=True)
@@ -61,6 +58,54 @@ def _check(argv: Sequence[str]) -> int:
         raise ValueError(f"space {values['space']} falls short in {wrong} point{'s' if wrong > 1 else ''}, said above")
     print("\nIt does what a space must do.")
     return 0
+
+
+def _data_example(values: Mapping[str, Any]) -> tuple:
+    """What a check is of, in words, the space, and normalised examples of the data with the shape of their outputs."""
+    import numpy as np
+
+    import dnas
+    from dnas.api.search_plan import check_space
+    from dnas.data import describe, normalise
+
+    data = load_data(values)
+    space = dnas.space(values["space"], data, **values["space_options"])
+    check_space(space, data)
+    inputs = np.asarray(normalise(data.inputs[data.splits["train"][:4]], data.mean, data.std))
+    return describe(data).splitlines()[0], space, inputs, data.outputs
+
+
+def _drawn_example(values: Mapping[str, Any], shape: tuple[int, ...]) -> tuple:
+    """The same of random inputs of this shape."""
+    from types import SimpleNamespace
+
+    import dnas
+    from search_spaces.check import draw_example
+
+    classes = _default(values["space"], "classes")
+    classes = classes if isinstance(classes, int) else 10
+    data = SimpleNamespace(image=shape, classes=classes, graph=None, vocabulary=classes)
+    space = dnas.space(values["space"], data, **values["space_options"])
+    try:
+        inputs, outputs = draw_example(space, shape, classes)
+    except Exception as error:
+        raise ValueError(f"space {values['space']} cannot be built for inputs of shape {shape}, the default of its factory: "
+                         f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+    kind = "tokens" if space.input_dtype == "int32" else "numbers"
+    return f"data random {kind}, inputs of shape {shape}, {classes} classes", space, inputs, outputs
+
+
+def _default_shape(name: str) -> tuple[int, ...] | None:
+    """The shape of one input that the factory of a space has as a default; None if it has none."""
+    shape = _default(name, "image")
+    return tuple(shape) if isinstance(shape, tuple | list) and all(isinstance(size, int) for size in shape) else None
+
+
+def _default(name: str, parameter: str) -> Any:
+    """The default of a parameter of a space's factory, None if it has none."""
+    parameters = inspect.signature(registry.resolve(name, "space")).parameters
+    default = parameters[parameter].default if parameter in parameters else None
+    return None if default is inspect.Parameter.empty else default
 
 
 def methods(argv: Sequence[str]) -> int:

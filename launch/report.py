@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dnas.api.report import report
-from launch.arguments import REQUIRED, Option, Positional, Shown, options_of, read_command
+from dnas.options import REQUIRED, Option
+from launch.arguments import options_of, read_command
+from launch.parser import Positional, Shown
 
 RUN = Option("run", str, REQUIRED, "The run directory of a search or of a training, finished or not.")
 

@@ -8,9 +8,11 @@ import json
 from collections.abc import Sequence
 from typing import Literal
 
+from dnas.options import Option
 from dnas.reports.text import columns, duration
 from dnas.runs.index import Summary, list_runs
-from launch.arguments import Option, Positional, options_of, read_command
+from launch.arguments import options_of, read_command
+from launch.parser import Positional
 from launch.text import plain, terminal_width
 
 FOLDER = Option("folder", str, "runs", "Where to look. Choices inside of a run are counted with it.")

@@ -15,20 +15,21 @@ from launch.text import budget_lines, size_text
 
 if TYPE_CHECKING:
     from dnas import Run
-    from dnas.api.search import SearchPlan
+    from dnas.api.search_plan import SearchPlan
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs `dnas search`. Raises what is wrong as ValueError, RunWriteError or NonFiniteLoss."""
     values = read_search("search", __doc__, argv)
     from dnas import Budget
-    from dnas.api.search import default_folder, plan_search, run_searches
+    from dnas.api.search import default_folder, run_searches
+    from dnas.api.search_plan import plan_search
 
     data = load_data(values)
     spaces, methods = settings_of(values, argv, data)
     several = {} if len(spaces) * len(methods) == 1 else {"space": spaces, "method": methods}
-    plan = plan_search(**{"space": spaces[0], "method": methods[0], "data": data, **several},
-                       **{name: values[name] for name in ("epochs", "batch", "seed", "diagnose", "stop_on_collapse", "start")},
+    own = {name: values[name] for name in ("epochs", "batch", "seed", "diagnose", "stop_on_collapse", "start")}
+    plan = plan_search(**{"space": spaces[0], "method": methods[0], "data": data, **several}, **own,
                        seeds=values["seeds"] if values["seeds"] != 1 else None, budget=Budget(**values["budget_options"]))
     out = Path(values["run"]).expanduser() if values["run"] else default_folder(plan)
     try:
@@ -110,10 +111,13 @@ def report_runs(plan: SearchPlan, runs: Sequence[Run], out: Path) -> str:
     lines.append("")
     metric = {run.folder: run.holdout[task.metric] for run in runs}
     if runs:
-        lines.append(f"hold-out  {metric_text(task, np.array(list(metric.values())), 2)} of the supernets, {len(runs)} searches")
-        names = dict.fromkeys(setting.name for setting, run in rows if run)
-        lines += [f"          {metric_text(task, np.array([metric[run.folder] for s, run in rows if run and s.name == name]), 2)} "
-                  f"with {name}" for name in names if len(names) > 1]
+        spell = lambda values: metric_text(task, np.array(values), 2)
+        lines.append(f"hold-out  {spell(list(metric.values()))} of the supernets, {len(runs)} searches")
+        by_name = {}
+        for setting, run in rows:
+            if run:
+                by_name.setdefault(setting.name, []).append(metric[run.folder])
+        lines += [f"          {spell(values)} with {name}" for name, values in by_name.items() if len(by_name) > 1]
     if len(runs) > 1:
         pairs = itertools.combinations([run.genotype for run in runs], 2)
         lines.append(f"agreement {100 * np.mean([agreement(*pair) for pair in pairs]):.0f} % of the edges carry the same "

@@ -1,4 +1,4 @@
-"""The options of `dnas search` and the commands that take the same: those of the chosen space, method and data, and sweeps."""
+"""The options of `dnas search` and `dnas estimate`: common ones, those of the space, the method and the data, and sweeps."""
 
 from __future__ import annotations
 
@@ -9,20 +9,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.arguments import (
-    LOAD,
-    Option,
-    Shown,
-    data_options,
-    flag_value,
-    options_of,
-    part_options,
-    read_command,
-)
+from dnas.options import Option
+from launch.arguments import LOAD, data_options, flag_value, options_of, part_options, read_command
+from launch.parser import Shown
 
-SPACE = Option("space", str, "nasbench201", "What is searched: a name (`dnas spaces`), package.module:factory or file.py:factory.")
-METHOD = Option("method", str, "darts", "How it is searched: a name (`dnas methods`), package.module:factory or file.py:factory.")
-SEEDS = Option("seeds", int, 1, "Number of seeds to search, starting at --seed, in one program. Several write into DIR/SEED.")
+SPACE = Option("space", str, "nasbench201",
+               "What is searched: a name (`dnas spaces`), package.module:factory or file.py:factory.")
+METHOD = Option("method", str, "darts",
+                "How it is searched: a name (`dnas methods`), package.module:factory or file.py:factory.")
+SEEDS = Option("seeds", int, 1,
+               "Number of seeds to search, starting at --seed, in one program. Several write into DIR/SEED.")
 SWEEP = Option("sweep", tuple[str, ...], (), "Values of a method's or space's option to search with, such as "
                "method.arch-lr=1e-4,3e-4; several multiply. Written into DIR/SETTING/SEED. Numbers of the method share one "
                "program.")
@@ -38,23 +34,23 @@ OWN = ("epochs", "batch", "seed", "diagnose", "stop_on_collapse")
 def read_search(command: str, description: str, argv: Sequence[str]) -> dict[str, Any]:
     """What the command line of `dnas search` says, on top of what the config says that --config names.
 
-    Prints the help and raises SystemExit(0) for --help. Raises ValueError, in one line, for an unknown option or name, a value
-    that an option cannot have, and a place that only the config names.
+    Prints the help and raises SystemExit(0) for --help. Raises ValueError, in one line, for an unknown option or name, a
+    value that an option cannot have, and a place that only the config names.
     """
     argv = [re.sub(r"^--distill(?==|$)", "--method.distill", word) for word in argv]
     path = flag_value(argv, "--config")
     names = {"space": flag_value(argv, "--space"), "method": flag_value(argv, "--method")}
     defaults = {} if path is None else _of_config(path, names, argv)
-    names = {part: name or defaults.get(part) or option.default for (part, name), option in zip(names.items(), (SPACE, METHOD))}
-    groups = {"budget": options_of(BUDGET), "space": _space_options(names), "method": part_options("method", names["method"])}
-    options = [SPACE, METHOD, *data_options(("digits",)), *options_of(SEARCH, without=("seeds", "out", "budget")), SEEDS, SWEEP,
-               RUN, CONFIG, TRUST]
+    names = {option.name: names[option.name] or defaults.get(option.name) or option.default for option in (SPACE, METHOD)}
+    groups = {"budget": options_of(BUDGET), "space": _space_options(names),
+              "method": part_options("method", names["method"])}
+    options = [SPACE, METHOD, *data_options(("digits",)), *options_of(SEARCH, without=("seeds", "out", "budget")),
+               SEEDS, SWEEP, RUN, CONFIG, TRUST]
     shown = {"space": Shown(_names("space")), "method": Shown(_names("method")), "data": Shown(f"{_datasets()}|PATH ..."),
              "batch": Shown("N", "64, or what the smaller split has"), "start": Shown("RUN", "new weights"),
              "sweep": Shown("OPTION=V1,V2 ...", "none"), "run": Shown("DIR", "runs/SPACE-METHOD-DATA-SEED"),
-             "config": Shown("FILE", "none"), "trust": Shown(""), "cache": Shown("DIR|off", "$DNAS_CACHE, else dnas/xla in "
-                                                                                "your cache folder")}
-    titles = {"budget": "limits on the network that the search ends with, which will use up all but 5 % of them",
+             "config": Shown("FILE", "none")}
+    titles = {"budget": "limits on the network that the search ends with (all but 5 % is used up)",
               **{part: f"options of the {part} {name}" for part, name in names.items()}}
     values = read_command(command, description, argv, options, shown=shown, groups=groups, titles=titles, defaults=defaults)
     if not 1 <= values["seeds"] <= 1000:
@@ -110,8 +106,8 @@ def _typed(argv: Sequence[str], part: str, name: str, text: str) -> Any:
 def _of_config(path: str, names: Mapping[str, str | None], argv: Sequence[str]) -> dict[str, Any]:
     """The defaults that a config stands for. A part that the command line names otherwise has its own defaults.
 
-    Raises ValueError, in one line, where it is not the config of a search or a value is of another type, and for a place that
-    is neither named on the command line nor in the config of a run that was begun here.
+    Raises ValueError, in one line, where it is not the config of a search or a value is of another type, and for a place
+    that is neither named on the command line nor in the config of a run that was begun here.
     """
     from dnas import config as configs
     from dnas import registry
@@ -128,8 +124,8 @@ def _of_config(path: str, names: Mapping[str, str | None], argv: Sequence[str]) 
         if there is None or name is not None and registry.absolute(name) != there:
             continue
         if there == "":
-            raise ValueError(f"{where}: its {part} was an object of somebody's own, which only Python can repeat; name another "
-                             f"with --{part}")
+            raise ValueError(f"{where}: its {part} was an object of somebody's own, which only Python can repeat; name "
+                             f"another with --{part}")
         registry.refuse_untrusted(there, part, where, trust)
         defaults[part] = there
         said = {option: value for option, value in config[part].items() if option != "name"}
@@ -138,11 +134,11 @@ def _of_config(path: str, names: Mapping[str, str | None], argv: Sequence[str]) 
         said = {key: config[key] for key in configs.DATA if key in config and key != "data"}
         defaults |= configs.checked_options(where, options_of(LOAD), said)
         defaults["data"] = tuple(configs.source_names(config, where))
-        for kind, listed in ("data", [name for name in defaults["data"] if is_place(name)]), ("task", [config.get("task")]), \
-                ("augment", [config.get("augment")]):
-            for name in listed:
-                if isinstance(name, str) and flag_value(argv, f"--{kind}") is None:
-                    registry.refuse_untrusted(name, kind, where, trust)
+        places = [("data", name) for name in defaults["data"] if is_place(name)]
+        places += [(kind, config[kind]) for kind in ("task", "augment") if isinstance(config.get(kind), str)]
+        for kind, name in places:
+            if flag_value(argv, f"--{kind}") is None:
+                registry.refuse_untrusted(name, kind, where, trust)
         defaults["standardise"] = config.get("standardise", True)
     own = [option for option in options_of(SEARCH) if option.name in OWN]
     defaults |= configs.checked_options(where, own, {key: config[key] for key in OWN if key in config})

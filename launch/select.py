@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from launch.arguments import REQUIRED, Option, Positional, Shown, flag_value, options_of, part_options, read_command
+from dnas.options import REQUIRED, Option
+from launch.arguments import flag_value, options_of, part_options, read_command
+from launch.parser import Positional, Shown
 
 DEFAULT = "perturbation"
 RUN = Option("run", str, REQUIRED, "The run directory of a search. It is read, and written in its folder `selections` only.")
@@ -14,7 +16,8 @@ SELECTION = Option("selection", str, DEFAULT, "How to choose: a name, package.mo
 def main(argv: Sequence[str]) -> int:
     """Runs `dnas select`. Raises ValueError, in one line, for what it cannot read or use."""
     name = flag_value(argv, "--selection") or DEFAULT
-    values = read_command("select", __doc__, argv, [RUN, SELECTION, *options_of("dnas.api.select:select", without=["progress"])],
+    own = options_of("dnas.api.select:select", without=["progress"])
+    values = read_command("select", __doc__, argv, [RUN, SELECTION, *own],
                           shown={"run": Positional("RUN"), "out": Shown("DIR", "RUN/selections/SELECTION")},
                           groups={"selection": part_options("selection", name)},
                           titles={"selection": f"options of the selection {name}"})

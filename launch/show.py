@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dnas.api.published import published
-from launch.arguments import REQUIRED, Option, Positional, Shown, options_of, read_command
+from dnas.options import REQUIRED, Option
+from launch.arguments import options_of, read_command
+from launch.parser import Positional, Shown
 
 WHAT = Option("what", str, REQUIRED, "A run directory, a folder of its selections, a genotype.json, or a published name such "
               "as darts-v2.")

@@ -7,78 +7,78 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from launch.arguments import (
-    LOAD,
-    REQUIRED,
-    Option,
-    Positional,
-    Shown,
-    data_options,
-    flag_value,
-    is_given,
-    load_data,
-    options_of,
-    read_command,
-)
+from dnas.options import REQUIRED, Option
+from launch.arguments import LOAD, data_options, flag_value, is_given, load_data, options_of, read_command
+from launch.parser import Positional, Shown
 
 if TYPE_CHECKING:
     from dnas import TrainedNetwork
-    from dnas.api.train import TrainingPlan
+    from dnas.api.training_plan import TrainingPlan
 
-WHAT = Option("what", str, REQUIRED, "A run directory, a folder of its selections, a genotype.json, or a published name such as "
-              "darts-v2. The folder of an earlier training repeats it, with its options.")
+WHAT = Option("what", str, REQUIRED,
+              "A run directory, a folder of its selections, a genotype.json, or a published name such as darts-v2. The folder "
+              "of an earlier training repeats it, with its options.")
 SELECTION = Option("selection", str | None, None, "Train the choice RUN/selections/SELECTION of that run.")
-SPLITS = Option("splits", tuple[Literal["train", "valid", "holdout"], ...], (), "What is trained on. Published: all but the test "
-                "set, so that no hold-out metric is reported.")
+SPLITS = Option("splits", tuple[Literal["train", "valid", "holdout"], ...], (),
+                "What is trained on. Published: all but the test set, so that no hold-out metric is reported.")
 RUN = Option("run", str | None, None, "Where the training is written, and continued if it was interrupted.")
+NOT_OF_PLAN = ("splits", "out", "cache", "progress")
+"""Options that are no part of a plan."""
 TRAIN, RECIPE = "dnas.api.train:train", "dnas.algorithms.supervised:Recipe"
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs `dnas train`. Raises what is wrong as ValueError, RunWriteError or NonFiniteLoss."""
-    first = _read(argv, {})
-    what = str(_selection(first["what"], first["selection"])) if first["selection"] else first["what"]
+    values = _read(argv)
+    what = str(_selection(values["what"], values["selection"])) if values["selection"] else values["what"]
     from dnas.api.architectures import architecture_of
-    from dnas.api.train import default_folder, default_options, plan_training, run_training_plan
+    from dnas.api.train import default_folder, run_training_plan
+    from dnas.api.training_plan import plan_training
 
-    architecture = architecture_of(what, space=first["space"], trust=first["trust"])
-    values = _read(argv, default_options(architecture, first["preset"]))
-    options = {name: value for name, value in values.items() if name not in (
-        "what", "selection", "run", "cache", "progress", "data", *(option.name for option in options_of(LOAD)))}
+    architecture = architecture_of(what, space=values["space"], trust=values["trust"])
+    listed = ("splits", *(option.name for option in (*options_of(TRAIN, without=NOT_OF_PLAN), *options_of(RECIPE))))
+    options = {name: values[name] for name in listed if name == "trust" or is_given(argv, name)}
     plan = plan_training(what, _data(values, argv, architecture), **options)
     folder = Path(values["run"]).expanduser() if values["run"] else default_folder(plan)
     try:
         network = run_training_plan(plan, folder, cache=values["cache"], progress=values["progress"])
     except KeyboardInterrupt:
         where = shlex.quote(str(folder))
-        raise KeyboardInterrupt(f"interrupted; `dnas train {where} --run {where}` goes on from its last checkpoint") from None
+        again = f"dnas train {where} --run {where}"
+        raise KeyboardInterrupt(f"interrupted; `{again}` goes on from its last checkpoint") from None
     print(report(plan, network, folder))
     return 0
 
 
-def _read(argv: Sequence[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """What the command line says. defaults: of options that depend on what is trained."""
+def _read(argv: Sequence[str]) -> dict[str, Any]:
+    """What the command line says; the values of a preset are the defaults that --help shows."""
     own = options_of(TRAIN, without=("out", "splits"))
-    taken = [option.name for option in own]
-    recipe = [option for option in options_of(RECIPE) if option.name not in taken]
-    shown = {"what": Positional("RUN|GENOTYPE"), "cells": Shown("INT", "as searched"), "channels": Shown("INT", "as searched"),
+    shown = {"what": Positional("RUN|GENOTYPE"),
+             "cells": Shown("INT", "as searched"), "channels": Shown("INT", "as searched"),
              "splits": Shown("SPLIT ...", "train valid"), "run": Shown("DIR", "runs/train-NAME-DATA-SEED"),
              "data": Shown("SOURCE ...", "that of the search, else digits"), "selection": Shown("NAME", "none"),
              "limit": Shown("N", "as for the search, else all"), "preset": Shown("{quick,cifar,nasbench201}", "quick"),
              "epochs": Shown("INT", "30"), "batch": Shown("INT", "64"), "seed": Shown("INT", "0")}
+    defaults = {}
+    if flag_value(argv, "--preset") and {"-h", "--help"} & set(argv):
+        from dnas.api.training_plan import PRESETS
+
+        defaults = PRESETS.get(flag_value(argv, "--preset"), {})
     inherit = next(option for option in own if option.name == "inherit")
     own = [inherit._replace(annotation=bool, default=False) if option is inherit else option for option in own]
-    return read_command("train", __doc__, argv, [WHAT, SELECTION, *data_options(), SPLITS, *own, *recipe, RUN], shown=shown,
-                        defaults=defaults)
+    options = [WHAT, SELECTION, *data_options(), SPLITS, *own, *options_of(RECIPE), RUN]
+    return read_command("train", __doc__, argv, options, shown=shown, defaults=defaults)
 
 
 def _selection(run: str, name: str) -> Path:
     """The folder of a run's selection. Raises ValueError that lists those that are there."""
     folder = Path(run).expanduser() / "selections"
     there = sorted(path.parent.name for path in folder.glob("*/genotype.json"))
+    if not (folder.parent / "config.json").is_file():
+        raise ValueError(f"--selection {name}: {run} must be the run directory of a search")
     if name.rpartition(":")[2] not in there:
-        hint = f"it has {', '.join(there)}" if there else f"choose first: dnas select {shlex.quote(run)} --selection {name}"
-        raise ValueError(f"--selection {name}: {run} has no such finished selection; {hint}")
+        raise ValueError(f"--selection {name}: {run} has {', '.join(there) or 'no selection'}; make it by "
+                         f"`dnas select {shlex.quote(run)} --selection {name}`")
     return folder / name.rpartition(":")[2]
 
 
@@ -118,8 +118,8 @@ def report(plan: TrainingPlan, network: TrainedNetwork, folder: Path) -> str:
         lines.append(f"hold-out  {spell(holdout[task.metric])}; the best was {spell(holdout['best'][task.metric])} after "
                      f"epoch {holdout['best']['epoch']}" +
                      (f", as inherited {spell(holdout['inherited'])}" if "inherited" in holdout else ""))
-    files = ["results.json", *(["confusion.svg"] if confused else []), "curves.svg", "weights.safetensors", "last.safetensors",
-             *(["best.safetensors"] if holdout else [])]
+    files = ["results.json", *(["confusion.svg"] if confused else []), "curves.svg", "weights.safetensors",
+             "last.safetensors", *(["best.safetensors"] if holdout else [])]
     where = shlex.quote(str(folder))
     return "\n".join([*lines, f"time      {network.run.seconds:.1f} s", f"run       {folder} ({', '.join(files)})", "next",
                       f"  dnas predict {where} {'PICTURE' if data.kind == 'images' else 'FILE'} ...",

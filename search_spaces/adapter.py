@@ -1,4 +1,4 @@
-"""What the seams share: the two functions of a network and its groups -> SearchSpace."""
+"""From the two functions of a network and its groups to a SearchSpace: what Linen, NNX and plain JAX have in common."""
 
 from __future__ import annotations
 
@@ -25,19 +25,21 @@ class Functions(NamedTuple):
         operation indices those that the discrete network needs, under the same names.
     apply(weights, stats, gates, images, train, key) -> logits `[B, classes]`, stats
     drops: whether apply takes `drop_path=` too, the probability with which paths are dropped while training.
+    source(gates) -> (Flax module, SharedOptions, gates), see `dnas.types.Network`; None if it is not a Flax module.
     """
 
     init: Callable
     apply: Callable
     drops: bool = False
+    source: Callable | None = None
 
 
 def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, image: tuple[int, ...],
                  input_dtype: str = "float32", options: Mapping | None = None, standalone: Functions | None = None,
                  auxiliary: Functions | None = None, inherited: Functions | None = None,
                  rule: Callable | None = None, format: Callable | None = None, parse: Callable | None = None,
-                 expected: Callable | None = None) -> SearchSpace:
-    """Makes a SearchSpace of a network.
+                 expected: Callable | None = None, inherit: Callable | None = None) -> SearchSpace:
+    """A SearchSpace of a network.
 
     Args:
         image: shape of one input for which `cost` counts: (height, width, channels), (features,), (tokens,).
@@ -47,9 +49,12 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
         auxiliary: that network with a second head, whose logits it returns beside its own while training.
         inherited: the supernet's discrete network as it is trained further, where it differs from `network`.
         rule: groups, scores `{group: [E, K]}` -> operation indices `{group: [E]}`, REMOVED where an edge goes, or the
-            kept edges in the order of their rank, `{group: choices}`; the best of every edge unless given.
+            remaining edges in the order of their rank, `{group: choices}`; default: the best operation of every edge.
         format, parse: a notation of its own: genotype -> text, text -> `{group: choices}`.
-        expected: gates -> {"params", "macs"}; unless given, each operation on each edge costs what `cost` says.
+        expected: gates -> {"params", "macs"}; default: the sum of what `cost` says of each operation on each edge.
+        inherit: (path, leaf, shape) -> leaf of that shape: the part of a supernet's array that a discrete network inherits,
+            called where the network's array has another shape. path: names from the top, such as ("edge_0", "kernel").
+            Default: `leading`.
     """
     groups = dict(groups)
     mixture = {g: jax.ShapeDtypeStruct(group.shape, jnp.float32) for g, group in groups.items()}
@@ -89,18 +94,27 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
             extra = {"drop_path": drop_path} if functions.drops else {}
             return functions.apply(weights, stats, gates, images, train, key, **extra)
 
-        return Network(lambda key, images: started(first(functions, gates), key, images), run)
+        return Network(lambda key, images: started(first(functions, gates), key, images), run,
+                       functions.source and partial(functions.source, gates))
 
     def genotype(scores):
-        found = (rule or argmax)(groups, scores)
-        if any(isinstance(row, tuple) for row in found.values()):
-            return Genotype(name, space.options, found)
-        return Genotype.from_decisions(space, found)
+        ruled = (rule or argmax)(groups, scores)
+        if any(isinstance(row, tuple) for row in ruled.values()):
+            return Genotype(name, space.options, ruled)
+        return Genotype.from_decisions(space, ruled)
 
-    def inherit(tree, genotype):
+    def inherit_part(tree, genotype):
         used = {path: leaf.shape for collection in shapes(first(network, static(genotype, groups)))
                 for path, leaf in flat(collection).items()}
-        return nested({path: leading(leaf, used[path]) for path, leaf in flat(tree).items() if path in used})
+        return nested({path: leaf if leaf.shape == used[path] else shaped(path, leaf, used[path])
+                       for path, leaf in flat(tree).items() if path in used})
+
+    def shaped(path, leaf, shape):
+        smaller = (inherit or leading)(path, leaf, shape)
+        if jnp.shape(smaller) != shape:
+            raise ValueError(f"space {name!r}: inherit returned shape {jnp.shape(smaller)} for {'/'.join(path)}; the "
+                             f"discrete network needs {shape}")
+        return smaller
 
     def cost(functions, genotype=None):
         counted, gates = (network, mixture) if genotype is None else (functions, static(genotype, groups))
@@ -125,17 +139,17 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
     def networks(functions, headed):
         return {"cost": partial(cost, functions), "network": partial(alone, functions, headed)}
 
-    space = SearchSpace(name, dict(options or {}), groups, init, apply, genotype, inherit, format=format or default_format,
-                        parse=read, expected=expected or (lambda gates: linear()(gates)),
+    space = SearchSpace(name, dict(options or {}), groups, init, apply, genotype, inherit_part,
+                        format=format or default_format, parse=read, expected=expected or (lambda gates: linear()(gates)),
                         input_dtype=input_dtype, **networks(standalone or network, auxiliary))
     return space._replace(inherited=space._replace(**networks(inherited or network, None)))
 
 
 def linear_cost(space: SearchSpace) -> Callable[[Mapping], dict]:
-    """`expected` of a space whose cost is a sum over the edges, found by counting networks of a single operation.
+    """`expected` of a space whose cost is a sum over the edges, by counting networks of a single operation.
 
-    Edges of the same operations on which the last of them costs the same are taken to be alike; two whole networks tell
-    whether that is so, and if it is not, every operation is counted on every edge.
+    Edges of the same operations on which the last of them costs the same count as alike; two whole networks tell
+    whether they are, and if they are not, every operation is counted on every edge.
 
     Raises ValueError where the sum is not what a whole network costs even then.
     """
@@ -146,16 +160,16 @@ def linear_cost(space: SearchSpace) -> Callable[[Mapping], dict]:
         return np.array(list(space.cost(Genotype.from_decisions(space, rows)).values()), np.float64)
 
     def table(all_alike):
-        found, alike = {}, {}
+        costs, alike = {}, {}
         for g, group in space.groups.items():
-            found[g] = np.zeros((*group.shape, 2))
+            costs[g] = np.zeros((*group.shape, 2))
             for e in range(group.shape[0]):
                 ops = group.edge_ops(e)
                 kind = g, ops, *(count([(g, e, len(ops) - 1)]) if all_alike else [e])
                 if kind not in alike:
                     alike[kind] = [count([(g, e, k)]) - base for k in range(len(ops))]
-                found[g][e, :len(ops)] = alike[kind]
-        return found
+                costs[g][e, :len(ops)] = alike[kind]
+        return costs
 
     def sum_of(tables, gates):
         return {name: base[i] + sum((rows * tables[g][..., i].astype(rows.dtype)).sum() for g, rows in gates.items())
@@ -177,12 +191,12 @@ def linear_cost(space: SearchSpace) -> Callable[[Mapping], dict]:
         if holds(tables):
             return lambda gates: sum_of(tables, gates)
     raise ValueError(f"the networks of space {space.name} cost more or less than the sum of their operations; "
-                     "it has to say itself what it expects to cost")
+                     "its factory must pass `expected`")
 
 
-def leading(leaf, shape):
+def leading(path, leaf, shape):
     """The first entries along every axis, for a network that has a narrower layer in the place of a wider one."""
-    return leaf if leaf.shape == shape else leaf[tuple(map(slice, shape))]
+    return leaf[tuple(map(slice, shape))]
 
 
 def argmax(groups, scores) -> dict[str, np.ndarray]:
@@ -192,7 +206,7 @@ def argmax(groups, scores) -> dict[str, np.ndarray]:
 
 
 def static(genotype, groups):
-    """Operation indices as Python integers, which `MixedOp` takes for a choice made before tracing."""
+    """Operation indices as Python integers, by which `MixedOp` builds the chosen operation only."""
     return {name: tuple(Chosen(k, groups[name].edge_ops(e), "edge {}->{} of group {!r}".format(*groups[name].edges[e], name))
                         for e, k in enumerate(row)) for name, row in genotype.decisions(groups).items()}
 

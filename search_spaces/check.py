@@ -1,4 +1,4 @@
-"""What every search space must do, tried on one: `dnas spaces check` says in words where a space falls short."""
+"""What every search space must do, tried on one: `dnas spaces check` says where a space falls short."""
 
 from __future__ import annotations
 
@@ -44,6 +44,22 @@ def check(space: SearchSpace, inputs: np.ndarray, outputs: int | tuple[int, ...]
             return
 
 
+def draw_example(space: SearchSpace, shape: tuple[int, ...], classes: int, *, count: int = 4,
+                 seed: int = 0) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Random inputs `[count, *shape]` as the space takes them, tokens below `classes` or numbers of N(0, 1), and the shape
+    of a network's outputs for one of them, whose last axis must be `classes`."""
+    draw, shape = np.random.default_rng(seed), (count, *shape)
+    tokens = space.input_dtype == "int32"
+    inputs = draw.integers(0, classes, shape, np.int32) if tokens else draw.normal(size=shape).astype(np.float32)
+
+    def outputs(inputs):
+        gates = {name: group.allowed / group.allowed.sum(-1, keepdims=True) for name, group in space.groups.items()}
+        gates = jax.tree.map(np.float32, gates)
+        return space.apply(*space.init(jax.random.key(0), inputs), gates, inputs, train=True, key=None)[0]
+
+    return inputs, (*jax.eval_shape(outputs, inputs).shape[1:-1], classes)
+
+
 class _Trials:
     """Each method tries one thing and returns what is wrong, or None; its docstring is the thing."""
 
@@ -73,7 +89,7 @@ class _Trials:
             return f"logits have shape {logits.shape}; {len(self.single)} inputs of {self.outputs[-1]} classes need " \
                    f"{(len(self.single), *self.outputs)}"
         if jax.tree.structure(stats) != jax.tree.structure(self.stats):
-            return "apply returns other stats than init made"
+            return "apply returns other stats than init"
         return None
 
     def is_deterministic(self):
@@ -176,12 +192,12 @@ class _Trials:
         def drawn(ops):
             return self.rng.choice([k for k, op in enumerate(ops) if op != "none"] or len(ops))
 
-        found = []
+        genotypes = []
         for i in range(2):
             rows = {name: np.array([drawn(group.edge_ops(e)) for e in range(len(group.edges))])
                     for name, group in self.space.groups.items()}
             for name, group in self.space.groups.items():
                 if i and sum(target == group.edges[0][1] for _, target in group.edges) > 1:
                     rows[name][0] = REMOVED
-            found.append(Genotype.from_decisions(self.space, rows))
-        return found
+            genotypes.append(Genotype.from_decisions(self.space, rows))
+        return genotypes

@@ -48,10 +48,10 @@ def layers(apply: Callable, weights, images) -> list[Layer]:
                 shape = out.aval.shape[1:]
         parts[name] = [shape, counted + _of(eqn)]
     sizes = {name: sum(leaf.size for leaf in jax.tree.leaves(tree)) for name, tree in weights.items()}
-    found = [Layer(name, tuple(shape), sizes.get(name, 0), counted) for name, (shape, counted) in parts.items() if name]
-    rest = sum(sizes.values()) - sum(layer.params for layer in found)
+    named = [Layer(name, tuple(shape), sizes.get(name, 0), counted) for name, (shape, counted) in parts.items() if name]
+    rest = sum(sizes.values()) - sum(layer.params for layer in named)
     whole = parts.get("", [(), 0])
-    return found + [Layer("(the rest)", tuple(whole[0]), rest, whole[1])] * bool(rest or whole[1] or not found)
+    return named + [Layer("(the rest)", tuple(whole[0]), rest, whole[1])] * bool(rest or whole[1] or not named)
 
 
 def _module(stack: str, weights) -> str:

@@ -100,16 +100,16 @@ class Cell(nn.Module):
                        name=f"edge_{source}_{target}", parent=None)
 
     def create(self, x, gates):
-        """Initial variables of the edges, drawn together where edges are alike: a fraction of the time."""
+        """Initial variables of the edges, drawn at once where edges are alike: a fraction of the time."""
         alike = defaultdict(list)
         for e, edge in enumerate(map(self.edge, range(len(EDGES)))):
             alike[tuple(edge.ops), edge.stride, gates[e] if isinstance(gates[0], int) else None].append(e)
         keys = jax.random.split(self.make_rng("params"), len(EDGES))
         for (_, stride, _), edges in alike.items():
             seen = x[:, ::2, ::2] if self.reduction and stride == 1 else x
-            made = jax.vmap(lambda key, e=edges[0], x=seen: self.edge(e).init(key, x, gates[e], True))(
+            drawn = jax.vmap(lambda key, e=edges[0], x=seen: self.edge(e).init(key, x, gates[e], True))(
                 keys[np.array(edges)])
-            for e, variables in zip(edges, unstacked(made, len(edges))):
+            for e, variables in zip(edges, unstacked(drawn, len(edges))):
                 for kind, value in variables.items():
                     self.put_variable(kind, self.edge(e).name, value)
 
@@ -280,11 +280,11 @@ def top_two(groups: Mapping[str, Group], scores: Mapping) -> dict[str, tuple[Cho
         real = [[k < len(ops) and ops[k] != "none" for k in range(group.shape[1])]
                 for ops in map(group.edge_ops, range(len(group.edges)))]
         score = np.where(real, np.asarray(scores[name], np.float64), -np.inf)
-        kept = []
+        strongest = []
         for node in sorted({target for _, target in group.edges}):
             incoming = [e for e, (_, target) in enumerate(group.edges) if target == node]
-            kept += sorted(incoming, key=lambda e: -score[e].max())[:2]
-        choices[name] = tuple(Choice(*group.edges[e], group.edge_ops(e)[score[e].argmax()]) for e in kept)
+            strongest += sorted(incoming, key=lambda e: -score[e].max())[:2]
+        choices[name] = tuple(Choice(*group.edges[e], group.edge_ops(e)[score[e].argmax()]) for e in strongest)
     return choices
 
 
@@ -299,24 +299,24 @@ def to_string(genotype: Genotype) -> str:
 
 def from_string(groups: Mapping[str, Group], text: str) -> dict[str, tuple[Choice, ...]]:
     """The choices that a published text names. Raises ValueError on any other text."""
-    found = {}
+    cells = {}
     for part in text.split(";"):
         name, _, cell = part.strip().partition(" ")
         entries = [_entries(node) for node in cell.split("|")]
-        if name not in groups or name in found or len(entries) != 4 or None in entries:
+        if name not in groups or name in cells or len(entries) != 4 or None in entries:
             break
-        found[name] = tuple(Choice(int(source), target, op)
+        cells[name] = tuple(Choice(int(source), target, op)
                             for target, node in enumerate(entries, 2) for op, source in node)
-    if set(found) != set(groups) or len(found) != text.count(";") + 1:
+    if set(cells) != set(groups) or len(cells) != text.count(";") + 1:
         raise ValueError(f"not a genotype of the DARTS family: {text[:80]!r}; one looks like "
                          "normal sep_conv_3x3:1, skip_connect:0 | (three more nodes); reduce (four nodes)")
-    Genotype("", {}, found).decisions(groups)
-    return {name: found[name] for name in groups}
+    Genotype("", {}, cells).decisions(groups)
+    return {name: cells[name] for name in groups}
 
 
 def _entries(node):
     """(operation, source) of each edge of a node, "-" for none; None where the text says something else."""
     if node.strip() == "-":
         return []
-    found = [re.fullmatch(r"([a-z0-9_]{1,40}):(\d)", entry.strip()) for entry in node.split(",")]
-    return None if None in found else [match.groups() for match in found]
+    matches = [re.fullmatch(r"([a-z0-9_]{1,40}):(\d)", entry.strip()) for entry in node.split(",")]
+    return None if None in matches else [match.groups() for match in matches]

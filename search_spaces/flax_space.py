@@ -1,4 +1,4 @@
-"""The seam between Flax and the toolkit: a Linen module and its groups -> SearchSpace."""
+"""From a Flax Linen module and its groups to a SearchSpace."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from search_spaces.layers.mixed import drop_path as dropping
 def flax_space(name: str, module: nn.Module, groups: Mapping[str, Group], *, image: tuple[int, ...],
                input_dtype: str = "float32", options: Mapping | None = None, standalone: nn.Module | None = None,
                auxiliary: nn.Module | None = None, rule: Callable | None = None, format: Callable | None = None,
-               parse: Callable | None = None, expected: Callable | None = None) -> SearchSpace:
+               parse: Callable | None = None, expected: Callable | None = None,
+               inherit: Callable | None = None) -> SearchSpace:
     """Makes a SearchSpace of a Linen module called `(images, gates, train)` that returns outputs `[B, ..., classes]`.
 
     `gates` holds for each group an array `[E, K]`, or a tuple of E operation indices (REMOVED for an edge that is
@@ -26,7 +27,7 @@ def flax_space(name: str, module: nn.Module, groups: Mapping[str, Group], *, ima
     Args:
         standalone: the module of the final network, where it differs from the supernet's.
         auxiliary: that module with a second head, whose logits it returns beside its own while training.
-        image, input_dtype, options, rule, format, parse, expected: as for `search_spaces.adapter.search_space`.
+        image, input_dtype, options, rule, format, parse, expected, inherit: as for `search_spaces.adapter.search_space`.
     """
     shared, plain = current_options(), SharedOptions()
     changed = {name: value for name, value in shared._asdict().items() if value != getattr(plain, name)}
@@ -35,7 +36,7 @@ def flax_space(name: str, module: nn.Module, groups: Mapping[str, Group], *, ima
                         standalone=functions(standalone or module, plain),
                         auxiliary=auxiliary and functions(auxiliary, plain),
                         inherited=functions(module, shared._replace(drop_path=plain.drop_path)), rule=rule,
-                        format=format, parse=parse, expected=expected)
+                        format=format, parse=parse, expected=expected, inherit=inherit)
 
 
 def functions(module: nn.Module, mixed: SharedOptions) -> Functions:
@@ -61,4 +62,4 @@ def functions(module: nn.Module, mixed: SharedOptions) -> Functions:
             logits = logits.astype("float32")
         return logits, updated.get("batch_stats", stats)
 
-    return Functions(init, apply, drops=True)
+    return Functions(init, apply, drops=True, source=lambda gates: (module, mixed, gates))

@@ -2,7 +2,7 @@
 
     x   = dropout(BN(Linear(dropout(features))))
     x   = dropout(elu(BN(aggregator_l(x, graph))))     for each layer l
-    jk  = the x of every layer whose skip is kept; the last one's always is
+    jk  = the x of every layer whose skip is chosen; the last one's always is
     out = MLP(layer aggregator(jk))
 
 Searched are the node aggregator of each layer, its skip, and the layer aggregator. The data gives the graph: all nodes
@@ -249,7 +249,7 @@ class Features(nn.Module):
 
 
 class Network(nn.Module):
-    """All nodes through `layers` layers; of the result the rows asked for."""
+    """All nodes through `layers` layers; of the result the wanted rows."""
 
     graph: Graph
     classes: int
@@ -276,11 +276,11 @@ class Network(nn.Module):
         return Linear(self.classes, name="head")(nn.relu(Linear(self.hidden, name="hidden")(x)))
 
     def dropped(self, x, train):
-        """Dropout while training, in calls that are given a key."""
+        """Dropout while training, in calls with a key."""
         if not (train and self.dropout and self.has_rng("dropout")):
             return x
-        kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.dropout, x.shape)
-        return jnp.where(kept, x / (1 - self.dropout), 0)
+        stays = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.dropout, x.shape)
+        return jnp.where(stays, x / (1 - self.dropout), 0)
 
 
 SKIPS = {"none": Zero, "skip": Identity}
@@ -295,7 +295,7 @@ def node_ops(graph: Graph, heads: int, affine: bool = False) -> dict[str, Callab
         "gin": partial(Gin, arcs=plain),
         **{"gat" if kind == "gat" else f"gat_{kind}": partial(Gat, looped=looped, kind=kind, heads=heads)
            for kind in ("gat", "sym", "cos", "linear", "gen_linear")}}
-    return {name: partial(Aggregator, inner=made, affine=affine) for name, made in inner.items()}
+    return {name: partial(Aggregator, inner=module, affine=affine) for name, module in inner.items()}
 
 
 def layer_ops() -> dict[str, Callable]:
@@ -318,7 +318,7 @@ def graph(graph: Graph | None, classes=7, *, layers: int = 3, hidden: int = 32, 
         heads: of attention; one where they do not divide the channels. Published: 8.
         dropout: share of the activations dropped while training. Published: 0.5.
 
-    Raises ValueError where a value is out of range, or there is no graph.
+    Raises ValueError where a value is out of range, or the graph is missing.
     """
     if graph is None:
         raise ValueError("space graph needs --data that is a graph, a .npz in planetoid's form (`dnas datasets`); "

@@ -107,11 +107,11 @@ def to_string(genotype: Genotype) -> str:
 def from_string(text: str) -> dict[str, tuple[Choice, ...]]:
     """The choices that a published string names. Raises ValueError on any other text."""
     entry = r"([a-z0-9_]+)~%d\|"
-    found = re.fullmatch(r"\+".join(r"\|" + "".join(entry % s for s in range(t)) for t in (1, 2, 3)), text.strip())
-    if not found:
+    match = re.fullmatch(r"\+".join(r"\|" + "".join(entry % s for s in range(t)) for t in (1, 2, 3)), text.strip())
+    if not match:
         raise ValueError(f"not a NAS-Bench-201 cell: {text[:80]!r}; one looks like "
                          "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|skip_connect~0|none~1|avg_pool_3x3~2|")
-    for op in found.groups():
+    for op in match.groups():
         if op not in OPS:
-            raise ValueError(f"{op!r} is no operation of NAS-Bench-201: {', '.join(OPS)}")
-    return {"cell": tuple(Choice(s, t, op) for (s, t), op in zip(EDGES, found.groups()))}
+            raise ValueError(f"{op!r} is not an operation of NAS-Bench-201, which are {', '.join(OPS)}")
+    return {"cell": tuple(Choice(s, t, op) for (s, t), op in zip(EDGES, match.groups()))}

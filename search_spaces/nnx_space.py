@@ -1,4 +1,4 @@
-"""The seam between Flax NNX and the toolkit: what builds a module, and its groups -> SearchSpace."""
+"""From a Flax NNX module and its groups to a SearchSpace."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def nnx_space(name: str, build: Callable[[nnx.Rngs], nnx.Module], groups: Mappin
     other = sorted({type(variable).__name__ for _, variable in nnx.to_flat_state(rest)})
     if other:
         raise ValueError(f"space {name!r}: its module keeps variables of type {', '.join(other)}; a space has Param and "
-                         "BatchStat only, and rngs are given at the call")
+                         "BatchStat only, and rngs are an argument of the call")
 
     def init(key, images):
         _, weights, stats, _ = nnx.split(build(nnx.Rngs(key)), nnx.Param, nnx.BatchStat, ...)
@@ -49,14 +49,14 @@ def _dicts(state: nnx.State) -> dict:
 
 
 def _like(state: nnx.State, tree: dict) -> nnx.State:
-    """`state` with the values of `tree`, as `_dicts` made it."""
-    def found(path):
+    """`state` with the values of `tree`, as `_dicts` returns it."""
+    def value(path):
         here = tree
         for name in _names(path):
             here = here[name]
         return jnp.asarray(here)  # a module writes its statistics in place, which would alter a numpy array
 
-    return nnx.from_flat_state([(path, variable.replace(found(path))) for path, variable in nnx.to_flat_state(state)])
+    return nnx.from_flat_state([(path, variable.replace(value(path))) for path, variable in nnx.to_flat_state(state)])
 
 
 def _names(path) -> tuple[str, ...]:

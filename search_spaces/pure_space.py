@@ -1,4 +1,4 @@
-"""The seam between plain JAX and the toolkit: an init, an apply and their groups -> SearchSpace."""
+"""From two pure functions and their groups to a SearchSpace."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ def pure_space(name: str, init: Callable, apply: Callable, groups: Mapping[str, 
                image: tuple[int, ...], input_dtype: str = "float32", **settings) -> SearchSpace:
     """Makes a SearchSpace of two pure functions that know of no framework.
 
-    What of the weights a choice of operations needs is found by tracing, so neither function has to say it. `mix` takes
-    a gate in both of its forms.
+    Tracing tells which weights a choice of operations needs, so that neither function has to. `mix` takes a gate in both of
+    its forms.
 
     Args:
         init: (key, images) -> weights, stats: nested dicts with names as keys; of the images only the shape counts.
         apply: (weights, stats, gates, images, train, key) -> logits `[B, classes]`, stats; `gates[group][edge]` is an
             array `[K]`, or a Python integer.
-        image, input_dtype, settings: as for `search_spaces.adapter.search_space`.
+        image, input_dtype, settings: as for `search_spaces.adapter.search_space`. A discrete network has the arrays of the
+            supernet whole, so that `inherit` is never called.
     """
     example = jax.ShapeDtypeStruct((1, *image), jnp.dtype(input_dtype))
     whole = jax.eval_shape(init, jax.random.key(0), example)
@@ -38,8 +39,8 @@ def pure_space(name: str, init: Callable, apply: Callable, groups: Mapping[str, 
         weights, stats = init(key, images)
         if not _chosen(gates):
             return weights, stats
-        kept = lambda tree, used: nested({path: leaf for path, leaf in flat(tree).items() if flat(used)[path]})
-        return tuple(map(kept, (weights, stats), needed(gates)))
+        part = lambda tree, used: nested({path: leaf for path, leaf in flat(tree).items() if flat(used)[path]})
+        return tuple(map(part, (weights, stats), needed(gates)))
 
     def apply_part(weights, stats, gates, images, train, key):
         if not _chosen(gates):

@@ -16,7 +16,7 @@ def check_image(space: str, image: tuple[int, ...]) -> None:
 
 
 def check_sizes(space: str, **sizes) -> None:
-    """Raises ValueError, before anything is built, for a size that is no whole number or more than MOST of its name."""
+    """Raises ValueError, before any array exists, for a size that is not a whole number, or larger than MOST of its name."""
     for name, value in sizes.items():
         if not isinstance(value, (int, np.integer)) or value > MOST[name]:
             raise ValueError(f"{space}: {name} is {value!r}; it must be a whole number, at most {MOST[name]:,}")

@@ -75,7 +75,7 @@ def width(image=(32, 32, 3), classes=10, *, channels: int = 32, stages: int = 3,
         raise ValueError("width needs channels, stages and layers >= 1, classes >= 1, "
                          f"got {channels}, {stages}, {layers}, {classes}")
     if len(widths(channels)) < 2:
-        raise ValueError(f"width needs channels >= 2, with {channels} there is no choice")
+        raise ValueError(f"width needs channels >= 2, with {channels} there is one width only")
     check_image("width", image)
     if min(image[:2]) < 2 ** (stages - 1):
         raise ValueError(f"images of {image[0]}x{image[1]} are too small for {stages} stages: "

@@ -20,14 +20,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 @pytest.fixture(scope="session")
 def run(tmp_path_factory):
     """The run directory of a training of two epochs on digits: the plainest network there is."""
-    from launch.main import main
+    import dnas
     from search_spaces.width import width
 
-    folder = tmp_path_factory.mktemp("trained")
-    (folder / "widths.json").write_text(width((8, 8, 1), 10, channels=4, stages=1).parse("4-3").to_json())
-    assert main(["train", str(folder / "widths.json"), "--limit", "200", "--run", str(folder / "run"), "--epochs", "2",
-                 "--cache", "off", "--no-progress"]) == 0
-    return folder / "run"
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    dnas.train(width((8, 8, 1), 10, channels=4, stages=1).parse("4-3"), dnas.data.load("digits", limit=200), epochs=2,
+               out=folder, progress=False)
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -45,8 +44,8 @@ def untrained(tmp_path_factory):
         options = {key: value for key, value in space.options.items() if key not in ("image", "classes")}
         takes = model_file.Input("images", (8, 8, 1), "uint8", (0.5,), (0.2,))
         gives = model_file.Output("classification", 10, tuple("0123456789"))
-        model_file.save(folder / model_file.FILE, model_file.Portable(genotype, {"name": name, **options}, takes, gives, {}),
-                      weights, stats)
+        described = model_file.ModelDescription(genotype, {"name": name, **options}, takes, gives, {})
+        model_file.save(folder / model_file.FILE, described, weights, stats)
         return folder
 
     return made

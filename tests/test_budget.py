@@ -13,11 +13,13 @@ from dnas.algorithms.bilevel import bilevel
 from dnas.algorithms.budget import Budget, bounds, budgeted, met, within
 from dnas.algorithms.hypergradients import HYPERGRADIENTS
 from dnas.algorithms.relaxations import Architecture, softmax
+from dnas.api.search_plan import plan_search
+from dnas.data import load
 from dnas.methods.darts import darts
 from dnas.task import classification
 from dnas.types import REMOVED
-from launch import arguments
 from launch.main import main
+from launch.search_options import read_search
 from search_spaces.adapter import linear_cost
 from search_spaces.darts import top_two
 from search_spaces.nasbench201 import nasbench201
@@ -143,7 +145,7 @@ def test_options_out_of_range_are_refused(options):
 
 @pytest.mark.parametrize("share, sign", [(0.3, 1), (1.6, -1), (1.02, 0)], ids=["above", "below", "in the band"])
 def test_penalty_against_finite_differences(share, sign):
-    space = small()
+    space = small(channels=16, layers=2)
     arch = {"width": np.random.default_rng(0).normal(size=space.groups["width"].shape)}
     mask = {name: group.allowed for name, group in space.groups.items()}
     relax = lambda arch: softmax().gates(None, Architecture(arch, mask, space.groups), {}, None)
@@ -238,9 +240,9 @@ def test_budgets_out_of_reach_are_refused():
 
 
 @pytest.mark.parametrize("argv, message", [
-    (["--budget.macs", "0"], "--budget.macs 0: it must be a positive number"),
-    (["--budget.params", "nan"], "--budget.params nan: it must be a positive number"),
-    (["--budget.weight", "3"], "--budget.weight needs --budget.params or --budget.macs"),
+    (["--budget.macs", "0"], "budget.macs is 0.0; it must be a positive number"),
+    (["--budget.params", "nan"], "budget.params is nan; it must be a positive number"),
+    (["--budget.weight", "3"], "budget.weight needs budget.params or budget.macs"),
     (["--budget.mac", "3"], "unknown option --budget.mac; did you mean --budget.macs?"),
     (["--space", "width", "--budget.macs", "10"], "a budget of 10 multiply-adds is out of reach")])
 def test_bad_command_lines(tmp_path, monkeypatch, capsys, argv, message):
@@ -251,14 +253,14 @@ def test_bad_command_lines(tmp_path, monkeypatch, capsys, argv, message):
 
 
 def test_config_holds_a_budget_only_if_there_is_one(tmp_path):
-    plain = arguments.resolved(arguments.parse("search", "", []))
-    assert "budget" not in plain
-    config = arguments.resolved(arguments.parse("search", "", ["--budget.macs", "2e6"]))
-    assert config == plain | {"budget": {"params": None, "macs": 2e6, "weight": 2.0}}
+    data = load("digits", limit=200)
+    plain, config = (plan_search("width", "darts", data, budget=budget).settings[0].config for budget in (
+        None, Budget(macs=3e5)))
+    assert "budget" not in plain and config == plain | {"budget": {"params": None, "macs": 3e5, "weight": 2.0}}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert arguments.resolved(arguments.parse("search", "", ["--config", str(tmp_path)])) == config
+    assert read_search("search", "", ["--config", str(tmp_path)])["budget_options"] == config["budget"]
     (tmp_path / "config.json").write_text(json.dumps(plain))
-    assert arguments.resolved(arguments.parse("search", "", ["--config", str(tmp_path)])) == plain
+    assert read_search("search", "", ["--config", str(tmp_path)])["budget_options"] == Budget()._asdict()
 
 
 def test_search_within_a_budget(tmp_path, monkeypatch, capsys):

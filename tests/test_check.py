@@ -5,17 +5,19 @@ from functools import partial
 from pathlib import Path
 
 import flax.linen as nn
+import jax
 import numpy as np
 import pytest
 
 from dnas.registry import resolve
-from dnas.types import Group
+from dnas.types import Genotype, Group
 from launch.main import main
 from search_spaces import SPACES
 from search_spaces.check import check
 from search_spaces.flax_space import flax_space
 from search_spaces.layers.mixed import MixedOp
 from search_spaces.layers.primitives import Identity, Linear, ReLUConvBN
+from tests.toy_kernel import kernels
 from tests.toy_space import OPS, toy
 
 IMAGE = (6, 6, 1)
@@ -79,6 +81,21 @@ def test_edges_with_different_operations_need_nothing_of_the_author():
     assert not wrong(flax_space("unequal", Unequal(), {"g": group}, image=IMAGE))
 
 
+def test_a_small_kernel_is_the_centre_of_the_large_one():
+    space = kernels(IMAGE, 3)
+    weights, stats = space.init(jax.random.key(0), IMAGES)
+    genotype = Genotype.from_decisions(space, {"kernel": [0, 1]})
+    inherited = space.inherit(weights, genotype)
+    np.testing.assert_array_equal(inherited["kernel_0"], weights["kernel_0"][1:4, 1:4])
+    np.testing.assert_array_equal(inherited["kernel_1"], weights["kernel_1"])
+    assert not wrong(space)
+    assert any("logits differ by" in each for each in wrong(kernels(IMAGE, 3, inherit=None)))
+    whole = kernels(IMAGE, 3, inherit=lambda path, leaf, shape: leaf)
+    with pytest.raises(ValueError, match=r"space 'kernels': inherit returned shape \(5, 5, 1, 4\) for kernel_0; the "
+                                         r"discrete network needs \(3, 3, 1, 4\)"):
+        whole.inherit(weights, genotype)
+
+
 @pytest.mark.parametrize("make, message", [
     (lambda: space({"skip": Identity, "conv": partial(ReLUConvBN, kernel=1)}, edges=1), "edge 1->2 of group 'chain'"),
     (lambda: space(OPS, group=Group(((0, 1), (1, 2)), ("none", "skip"))), "has the operations none, skip; the module mixes"),
@@ -120,3 +137,75 @@ def test_the_command(capsys):
     assert main(["spaces", "check", "--help"]) == 0 and "usage" in capsys.readouterr().out
     assert main(["spaces", "check"]) == 2 and "usage" in capsys.readouterr().err
     assert main(["spaces", "check", "nasbench20"]) == 2 and "did you mean 'nasbench201'" in capsys.readouterr().err
+
+
+ROWS = '''
+import flax.linen as nn
+
+from dnas.types import Group
+from search_spaces.flax_space import flax_space
+from search_spaces.layers.mixed import MixedOp
+from search_spaces.layers.primitives import BatchNorm, Identity, Linear, Zero
+
+
+class Dense(nn.Module):
+    channels: int
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x, train):
+        return Linear(self.channels, name="linear")(nn.relu(BatchNorm(name="bn")(x, train)))
+
+
+OPS = {"none": Zero, "skip": Identity, "dense": Dense}
+
+
+class Network(nn.Module):
+    classes: int
+    tokens: int = 0
+
+    @nn.compact
+    def __call__(self, x, gates, train):
+        x = nn.Embed(self.tokens, 8, name="embed")(x) if self.tokens else Linear(8, name="stem")(x)
+        for e in range(2):
+            x = x + MixedOp(OPS, name=f"edge_{e}")(x, gates["g"][e], train)
+        return Linear(self.classes, name="head")(x if x.ndim == 2 else x.mean(1))
+
+
+def space(image, classes, tokens=0):
+    return flax_space("rows", Network(classes, tokens), {"g": Group(((0, 1), (1, 2)), tuple(OPS))}, image=image,
+                      input_dtype="int32" if tokens else "float32", options={"image": list(image), "classes": classes})
+
+
+def rows(image=(5,), classes=3):
+    return space(image, classes)
+
+
+def series(image=(6, 4), classes=3):
+    return space(image, classes)
+
+
+def tokens(image=(6,), classes=3, *, vocabulary=None):
+    return space(image, classes, vocabulary or 7)
+
+
+def wide(image=(6,), classes=3):
+    return space(image, classes + 1)
+'''
+
+
+@pytest.mark.parametrize("name, kind", [("rows", "numbers"), ("series", "numbers"), ("tokens", "tokens")])
+def test_spaces_of_rows_series_and_tokens_are_checked_without_data(tmp_path, capsys, name, kind):
+    """Partial channels too, whose shuffled sum with the node itself XLA once computed in place."""
+    (tmp_path / "mine.py").write_text(ROWS)
+    for options in [], ["--space.partial-channels", "2"]:
+        assert main(["spaces", "check", f"{tmp_path}/mine.py:{name}", *options]) == 0, capsys.readouterr().out
+        out = capsys.readouterr().out
+        assert out.startswith(f"data random {kind}, inputs of shape (") and out.count("\nyes") == 8
+
+
+def test_what_is_wrong_with_such_a_space_is_said(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(ROWS)
+    assert main(["spaces", "check", f"{tmp_path}/mine.py:wide"]) == 2
+    assert "logits have shape (4, 4); 4 inputs of 3 classes need (4, 3)" in capsys.readouterr().out
+    assert main(["spaces", "check", f"{tmp_path}/mine.py:rows", "--data", "digits"]) == 2

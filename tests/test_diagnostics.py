@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from dnas.algorithms.relaxations import softmax
+from dnas.engine.compile import compile_diagnosis, on_device
 from dnas.engine.diagnose import collapse, curvature, early_stop, largest_eigenvalue, sharpness, skips
 from dnas.engine.search import search
 from dnas.methods.darts import darts
 from dnas.runs.directory import load_genotype, open_run
+from dnas.task import task_of
 from dnas.types import Choice, Genotype
 from tests.problems import tiny
 from tests.toy_space import toy
@@ -39,21 +41,52 @@ def test_products_with_the_hessian_of_the_architecture():
     hessian = hessian + hessian.T
 
     class State:
-        weights, stats, arch = (), (), {"g": jnp.asarray(np.arange(4.0).reshape(2, 2), jnp.float32)}
+        weights, arch = (), {"g": jnp.asarray(np.arange(4.0).reshape(2, 2), jnp.float32)}
 
-        def _replace(self, arch):
-            new = State()
-            new.arch = arch
-            return new
+    def loss(player, state, batch, hyper):
+        def of(weights, arch):
+            flat = hyper["scale"] * arch["g"].ravel()
+            return flat @ hessian @ flat / 2
 
-    def loss(key, weights, stats, gates, batch):
-        flat = gates["g"].ravel()
-        return flat @ hessian @ flat / 2, None
+        assert player == "arch"
+        return of
 
-    _, product = curvature(loss, lambda state, hyper: {"g": hyper["scale"] * state.arch["g"]})
+    _, product = curvature(loss)
     for vector in np.eye(4):
         found = product(State(), {"scale": 2.0}, None, jnp.asarray(vector))
         np.testing.assert_allclose(found, 4 * hessian @ vector, rtol=1e-4)
+
+
+def diagnosed(method, data):
+    """What a diagnosis says of a state before the first step, whose logits are not all alike."""
+    bound, hyper = method.bind(toy(data.image, data.classes), task_of(data)), method.numbers_of(epochs=2, steps=3)
+    state = bound.init(jax.random.key(0), jax.ShapeDtypeStruct((BATCH, *data.image), jnp.float32), hyper)
+    draw = np.random.default_rng(0)
+    state = state._replace(arch={name: jnp.asarray(draw.normal(size=row.shape), jnp.float32)
+                                 for name, row in state.arch.items()})
+    return compile_diagnosis(bound, data, on_device(data), state, hyper, BATCH)(state, hyper)
+
+
+def test_the_losses_are_those_of_the_players():
+    """A quadratic term adds its factor to every eigenvalue; a term that is the loss again doubles the sharpness; each in the
+    player that has it alone."""
+    data = tiny()
+    quadratic = lambda hyper, t, arch, gates, forward, memory: 0.7 / 2 * sum(jnp.sum(row**2) for row in arch.values())
+    again = lambda hyper, t, arch, gates, forward, memory: forward.task.losses(forward.outputs, forward.batch.targets).mean()
+    plain = diagnosed(darts(), data)
+    curved = diagnosed(darts().extend(arch={"terms": {"ridge": quadratic}}), data)
+    steep = diagnosed(darts().extend(weights={"terms": {"again": again}}), data)
+    assert curved["eigenvalue"] == pytest.approx(plain["eigenvalue"] + 0.7, abs=2e-3)
+    assert curved["sharpness"] == plain["sharpness"] and steep["eigenvalue"] == plain["eigenvalue"]
+    assert steep["sharpness"] == pytest.approx(2 * plain["sharpness"], rel=1e-3)
+
+
+def test_the_losses_are_those_of_the_relaxations():
+    """Of gates that are half as large as a softmax in the architecture's player, and the same in the weights' player."""
+    data = tiny()
+    half = softmax()._replace(gates=lambda *args: {name: row / 2 for name, row in softmax().gates(*args).items()})
+    plain, other = diagnosed(darts(), data), diagnosed(darts().extend(arch={"relaxation": half}), data)
+    assert other["sharpness"] == plain["sharpness"] and abs(other["eigenvalue"] / plain["eigenvalue"] - 1) > 0.05
 
 
 @pytest.mark.parametrize("jump, expected", [(20, (22, 10)), (22, (24, 12))])

@@ -1,4 +1,4 @@
-"""`dnas export`: every form is read back and gives the same logits, without the toolkit where it promises that."""
+"""`dnas.export` and its command: every form is read back and gives the same logits, without the toolkit where it says so."""
 
 import ast
 import json
@@ -11,12 +11,13 @@ import pytest
 from safetensors import safe_open
 
 import dnas
+from dnas.api.export import Unfaithful
 from dnas.data import load as load_data
 from dnas.runs.model_file import Output
 from launch.main import main
 from search_spaces import SPACES, standalone
 from search_spaces.darts import darts
-from search_spaces.export import FORMATS
+from search_spaces.export import flax
 from search_spaces.nasbench201 import nasbench201
 from search_spaces.robust_darts import s4
 from tests.test_load import refused
@@ -83,7 +84,7 @@ def test_a_flax_file_is_the_network(untrained, tmp_path, name, space, text):
     """All operations of both families, and edges and nodes that are left out."""
     trained = dnas.load(untrained(name, space, space.parse(text)))
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
-    logits = FORMATS["flax"](trained, tmp_path, None)(images)
+    logits = flax(trained, tmp_path)(images)
     np.testing.assert_allclose(logits, trained.logits(images), 1e-5, 1e-5)
     text = (tmp_path / "network.py").read_text()
     modules = {node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
@@ -93,30 +94,26 @@ def test_a_flax_file_is_the_network(untrained, tmp_path, name, space, text):
     assert not any(word in text for word in unused) and len(text.splitlines()) < 330
 
 
-def test_every_family_has_its_file():
+def test_the_families_are_spaces():
     assert set(standalone.FAMILIES) == set(SPACES) - {"graph", "dense"}
 
 
-def test_a_space_of_the_users_own_is_exported_as_a_program(untrained, capsys):
+def test_a_space_of_the_users_own_is_exported_where_the_user_says_where_it_is(untrained, capsys):
     folder = untrained("mine.py:toy", toy(), toy().genotype({"chain": np.eye(4)[[2, 1]]}))
-    before = set(folder.iterdir())
     error = refused(capsys, "export", folder, "--format", "stablehlo", "--cache", "off")
-    assert "space 'mine.py:toy'; if you trust that, say where it is: --space" in error
-    assert main(["export", str(folder), "--format", "flax", "--space", TOY, "--cache", "off"]) == 2
-    error = capsys.readouterr().err
-    assert "there is no Flax file for the space 'mine.py:toy'" in error and "stablehlo is for every space" in error
-    assert set(folder.iterdir()) == before
-    assert main(["export", str(folder), "--format", "stablehlo", "--space", TOY, "--cache", "off"]) == 0
+    assert "names the space 'mine.py:toy', and nothing is imported because a file says so" in error
+    assert main(["export", str(folder), "--format", "stablehlo", "flax", "--space", TOY, "--cache", "off"]) == 0
     out = capsys.readouterr().out
     assert "64 images drawn at random" in out and "accuracy" not in out
-    assert (folder / "export" / "network.stablehlo").exists()
+    assert {path.name for path in (folder / "export").iterdir()} == {f"network.{end}" for end in (
+        "stablehlo", "json", "py", "safetensors")}
 
 
 def test_a_network_that_draws_noise_has_no_file():
     space = s4((8, 8, 1), 10, channels=2, cells=3)
     genotype = space.genotype({name: np.eye(2)[[0] * 14] for name in space.groups})
     gives = Output("classification", 2, ("a", "b"))
-    with pytest.raises(ValueError, match="the operation noise, which draws; stablehlo is for every network"):
+    with pytest.raises(ValueError, match="it has the operation noise, which draws"):
         standalone.source("s4", space, genotype, None, gives)
 
 
@@ -125,11 +122,11 @@ def test_what_computes_something_else_is_not_kept(run, monkeypatch, capsys, tmp_
     copy = shutil.copytree(run, tmp_path / "copy")
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
 
-    def other(trained, folder, space, task):
+    def unfaithful(network, folder):
         (folder / "network.stablehlo").write_text("something")
-        return lambda images: wrong(trained.logits(images))
+        return lambda images: wrong(network.logits(images))
 
-    monkeypatch.setitem(FORMATS, "stablehlo", other)
+    monkeypatch.setattr("dnas.formats.stablehlo.stablehlo", unfaithful)
     assert main(["export", str(copy), "--format", "safetensors", "stablehlo", "--cache", "off"]) == 1
     out, err = capsys.readouterr()
     assert err.startswith("dnas: error: stablehlo: outputs differ by ") and "nothing is written" in err
@@ -158,10 +155,55 @@ def test_what_cannot_be_exported_is_refused(run, capsys, tmp_path):
     np.savez(tmp_path / "other.npz", x=np.zeros((60, 9, 9), np.uint8), y=np.arange(60) % 2)
     flax = "--format", "flax"
     for argv, message in [
-            ((run,), "--format is missing"), ((run, "--format", "onnx"), "--format onnx: each must be one of stablehlo"),
-            ((run, *flax, "--out", tmp_path / "file"), "is a file"), ((tmp_path, *flax), "no run directory"),
+            ((run,), "|FUNCTION ... is missing"), ((run, "--format", "onnx"), "no export 'onnx'; there are stablehlo, "),
+            ((run, "--format"), "no format; it must be one or more of stablehlo, safetensors, flax"),
+            ((run, *flax, "--out", tmp_path / "file"), "file, a file; it must be a folder"),
+            ((tmp_path, *flax), "is not a run directory"),
             ((run, *flax, "--data", tmp_path / "other.npz"), "2 classes of images (9, 9, 1); the network is for"),
             ((run, *flax, "--data", "digit"), "did you mean 'digits'"),
-            ((TOY.split(":")[0], *flax), "no .safetensors file")]:
+            ((TOY.split(":")[0], *flax), "is not a .safetensors file")]:
         assert message in refused(capsys, "export", *argv)
     assert not (run / "export").exists()
+
+
+FORM = """
+def text(network, folder):
+    (folder / "network.txt").write_text(network.genotype.space)
+    return network.logits
+
+def wrong(network, folder):
+    (folder / "network.bad").write_text("")
+    return lambda inputs: 2 * network.logits(inputs)
+"""
+
+
+def test_a_network_in_memory_and_a_form_of_ones_own(run, tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(FORM)
+    network = dnas.load(run / "weights.safetensors")
+    files = dnas.export(network, ["safetensors", f"{tmp_path}/mine.py:text"], out=tmp_path / "a" / "b", progress=False)
+    assert files == [tmp_path / "a" / "b" / name for name in ("network.safetensors", "network.txt")]
+    assert files[1].read_text() == "width" and sorted((tmp_path / "a" / "b").iterdir()) == files
+    assert capsys.readouterr().out == ""
+    with pytest.raises(Unfaithful, match="mine.py:wrong: outputs differ by .* nothing is written"):
+        dnas.export(network, ["safetensors", f"{tmp_path}/mine.py:wrong"], out=tmp_path / "c" / "d")
+    assert not (tmp_path / "c").exists() and sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["a"]
+    shutil.copy(run / "weights.safetensors", tmp_path / "alone.safetensors")
+    with pytest.raises(ValueError, match="out is missing: the network lies in no folder"):
+        dnas.export(dnas.load(tmp_path / "alone.safetensors"), "safetensors")
+    assert dnas.export(tmp_path / "alone.safetensors", "safetensors") == [tmp_path / "export" / "network.safetensors"]
+
+
+def test_places_are_imported_for_the_comparison_where_they_are_trusted(run, monkeypatch, capsys, tmp_path):
+    """The data, which the run's config names; an augmentation is of no use to a comparison."""
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (tmp_path / "mine.py").write_text("import numpy as np\n\ndef f():\n"
+                                      "    return np.zeros((200, 8, 8), np.uint8), np.arange(200) % 10\n")
+    config = json.loads((copy / "config.json").read_text())
+    config |= {"data": [f"{tmp_path}/mine.py:f"], "limit": None, "augment": f"{tmp_path}/absent.py:g"}
+    (copy / "config.json").write_text(json.dumps(config))
+    with monkeypatch.context() as patched:
+        patched.setattr("dnas.registry._file_module", lambda place, where: pytest.fail(f"{place} was imported"))
+        dnas.export(copy, "safetensors", cache="off", out=tmp_path / "out")
+    assert "drawn at random" in capsys.readouterr().out
+    dnas.export(copy, "safetensors", trust=True, out=tmp_path / "out")
+    assert "40 of the 40 test images of mine:f" in capsys.readouterr().out

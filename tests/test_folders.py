@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dnas.api.train import plan_training
+from dnas.api.training_plan import plan_training
 from dnas.data import SPLITS, describe, load
 from dnas.data.decode import MOST_PIXELS, File, decode
 from dnas.data.summary import leaks

@@ -9,9 +9,10 @@ ROOT = Path(__file__).parent.parent
 FORBIDDEN = {"dnas": {"flax", "search_spaces", "launch"}, "search_spaces": {"launch"}, "launch": set()}
 FILES = [path for top in FORBIDDEN for path in sorted((ROOT / top).rglob("*.py"))]
 
-ROOMS = ("types", "task", "data", "algorithms", "methods", "engine", "selection")
+ROOMS = ("types", "task", "data", "algorithms", "methods", "runs", "engine", "selection", "config", "tabular", "reports",
+         "api", "formats")
 """Of dnas; each may import those before it."""
-ANYWHERE = ("platform", "registry")
+ANYWHERE = ("platform", "registry", "options", "shared_options")
 """Modules of dnas that every room may import, and that import none."""
 INSIDE = [path for path in FILES if path.relative_to(ROOT).parts[0] == "dnas"]
 

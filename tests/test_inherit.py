@@ -28,7 +28,7 @@ from tests.test_search import contents, same, tiny
 from tests.test_spaces import Stack
 from tests.test_train import network
 from tests.test_train_command import refused
-from tests.toy_seams import toy_pure
+from tests.toy_frameworks import toy_pure
 from tests.toy_space import toy
 
 TOY = f"{Path(__file__).parent}/toy_space.py:toy"
@@ -199,7 +199,7 @@ def test_no_accuracy_is_lost_on_the_way(run, tmp_path, capsys):
     assert main(["train", str(run), "--inherit", "--epochs", "0", "--run", str(tmp_path / "net"), *QUICK]) == 0
     assert "weights   of the supernet of" in capsys.readouterr().out
     results, trained, genotype = json.loads((tmp_path / "net/results.json").read_text()), supernet(run), load_genotype(run)
-    space, on, data = trained.ready.space, trained.context, trained.ready.data
+    space, on, data = trained.space, trained.context, trained.data
     judge = compile_evaluation(space, on.task, data, on_device(data), on.state, on.gates(on.state), 16)
     before = judge(on.state, genotype.gates(space.groups))
     assert before["accuracy"] > 0.9 and results["test"]["accuracy"] > 0.9
@@ -262,15 +262,15 @@ def test_a_weight_of_nothing_is_ordinary_training(run, tmp_path):
 
 
 @pytest.mark.parametrize("argv, message", [
-    (["RUN", "--inherit", "--channels", "8"], "--channels 8: --inherit trains the supernet's own network, its channels: 4"),
-    (["RUN", "--inherit", "--cells", "3"], "--cells 3"), (["RUN", "--inherit", "--auxiliary", "0.4"], "has no such head"),
-    (["RUN", "--inherit", "--space", "darts"], "--space darts"), (["darts-v2", "--inherit"], "needs the supernet of a"),
-    (["alone.json", "--space", TOY, "--distill", "0.5"], "--distill needs the supernet"),
+    (["RUN", "--inherit", "--channels", "8"], "channels is 8: inherit trains the supernet's own network, its channels: 4"),
+    (["RUN", "--inherit", "--cells", "3"], "cells is 3"), (["RUN", "--inherit", "--auxiliary", "0.4"], "has no such head"),
+    (["RUN", "--inherit", "--space", "darts"], "space is darts"), (["darts-v2", "--inherit"], "needs the supernet of a"),
+    (["alone.json", "--space", TOY, "--distill", "0.5"], "distill needs the supernet"),
     (["RUN", "--distill", "1.5"], "distill is 1.5"),
     (["RUN", "--distill", "1", "--distill-temperature", "0"], "distill_temperature is 0"),
     (["RUN", "--inherit", "--limit", "200"], "examples that would judge the network"),
     (["RUN", "--inherit", "--data", "other.npz"], "is for images of 8x8x1 of 2 classes"),
-    (["RUN", "--epochs", "0"], "--epochs 0: it must be 1 to"), (["RUN", "--dtype", "float16"], "float16")])
+    (["RUN", "--epochs", "0"], "epochs is 0; it must be a whole number"), (["RUN", "--dtype", "float16"], "float16")])
 def test_what_cannot_be_inherited_is_refused_in_one_line(run, tmp_path, monkeypatch, capsys, argv, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "alone.json").write_text((run / "genotype.json").read_text())

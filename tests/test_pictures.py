@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dnas.reports.cells import _cell, _joined, _order, draw_genotype, terminal_cell
-from dnas.reports.figures import _limits, draw_curves, draw_logits, softmaxed, text_width
+from dnas.reports.figures import _limits, draw_curves, draw_logits, text_width
 from dnas.runs.directory import RunWriteError
 from dnas.runs.tensorboard import events
 from dnas.types import Choice, Genotype, Group
@@ -144,7 +144,7 @@ def test_the_axis_of_the_logits_holds_what_is_in_them(tmp_path, scale, low, high
     logits = np.zeros((3, 6, 5))
     logits[1:, :, 0], logits[1:, :, 1] = scale, -scale
     draw_logits({"cell": logits}, NB, tmp_path / "logits.svg")
-    shares = 100 * softmaxed(logits, NB["cell"])
+    shares = 100 * NB["cell"].softmax(logits)
     assert low < shares.min() or low == 0
     found, texts = ticks(tmp_path / "logits.svg")
     assert low - 1 <= found[0] and found[-1] <= high + 1 and len(found) >= 3
@@ -154,7 +154,7 @@ def test_the_axis_of_the_logits_holds_what_is_in_them(tmp_path, scale, low, high
 
 
 def test_logits_that_have_not_been_trained_do_not_fill_the_figure():
-    noise = softmaxed(1e-3 * np.random.default_rng(0).normal(size=(1, 6, 5)), NB["cell"])
+    noise = NB["cell"].softmax(1e-3 * np.random.default_rng(0).normal(size=(1, 6, 5)))
     low, high = _limits(list(np.moveaxis(noise, 1, 0)))
     assert high - low == pytest.approx(5e-3) and low < noise.min() and noise.max() < high
     full = [np.array([[0.0, 1.0], [0.5, 0.5]])]
@@ -187,7 +187,7 @@ def test_curves_draw_the_metrics_of_the_task(tmp_path):
 
 def test_softmax_gives_nothing_to_operations_that_an_edge_lacks():
     group = Group(((0, 1), (0, 2)), (("a", "b"), ("c",)))
-    np.testing.assert_allclose(softmaxed(np.full((4, 2, 2), 900.0), group), [[[0.5, 0.5], [1, 0]]] * 4)
+    np.testing.assert_allclose(group.softmax(np.full((4, 2, 2), 900.0)), [[[0.5, 0.5], [1, 0]]] * 4)
 
 
 def test_the_terminals_cell():

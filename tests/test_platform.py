@@ -13,7 +13,7 @@ from dnas.task import classification
 from dnas.types import Batch
 from search_spaces.layers.convolution import conv
 from search_spaces.layers.depthwise import depthwise
-from search_spaces.layers.kernels import kept
+from search_spaces.layers.kernels import materialised
 from search_spaces.repeated import Repeated
 from tests.toy_space import toy
 
@@ -60,7 +60,7 @@ def test_an_unknown_platform_is_refused():
 @pytest.mark.parametrize("function, args, mark", [
     (conv, (IMAGES, weight(3, 3, 4, 5)), "custom_vjp_call"),
     (depthwise, (IMAGES, weight(3, 3, 1, 4)), "custom_vjp_call"),
-    (lambda x: kept(x) + 1, (IMAGES,), "inlineable"),
+    (lambda x: materialised(x) + 1, (IMAGES,), "inlineable"),
     (three_cells, (IMAGES,), "unroll=3"),
 ], ids=["conv", "depthwise", "kept", "repeated"])
 def test_operations_have_their_plain_form_elsewhere(function, args, mark, name):

@@ -12,7 +12,7 @@ from search_spaces.cost import macs
 from search_spaces.layers.batch_norm import normalised as batch_normalised
 from search_spaces.layers.convolution import conv, plain_conv
 from search_spaces.layers.depthwise import depthwise, depthwise_form, plain, taps
-from search_spaces.layers.kernels import kept
+from search_spaces.layers.kernels import materialised
 from search_spaces.layers.pooling import avg_pool, max_pool
 from search_spaces.layers.primitives import (
     AvgPool,
@@ -104,11 +104,11 @@ def test_batch_norm_sums_half_precision_in_float32():
     np.testing.assert_allclose(variance, np.asarray(x, np.float64).var((0, 1, 2)), rtol=1e-4)
 
 
-def test_what_is_kept_is_not_changed_and_not_fused():
+def test_what_is_materialised_is_not_changed_and_not_fused():
     x = drawn(3, 4)
-    np.testing.assert_array_equal(kept(x), x)
-    np.testing.assert_array_equal(jax.grad(lambda x: (kept(x) ** 2).sum())(x), 2 * x)
-    compiled = jax.jit(lambda x: kept(x * 2 + 1).sum() + kept(x * 3).max()).lower(x).compile().as_text()
+    np.testing.assert_array_equal(materialised(x), x)
+    np.testing.assert_array_equal(jax.grad(lambda x: (materialised(x) ** 2).sum())(x), 2 * x)
+    compiled = jax.jit(lambda x: materialised(x * 2 + 1).sum() + materialised(x * 3).max()).lower(x).compile().as_text()
     assert compiled.count(" call(") == (2 if on_cpu() else 0)
 
 

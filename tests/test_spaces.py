@@ -19,7 +19,7 @@ from search_spaces.layers.primitives import Identity, ReLUConvBN
 from search_spaces.nasbench201 import EDGES, OPS, Cell, nasbench201
 from search_spaces.repeated import Repeated, stack_cells, unstack_cells
 from search_spaces.robust_darts import s1, s4
-from tests.toy_seams import toy_nnx, toy_pure
+from tests.toy_frameworks import toy_nnx, toy_pure
 from tests.toy_space import toy
 
 PUBLISHED = "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_3x3~1|skip_connect~2|"

@@ -95,7 +95,7 @@ def test_a_search_starts_from_another(swept, tmp_path, capsys):
     out = said(capsys, *QUICK, "--epochs", "1", "--start", start, *SWEEP[:2], "--run", tmp_path / "both")
     assert out.count("seed 0  ") == 2
     out = said(capsys, "compare", tmp_path / "warm", tmp_path / "cold", "--selection", "magnitude", "--cache", "off")
-    assert f"darts, start {start}, 1 runs" in out and "darts, 1 runs" in out and "None" not in out
+    assert f"darts, start {start}, 1 run" in out and "darts, 1 run" in out and "None" not in out
 
 
 @pytest.mark.parametrize("argv, message", [
@@ -106,7 +106,8 @@ def test_a_search_starts_from_another(swept, tmp_path, capsys):
     (["--sweep", "method.lr=1,1"], "a value is there twice"),
     (["--sweep", "method.lr=0.1,0.2", "method.lr=0.3,0.4"], "--sweep names an option twice"),
     (["--sweep", "method.lr=a/b,0.1"], "--method.lr a/b: it must be a number"), (["--sweep", "method.lr=0.1,fast"], "fast"),
-    (["--sweep", "method.lr=0.1,-1"], "lr"), (["--sweep", "method.lr=0.1,0.2", "--seeds", "501"], "that makes 1,002 searches"),
+    (["--sweep", "method.lr=0.1,-1"], "lr"),
+    (["--sweep", "method.lr=0.1,0.2", "--seeds", "501"], "that makes 1,002 searches"),
     (["--start", "absent"], "absent is not a run directory"),
     (["--seeds", "0"], "--seeds 0: it must be 1 to 1000"), (["--seeds", "10000000"], "it must be 1 to 1000"),
     (["--seeds", "2", "--seed", "4294967295"], "seed 4294967296: it must be a whole number, 0 to 4294967295"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import dnas
 from dnas.tabular import nasbench201 as benchmark
 from dnas.tabular import nats
 from dnas.tabular.nats import from_api
@@ -16,6 +17,7 @@ from dnas.types import Choice, Genotype
 from launch import table as command
 from launch.main import main
 from search_spaces import nasbench201 as space_file
+from tests.toy_space import toy
 
 REAL = Path(os.environ.get("DNAS_DATA", "/nowhere"))
 needs_data = pytest.mark.skipif(not (REAL / "nb201.npz").is_file(), reason="DNAS_DATA names no folder with nb201.npz")
@@ -342,7 +344,8 @@ def test_table_import(said, official, tmp_path):
 
 @pytest.mark.parametrize("argv, message", [
     (["exprot"], "dnas table has no 'exprot'; it has import"), (["imprt"], "did you mean 'import'?"),
-    (["import"], "required"), (["import", "x"], "--out"), (["import", "x", "--out", "t.npy"], "must end in .npz"),
+    (["import"], "NATS_PATH is missing"), (["import", "x"], "--out FILE.npz is missing"),
+    (["import", "x", "--out", "t.npy"], "must end in .npz"),
     (["import", "x", "--out", "absent/t.npz"], "there is no folder"), (["import", "absent", "--out", "t.npz"], "no such"),
     (["import", "nats.tar", "--out", "t.npz"], "tar -xf"), (["import", ".", "--out", "t.npz"], "no meta.pickle.pbz2"),
     (["import", "x", "--outt", "t.npz"], "--out")])
@@ -416,9 +419,9 @@ def test_evaluate_another_space_without_a_table(said, whole, tmp_path):
 
 @pytest.mark.parametrize("argv, message", [
     (["absent"], "or a NAS-Bench-201 cell '|op~0|+|...|' in quotes"), (["|none~0|"], "not a NAS-Bench-201 cell"),
-    ([SKIPS.replace("skip_connect", "sep_conv")], "'sep_conv' is no operation"), ([], "required"),
+    ([SKIPS.replace("skip_connect", "sep_conv")], "'sep_conv' is not an operation"), ([], "RUN|GENOTYPE|STRING is missing"),
     ([SKIPS, "--table", "absent.npz"], "absent.npz: there is no such file"),
-    ([SKIPS, "--latency", "l.npz"], "--latency needs --table"), ([SKIPS, "--json", "no/e.json"], "a folder that exists"),
+    ([SKIPS, "--latency", "l.npz"], "latency needs table"), ([SKIPS, "--json", "no/e.json"], "a folder that exists"),
     ([SKIPS, "--json", "."], "a folder that exists"), (["genotype.json", "--json", "genotype.json"], "would replace"),
     ([".", "--json", "genotype.json"], "would replace"), (["genotype.json"], "of space 'file.py:f'"),
     (["odd.json"], "build no nasbench201"), (["text.json"], "no valid JSON"), ([SKIPS, "--tabel", "x"], "--table")])
@@ -431,6 +434,41 @@ def test_evaluate_refuses(said, tmp_path, monkeypatch, argv, message):
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     assert message in refused(said, "evaluate", *argv)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_evaluate_in_python(whole, tmp_path):
+    cell = string(OPS[5])
+    found = dnas.evaluate(cell, table=whole, latency=write_latencies(tmp_path / "l.npz"))
+    assert (found.space, found.cell, found.searched, found.options) == ("nasbench201", cell, None, None)
+    assert found.table["columns"]["cifar10_test_200"].rank == 15620 and found.latency_ms["phone"].value == 0.5
+    assert 2 < len(repr(found).splitlines()) < 8 and f"row 5 of the 15,625 of {whole}" in repr(found)
+    assert json.loads(found.to_json())["table"]["columns"]["cifar10_test_200"]["of"] == 15625
+    again = dnas.evaluate(SPACE.parse(cell))
+    assert again.searched == SPACE.cost(SPACE.parse(cell)) and again.options["channels"] == 4 and again.table is None
+    assert again.published == found.published and json.loads(again.to_json()).keys().isdisjoint({"table", "latency_ms"})
+
+
+def test_evaluate_a_run_and_a_published_name(run, monkeypatch):
+    network = dnas.load(run)
+    monkeypatch.setattr("dnas.registry._file_module", lambda place, where: pytest.fail(f"{place} was imported"))
+    for what in run, str(run), dnas.open(run):
+        assert dnas.evaluate(what).searched == network.space.cost(network.genotype)
+    found = dnas.evaluate("darts-v2")
+    assert found.space == "darts" and "sep_conv_3x3" in found.cell and found.published is None
+    for what in 5, None:
+        with pytest.raises(ValueError, match="is not an architecture; it must be a run"):
+            dnas.evaluate(what)
+
+
+def test_evaluate_a_search_in_memory_of_ones_own_space():
+    """Its space is at hand, so that nothing is imported for it."""
+    space = toy((8, 8, 1), 10)
+    data = dnas.data.load("digits", limit=200)
+    run = dnas.search(space, "darts", data, epochs=1, batch=16, progress=False)
+    for what in run, dnas.select(run, "magnitude", progress=False):
+        assert dnas.evaluate(what).searched == space.cost(run.genotype)
+    with pytest.raises(ValueError, match="of space 'toy', which is not one of"):
+        dnas.evaluate(run.genotype)
 
 
 def test_evaluate_refuses_tables_that_do_not_go_together(said, whole, tmp_path):

@@ -121,7 +121,7 @@ def test_columns_may_stand_in_any_order_and_the_target_may_be_missing(numbers, t
     ("a.npz", {"z": np.zeros(3)}, "no array x; its arrays are z"), ("a.npz", {"x": np.zeros((0, 11))}, "x has no examples"),
     ("a.npz", {"x": np.full((2, 11), np.nan)}, "x holds NaN"),
     ("a.npz", {"x": np.zeros((2, 11)), "y": np.zeros(3)}, "3 targets for 2 examples"),
-    ("a.png", "", "its network takes float32 features, and pictures are uint8")])
+    ("a.png", "", "the network takes float32 features, and pictures are uint8")])
 def test_what_does_not_fit_a_table_is_one_line(numbers, tmp_path, capsys, name, content, message):
     file = tmp_path / name
     np.savez(file, **content) if isinstance(content, dict) else file.write_text(content)
@@ -130,16 +130,15 @@ def test_what_does_not_fit_a_table_is_one_line(numbers, tmp_path, capsys, name, 
 
 
 def test_exports_of_a_table_give_the_same_numbers(numbers, tmp_path, capsys):
-    out = said(capsys, "export", numbers / "net", "--format", "stablehlo", "safetensors", "--out", tmp_path / "out",
+    out = said(capsys, "export", numbers / "net", "--format", "stablehlo", "safetensors", "flax", "--out", tmp_path / "out",
                "--cache", "off")
     mae = json.loads((numbers / "net" / "results.json").read_text())["test"]["mae"]
-    assert out.count(f"mae {mae:.5g} before and after") == 2 and "88 of the 88 test rows of table" in out
+    assert out.count(f"mae {mae:.5g} before and after") == 3 and "88 of the 88 test rows of table" in out
     about = json.loads((tmp_path / "out" / "network.json").read_text())
     assert about["inputs"]["columns"]["target"] == "target" and about["outputs"]["task"] == "regression"
     assert about["inputs"]["columns"]["features"][9] == ["kind", ["high", "low"]]
     copy = shutil.copy(tmp_path / "out" / "network.safetensors", tmp_path / "alone.safetensors")
     said(capsys, "predict", copy, numbers / "table.csv", "--cache", "off")
-    assert "there is no Flax file for the" in refused(capsys, "export", numbers / "net", "--format", "flax")
 
 
 def test_classes_of_a_table_have_their_names(tmp_path, capsys):
@@ -231,16 +230,20 @@ def test_a_task_of_ones_own(tmp_path, capsys, monkeypatch):
     data = load_data("diabetes")
     rows = data.splits["test"]
     np.savez(tmp_path / "new.npz", x=data.inputs[rows], y=data.targets[rows])
+    copy = shutil.copytree(tmp_path / "net", tmp_path / "copy")  # which this user has not begun
     load = dnas.registry.load
     with monkeypatch.context() as patched:
         patched.setattr("dnas.registry.load", lambda name: load(name) if "mine" not in name else pytest.fail("imported"))
-        error = refused(capsys, "predict", tmp_path / "net", tmp_path / "new.npz")
-    assert "its task is 'mine.py:absolute'; if you trust that, say where it is: --task" in error
-    out = said(capsys, "predict", tmp_path / "net", tmp_path / "new.npz", "--task", place, "--cache", "off")
-    assert f"centi {results['centi']:.5g}" in out and len(out.splitlines()) == len(rows) + 2
+        error = refused(capsys, "predict", copy, tmp_path / "new.npz")
+    assert "names the task 'mine.py:absolute', and nothing is imported because a file says so" in error
+    outs = [said(capsys, "predict", *argv, tmp_path / "new.npz", "--cache", "off") for argv in (
+        [tmp_path / "net"], [copy, "--task", place], [copy, "--trust"])]
+    assert f"centi {results['centi']:.5g}" in outs[0] and len(outs[0].splitlines()) == len(rows) + 2
+    assert outs[1] == outs[2] == outs[0]
     assert dnas.load(tmp_path / "net", task=place).task.name == "absolute"
-    out = said(capsys, "export", tmp_path / "net", "--format", "stablehlo", "--task", place, "--cache", "off")
-    assert "centi" in out
+    for argv in [tmp_path / "net"], [copy, "--task", place]:
+        out = said(capsys, "export", *argv, "--format", "stablehlo", "--cache", "off")
+        assert "centi" in out and "test rows of diabetes" in out
 
 
 def test_columns_of_a_comparison_by_task():

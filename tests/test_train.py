@@ -44,7 +44,8 @@ def data():
 
 def go(data, net=None, *, epochs=EPOCHS, **options):
     """A training; options that are fields of a recipe make it."""
-    recipe = Recipe(**{"lr": 0.1, "nesterov": False, "weight_decay": 3e-4, **{name: options.pop(name) for name in Recipe._fields if name in options}})
+    own = {name: options.pop(name) for name in Recipe._fields if name in options}
+    recipe = Recipe(**{"lr": 0.1, "nesterov": False, "weight_decay": 3e-4, **own})
     return train(net or network(), data, epochs=epochs, batch=BATCH, recipe=recipe, progress=False, **options)
 
 

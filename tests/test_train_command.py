@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from dnas import load_genotype
-from dnas.reports.confusion import accuracy, confusion, draw_confusion, shares, table
+from dnas.engine.records import confusion
+from dnas.reports.confusion import accuracy, draw_confusion, shares, table
+from dnas.shared_options import SharedOptions
 from launch.main import main
 from tests.test_runs import holding
 from tests.test_search import contents
@@ -25,10 +27,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "mine"
     assert main(["search", "--space", TOY, "--limit", "200", "--epochs", "1", "--batch", "16", "--run", str(folder),
                  "--cache", "off", "--no-progress"]) == 0
-    choice = folder / "selections" / "magnitude"
-    choice.mkdir(parents=True)
-    (choice / "config.json").write_text(json.dumps({"run": "/moved/away", "epoch": 1, "selection": {"name": "magnitude"}}))
-    (choice / "genotype.json").write_text((folder / "genotype.json").read_text().replace('"none"', '"conv"'))
+    assert main(["select", str(folder), "--selection", "magnitude", "--cache", "off"]) == 0
     return folder
 
 
@@ -92,15 +91,18 @@ def test_its_folder_is_enough_to_go_on_and_to_repeat(trained, place, capsys, mon
 
 
 def test_a_choice_in_a_run_that_was_moved(run, place, capsys):
-    argv = ["train", str(run), "--selection", "magnitude", "--splits", "train", "valid", "holdout", *QUICK]
+    moved = shutil.copytree(run, place / "moved")
+    argv = ["train", str(moved), "--selection", "magnitude", "--splits", "train", "valid", "holdout", *QUICK]
+    assert "nothing is imported because a file says so" in refused(capsys, *argv[1:])
+    argv.append("--trust")
     assert main(argv) == 0
     out = capsys.readouterr().out
-    folder = place / "runs" / "train-mine-magnitude-digits-0"
+    folder = place / "runs" / "train-moved-magnitude-digits-0"
     assert load_genotype(folder).choices == load_genotype(run / "selections" / "magnitude").choices
     assert json.loads((folder / "results.json").read_text())["train_examples"] == 200
     assert "hold-out" not in out.split("run  ")[1] and not (folder / "best.safetensors").exists()
     assert "selection" not in json.loads((folder / "config.json").read_text())
-    assert main(["train", str(run / "selections" / "magnitude"), *argv[4:]]) == 0
+    assert main(["train", str(moved / "selections" / "magnitude"), *argv[4:]]) == 0
     assert len(list((place / "runs").iterdir())) == 1  # the same training
 
 
@@ -121,26 +123,27 @@ def test_a_genotype_file_says_how_its_space_was_built(place, capsys):
     (place / "cell.json").write_text(nasbench201((8, 8, 1), 10, channels=2).parse(text).to_json())
     assert main(["train", "cell.json", "--limit", "100", "--channels", "1", "--batch", "32", *QUICK]) == 0
     space = json.loads((place / "runs/train-cell-digits-0/config.json").read_text())["space"]
-    assert space == {"name": "nasbench201", "channels": 1, "cells": 1, "scan": "auto"}
+    assert space == {"name": "nasbench201", "channels": 1, "cells": 1, "scan": "auto", **SharedOptions()._asdict()}
     assert text in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("argv, message", [
-    (["darts-v3"], "did you mean 'darts-v2'"), (["absent/run"], "absent/run does not exist; it is a run directory"),
+    (["darts-v3"], "did you mean 'darts-v2'"), (["absent/run"], "absent/run does not exist; it must be a run directory"),
     (["darts-v2", "--cells", "2"], "darts needs channels >= 1, cells >= 3"),
     (["darts-v2", "--preset", "cifar", "--channels", "4", "--cells", "3"], "the auxiliary head sees 2x2 pixels"),
-    (["darts-v2", "--epochs", "0"], "--epochs 0: it must be 1 to"), (["darts-v2", "--lr", "nan"], "--lr nan"),
-    (["darts-v2", "--drop-path", "1"], "--drop-path 1.0: it must be at least 0 and below 1"),
-    (["darts-v2", "--ema", "2"], "--ema 2.0: it must be"), (["darts-v2", "--momentum", "1"], "--momentum 1.0: it must be"),
-    (["darts-v2", "--cutout", "-1"], "--cutout -1: it must be at least 0"),
-    (["darts-v2", "--splits", "train", "train"], "--splits train train: it takes one or more, each once"),
+    (["darts-v2", "--epochs", "0"], "epochs is 0; it must be a whole"), (["darts-v2", "--lr", "nan"], "lr is nan"),
+    (["darts-v2", "--drop-path", "1"], "drop_path is 1.0, it must be at least 0 and below 1"),
+    (["darts-v2", "--ema", "2"], "ema is 2.0, it must be"), (["darts-v2", "--momentum", "1"], "momentum is 1.0, it must be"),
+    (["darts-v2", "--cutout", "-1"], "cutout is -1, it must be 0 or more"),
+    (["darts-v2", "--splits", "train", "train"], "splits are train, train; they must be one or more"),
     (["darts-v2", "--preset", "fast"], "fast"), (["darts-v2", "--batch", "9999"], "batch 9999 is larger"),
     (["darts-v2", "--data", "digit"], "did you mean 'digits'"), (["darts-v2", "--epoch=3"], "did you mean --epochs?"),
-    (["evil.json"], "if you trust that, say where it is: --space"), (["toy.json"], "no space 'toy'"),
+    (["evil.json"], "nothing is imported because a file says so: if you trust that place, name it yourself (--space"),
+    (["toy.json"], "no space 'toy'"),
     (["toy.json", "--space", TOY, "--cells", "2"], "has no option cells; its options are channels"),
     (["toy.json", "--space", TOY, "--auxiliary", "0.4"], "no auxiliary head"),
     (["toy.json", "--space", "nasbench201"], "genotype has groups"), (["broken.json"], "no valid JSON"),
-    (["strange.json"], "space nasbench201 cannot be built: TypeError"), ([], "RUN|GENOTYPE")])
+    (["strange.json"], "space nasbench201 has no option chanels; did you mean channels"), ([], "RUN|GENOTYPE")])
 def test_what_cannot_be_is_refused_in_one_line(place, capsys, argv, message):
     space = toy((8, 8, 1), 10)
     found = space.genotype({"chain": np.eye(4)[:2]})
@@ -164,7 +167,7 @@ def test_a_page_and_a_line_about_a_search_and_its_training(run, trained, place, 
         shutil.copytree(folder, name)
         assert main(["report", name]) == 0
         page = Path(name, "report.html").read_text()
-        assert all(part in page for part in parts) and page.count("data:image/svg+xml") == 3
+        assert all(part in page for part in parts) and page.count("data:image/svg+xml") == {"a": 4, "b": 3}[name]
     capsys.readouterr()
     assert main(["runs", "."]) == 0
     searched, tested = (line.split() for line in capsys.readouterr().out.splitlines()[1:])

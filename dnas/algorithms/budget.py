@@ -6,11 +6,12 @@
 The three branches are those of TAS (Dong & Yang, NeurIPS 2019, arXiv 1905.09717), which takes them by the cost of the
 most probable network and penalises the logarithm itself. Here the expectation decides, so that the penalty is
 continuous; and because a mixture that is right on average can still round to a network that is not, `within` moves the
-choice into the band by the changes that cost the gates' likelihood least.
+choice to the most likely network inside the band.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dnas.algorithms.method import Method
+from dnas.algorithms.projection import Problem, project
 from dnas.types import REMOVED, Array, Gates, Genotype, SearchSpace
 
 BAND = 0.05
@@ -47,7 +49,8 @@ class Budget(NamedTuple):
 def budgeted(method: Method, space: SearchSpace, budget: Budget) -> Method:
     """`method`, whose architecture player is pulled towards the budget by a term of its own, and which selects within it.
 
-    Raises ValueError, in one line, where the space cannot tell what it expects to cost, or no network meets the budget.
+    Raises ValueError, in one line, where the space cannot tell what it expects to cost, or where no network that meets the
+    budget is found.
     """
     limits = budget.given
     if not limits:
@@ -59,6 +62,13 @@ def budgeted(method: Method, space: SearchSpace, budget: Budget) -> Method:
         if not lowest[name] <= limit <= highest[name]:
             raise ValueError(f"a budget of {limit:,.0f} {NAMES[name]} is out of reach: networks of space {space.name} have "
                              f"{lowest[name]:,} to {highest[name]:,}")
+    even = {g: group.allowed / group.allowed.sum(-1, keepdims=True) for g, group in space.groups.items()}
+    nearest = within(space, budget, even, space.genotype(even))
+    if not met(space, budget, nearest)["ok"]:
+        said, cost = (" and ".join(f"{number:,.0f} {NAMES[name]}" for name, number in numbers.items())
+                      for numbers in (limits, {name: space.cost(nearest)[name] for name in limits}))
+        raise ValueError(f"found no network of space {space.name} that uses {100 - 100 * BAND:.0f} to 100 % of a budget of "
+                         f"{said}; the nearest has {cost}")
     likely = likelihood(space)
 
     def value(hyper, t, arch, gates, forward, memory):
@@ -81,59 +91,77 @@ def likelihood(space: SearchSpace) -> Callable[[Gates], dict[str, Array]]:
     Rows sum to 1, or, where the space's rule keeps only some edges of a group, to the share that it keeps.
     """
     even = {g: np.full(group.shape, 1 / group.shape[1]) for g, group in space.groups.items()}
-    kept = {g: len(choices) / len(space.groups[g].edges) for g, choices in space.genotype(even).choices.items()}
+    share = {g: len(choices) / len(space.groups[g].edges) for g, choices in space.genotype(even).choices.items()}
 
     def likely(gates):
-        return {g: kept[g] * gates[g] / (gates[g].sum(-1, keepdims=True) + 1e-30) for g in space.groups}
+        return {g: share[g] * gates[g] / (gates[g].sum(-1, keepdims=True) + 1e-30) for g in space.groups}
 
     return likely
 
 
 def bounds(space: SearchSpace) -> tuple[dict[str, int], dict[str, int]]:
-    """Smallest and largest cost of the space's networks, as its own rule finds them by the cost of each operation."""
-    def extreme(name, sign):
-        return space.cost(space.genotype({g: sign * rows / max(np.abs(rows).max(), 1e-30)
-                                          for g, rows in _slopes(space, name).items()}))[name]
-
-    lowest, highest = ({name: extreme(name, sign) for name in NAMES} for sign in (-1, 1))
+    """Smallest and largest cost of the space's networks, by the cost of each operation and the space's own rule."""
+    lowest, highest = ({name: space.cost(_extreme(space, name, sign))[name] for name in NAMES} for sign in (-1, 1))
     return lowest, highest
 
 
 def within(space: SearchSpace, budget: Budget, gates: Gates, genotype: Genotype) -> Genotype:
-    """`genotype`, changed until it meets the budget: one edge at a time, the least likelihood lost for what is gained.
+    """`genotype` if it meets the budget, else the network that does and that the gates make most likely, by the edges kept.
 
-    Only operations change, not which edges are kept, and only to what the space's rule would choose. Comes back as near
-    as it gets where no change of one edge leads further.
+    Only operations change, and only to what the space's rule would choose; where no network with the same edges meets the
+    budget, one with the edges of the smallest or the largest network. Comes back as near to the budget as the search of
+    `dnas.algorithms.projection` gets where none does.
     """
     limits = budget.given
     if not limits:
         return genotype
     logs = {g: np.log(np.maximum(np.asarray(rows, np.float64) / (np.sum(rows, -1, keepdims=True) + 1e-30), 1e-9))
             for g, rows in gates.items() if g in space.groups}
+    nearest, excess = _projected(space, limits, logs, genotype)
+    if excess > 0 and any(len(choices) < len(space.groups[g].edges) for g, choices in genotype.choices.items()):
+        for name, sign in itertools.product(limits, (-1, 1)):
+            other, there = _projected(space, limits, logs, _extreme(space, name, sign))
+            if there < excess:
+                nearest, excess = other, there
+    return nearest
 
-    def excess(decisions):
-        cost = space.expected(_one_hot(space, decisions))
-        log = np.log(max(cost[name] / limit for name, limit in limits.items()))
-        return max(log, np.log(1 - BAND) - log, 0.0)
 
+def _projected(space: SearchSpace, limits: Mapping[str, float], logs: Mapping[str, np.ndarray],
+               genotype: Genotype) -> tuple[Genotype, float]:
+    """The network with the edges of `genotype` that is to be chosen, and how far it is from the budget."""
     decisions = genotype.decisions(space.groups)
-    now = excess(decisions)
-    while now > 0:
-        found = []
-        for g, e, k in _changes(space, decisions):
-            there = excess(_changed(decisions, g, e, k))
-            if there < now:
-                lost = logs[g][e, decisions[g][e]] - logs[g][e, k]
-                found.append(((lost + 1e-6) / (now - there) if there else lost - 1e3, g, e, k))
-        for _, g, e, k in sorted(found):
-            changed = _changed(decisions, g, e, k)
-            candidate = space.genotype(_one_hot(space, changed))
-            if all((candidate.decisions(space.groups)[g] == row).all() for g, row in changed.items()):
-                decisions, now, genotype = changed, excess(changed), candidate
-                break
-        else:
-            break
-    return genotype
+    edges = [(g, e) for g, row in decisions.items() for e in np.flatnonzero(row != REMOVED)]
+
+    def decided(ops):
+        rows = {g: row.copy() for g, row in decisions.items()}
+        for (g, e), k in zip(edges, ops):
+            rows[g][e] = k
+        return rows
+
+    def ruled(ops):
+        return space.genotype(_one_hot(space, decided(ops)))
+
+    def possible(ops):
+        chosen = ruled(ops).decisions(space.groups)
+        return all((chosen[g] == row).all() for g, row in decided(ops).items())
+
+    own = tuple(int(decisions[g][e]) for g, e in edges)
+    options = [[k for k in np.flatnonzero(space.groups[g].allowed[e]).tolist()
+                if k == own[s] or possible(own[:s] + (k,) + own[s + 1:])] for s, (g, e) in enumerate(edges)]
+    ops_of = lambda picks: tuple(ks[pick] for ks, pick in zip(options, picks))
+
+    def cost(picks):
+        costs = space.expected(_one_hot(space, decided(ops_of(picks))))
+        return np.array([costs[name] for name in limits], np.float64)
+
+    problem = Problem([logs[g][e, ks] for (g, e), ks in zip(edges, options)], cost, np.array(list(limits.values())), BAND,
+                      lambda picks: possible(ops_of(picks)))
+    start = tuple(ks.index(k) for ks, k in zip(options, own))
+    excess = problem.excess(start)
+    if excess == 0:
+        return genotype, excess
+    picks, excess = project(problem, start)
+    return (genotype if picks == start else ruled(ops_of(picks))), excess
 
 
 def met(space: SearchSpace, budget: Budget, genotype: Genotype) -> dict[str, Any]:
@@ -141,6 +169,11 @@ def met(space: SearchSpace, budget: Budget, genotype: Genotype) -> dict[str, Any
     cost = space.cost(genotype)
     ratios = {name: cost[name] / limit for name, limit in budget.given.items()}
     return {"ok": 1 - BAND <= max(ratios.values()) <= 1, **ratios}
+
+
+def _extreme(space: SearchSpace, name: str, sign: int) -> Genotype:
+    """The network of the least (-1) or largest (1) cost, as the space's rule chooses by the cost of each operation."""
+    return space.genotype({g: sign * rows / max(np.abs(rows).max(), 1e-30) for g, rows in _slopes(space, name).items()})
 
 
 def _slopes(space: SearchSpace, name: str) -> dict[str, np.ndarray]:
@@ -160,16 +193,3 @@ def _slopes(space: SearchSpace, name: str) -> dict[str, np.ndarray]:
 
 def _one_hot(space: SearchSpace, decisions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {g: (row[:, None] == np.arange(space.groups[g].shape[1])).astype(np.float64) for g, row in decisions.items()}
-
-
-def _changes(space: SearchSpace, decisions: Mapping[str, np.ndarray]):
-    for g, group in space.groups.items():
-        for e, k in zip(*np.nonzero(group.allowed)):
-            if decisions[g][e] not in (k, REMOVED):
-                yield g, e, k
-
-
-def _changed(decisions: Mapping[str, np.ndarray], g: str, e: int, k: int) -> dict[str, np.ndarray]:
-    row = decisions[g].copy()
-    row[e] = k
-    return {**decisions, g: row}

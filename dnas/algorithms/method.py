@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from dnas.algorithms.decisions import Stop
-from dnas.algorithms.players import Player, Problem, SearchState, gates_of
+from dnas.algorithms.players import Player, Problem, SearchState, gates_of, objective
 from dnas.algorithms.schedules import ENGINE, Hyper, time_of
 from dnas.task import Task, check_name
-from dnas.types import Array, Batch, Gates, Genotype, SearchSpace
+from dnas.types import Array, Batch, Gates, Genotype, Logits, SearchSpace, Weights
 
 MOST = float(np.finfo(np.float32).max)
 """Size of the largest number that a program can be given."""
@@ -38,7 +39,9 @@ class Algorithm(NamedTuple):
     step(key, state, train, valid, hyper) -> state, {name: scalar}, all of which must stay finite;
     gates(state, hyper) -> the gates by which the supernet is judged, decided edges one-hot;
     select(state, hyper) -> Genotype, by the method's own rule;
-    begin(state) -> state, see `Steps`.
+    begin(state) -> state, see `Steps`;
+    loss(player, state, batch, hyper) -> (weights, arch) -> scalar: what the player, "weights" or "arch", minimises on a
+        batch, its relaxation, perturbation and terms included, with the same draws every time.
     """
 
     init: Callable[..., SearchState]
@@ -46,6 +49,7 @@ class Algorithm(NamedTuple):
     gates: Callable[[SearchState, Hyper], Gates]
     select: Callable[[SearchState, Hyper], Genotype]
     begin: Callable[[SearchState], SearchState]
+    loss: Callable[[str, SearchState, Batch, Hyper], Callable[[Weights, Logits], Array]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +143,13 @@ class Method:
                 return self.select(space, state, gates(state, hyper))
             return space.genotype({name: row for name, row in gates(state, hyper).items() if name in space.groups})
 
-        return Algorithm(steps.init, steps.step, gates, select, steps.begin)
+        def loss(name, state, batch, hyper):
+            memory = state.memory[name] if state.memory else {}
+            of = objective(problem, getattr(problem, name), jax.random.key(0), batch, state, hyper,
+                           time_of(hyper, state.step), memory)
+            return lambda weights, arch: of(weights, arch)[0]
+
+        return Algorithm(steps.init, steps.step, gates, select, steps.begin, loss)
 
     def numbers_of(self, *, epochs: int, steps: int, fine_tuning: float = 0.0) -> dict[str, Any]:
         """All numbers of a search by this method of `epochs` epochs of `steps` steps, as arrays: what a step is given.

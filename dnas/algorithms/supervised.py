@@ -32,8 +32,8 @@ class TrainState(NamedTuple):
 class Recipe(NamedTuple):
     """How a network is trained: by SGD, whose rate falls along a cosine, once an epoch. The defaults suit small data.
 
-    All but nesterov and dtype are numbers: another value compiles nothing anew, except where a part is turned on that was off,
-    at 0. "Published" are the values of DARTS's final networks on CIFAR-10 (arXiv 1806.09055), and of NAS-Bench-201.
+    All but nesterov and dtype are numbers: another value compiles nothing anew, except where a part is turned on that was
+    off, at 0. "Published" are the values of DARTS's final networks on CIFAR-10 (arXiv 1806.09055), and of NAS-Bench-201.
 
     Args:
         lr: First learning rate. Published: 0.025, and 0.1.

@@ -1,1 +1,1 @@
-"""What a person calls: a function a file, each a sub-command too. `import dnas` offers them as dnas.search, dnas.train ..."""
+"""What people call: a function a file, each a sub-command too. `import dnas` offers them as dnas.search, dnas.train ..."""

@@ -15,7 +15,7 @@ from dnas import registry
 from dnas.api.open import Run
 from dnas.api.open import open as open_run
 from dnas.api.published import published
-from dnas.api.search import stem
+from dnas.api.search_plan import stem
 from dnas.api.select import Selected
 from dnas.api.supernet import search_config
 from dnas.data.pictures import LARGEST

@@ -16,7 +16,7 @@ from dnas import config as configs
 from dnas.algorithms.supervised import Recipe
 from dnas.api.comparison_plan import ComparisonPlan, PlannedRun, Truth, plan_comparison, refuse_other_space
 from dnas.api.open import Run
-from dnas.api.search import BATCH
+from dnas.api.search_plan import BATCH
 from dnas.api.select import Selected, choose, print_flushed, selection_folder
 from dnas.api.supernet import Supernet, budget_of, fingerprint, program_key
 from dnas.engine import cache as caches

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from dnas.algorithms.budget import Budget, budgeted
 from dnas.algorithms.method import Method
-from dnas.api.search import SearchPlan, plan_search
+from dnas.api.search_plan import SearchPlan, plan_search
 from dnas.data import Dataset
 from dnas.engine import cache as caches
 from dnas.engine.devices import spelled
@@ -15,9 +15,12 @@ from dnas.types import SearchSpace
 
 
 class Estimate(NamedTuple):
-    """What a search needs. weights, macs: parameters and multiply-adds per example of the supernet; memory_bytes: peak of one
-    step as XLA plans it, data included, None where it does not say; compile_seconds: of the step, from the cache where it is
-    there. note: how several searches would go, and in how much memory."""
+    """What a search needs.
+
+    weights, macs: parameters and multiply-adds per example of the supernet. memory_bytes: peak of one step as XLA plans it,
+    data included, None where it does not say. compile_seconds: of the step, from the cache where it is there. note: how
+    several searches would go, and in how much memory.
+    """
 
     weights: int
     macs: int

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from dnas import registry
 from dnas.api.open import Run
 from dnas.api.open import open as open_run
-from dnas.data import evaluation_indices, normalise
 from dnas.engine import cache as caches
+from dnas.engine.inference import checked, function, predictions
 from dnas.runs import checkpoint, model_file
-from dnas.runs.model_file import Input, ModelDescription
+from dnas.runs.model_file import ModelDescription
 from dnas.runs.trust import trusted
 from dnas.shared_options import SharedOptions, shared_options
 from dnas.task import Task
@@ -66,7 +65,7 @@ class TrainedNetwork:
 
     @property
     def results(self) -> Mapping[str, Any]:
-        """What the training ended with: {"test": {"loss", and each metric}, "holdout", ...}; {} where that is not at hand."""
+        """What the training ended with: {"test": {"loss", and each metric}, "holdout", ...}; {} if it is not at hand."""
         return self.run.results if self.run else {}
 
     @property
@@ -103,7 +102,8 @@ def load(path: str | Path, *, space: str | None = None, task: str | None = None,
     path = Path(path).expanduser()
     folder, file = (path, _file(path)) if path.is_dir() else (path.parent, path)
     if file.exists() and file.suffix != ".safetensors":
-        raise ValueError(f"{file} is not a .safetensors file; name the run directory of a training, or its {model_file.FILE}")
+        raise ValueError(f"{file} is not a .safetensors file; name the run directory of a training, or its "
+                         f"{model_file.FILE}")
     content = checkpoint.read(file)
     described = model_file.describe(content)
     run = open_run(folder) if file.name == model_file.FILE and (folder / "config.json").is_file() else None
@@ -125,58 +125,26 @@ def load(path: str | Path, *, space: str | None = None, task: str | None = None,
     return trained_network(described, built, how, weights, stats, network, run)
 
 
+def network_of(network: str | Path | TrainedNetwork, *, space: str | None, task: str | None, trust: bool,
+               cache: str | None) -> TrainedNetwork:
+    """`network`, or what `load` reads at that path. Raises ValueError, in one line, for anything else."""
+    if isinstance(network, (str, os.PathLike)):
+        return load(network, space=space, task=task, trust=trust, cache=cache)
+    if not isinstance(network, TrainedNetwork):
+        raise ValueError(f"network is {type(network).__name__}; it must be what dnas.load or dnas.train returns, or the path "
+                         "of a training")
+    caches.enable(cache)
+    return network
+
+
 def trained_network(described: ModelDescription, space: SearchSpace, task: Task, weights: Weights, stats: Stats,
                     network: Network, run: Run | None) -> TrainedNetwork:
     """A TrainedNetwork of these parts."""
     program = jax.jit(function(network, described.input))
     predict = jax.jit(predictions(task))
     logits = lambda inputs: program(weights, stats, checked(inputs, described.input))
-    return TrainedNetwork(described, space, task, weights, stats, network, logits, lambda inputs: predict(logits(inputs)), run)
-
-
-def function(network: Network, takes: Input) -> Callable:
-    """(weights, stats, inputs as the data set held them) -> outputs, a pure function."""
-    mean, std = (np.asarray(values, np.float32) for values in (takes.mean, takes.std))
-    return lambda weights, stats, inputs: network.apply(weights, stats, normalise(inputs, mean, std), train=False,
-                                                        key=None)[0]
-
-
-def predictions(task: Task) -> Callable:
-    """outputs -> what `TrainedNetwork.predict` gives: probabilities of classification, else what the task predicts."""
-    return jax.nn.softmax if task.confusion else task.predict
-
-
-def in_batches(of_inputs: Callable, inputs: np.ndarray, batch: int = 256) -> np.ndarray:
-    """`of_inputs` of all inputs, in batches of one size of `batch` at most."""
-    rows, _ = evaluation_indices(np.arange(len(inputs)), batch)
-    return np.concatenate([np.asarray(of_inputs(inputs[row])) for row in rows])[:len(inputs)]
-
-
-def scores(task: Task, of_inputs: Callable, inputs: np.ndarray, targets: np.ndarray, batch: int = 256) -> dict[str, float]:
-    """The mean over examples of each of the task's metrics. of_inputs: inputs `[B, ...]` -> outputs `[B, ..., size]`."""
-    of = jax.jit(lambda outputs, targets: {name: metric(outputs, targets) for name, metric in task.metrics.items()})
-    rows, weights = evaluation_indices(np.arange(len(inputs)), batch)
-    found = [of(of_inputs(inputs[row]), targets[row]) for row in rows]
-    values = {name: np.concatenate([np.asarray(each[name], np.float64) for each in found]) for name in task.metrics}
-    return {name: float(np.average(of_all, weights=weights.reshape(-1))) for name, of_all in values.items()}
-
-
-def checked(inputs, takes: Input) -> Array:
-    """`inputs` if the network takes them. Raises ValueError, in one line, if not."""
-    if not hasattr(inputs, "dtype"):
-        inputs = np.asarray(inputs, "float32" if takes.kind == "features" else None)
-    shape = "".join(f", {size}" for size in takes.shape)
-    if inputs.ndim != 1 + len(takes.shape) or inputs.shape[1:] != takes.shape:
-        raise ValueError(f"{takes.kind} have shape {inputs.shape}; this network takes [B{shape}], a single one as x[None]")
-    if takes.kind == "tokens":
-        if inputs.dtype.kind not in "iu":
-            raise ValueError(f"tokens are {inputs.dtype}; they must be integers 0..{takes.vocabulary - 1}")
-        return jnp.asarray(inputs).astype("int32")
-    if (str(inputs.dtype) == "uint8") != (takes.dtype == "uint8") or inputs.dtype.kind not in "uf":
-        scale = "0 to 255" if takes.dtype == "uint8" else "scaled as they were"
-        what = "pixels" if takes.kind == "images" else "numbers"
-        raise ValueError(f"{takes.kind} are {inputs.dtype}; this network was trained on {takes.dtype} {what}, {scale}")
-    return jnp.asarray(inputs)
+    return TrainedNetwork(described, space, task, weights, stats, network, logits,
+                          lambda inputs: predict(logits(inputs)), run)
 
 
 def _file(folder: Path) -> Path:

@@ -79,17 +79,25 @@ def headers(files: Sequence[File]) -> list[Header]:
     return [header for chunk in _in_threads(read, len(files)) for header in chunk]
 
 
-def decode(files: Sequence[File], size: tuple[int, int], fit: Fit, channels: int) -> np.ndarray:
+def decode(files: Sequence[File], size: tuple[int, int], fit: Fit, channels: int,
+           on_broken: Callable[[int, ValueError], None] | None = None) -> np.ndarray:
     """The pictures as [N, H, W, channels] uint8 of `size` (H, W).
 
     They stand upright as their EXIF says; transparent parts are laid on white. channels: 1 for grey, 3 for RGB.
-    Raises ValueError, in one line that begins with the first that is not a whole picture of a sensible size.
+    on_broken: called with the number and the error of each picture that cannot be read, which stays black; from any thread.
+    Raises ValueError, without `on_broken`, in one line that begins with the first that is not a whole picture of a sensible
+    size.
     """
-    images = np.empty((len(files), *size, channels), np.uint8)
+    images = np.zeros((len(files), *size, channels), np.uint8)
 
     def fill(start):
         for i, file in enumerate(files[start:start + CHUNK], start):
-            images[i] = _decoded(file, size, fit, channels)
+            try:
+                images[i] = _decoded(file, size, fit, channels)
+            except ValueError as error:
+                if on_broken is None:
+                    raise
+                on_broken(i, error)
 
     for _ in _in_threads(fill, len(files)):
         pass

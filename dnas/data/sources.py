@@ -79,7 +79,8 @@ DATASETS: dict[str, Callable[..., Dataset]] = {"digits": digits, "diabetes": dia
 
 
 def load(source: str | os.PathLike | Sequence[str | os.PathLike], *, limit: int | None = None,
-         resize: int | tuple[int, ...] = (), fit: Fit | None = None, task: str | None = None, target: str | None = None,
+         resize: int | tuple[int, ...] = (), fit: Literal["crop", "pad", "stretch"] | None = None,
+         task: str | None = None, target: str | None = None,
          window: int | None = None, standardise: bool | None = None, augment: str | Callable | None = None,
          class_weights: Literal["equal", "balanced"] = "equal") -> Dataset:
     """The data set that `source` names.

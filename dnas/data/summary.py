@@ -127,7 +127,7 @@ def _pictures(before: Pictures, size: tuple[int, ...]) -> list[str]:
     if before.skipped:
         many = len(before.skipped)
         what = f"{many} files that are not pictures, the first" if many > 1 else "a file that is not a picture,"
-        lines.append(f"skipped {what} {_printable(before.skipped[0])}")
+        lines.append(f"skipped {what} {printable(before.skipped[0])}")
     return lines
 
 
@@ -181,6 +181,11 @@ def counted(pairs: Sequence[Leak]) -> str:
 def place(data: Dataset, row: int) -> str:
     """Where an input is from: its file, or its number."""
     name = data.pictures.files[row] if data.pictures else f"{NOUNS[data.kind]} {row}"
+    return printable(name)
+
+
+def printable(name: str) -> str:
+    """The name of a file as a terminal may show it."""
     return name if name.isprintable() else ascii(name)
 
 

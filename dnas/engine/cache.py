@@ -14,8 +14,8 @@ def enable(option: str | None) -> Path | None:
     """Makes jax keep compiled programs, and returns the folder, or None where there is to be no cache.
 
     option: a folder, `off`, or None for the folder that JAX has already, else what the environment variable DNAS_CACHE
-        says, else `dnas/xla` in the user's cache folder. A new folder gets mode 0700. One that others can write to is not used, for a program in it runs
-        as it stands: that, and a folder that cannot be made, is a warning on standard error.
+        says, else `dnas/xla` in the user's cache folder. A new folder gets mode 0700. One that others can write to is not
+        used, for a program in it runs as it stands: that, and a folder that cannot be made, is a warning on standard error.
     """
     import jax
 

@@ -16,7 +16,6 @@ import numpy as np
 
 from dnas import platform
 from dnas.algorithms.method import Algorithm
-from dnas.algorithms.players import task_loss
 from dnas.algorithms.schedules import Hyper
 from dnas.algorithms.supervised import Recipe, Trainer
 from dnas.data import Dataset, augment, evaluation_indices, mixed, normalise
@@ -281,16 +280,16 @@ def recalibrate_batch_norm(network: Network, data: Dataset, examples: Examples, 
     return jax.tree.map(lambda *values: sum(values) / len(values), *averages)
 
 
-def compile_diagnosis(space: SearchSpace, task: Task, algorithm: Algorithm, data: Dataset, examples: Examples, state: Tree,
-                      hyper: Hyper, batch: int) -> Callable:
-    """Compiles `(state, hyper) -> {"sharpness", "eigenvalue"}` on the same few examples of the train and valid splits every
-    time."""
+def compile_diagnosis(algorithm: Algorithm, data: Dataset, examples: Examples, state: Tree, hyper: Hyper,
+                      batch: int) -> Callable:
+    """Compiles `(state, hyper) -> {"sharpness", "eigenvalue"}` of the method's losses, on the same few examples of the train
+    and valid splits every time."""
     def first(split):
         rows = jnp.asarray(mixed(data.splits[split])[:batch])
         return _batch(data, examples.inputs[rows], examples.targets[rows])
 
     train, valid, hyper = first("train"), first("valid"), shape_of(hyper)
-    sharp, product = curvature(task_loss(space, task), algorithm.gates)
+    sharp, product = curvature(algorithm.loss)
     size = sum(leaf.size for leaf in jax.tree.leaves(state.arch))
     sharp = compile_program(sharp, (state, hyper, train))
     product = compile_program(product, (state, hyper, valid, jax.ShapeDtypeStruct((size,), jnp.float32)))

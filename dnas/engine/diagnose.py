@@ -2,11 +2,14 @@
 
     gap        = by how much the task's metric is better of the mixture than of the one-hot network, the same weights, on
                  the hold-out split: of classes the accuracy of the one minus that of the other
-    sharpness  = L(w + rho g / |g|) - L(w), g = dL/dw, on a training batch
+    sharpness  = L(w + rho g / |g|) - L(w), g = dL/dw, L what the weights' player minimises, on a training batch
                  (Foret et al., arXiv 2010.01412)
-    eigenvalue = the largest of d2 L_valid / d arch2, on a validation batch
+    eigenvalue = the largest of d2 L_valid / d arch2, L_valid what the architecture's player minimises, on a validation batch
                  (Zela et al., RobustDARTS, arXiv 1909.09656, where it announces collapse; without the weight decay that
                  the authors' code adds to the diagonal)
+
+Both are of the method's own losses: with its relaxation, its perturbation and its terms. Whatever a method draws, it draws
+from the same key every time.
 """
 
 from __future__ import annotations
@@ -49,22 +52,19 @@ def largest_eigenvalue(product: Callable[[np.ndarray], np.ndarray], size: int, *
     return float(eigsh(operator, k=1, which="LA", v0=start, tol=tolerance, return_eigenvectors=False)[0])
 
 
-def curvature(loss: Callable, gates: Callable) -> tuple[Callable, Callable]:
+def curvature(loss: Callable) -> tuple[Callable, Callable]:
     """Two functions to compile: `sharp(state, hyper, train) -> sharpness` and
     `product(state, hyper, valid, vector) -> H vector`.
 
-    loss: that of `dnas.algorithms.players.task_loss`, with batch statistics. gates(state, hyper): differentiable in
-    `state.arch`, whose leaves in their order make up the vector.
+    loss: that of `dnas.algorithms.method.Algorithm`. The leaves of `state.arch` in their order make up the vector.
     """
-    def value(state, hyper, batch):
-        return loss(jax.random.key(0), state.weights, state.stats, gates(state, hyper), batch)[0]
-
     def sharp(state, hyper, train):
-        return sharpness(lambda weights: value(state._replace(weights=weights), hyper, train), state.weights)
+        of = loss("weights", state, train, hyper)
+        return sharpness(lambda weights: of(weights, state.arch), state.weights)
 
     def product(state, hyper, valid, vector):
-        flat, unflat = ravel_pytree(state.arch)
-        slope = jax.grad(lambda flat: value(state._replace(arch=unflat(flat)), hyper, valid))
+        of, (flat, unflat) = loss("arch", state, valid, hyper), ravel_pytree(state.arch)
+        slope = jax.grad(lambda flat: of(state.weights, unflat(flat)))
         return jax.jvp(slope, (flat,), (vector.astype(flat.dtype),))[1]
 
     return sharp, product

@@ -51,3 +51,8 @@ def refuse_non_finite(metrics: Mapping[str, np.ndarray], before: int, last: str)
             raise NonFiniteLoss(f"{name} became {values[bad[0]]} at step {before + int(bad[0]) + 1}; {last}; "
                                 "a smaller learning rate may help, in another run directory")
 
+
+def confusion(targets: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
+    """Counts of examples `[true class, predicted class]`, of targets `[N]` and predictions `[N]`."""
+    counts = np.bincount(np.asarray(targets, np.int64) * classes + predictions, minlength=classes**2)
+    return counts.reshape(classes, classes)

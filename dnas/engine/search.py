@@ -22,7 +22,6 @@ from dnas.engine.host import initial
 from dnas.engine.lanes import Epoch, NonFiniteLoss, advance_lanes, start_lanes
 from dnas.engine.progress import SILENT, Display, display, shared
 from dnas.engine.records import counts, entropy, of_split, refuse_non_finite, tagged
-from dnas.reports.duplicates import draw_duplicates
 from dnas.runs import checkpoint
 from dnas.runs.directory import RunDirectory
 from dnas.runs.recorder import SearchRecorder, open_search_recorder
@@ -117,7 +116,6 @@ def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, ep
         active = [stack.enter_context(_Search.open(space, task, algorithm, data, lane, hyper, found, one, rules,
                                                    epochs=epochs, batch=batch, steps=steps))
                   for lane, hyper, found, one in zip(lanes, hypers, latest, displays)]
-        draw_duplicates(data, [lane.run.folder for lane, found in zip(lanes, latest) if lane.run and not found.epoch])
         if any(one.going for one in active):
             with shown.compiling("the search step and the evaluation"):
                 examples, first = on_device(data), active[0]
@@ -126,7 +124,7 @@ def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, ep
                 gates = algorithm.gates(first.state, first.hyper)
                 evaluate = compile_evaluation(space, task, data, examples, first.state, gates, batch, key=key)
                 program = program()
-                inspect = compile_diagnosis(space, task, algorithm, data, examples, first.state, first.hyper, batch) \
+                inspect = compile_diagnosis(algorithm, data, examples, first.state, first.hyper, batch) \
                     if diagnose else None
             if len(lanes) > 1:
                 shown.say(program.note)

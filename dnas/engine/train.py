@@ -18,9 +18,8 @@ from dnas.data import SPLITS, Dataset, steps_per_epoch, train_indices
 from dnas.engine.compile import Examples, compile_judgement, compile_training, epoch_of, on_device, recalibrate_batch_norm
 from dnas.engine.host import initial
 from dnas.engine.progress import SILENT, display, metric_text
-from dnas.engine.records import of_split, refuse_non_finite, tagged
+from dnas.engine.records import confusion, of_split, refuse_non_finite, tagged
 from dnas.engine.search import input_shape
-from dnas.reports.confusion import confusion
 from dnas.runs import checkpoint
 from dnas.runs.directory import RunDirectory
 from dnas.runs.recorder import open_recorder

@@ -17,11 +17,6 @@ LONGEST = 24
 """Most letters of a class's name that are shown."""
 
 
-def confusion(labels: np.ndarray, given: np.ndarray, classes: int) -> np.ndarray:
-    """Images `[true class, given class]` of labels `[N]` and what was given for them `[N]`."""
-    return np.bincount(np.asarray(labels, np.int64) * classes + given, minlength=classes**2).reshape(classes, classes)
-
-
 def accuracy(counts: np.ndarray) -> float:
     """The share of all images on the diagonal, in [0, 1]."""
     return float(np.trace(counts) / counts.sum())

@@ -43,7 +43,7 @@ def draw_logits(trajectory: Mapping[str, np.ndarray], groups: Mapping[str, Group
         if len(found) != 3 or found[1:] != group.shape or not found[0]:
             raise ValueError(f"logits of group {name!r} have shape {found}; they need [epochs, {group.shape[0]}, "
                              f"{group.shape[1]}]")
-        rows = np.moveaxis(softmaxed(trajectory[name], group), 1, 0)
+        rows = np.moveaxis(group.softmax(trajectory[name]), 1, 0)
         label = f"{name}: " if len(groups) > 1 else ""
         panels += [(f"{label}{s} \N{RIGHTWARDS ARROW} {t}", group.edge_ops(e), row[:, group.allowed[e]])
                    for e, ((s, t), row) in enumerate(zip(group.edges, rows))]
@@ -134,13 +134,6 @@ def draw_dots(panels: Mapping[str, Mapping[str, Sequence[float]]], path: str | P
             axes.set_ylim(len(labels) - 0.4, -0.6)
             _quiet(axes)
         save(figure)
-
-
-def softmaxed(logits: Any, group: Group) -> np.ndarray:
-    """Softmax over operations of logits `[..., E, K]`; zero where an edge has fewer than K of them."""
-    masked = np.where(group.allowed, np.asarray(logits, np.float64), -np.inf)
-    powers = np.exp(masked - masked.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
 
 
 def _limits(shares: Sequence[np.ndarray]) -> tuple[float, float]:

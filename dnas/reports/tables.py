@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from dnas import registry
-from dnas.reports.figures import softmaxed
 from dnas.runs.directory import read_arrays
 from dnas.types import Genotype, Group, SearchSpace
 
@@ -58,7 +57,7 @@ def share_rows(logits: Mapping[str, np.ndarray], groups: Mapping[str, Group]) ->
     moments = sorted({0, last // 2, last})
     rows = [["edge", *(f"epoch {moment}" for moment in moments)]]
     for name, group in groups.items():
-        shares = softmaxed(logits[name], group)
+        shares = group.softmax(logits[name])
         for e, (source, target) in enumerate(group.edges):
             leading = [f"{group.edge_ops(e)[shares[m, e].argmax()]} {100 * shares[m, e].max():.1f} %" for m in moments]
             rows.append([f"{name} {source}->{target}", *leading])

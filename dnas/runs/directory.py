@@ -156,7 +156,7 @@ class RunDirectory:
                 write_atomic(path, "".join(map(_line, lines)))
 
     def refuse_restart(self) -> None:
-        """Raises ValueError where the run has results but no checkpoint: it cannot go on, and must not begin again over them.
+        """Raises ValueError where the run has results but no checkpoint: it cannot go on, and must not start over.
 
         A run that was killed in its first epoch may have one record before its first checkpoint.
         """

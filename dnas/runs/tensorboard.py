@@ -113,10 +113,8 @@ def hyperparameters(config: Mapping[str, Any]) -> tuple[Any, Any, Any]:
 
 
 def _gates(logits, groups: Mapping[str, Group]) -> dict[str, float]:
-    from dnas.reports.figures import softmaxed
-
     tags = {}
     for name, group in groups.items():
-        for e, ((s, t), row) in enumerate(zip(group.edges, softmaxed(logits[name], group))):
+        for e, ((s, t), row) in enumerate(zip(group.edges, group.softmax(logits[name]))):
             tags |= {f"gates/{name}/{s}-{t}/{op}": float(p) for op, p in zip(group.edge_ops(e), row)}
     return tags

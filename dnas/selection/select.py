@@ -164,7 +164,8 @@ def load_selected(folder: Path) -> SelectionResult | None:
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"{folder / 'cost.json'} is missing or corrupt ({error}); remove {folder} to select again") \
             from None
-    return SelectionResult(load_genotype(folder), read_arrays(folder / "scores.npz", f"remove {folder} to select again"), cost)
+    scores = read_arrays(folder / "scores.npz", f"remove {folder} to select again")
+    return SelectionResult(load_genotype(folder), scores, cost)
 
 
 def _most_into(group) -> int:

@@ -70,7 +70,7 @@ def _shifted(x, kernel, stride, dilation):
 
 
 def _padded(x, pad):
-    """`x` in zeros, kept by the barrier from being padded (and computed) again for every tap."""
+    """`x` in zeros; the barrier stops it from being padded (and computed) again for every tap."""
     return lax.optimization_barrier(jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0))))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import wraps
 
 import jax
+import jax.numpy as jnp
 from jax.experimental.xla_metadata import set_xla_metadata
 
 from dnas.platform import on_cpu
@@ -30,13 +31,23 @@ def kernel(function: Callable) -> Callable:
     return call
 
 
-_same = kernel(lambda x: x)
+@kernel
+def _copy(x):
+    """`x` in memory of its own. Were the result of a call its very argument, XLA's CPU backend would take the two for two
+    arrays, and overwrite one in place while it still reads the other: `x + shuffle(materialised(x))` was wrong. Nothing
+    removes a `reduce_precision`, not even to the precision that `x` has."""
+    kind = jnp.finfo(x.dtype)
+    return jax.lax.reduce_precision(x, kind.nexp, kind.nmant)
 
 
 @jax.custom_vjp
-def kept(x):
+def _materialised(x):
+    return _copy(x)
+
+
+_materialised.defvjp(lambda x: (_copy(x), None), lambda _, g: (_copy(g),))
+
+
+def materialised(x):
     """`x`, computed once however many read it, and so its gradient."""
-    return _same(x)
-
-
-kept.defvjp(lambda x: (_same(x), None), lambda _, g: (_same(g),))
+    return _materialised(x) if jnp.issubdtype(x.dtype, jnp.floating) else x

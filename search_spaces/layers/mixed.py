@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from dnas.shared_options import current_options
 from dnas.types import REMOVED
-from search_spaces.layers.kernels import kept
+from search_spaces.layers.kernels import materialised
 
 _dropping = contextvars.ContextVar("drop_path", default=None)
 
@@ -35,9 +35,9 @@ class Chosen(int):
     """The index of an operation, or REMOVED, of an edge that says which operations it has: `ops`, and its name: `edge`."""
 
     def __new__(cls, index: int, ops: tuple[str, ...], edge: str):
-        found = super().__new__(cls, index)
-        found.ops, found.edge = ops, edge
-        return found
+        chosen = super().__new__(cls, index)
+        chosen.ops, chosen.edge = ops, edge
+        return chosen
 
 
 class Ordered(Mapping):
@@ -62,8 +62,8 @@ class Ordered(Mapping):
 class MixedOp(nn.Module):
     """The operations of one edge, mixed by a gate or reduced to one of them (DARTS, arXiv 1806.09055, eq. 2).
 
-    ops: name -> constructor, called with `channels`, `stride` and `name`; what it makes is called `(x, train)`.
-    channels: of the input, unless given. stride: of the edge. Inputs are images `[B, H, W, C]`, sequences `[B, T, C]` or
+    ops: name -> constructor, called with `channels`, `stride` and `name`; the operation is called `(x, train)`.
+    channels: default, those of the input. stride: of the edge. Inputs are images `[B, H, W, C]`, sequences `[B, T, C]` or
     rows `[B, C]`, whatever the operations take.
 
     Called with `gate`: an array `[K]` gives sum_k gate[k] * op_k(x); a Python integer gives that operation alone and
@@ -88,13 +88,13 @@ class MixedOp(nn.Module):
         if channels % parts or x.shape[-1] % parts:
             raise ValueError(f"edge {self.name!r} has {x.shape[-1]} channels, "
                              f"not a multiple of partial_channels {parts}")
-        x = kept(x)
+        x = materialised(x)
         seen, passed = x[..., :x.shape[-1] // parts], x[..., x.shape[-1] // parts:]
 
         def build(k):
             def run(edge, x):
-                made = edge.ops[names[k]](channels=channels // parts, stride=edge.stride, name=names[k])(x, train)
-                return edge.dropped(made) if train and _dropping.get() is not None and made is not x else made
+                y = edge.ops[names[k]](channels=channels // parts, stride=edge.stride, name=names[k])(x, train)
+                return edge.dropped(y) if train and _dropping.get() is not None and y is not x else y
 
             if current_options().remat and not isinstance(gate, int):
                 return nn.remat(run)(self, seen)
@@ -112,12 +112,12 @@ class MixedOp(nn.Module):
             if gate.shape != (len(names),):
                 raise ValueError(f"edge {self.name!r} mixes {len(names)} operations, {', '.join(names)}; its gates have "
                                  f"shape {gate.shape}, and the group must name as many")
-            gate, made = gate.astype(x.dtype), [build(k) for k in range(len(names))]
-            for name, output in zip(names, made):
-                if output.shape != made[0].shape:
-                    raise ValueError(f"edge {self.name!r}: {name} puts out {output.shape}, {names[0]} {made[0].shape}; the "
-                                     "operations of an edge need one shape")
-            mixed, weight = sum(gate[k] * output for k, output in enumerate(made)), gate.sum()
+            gate, outputs = gate.astype(x.dtype), [build(k) for k in range(len(names))]
+            for name, output in zip(names, outputs):
+                if output.shape != outputs[0].shape:
+                    raise ValueError(f"edge {self.name!r}: {name} puts out {output.shape}, {names[0]} {outputs[0].shape}; "
+                                     "the operations of an edge need one shape")
+            mixed, weight = sum(gate[k] * output for k, output in enumerate(outputs)), gate.sum()
         if parts == 1:
             return mixed
         if self.stride > 1:
@@ -126,10 +126,10 @@ class MixedOp(nn.Module):
         return channel_shuffle(jnp.concatenate([mixed, weight * passed], -1), parts)
 
     def dropped(self, x):
-        """`x [B, ...]` with whole images set to zero, the others scaled so that the mean is kept."""
+        """`x [B, ...]` with whole images set to zero, the others scaled so that the mean stays."""
         probability = _dropping.get()
-        kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - probability, (len(x), *[1] * (x.ndim - 1)))
-        return jnp.where(kept, x / jnp.asarray(1 - probability, x.dtype), 0)
+        stays = jax.random.bernoulli(self.make_rng("dropout"), 1 - probability, (len(x), *[1] * (x.ndim - 1)))
+        return jnp.where(stays, x / jnp.asarray(1 - probability, x.dtype), 0)
 
 
 def strided(x, stride: int):

@@ -1,4 +1,4 @@
-"""The operations that searched networks are made of, as Flax modules called `(x, train)` on images `[B, H, W, C]`.
+"""The operations of searched networks, as Flax modules called `(x, train)` on images `[B, H, W, C]`.
 
 Torch's conventions throughout (bias-free convolutions, explicit symmetric padding, batch norm with eps 1e-5 and
 momentum 0.1), so that published numbers can be compared.
@@ -222,7 +222,7 @@ class SepConv(nn.Module):
 class Noise(nn.Module):
     """Independent N(0, 1) of the shape that the edge puts out, whatever the input (S4, arXiv 1909.09656).
 
-    Drawn from the stream `dropout`; the same noise at every call where that stream is not given.
+    Drawn from the stream `dropout`; the same noise at every call without that stream.
     """
 
     channels: int

@@ -1,16 +1,72 @@
-"""What the operations of searched networks come down to, in Flax's and JAX's own words: source of the files that `source`
-writes.
+"""What searched networks come down to, in Flax's and JAX's own words: source of the files that `dnas export` writes.
 
-The functions of these names that `search_spaces.layers.primitives` calls are made for fast searches on a CPU. These
-compute the same.
+What has these names elsewhere in this toolkit is for searches, and fast on a CPU. This computes the same.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from dnas.types import REMOVED
+from search_spaces.layers.mixed import Ordered, channel_shuffle, strided
+
+PARTIAL_CHANNELS = 1
+SCAN = "auto"
+
+
+class MixedOp(nn.Module):
+    """The operation that was chosen for an edge: number `gate` of `ops`; REMOVED gives zeros.
+
+    Operations see the first 1 / PARTIAL_CHANNELS of the channels, the others pass by.
+    """
+
+    ops: Mapping[str, Callable[..., nn.Module]]
+    channels: int | None = None
+    stride: int = 1
+
+    def __post_init__(self):
+        self.ops = Ordered(self.ops)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x, gate, train):
+        channels, own = self.channels or x.shape[-1], x.shape[-1] // PARTIAL_CHANNELS
+        if gate == REMOVED:
+            return jnp.zeros((*strided(x, self.stride).shape[:-1], channels), x.dtype)
+        name = list(self.ops)[gate]
+        operation = self.ops[name](channels=channels // PARTIAL_CHANNELS, stride=self.stride, name=name)
+        y = operation(x[..., :own], train)
+        if PARTIAL_CHANNELS == 1:
+            return y
+        passed, window = x[..., own:], (self.stride,) * (x.ndim - 2)
+        if self.stride > 1 and window:
+            passed = nn.max_pool(passed, window, window, "SAME")
+        return channel_shuffle(jnp.concatenate([y, passed], -1), PARTIAL_CHANNELS)
+
+
+class Repeated(nn.Module):
+    """Equal cells one after another; where their weights are stacked, [count, ...], as one loop."""
+
+    cell: Callable[..., nn.Module]
+    count: int
+    scan: bool | None = None
+
+    @nn.compact
+    def __call__(self, x, *args):
+        by_option = SCAN == "on" or (SCAN == "auto" and self.count > 1)
+        if not (by_option if self.scan is None else self.scan):
+            for i in range(self.count):
+                x = self.cell(name=f"cell_{i}")(x, *args)
+            return x
+        loop = nn.scan(lambda cell, x, _: (cell(x, *args), None), length=self.count,
+                       variable_axes={"params": 0, "batch_stats": 0}, split_rngs={"params": True, "dropout": True})
+        return loop(self.cell(name="cells"), x, None)[0]
 
 
 def torch_uniform(key, shape, dtype=jnp.float32, fan_in=None):
@@ -33,8 +89,9 @@ def depthwise(x, weight, stride=1, dilation=1):
 
 
 def normalised(x, epsilon):
-    """x [B, H, W, C] with mean 0 and variance 1 in every channel, the mean, and the variance [C]."""
-    mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    """x [B, ..., C] with mean 0 and variance 1 in every channel, the mean, and the variance [C]."""
+    axes = tuple(range(x.ndim - 1))
+    mean, variance = x.mean(axes), x.var(axes)
     return (x - mean) * lax.rsqrt(variance + epsilon), mean, variance
 
 

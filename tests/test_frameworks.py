@@ -11,7 +11,7 @@ from dnas.engine.search import search
 from dnas.methods.darts import darts
 from search_spaces.nnx_space import nnx_space
 from search_spaces.pure_space import mix, pure_space
-from tests.toy_seams import GROUPS, toy_nnx, toy_pure
+from tests.toy_frameworks import GROUPS, toy_nnx, toy_pure
 from tests.toy_space import toy
 
 
@@ -28,7 +28,7 @@ def test_search(make, hypergradient):
 
 
 @pytest.mark.parametrize("make", [toy_nnx, toy_pure])
-def test_the_seams_count_the_same(make):
+def test_all_frameworks_count_the_same(make):
     """Up to NNX's biases and scales, and to the head's bias and the stem's scale, which the pure one lacks."""
     space, reference = make(), toy()
     for k in range(4):

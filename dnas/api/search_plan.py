@@ -1,0 +1,258 @@
+"""What a search is going to do, checked whole before anything is computed or written."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dnas import config as configs
+from dnas.algorithms.budget import Budget, budgeted
+from dnas.algorithms.method import Method
+from dnas.algorithms.players import SearchState
+from dnas.api.open import Run
+from dnas.api.supernet import fingerprint, load_supernet
+from dnas.data import Dataset, check_augment, steps_per_epoch
+from dnas.data import load as load_data
+from dnas.engine.search import input_shape, started_from, state_shape
+from dnas.runs.directory import flatten
+from dnas.task import task_of
+from dnas.types import SearchSpace
+
+BATCH = 64
+"""Examples in a mini-batch unless given."""
+MOST = 1000
+"""Searches of one call."""
+SEEDS = 2**32 - 1
+"""The largest seed."""
+
+
+class Setting(NamedTuple):
+    """One search of a plan. name: what tells it from the others of the plan, "" if it is the only one."""
+
+    name: str
+    space: SearchSpace
+    method: Method
+    seed: int
+    config: dict[str, Any]
+
+    @property
+    def title(self) -> str:
+        """A name for messages."""
+        return ", ".join([*([self.name] if self.name else []), f"seed {self.seed}"])
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """Searches that were checked and can begin. groups: those that one program serves, in lists. several: whether the caller
+    gave several spaces, methods or seeds."""
+
+    data: Dataset
+    groups: list[list[Setting]]
+    several: bool
+    epochs: int
+    batch: int
+    steps: int
+    budget: Budget
+    diagnose: int
+    stop_on_collapse: bool
+    start: SearchState | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def settings(self) -> list[Setting]:
+        """All searches, in the order of the groups."""
+        return [setting for group in self.groups for setting in group]
+
+    def folders(self, out: Path | None) -> list[Path | None]:
+        """The run directory of each search, below `out` if there are several."""
+        if out is None or not self.several:
+            return [out] * len(self.settings)
+        return [out / setting.name / str(setting.seed) for setting in self.settings]
+
+
+def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = None, seed: int = 0,
+                seeds: int | Sequence[int] | None = None, budget: Budget | None = None, diagnose: int = 0,
+                stop_on_collapse: bool = False, start: str | None = None) -> SearchPlan:
+    """Loads, builds and checks all that a search needs, and computes and writes nothing. Arguments: as for `search`.
+
+    Raises ValueError, in one line, for whatever does not fit.
+    """
+    spaces, methods = (list(part) if type(part) in (list, tuple) else [part] for part in (space, method))
+    several = [spaces, methods] != [[space], [method]] or seeds is not None
+    seeds = _seeds(seed, seeds)
+    bounds = ("epochs", epochs, 1, 10**6), ("batch", batch, 1, 10**9), ("diagnose", diagnose, 0, 10**6)
+    for name, value, least, most in bounds:
+        if value is not None and not (type(value) is int and least <= value <= most):
+            raise ValueError(f"{name} is {value!r}; it must be a whole number, {least} to {most:,}")
+    if stop_on_collapse and not diagnose:
+        raise ValueError("stop_on_collapse needs diagnose, the epochs between diagnoses")
+    budget = budget or Budget()
+    _check_budget(budget)
+    data = data if isinstance(data, Dataset) else load_data(data)
+    notes, smaller = [], min(len(data.splits["train"]), len(data.splits["valid"]))
+    if batch is None:
+        batch = min(BATCH, smaller)
+        if batch < BATCH:
+            notes.append(f"batch   {batch} examples, all that the smaller of the splits train and valid has")
+    steps = steps_per_epoch(data, batch)
+    check_augment(data, batch)
+    count = len(spaces) * len(methods) * len(seeds)
+    if not 0 < count <= MOST:
+        raise ValueError(f"that makes {count:,} searches; a call carries out 1 to {MOST:,}")
+    spaces, methods = [_space(each, data) for each in spaces], [_method(each) for each in methods]
+    common = {**configs.described(data), "epochs": epochs, "batch": batch, "diagnose": diagnose,
+              "stop_on_collapse": stop_on_collapse, **({"budget": budget._asdict()} if budget.given else {})}
+    pairs = list(itertools.product(spaces, methods))
+    names, groups = _names(pairs), []
+    for (space, method), name in zip(pairs, names):
+        group = next((group for group in groups if _one_program(group[0], space, method)), None)
+        if group is None:
+            group = []
+            groups.append(group)
+            _trace(space, budgeted(method, space, budget), data, batch, epochs, steps)
+        budgeted(method, space, budget).numbers_of(epochs=epochs, steps=steps)  # refuses what cannot be
+        for seed in seeds:
+            config = {"space": space_config(space), "method": method_config(method), **common, "seed": seed}
+            config = {key: config[key] for key in (*configs.SEARCH, "digest") if key in config}
+            group.append(Setting(name, space, method, seed, config))
+    state = None
+    if start is not None:
+        state, said = _started(start, groups, data, batch, budget)
+        notes += said
+    return SearchPlan(data, groups, several, epochs, batch, steps, budget, diagnose, stop_on_collapse, state, tuple(notes))
+
+
+def space_config(space: SearchSpace) -> dict[str, Any]:
+    """What a config says of a space: how it was built by name, else its own name and options."""
+    return dict(space.source) if space.source else {"name": space.name, **space.options}
+
+
+def method_config(method: Method) -> dict[str, Any]:
+    """What a config says of a method: how it was built by name, else its numbers, under no name."""
+    return dict(method.source) if method.source else {"name": "", **method.hyper}
+
+
+def check_space(space: SearchSpace, data: Dataset) -> None:
+    """Raises ValueError, in one line, where the space is for other inputs or outputs than those of the data set."""
+    name = space_config(space)["name"]
+    if (data.kind == "tokens") != (space.input_dtype == "int32"):
+        takes = "tokens, integers" if space.input_dtype == "int32" else "numbers"
+        raise ValueError(f"space {name} takes {takes} and {data.name} has {data.kind}: choose another space or other data")
+    for option, there in (("image", list(data.image)), ("classes", data.classes)):
+        built = space.options.get(option)
+        if built is not None and data.kind != "nodes" and (list(built) if option == "image" else built) != there:
+            what = "inputs" if option == "image" else "classes"
+            raise ValueError(f"space {name} is built for {what} {built}, and {data.name} has {there}; build it for this "
+                             f"data: dnas.space({space.name!r}, data)")
+
+
+def stem(name: str) -> str:
+    """A short form of a name or path that can be part of a file's name."""
+    return re.sub(r"[^\w.-]+", "_", Path(name.rpartition(":")[2]).name.removesuffix(".npz")) or "own"
+
+
+def _space(space: str | SearchSpace, data: Dataset) -> SearchSpace:
+    if isinstance(space, str):
+        space = configs.build_space(space, data)
+    if not isinstance(space, SearchSpace):
+        raise ValueError(f"space is {type(space).__name__}; it must be a SearchSpace, or the name of one")
+    check_space(space, data)
+    return space
+
+
+def _method(method: str | Method) -> Method:
+    method = configs.build_method(method) if isinstance(method, str) else method
+    if not isinstance(method, Method):
+        raise ValueError(f"method is {type(method).__name__}; it must be a Method, or the name of one")
+    return method
+
+
+def _seeds(seed: int, seeds: int | Sequence[int] | None) -> list[int]:
+    listed = [seed] if seeds is None else list(range(seed, seed + seeds)) if isinstance(seeds, int) else list(seeds)
+    if not listed:
+        raise ValueError(f"seeds is {seeds!r}; a search needs at least one seed")
+    for each in listed:
+        if type(each) is not int or not 0 <= each <= SEEDS:
+            raise ValueError(f"seed {each!r}: it must be a whole number, 0 to {SEEDS}")
+    if len(set(listed)) < len(listed):
+        raise ValueError(f"seeds {listed} name a seed twice; each search needs a seed of its own")
+    return listed
+
+
+def _check_budget(budget: Budget) -> None:
+    for name, value in budget._asdict().items():
+        if value is not None and not (isinstance(value, (int, float)) and 0 < value < float("inf")):
+            raise ValueError(f"budget.{name} is {value!r}; it must be a positive number")
+    if budget.weight != Budget().weight and not budget.given:
+        raise ValueError("budget.weight needs budget.params or budget.macs")
+
+
+def _names(pairs: Sequence[tuple[SearchSpace, Method]]) -> list[str]:
+    """For each space and method the options in which it differs from the others, as a name that a folder can have."""
+    flat = [{**{("space", key): value for key, value in space_config(space).items()},
+             **{("method", key): value for key, value in method_config(method).items()}} for space, method in pairs]
+    keys = [key for key in dict.fromkeys(key for each in flat for key in each)
+            if len({json.dumps(each.get(key)) for each in flat}) > 1]
+    spell = lambda part, key, value: stem(str(value)) if key == "name" else f"{key.replace('_', '-')}={stem(str(value))}"
+    names = [",".join(spell(*key, each[key]) for key in keys if key in each) for each in flat]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"two of the searches have the same space and method{twice and f' ({twice})'}; each must differ")
+    return names
+
+
+def _one_program(setting: Setting, space: SearchSpace, method: Method) -> bool:
+    """Whether a search of `space` by `method` differs from `setting` in numbers of the method only."""
+    first, parts = setting.method, ("arch", "weights", "algorithm", "select", "decide", "stop")
+    if space is not setting.space or method.hyper.keys() != first.hyper.keys():
+        return False
+    if all(getattr(method, part) is getattr(first, part) for part in parts):
+        return True
+    structures = [each.source and {name: value for name, value in each.source.items() if name not in each.hyper}
+                  for each in (first, method)]
+    return structures[0] is not None and structures[0] == structures[1]
+
+
+def _trace(space: SearchSpace, method: Method, data: Dataset, batch: int, epochs: int, steps: int) -> None:
+    """Traces the first state, so that options which no network can have are refused before anything is written."""
+    import jax
+
+    algorithm, hyper = method.bind(space, task_of(data)), method.numbers_of(epochs=epochs, steps=steps)
+    try:
+        jax.jit(algorithm.init).trace(jax.random.key(0), input_shape(data, batch), hyper)  # which the search finds traced
+    except ValueError:
+        raise
+    except Exception as error:
+        name = configs.label(space_config(space), "space")
+        raise ValueError(f"space {name} cannot be built for this data: {type(error).__name__}: {error}") from error
+
+
+def _started(start: str | Path | Run, groups: list[list[Setting]], data: Dataset, batch: int, budget: Budget):
+    """The state that all searches begin with, and lines about it; their configs name it.
+
+    Raises ValueError, in one line, where it does not fit.
+    """
+    other = start.supernet if isinstance(start, Run) else load_supernet(start)
+    where = other.folder or "the run in memory"
+    for group in groups:
+        space, method = group[0].space, budgeted(group[0].method, group[0].space, budget)
+        if other.space.groups != space.groups:
+            there, here = (configs.label(config["space"], "space") for config in (other.config, group[0].config))
+            raise ValueError(f"start {where}: it searched space {there}, and this is {here}; both must have the same edges "
+                             "and operations")
+        try:
+            started_from(state_shape(space, method, data, batch), other.state)
+        except ValueError as error:
+            there, here = (flatten({part: config[part] for part in ("space", "method", "data")}, ".")
+                           for config in (other.config, group[0].config))
+            differ = ", ".join(f"{key} is {there.get(key)} there, {here.get(key)} here" for key in {**there, **here}
+                               if there.get(key) != here.get(key))
+            raise ValueError(f"start {where}: {error} ({differ})") from None
+        for setting in group:
+            setting.config["start"] = {"run": other.folder and str(other.folder.absolute()), **fingerprint(other)}
+    return other.state, [f"start   {where}, epoch {other.epoch}", *other.messages]
