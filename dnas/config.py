@@ -79,13 +79,13 @@ def build_selection(name: str, options: Mapping[str, Any] | None = None) -> tupl
 
 def space_of(config: Mapping[str, Any], data: Dataset, where: str, trust: bool | Collection[str]) -> SearchSpace:
     """The space of the config that was read from the file `where`. trust: see `dnas.registry.refuse_untrusted`."""
-    name, options = _part(config, "space", where, trust)
+    name, options = named_part(config, "space", where, trust)
     return build_space(name, data, options)
 
 
 def method_of(config: Mapping[str, Any], where: str, trust: bool | Collection[str]) -> Method:
     """The method of the config that was read from the file `where`, without its budget."""
-    return build_method(*_part(config, "method", where, trust))
+    return build_method(*named_part(config, "method", where, trust))
 
 
 def data_of(config: Mapping[str, Any], where: str, trust: bool | Collection[str], splits=("train",)) -> Dataset:
@@ -173,17 +173,20 @@ def read_config(path: str | Path) -> dict[str, Any]:
             raise ValueError(f"{file}: unknown key {key!r}; {hint}")
     for part in ("space", "method"):
         if part in config and not (isinstance(config[part], Mapping) and config[part].get("name") == ""):
-            _part(config, part, str(file), True)
+            named_part(config, part, str(file), True)
     return config
 
 
-def _part(config: Mapping[str, Any], part: str, where: str, trust: bool | Collection[str]) -> tuple[str, dict[str, Any]]:
-    """Name and options of a part of a config, if it may be built."""
+def named_part(config: Mapping[str, Any], part: str, where: str,
+               trust: bool | Collection[str]) -> tuple[str, dict[str, Any]]:
+    """Name and options of a part of a config. Raises ValueError where it has no name, or one that may not be imported, see
+    `dnas.registry.refuse_untrusted`."""
     said = config.get(part)
     if not isinstance(said, Mapping) or not isinstance(said.get("name"), str):
         raise ValueError(f'{where}: {part} is {str(said)[:80]}; it must be {{"name": ..., and its options}}')
     if not said["name"]:
-        raise ValueError(f"{where}: the {part} was an object of somebody's own, without a name; give it again (in Python {part}=)")
+        raise ValueError(f"{where}: the {part} was an object of somebody's own, without a name; give it again (in Python "
+                         f"{part}=)")
     registry.refuse_untrusted(said["name"], part, where, trust)
     return said["name"], {option: value for option, value in said.items() if option != "name"}
 
