@@ -70,14 +70,13 @@ class Run:
         and imports nothing; raises ValueError, in one line, for what `supernet` could not load."""
         return fingerprint(self._supernet) if self._supernet else fingerprint_in(self.folder, **self._parts)
 
-    def reopened(self, data: Dataset | None = None) -> Run:
-        """This run as it lies in its directory, so that what is loaded of it is not kept here; itself if it is in memory.
-
-        data: what was read already of the run's config, which so is not read again.
-        """
+    def reopened(self, **parts) -> Run:
+        """This run as it lies in its directory, so that what is loaded of it is not held by this one; itself if it is in
+        memory. parts: the space and the data of its config where they are at hand, which then are not built again."""
         if self._supernet:
             return self
-        return Run(self.folder, self.config, self.results, parts={**self._parts, "data": self._parts.get("data") or data})
+        own = {name: part for name, part in self._parts.items() if part is not None}
+        return Run(self.folder, self.config, self.results, parts={**parts, **own})
 
     @functools.cached_property
     def gates(self) -> Mapping[str, np.ndarray]:

@@ -73,7 +73,7 @@ def load_supernet(folder: str | Path, *, space: str | SearchSpace | None = None,
     folder = Path(folder).expanduser()
     config, allowed = _checked(folder, space, method, data, trust)
     where = str(folder / "config.json")
-    data = _same_data(config, data, where) if data is not None else configs.data_of(config, where, allowed)
+    data = configs.data_of(config, where, allowed) if data is None else data
     if not isinstance(space, SearchSpace):
         space = configs.space_of(_renamed(config, "space", space), data, where, allowed)
     if not isinstance(method, Method):
@@ -87,19 +87,18 @@ def load_supernet(folder: str | Path, *, space: str | SearchSpace | None = None,
 
 def _checked(folder: Path, space=None, method=None, data=None, trust=False) -> tuple[dict[str, Any], bool | Collection[str]]:
     """The config of the search in `folder`, and what may be imported for it. Raises ValueError where something must be
-    imported that may not, or has no name by which it could be built again."""
+    imported that may not, has no name by which it could be built again, or is other data."""
     config, where = search_config(folder), str(folder / "config.json")
     said = {registry.absolute(part) for part in (space, method) if isinstance(part, str)}
     allowed = trusted(folder, config, trust or said)
     if data is None:
         configs.refuse_untrusted_data(config, where, allowed)
+    elif "digest" in config and config["digest"] != data.digest():
+        raise ValueError(f"{where}: the run was given other arrays than those of {data.name!r}; its data was "
+                         f"{' '.join(map(str, config.get('data', [])))}")
     for kind, part in (("space", space), ("method", method)):
-        if part is not None and not isinstance(part, str):
-            continue
-        name = _renamed(config, kind, part)[kind]["name"]
-        if not name:
-            raise ValueError(f"{where}: the run was given a {kind} of your own; give the same again (in Python {kind}=)")
-        registry.refuse_untrusted(name, kind, where, allowed)
+        if part is None or isinstance(part, str):
+            configs.named_part(_renamed(config, kind, part), kind, where, allowed)
     return config, allowed
 
 
@@ -170,11 +169,3 @@ def program_key(space: SearchSpace, method: Method, data: Dataset, budget: Budge
 def _renamed(config: Mapping[str, Any], part: str, name: str | None) -> Mapping[str, Any]:
     """The config with the part called as the user calls it."""
     return config if name is None else {**config, part: {**config[part], "name": registry.absolute(name)}}
-
-
-def _same_data(config: Mapping[str, Any], data: Dataset, where: str) -> Dataset:
-    """`data`. Raises ValueError where the config has the digest of other arrays."""
-    if "digest" in config and config["digest"] != data.digest():
-        raise ValueError(f"{where}: the run was given other arrays than those of {data.name!r}; its data was "
-                         f"{' '.join(map(str, config.get('data', [])))}")
-    return data

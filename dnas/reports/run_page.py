@@ -57,7 +57,8 @@ def run_page(folder: Path) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         run = _read(folder, Path(scratch))
         parts = [part for section in SECTIONS for part in section(run)]
-    return html.page(folder.resolve().name, parts)
+    path = folder.resolve()
+    return html.page(f"{path.parent.name}/{path.name}" if path.name.isdigit() else path.name, parts)
 
 
 def _read(folder: Path, scratch: Path) -> RunContent:
