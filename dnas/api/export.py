@@ -12,12 +12,12 @@ import numpy as np
 from dnas import config as configs
 from dnas import registry
 from dnas.api.load import TrainedNetwork, network_of
-from dnas.api.select import print_flushed
 from dnas.data import Dataset
 from dnas.data import load as load_data
 from dnas.data.checks import NOUNS
 from dnas.engine.inference import in_batches, scores
 from dnas.engine.progress import metric_text
+from dnas.printing import print_flushed
 from dnas.runs.files import temporary_folder
 from dnas.runs.trust import trusted
 from dnas.task import Task

@@ -18,6 +18,7 @@ from dnas.api.open import Run
 from dnas.api.open import open as open_search
 from dnas.api.supernet import fingerprint
 from dnas.engine import cache as caches
+from dnas.printing import print_flushed
 from dnas.reports.cells import draw_genotype
 from dnas.reports.text import duration
 from dnas.runs import checkpoint
@@ -149,11 +150,6 @@ def refuse_other_choice(folder: Path, config: Mapping[str, Any]) -> None:
 def selection_folder(run: Path, name: str) -> Path:
     """Where a selection of this name is written in a run."""
     return run / "selections" / name.rpartition(":")[2]
-
-
-def print_flushed(text: str) -> None:
-    """Prints a line at once."""
-    print(text, flush=True)
 
 
 def _selected(result: SelectionResult, source: Mapping[str, Any], run: Run, folder: Path | None) -> Selected:
