@@ -95,7 +95,7 @@ def test_a_search_starts_from_another(swept, tmp_path, capsys):
     out = said(capsys, *QUICK, "--epochs", "1", "--start", start, *SWEEP[:2], "--run", tmp_path / "both")
     assert out.count("seed 0  ") == 2
     out = said(capsys, "compare", tmp_path / "warm", tmp_path / "cold", "--selection", "magnitude", "--cache", "off")
-    assert f"darts, start {start}, 1 runs" in out and "darts, 1 runs" in out and "None" not in out
+    assert f"darts, start {start}, 1 run" in out and "darts, 1 run" in out and "None" not in out
 
 
 @pytest.mark.parametrize("argv, message", [

@@ -177,6 +177,8 @@ def _labels(all_configs: Sequence[Mapping[str, Any]]) -> list[str]:
         value = config[key]
         if key == "space":
             return named_by(config, key)
+        if key == "start":
+            return f"start {value['run']}"
         if isinstance(value, Mapping):
             value = [f"{name} {number}" for name, number in value.items()]
         return " ".join([key, *map(str, value if isinstance(value, list) else ["none" if value is None else value])])
