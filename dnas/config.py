@@ -165,9 +165,9 @@ def read_config(path: str | Path) -> dict[str, Any]:
     """The config.json of a search, or of the run directory `path`. Raises ValueError, in one line, for anything else."""
     from dnas.runs.files import read_json
 
-    file = Path(path).expanduser()
-    file = file / "config.json" if file.is_dir() else file
-    config = read_json(file)
+    path = Path(path).expanduser()
+    file = path / "config.json" if path.is_dir() else path
+    config = read_json(path.resolve() if path.is_symlink() and path.is_file() else file)  # a person may name a link
     for key in config:
         if key not in (*SEARCH, "digest"):
             near = difflib.get_close_matches(key, SEARCH, 1)

@@ -17,11 +17,12 @@ from dnas.algorithms.supervised import Recipe
 from dnas.api.comparison_plan import ComparisonPlan, PlannedRun, Truth, plan_comparison, refuse_other_space
 from dnas.api.open import Run
 from dnas.api.search_plan import BATCH
-from dnas.api.select import Selected, choose, print_flushed, selection_folder
+from dnas.api.select import Selected, choose, selection_folder
 from dnas.api.supernet import Supernet, budget_of, fingerprint, program_key
 from dnas.engine import cache as caches
 from dnas.engine.compile import compile_evaluation, on_device
 from dnas.engine.train import train as run_training
+from dnas.printing import print_flushed
 from dnas.reports import comparison
 from dnas.reports.comparison import Entry
 from dnas.reports.comparison_page import ComparedRun, Comparison

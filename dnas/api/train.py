@@ -13,13 +13,14 @@ import jax
 from dnas.api.load import TrainedNetwork, trained_network
 from dnas.api.open import Run
 from dnas.api.search_plan import space_config, stem
-from dnas.api.select import Selected, print_flushed
+from dnas.api.select import Selected
 from dnas.api.training_plan import TrainingPlan, plan_training
 from dnas.data import Dataset, describe
 from dnas.engine import cache as caches
 from dnas.engine.search import input_shape
 from dnas.engine.train import Trained, best
 from dnas.engine.train import train as run_training
+from dnas.printing import print_flushed
 from dnas.reports.cells import draw_genotype
 from dnas.reports.confusion import draw_confusion, shares
 from dnas.reports.figures import draw_curves
@@ -70,7 +71,7 @@ def train(what: str | Path | Run | Selected | Genotype, data: str | Dataset | No
 
 
 def run_training_plan(plan: TrainingPlan, out: str | Path | None, *, cache: str | None = None, progress: bool = True,
-                      say: Callable[[str], None] = print) -> TrainedNetwork:
+                      say: Callable[[str], None] = print_flushed) -> TrainedNetwork:
     """Carries out a plan, in the run directory `out` unless that is None. say: what lines for a person go to."""
     caches.enable(cache)
     if out is None:

@@ -263,7 +263,7 @@ def _classes(run: RunContent) -> list[str]:
 def _selections(run: RunContent) -> list[str]:
     """The choices made afterwards from the same supernet; one that cannot be read is a line."""
     rows, pictures, notes = [], [], []
-    for folder in sorted(path.parent for path in run.folder.glob("selections/*/config.json")):
+    for folder in index.choices(run.folder):
         one = index.summary(folder)
         if one.status != "done":
             notes.append(html.paragraph(f"{folder.name}: {one.status}{one.note and f', {one.note}'}", quiet=True))
