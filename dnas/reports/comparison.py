@@ -115,7 +115,8 @@ def summarise(entries: Sequence[Entry]) -> list[Summary]:
         for metric in METRICS:
             numbers = [e.values[metric] for e in members if metric in e.values]
             if numbers:
-                values[metric] = float(np.mean(numbers)), float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None, len(numbers)
+                deviation = float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None
+                values[metric] = float(np.mean(numbers)), deviation, len(numbers)
         rows.append(Summary(method, selection, len(members), values))
     return rows
 
