@@ -83,7 +83,8 @@ def refuse_untrusted(name: str, kind: str, where: str, trust: bool | Collection[
     if trust is True or not is_place(name, kind) or trust and name in trust:
         return
     raise ValueError(f"{where} names the {kind} {name[:120]!r}, and nothing is imported because a file says so: if you "
-                     f"trust that place, say --trust (in Python trust=True) or name it yourself where there is --{kind} ({kind}=)")
+                     f"trust that place, say --trust (in Python trust=True) or name it yourself where there is --{kind} "
+                     f"({kind}=)")
 
 
 def resolve(name: str, kind: str) -> Callable:

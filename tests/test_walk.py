@@ -89,7 +89,7 @@ def test_arrays_and_objects_of_ones_own_are_given_again(images, tmp_path):
     assert config["digest"] == arrays.digest() and config["method"]["name"] == "" and config["method"]["lr"] == 0.05
     other = dnas.data.from_arrays("other", images[0][::-1], images[1])
     for parts, message in (({}, "the run was given arrays, array:bright; give the same data again"),
-                           ({"data": arrays, "space": space}, "the method was an object of somebody.s own, without a name; give it again"),
+                           ({"data": arrays, "space": space}, "the method was an object of somebody.s own, without a name"),
                            ({"data": other, "space": space, "method": method}, "other arrays than those")):
         with pytest.raises(ValueError, match=message):
             _ = dnas.open(tmp_path / "run", **parts).supernet
