@@ -29,12 +29,12 @@ def budget_lines(config: Mapping[str, Any], space, genotype, gates=None) -> list
     from dnas.api.supernet import budget_of
 
     budget = budget_of(config)
-    if not budget.given:
+    if not budget.limits:
         return []
     shares = met(space, budget, genotype)
     verdict = "met" if shares["ok"] else f"NOT MET, which takes 0 to {100 * BAND:.0f} % less" + (
-        " of one and no more of the other" if len(budget.given) > 1 else "")
+        " of one and no more of the other" if len(budget.limits) > 1 else "")
     mixture = space.expected(likelihood(space)(gates)) if gates else {}
     return [f"{limit:,.0f} {NAMES[name]}: {verdict}; this network has {100 * abs(shares[name] - 1):.1f} % "
             f"{'more' if shares[name] > 1 else 'less'}" + (f", one drawn by the gates {mixture[name]:,.0f}" if gates else "")
-            for name, limit in budget.given.items()]
+            for name, limit in budget.limits.items()]
