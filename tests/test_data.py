@@ -199,7 +199,7 @@ def test_factories(tmp_path, monkeypatch, factory, test):
 @pytest.mark.parametrize("source, message", [
     ("my_images.py:twos", "no callable 'twos'; did you mean 'two'"),
     ("my_images.py:x", "no callable 'x'"),
-    ("my_images.py:number", "returned int; a factory returns"),
+    ("my_images.py:number", "returned int; a factory must return"),
     ("my_images.py:three", "returned a tuple of 3"),
     ("my_images.py:half", "lacks examples for valid, holdout, test"),
     ("absent.py:two", "no file 'absent.py'"),
