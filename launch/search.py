@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs `dnas search`. Raises what is wrong as ValueError, RunWriteError or NonFiniteLoss."""
+    """Runs `dnas search`. Raises ValueError, RunWriteError or NonFiniteLoss."""
     values = read_search("search", __doc__, argv)
     from dnas import Budget
     from dnas.api.search import default_folder, run_searches
@@ -35,13 +35,13 @@ def main(argv: Sequence[str]) -> int:
     try:
         runs = run_searches(plan, out, progress=values["progress"], cache=values["cache"])
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"interrupted; `{_again(argv, plan, out)}` goes on from its last checkpoint") from None
+        raise KeyboardInterrupt(f"interrupted; `{_again(argv, plan, out)}` continues from its last checkpoint") from None
     print(report_runs(plan, runs, out) if plan.several else report(runs[0]))
     return 0
 
 
 def report(run: Run) -> str:
-    """What a search ends with, for a person: the cell, its size, its metric, where everything lies, what to do next."""
+    """The result of a search as text: the cell, its size, its metric, its files, next commands."""
     from dnas.engine.margin import margin_of, undecided
     from dnas.engine.progress import metric_text
     from dnas.reports.cells import terminal_cell
@@ -57,7 +57,7 @@ def report(run: Run) -> str:
     snippet = f"import dnas; print(dnas.open({str(run.folder)!r}))"
     lines = [
         "", terminal_cell(genotype, space.groups), space.format(genotype), "",
-        f"margin    the gate of an edge's first operation leads its second by {100 * margin.lead:.1f} points (median)",
+        f"margin    median lead of the best operation over the second: {100 * margin.lead:.1f} points (uniform gates: 0)",
         *([f"gates     {even}"] if even else []),
         f"size      {size_text(space.cost(genotype))} as a network of its own",
         *(f"budget    {line}" for line in budget_lines(run.config, space, genotype, gates)),
@@ -77,7 +77,7 @@ def report(run: Run) -> str:
 
 
 def _to_decide(config: Mapping[str, Any], folder: str) -> list[str]:
-    """What comes next where the gates have decided nothing."""
+    """Next commands if the gates have decided nothing."""
     from dnas.engine.margin import moves_logits, what_decides
 
     options, again = config["method"], []
@@ -89,7 +89,7 @@ def _to_decide(config: Mapping[str, Any], folder: str) -> list[str]:
 
 
 def report_runs(plan: SearchPlan, runs: Sequence[Run], out: Path) -> str:
-    """What several searches end with: each on a line, what they have in common, and what to do next."""
+    """The results of several searches as text: a line each, what they share, next commands."""
     import numpy as np
 
     from dnas.engine.margin import margin_of, undecided, what_decides
@@ -136,7 +136,7 @@ def report_runs(plan: SearchPlan, runs: Sequence[Run], out: Path) -> str:
 
 
 def _again(argv: Sequence[str], plan: SearchPlan, out: Path) -> str:
-    """The command that goes on with what was interrupted."""
+    """The command that continues an interrupted search."""
     if plan.several:
         return shlex.join(["dnas", "search", *argv, *([] if "--run" in " ".join(argv) else ["--run", str(out)])])
     return shlex.join(["dnas", "search", "--config", str(out / "config.json"), "--run", str(out)])

@@ -9,12 +9,12 @@ from launch.arguments import flag_value, options_of, part_options, read_command
 from launch.parser import Positional, Shown
 
 DEFAULT = "perturbation"
-RUN = Option("run", str, REQUIRED, "The run directory of a search. It is read, and written in its folder `selections` only.")
-SELECTION = Option("selection", str, DEFAULT, "How to choose: a name, package.module:factory or file.py:factory.")
+RUN = Option("run", str, REQUIRED, "The run directory of a search. Only its folder `selections` is written to.")
+SELECTION = Option("selection", str, DEFAULT, "Selection: a name, package.module:factory or file.py:factory.")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs `dnas select`. Raises ValueError, in one line, for what it cannot read or use."""
+    """Runs `dnas select`. Raises ValueError for bad input."""
     name = flag_value(argv, "--selection") or DEFAULT
     own = options_of("dnas.api.select:select", without=["progress"])
     values = read_command("select", __doc__, argv, [RUN, SELECTION, *own],

@@ -87,8 +87,8 @@ def test_arrays_and_objects_of_ones_own_are_given_again(images, tmp_path):
     run = dnas.search(space, method, arrays, epochs=1, batch=16, out=tmp_path / "run", progress=False)
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["digest"] == arrays.digest() and config["method"]["name"] == "" and config["method"]["lr"] == 0.05
-    for parts, message in ({}, "the run was given arrays, array:bright; give the same data again"), (
-            {"data": arrays, "space": space}, "the method was an object of somebody's own"), (
+    for parts, message in ({}, "the run's data were arrays, array:bright; pass the same data again"), (
+            {"data": arrays, "space": space}, "the method was an object without a name"), (
             {"data": dnas.data.from_arrays("other", images[0][::-1], images[1])}, "other arrays than those"):
         with pytest.raises(ValueError, match=message):
             _ = dnas.open(tmp_path / "run", **parts).supernet

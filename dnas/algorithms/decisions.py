@@ -65,7 +65,7 @@ def checked_decisions(groups: Mapping[str, Group], state: Any) -> dict[str, dict
                 raise ValueError(f"the method's decide chose operation {choice} on {edge}, which has "
                                  f"{len(group.edge_ops(e))}; OPEN and REMOVED are {OPEN} and {REMOVED}")
             if choice >= 0 and not mask[name][e, choice]:
-                raise ValueError(f"the method's decide chose {group.edge_ops(e)[choice]} on {edge}, out of the mask")
+                raise ValueError(f"the method's decide chose {group.edge_ops(e)[choice]} on {edge}, which the mask excludes")
             if choice == OPEN and not mask[name][e].any():
                 raise ValueError(f"the method's decide left {edge} no operation; keep one, or decide the edge")
     return {"decisions": jax.tree.map(jnp.asarray, decisions), "mask": jax.tree.map(jnp.asarray, mask)}

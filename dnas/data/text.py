@@ -49,13 +49,13 @@ def windows_of(path: Path, characters: str, window: int) -> tuple[np.ndarray, np
     if len(codes) <= window:
         raise ValueError(f"{path}: {len(codes):,} characters; a window of {window} and the character after it need "
                          f"{window + 1}")
-    numbered = np.array([ord(character) for character in characters], np.uint32)
-    numbers = np.searchsorted(numbered, codes).clip(max=len(numbered) - 1)
-    strange = numbered[numbers] != codes
+    alphabet = np.array([ord(character) for character in characters], np.uint32)
+    numbers = np.searchsorted(alphabet, codes).clip(max=len(alphabet) - 1)
+    strange = alphabet[numbers] != codes
     if strange.any():
         line = 1 + int((codes[:strange.argmax()] == ord("\n")).sum())
         raise ValueError(f"{path}, line {line}: character {ascii(chr(codes[strange.argmax()]))} is not one of the "
-                         f"{len(numbered)} that the network was trained on")
+                         f"{len(alphabet)} that the network was trained on")
     count = (len(codes) - 1) // window
     inputs, targets = (numbers[shift:shift + count * window].reshape(count, window).astype(np.int32) for shift in (0, 1))
     return inputs, targets
