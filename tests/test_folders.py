@@ -277,7 +277,7 @@ def flat(folder):
     (dangling, "/cat/gone.png: a picture that cannot be read"),
     (nested, "/dog/puppies: a folder inside that of a class"),
     (strange, "class '\\x1b[31mcat' has a name that cannot be printed"),
-    (unknown_class, "/cat: beside train there are only test and val"), (beside, "/cat: beside train"),
+    (unknown_class, "/cat: beside train there may be only test and val"), (beside, "/cat: beside train"),
     (twice, "exists too"), (flat, "a folder of data has a folder of pictures for each class")])
 def test_folders_that_are_refused(tmp_path, change, message):
     folder = write_folder(tmp_path / "x")
@@ -295,7 +295,7 @@ def test_a_test_class_that_is_not_trained(tmp_path):
 
 
 @pytest.mark.parametrize("options, message", [
-    ({"resize": [0]}, "resize 0 crop; it is a side"), ({"resize": [5000]}, "1 to 4096"),
+    ({"resize": [0]}, "resize 0 crop; it must be a side"), ({"resize": [5000]}, "1 to 4096"),
     ({"resize": [8, 8, 8]}, "resize 8 8 8"),
     ({"fit": "squash"}, "one of crop, pad, stretch"), ({"limit": 999}, "limit 999, but it has")])
 def test_options_out_of_range(tmp_path, options, message):

@@ -183,7 +183,7 @@ def write_latencies(path, **changes):
 
 @pytest.mark.parametrize("changes, message", [
     ({"help_devices": np.arange(2)}, "help_devices is int64"), ({"help_devices": np.array(["a", "a"])}, "different names"),
-    ({"help_latency_ms": np.ones((3, 9))}, "it must be floats [2, N]"), ({"help_latency_ms": np.ones(9)}, "it must be floats"),
+    ({"help_latency_ms": np.ones((3, 9))}, "it must be floats [2, N]"), ({"help_latency_ms": np.ones(9)}, "must be floats"),
     ({"help_latency_ms": -np.ones((2, 9))}, "negative or not finite")])
 def test_malformed_latencies(tmp_path, changes, message):
     with pytest.raises(ValueError) as error:
@@ -481,4 +481,4 @@ def test_evaluate_refuses_tables_that_do_not_go_together(said, whole, tmp_path):
 def test_help_imports_no_jax(argv):
     code = f"import sys; from launch.main import main; assert main({argv}) == 0; assert 'jax' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
-    assert done.returncode == 0 and "NATS" in done.stdout or "Say what a cell is worth" in done.stdout
+    assert done.returncode == 0 and "NATS" in done.stdout or "Show the size of a cell" in done.stdout

@@ -57,7 +57,8 @@ def run_page(folder: Path) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         run = _read(folder, Path(scratch))
         parts = [part for section in SECTIONS for part in section(run)]
-    return html.page(folder.resolve().name, parts)
+    path = folder.resolve()
+    return html.page(f"{path.parent.name}/{path.name}" if path.name.isdigit() else path.name, parts)
 
 
 def _read(folder: Path, scratch: Path) -> RunContent:
@@ -262,7 +263,7 @@ def _classes(run: RunContent) -> list[str]:
 def _selections(run: RunContent) -> list[str]:
     """The choices made afterwards from the same supernet; one that cannot be read is a line."""
     rows, pictures, notes = [], [], []
-    for folder in sorted(path.parent for path in run.folder.glob("selections/*/config.json")):
+    for folder in index.choices(run.folder):
         one = index.summary(folder)
         if one.status != "done":
             notes.append(html.paragraph(f"{folder.name}: {one.status}{one.note and f', {one.note}'}", quiet=True))
