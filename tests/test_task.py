@@ -221,7 +221,7 @@ def test_a_task_is_made_of_two_functions():
     task = Task("mine", lambda outputs, targets: outputs[:, 0], {"first": lambda outputs, targets: outputs[:, 0]})
     assert task.metric == "first" and task.divergence is None and task.predict(3) == 3
     assert task.check("mine", np.arange(4.0)).dtype == np.float32 and task.check("mine", [0, 1], 2).dtype == np.int32
-    with pytest.raises(ValueError, match="targets are numbers"):
+    with pytest.raises(ValueError, match="targets must be numbers"):
         task.check("mine", np.array(["a"]))
 
 

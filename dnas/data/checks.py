@@ -52,7 +52,7 @@ def checked_inputs(where: str, x, kind: Kind | None = None) -> np.ndarray:
     if kind == "tokens" or kind is None and x.dtype.kind != "f":
         return _tokens(where, x)
     if x.dtype.kind not in "biuf" or x.ndim == 4:
-        raise ValueError(f"{where}: x is {x.dtype} {x.shape}; features are numbers [N, F] or [N, T, F]")
+        raise ValueError(f"{where}: x is {x.dtype} {x.shape}; features must be numbers [N, F] or [N, T, F]")
     x = x if x.ndim > 1 else x[:, None]
     return _finite(where, x, "features", "row")
 
@@ -73,9 +73,9 @@ def checked_images(where: str, x) -> np.ndarray:
     """`x` as [N, H, W, C] uint8 or float32. Raises ValueError, beginning with `where`, if it cannot be images."""
     x = np.ascontiguousarray(x)
     if x.dtype.kind not in "biuf":
-        raise ValueError(f"{where}: x has dtype {x.dtype}; pixels are uint8 or float")
+        raise ValueError(f"{where}: x has dtype {x.dtype}; pixels must be uint8 or float")
     if x.ndim not in (3, 4):
-        raise ValueError(f"{where}: x has shape {x.shape}; images are [N, H, W, C] or [N, H, W]")
+        raise ValueError(f"{where}: x has shape {x.shape}; images must be [N, H, W, C] or [N, H, W]")
     if not x.size:
         raise ValueError(f"{where}: x has shape {x.shape}; it needs at least one image of at least one pixel")
     x = x if x.ndim == 4 else x[..., None]
@@ -87,17 +87,17 @@ def checked_images(where: str, x) -> np.ndarray:
                              f"float pixels beyond {MOST:g} are refused")
         return x
     if x.dtype != np.uint8 and (x.min() < 0 or x.max() > 255):
-        raise ValueError(f"{where}: x holds integers {x.min()}..{x.max()}; integer pixels are 0..255, "
-                         f"others are stored as float")
+        raise ValueError(f"{where}: x holds integers {x.min()}..{x.max()}; integer pixels must be 0..255, "
+                         f"others must be float")
     return x.astype(np.uint8, copy=False)
 
 
 def _tokens(where: str, x) -> np.ndarray:
     if x.dtype.kind not in "iu" or x.ndim != 2 or not x.size:
-        raise ValueError(f"{where}: x is {x.dtype} {x.shape}; tokens are integers [N, T], other numbers are stored as float")
+        raise ValueError(f"{where}: x is {x.dtype} {x.shape}; tokens must be integers [N, T], other numbers float")
     if x.min() < 0 or x.max() >= 2**31 - 1:
-        raise ValueError(f"{where}: x holds integers {x.min()}..{x.max()}; tokens are 0 or more, and other numbers are "
-                         "stored as float")
+        raise ValueError(f"{where}: x holds integers {x.min()}..{x.max()}; tokens must be 0 or more, and other "
+                         "numbers float")
     return x.astype(np.int32, copy=False)
 
 
@@ -110,7 +110,7 @@ def _finite(where: str, x: np.ndarray, things: str, noun: str) -> np.ndarray:
     if bad.any():
         first = np.argmax(bad.reshape(len(x), -1).any(1))
         raise ValueError(f"{where}: {bad.sum()} NaN or infinite {things}, the first in {noun} {first}; "
-                         f"{things} are finite numbers")
+                         f"{things} must be finite numbers")
     return x
 
 

@@ -256,7 +256,7 @@ def outputs_of(targets: np.ndarray) -> int:
 def _checked_test(name, inputs, task, classes, x_test, y_test, kind) -> tuple[np.ndarray, np.ndarray]:
     if x_test is None or y_test is None:
         missing = "x_test" if x_test is None else "y_test"
-        raise ValueError(f"{name}: x_test and y_test come together; {missing} is missing")
+        raise ValueError(f"{name}: x_test and y_test need each other; {missing} is missing")
     where, things = f"{name}, test set", NOUNS[kind_of(inputs)] + "s"
     x_test = checked_inputs(where, x_test, kind)
     y_test = checked_count(where, y_test, x_test)

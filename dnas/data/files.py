@@ -43,7 +43,7 @@ def npz(path: Path) -> Arrays:
             raise ValueError(f"{path}: no array {' or '.join(missing)}; its arrays are {names}, and it needs "
                              f"x (inputs) and y (targets)")
         if len(missing) == 1:
-            raise ValueError(f"{path}: x_test and y_test come together; {missing[0]} is missing")
+            raise ValueError(f"{path}: x_test and y_test need each other; {missing[0]} is missing")
         if not missing:
             where = str(path) if x == "x" else f"{path}, test set"
             arrays[x] = checked_inputs(where, arrays[x])

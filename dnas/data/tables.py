@@ -128,7 +128,7 @@ def targets_of(table: Table, columns: Columns, classes: Sequence[str] = ()) -> n
     wrong = [i for i, name in enumerate(names) if name not in number]
     if wrong:
         raise ValueError(f"{table.path}, line {table.lines[wrong[0]]}: column {columns.target!r} is "
-                         f"{cells[wrong[0]][:40]!r}, which is none of the {len(classes)} classes, such as {classes[0]!r}")
+                         f"{cells[wrong[0]][:40]!r}, which is not one of the {len(classes)} classes, such as {classes[0]!r}")
     return np.array([number[name] for name in names], np.int32)
 
 
@@ -222,7 +222,7 @@ def _features(table: Table, name: str, texts: Sequence[str]) -> np.ndarray:
     number = {text: k for k, text in enumerate(texts)}
     wrong = next((i for i, cell in enumerate(cells) if cell not in number), None)
     if wrong is not None:
-        raise ValueError(f"{table.path}, line {table.lines[wrong]}: column {name!r} is {cells[wrong][:40]!r}, which is none "
-                         f"of its {len(texts)} texts, such as {texts[0][:40]!r}")
+        raise ValueError(f"{table.path}, line {table.lines[wrong]}: column {name!r} is {cells[wrong][:40]!r}, which is not "
+                         f"one of its {len(texts)} texts, such as {texts[0][:40]!r}")
     which = np.array([number[cell] for cell in cells])
     return (which.reshape(-1, 1) == np.arange(len(texts))).astype(np.float32)
