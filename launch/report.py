@@ -13,7 +13,7 @@ RUN = Option("run", str, REQUIRED, "The run directory of a search or of a traini
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs `dnas report`. Raises ValueError for what it cannot read."""
+    """Runs `dnas report`. Raises ValueError for bad input."""
     values = read_command("report", __doc__, argv, [RUN, *options_of("dnas.api.report:report")],
                           shown={"run": Positional("RUN"), "out": Shown("FILE", "RUN/report.html")})
     print(f"written    {report(values['run'], out=values['out'])}")

@@ -82,7 +82,7 @@ class Player(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What a method is to solve: a space, a task, and the players that its algorithm lets move."""
+    """The problem of a method: a space, a task, and the two players."""
 
     space: SearchSpace
     task: Task
@@ -208,6 +208,6 @@ def with_memory(player: Player) -> list[tuple[str, Term]]:
 
 
 def step_info(train: Mapping[str, Array], valid: Mapping[str, Array]) -> dict[str, Array]:
-    """{"train_loss", "valid_loss", ...}: what a step reports, as scalars. A term's value is named like the loss."""
+    """{"train_loss", "valid_loss", ...}: the scalars that a step reports. A term's value is named like the loss."""
     return {f"{split}_{name}": value for split, values in (("train", train), ("valid", valid))
             for name, value in values.items()}

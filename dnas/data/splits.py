@@ -37,7 +37,7 @@ def arranged(name: str, labels: np.ndarray, test: np.ndarray | None = None, hold
     """(rows, splits): which of `labels` are used, sorted, and the splits as indices into those.
 
     test, holdout: as for `split`. limit: how many to use outside these, evenly of each class; always the same ones.
-    noun: what an example is called in messages.
+    noun: for an example, in messages.
     Raises ValueError, beginning with `name`, for a limit out of range or a split that stays empty.
     """
     if test is None:

@@ -60,7 +60,7 @@ def compile_program(function: Callable, args: Sequence, *, key: Any = None, dona
             named.
         platform: the platform to trace the function for, as `dnas.platform.platform` takes it.
 
-    Raises ValueError for a key that JSON cannot express, and what tracing or compiling raises.
+    Raises ValueError for a key that JSON cannot express, and the errors of tracing and compiling.
     """
     return start_compiling(function, args, key=key, donate_argnums=donate_argnums, platform=platform)()
 

@@ -183,7 +183,7 @@ def _pooled(task: Task, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _console() -> Console:
-    """On the standard output itself, past what stands before it: that may hold back what a terminal obeys."""
+    """The console of the real standard output, whose wrapper may remove control characters."""
     file = sys.stdout
     while hasattr(file, "rich_proxied_file"):
         file = file.rich_proxied_file

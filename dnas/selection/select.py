@@ -156,7 +156,7 @@ def _write(folder: Path, chosen: SelectionResult) -> None:
 
 
 def refuse_non_finite(state: Tree, what: str) -> None:
-    """Raises ValueError that begins with `what`, where the state of a supernet holds NaN or infinity."""
+    """Raises ValueError, beginning with `what`, if the state of a supernet holds NaN or infinity."""
     for part in ("weights", "stats", "arch"):
         checkpoint.refuse_non_finite(getattr(state, part), f"{what} {part}")
 
