@@ -178,8 +178,8 @@ def test_the_task_that_targets_stand_for(inputs, targets, task):
 @pytest.mark.parametrize("inputs, targets, message", [
     (TOKENS, np.eye(4, 3, dtype=int), "all 0 or 1; --task next-token fits, and --task multilabel"),
     (ROWS, np.eye(4, 3), "all 0 or 1; --task multilabel fits, and --task regression"),
-    (ROWS, np.arange(12).reshape(4, 3), "no labels .* of 0 and 1; --task regression fits numbers"),
-    (IMAGES, np.ones((4, 2, 3), int), "no classes of the pixels")])
+    (ROWS, np.arange(12).reshape(4, 3), "labels .* of 0 and 1; --task regression fits numbers"),
+    (IMAGES, np.ones((4, 2, 3), int), "classes of pixels")])
 def test_targets_that_may_stand_for_several(inputs, targets, message):
     with pytest.raises(ValueError, match=f"^mine: y is .* beside x .*{message}") as error:
         infer("mine", inputs, targets)

@@ -112,7 +112,7 @@ def test_a_shipped_space_may_be_an_object(walk, tmp_path):
     again = dnas.open(tmp_path / "run").supernet.space
     assert again.groups == space.groups and again.options == space.options
     dnas.search(toy(data.image, data.classes), "darts", data, epochs=1, batch=16, out=tmp_path / "own", progress=False)
-    with pytest.raises(ValueError, match="the space 'toy' is not registered here; .* give it again .in Python space=."):
+    with pytest.raises(ValueError, match="the space 'toy' is not registered here; .* pass it again .in Python space=."):
         _ = dnas.open(tmp_path / "own").supernet
 
 
