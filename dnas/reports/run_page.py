@@ -170,7 +170,7 @@ def _cells(run: RunContent) -> list[str]:
     if run.genotype is None:
         return []
     text = [html.code(terminal_cell(run.genotype, run.groups))] if run.groups else []
-    return [html.heading("What was found" if run.summary.kind == "search" else "The network's cells"),
+    return [html.heading("The cells" if run.summary.kind == "search" else "The network's cells"),
             _drawn(run, run.genotype, run.folder, "The operation on each edge that is kept"), *text]
 
 
