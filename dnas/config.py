@@ -1,4 +1,4 @@
-"""What config.json says, and the data, the space, the method and the selection that it stands for. No command line here.
+"""Reads config.json, and builds the data, the space, the method and the selection that it describes.
 
 A part of a config is {"name": a registered name or a place such as file.py:factory, and the options of that factory}.
 """
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
     from dnas.types import SearchSpace
 
 DATA = ("data", "task", "target", "window", "standardise", "limit", "resize", "fit", "augment", "class_weights")
-"""Keys that say what is learnt from: the arguments of `dnas.data.load`."""
+"""Keys of the data: the arguments of `dnas.data.load`."""
 DESCRIBED = ("class_names", "metric")
-"""Keys that are no options: what the data itself says."""
+"""Keys that describe the data and are not options."""
 SEARCH = ("space", "method", *DATA, *DESCRIBED, "epochs", "batch", "seed", "diagnose", "stop_on_collapse", "start", "budget")
 """Keys of the config of a search: all that its result depends on."""
 SHARED = "dnas.shared_options:SharedOptions"
 
 
 def build_space(name: str, data: Any, options: Mapping[str, Any] | None = None) -> SearchSpace:
-    """The search space `name` for this data, with the options of its factory and those that all spaces share.
+    """The search space `name` for this data, with the options of its factory and those of all spaces.
 
     name: a registered name (`dnas spaces`), package.module:factory or file.py:factory.
-    data: a Dataset; of its attributes image, classes, graph and vocabulary count.
-    Raises ValueError, in one line, for an unknown name or option, and for a value that an option cannot have.
+    data: a Dataset, or an object with its image, classes, graph and vocabulary.
+    Raises ValueError for an unknown name or option, and for a value that an option cannot have.
     """
     from dnas.types import SearchSpace
 
@@ -69,7 +69,7 @@ def build_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
 
 
 def build_selection(name: str, options: Mapping[str, Any] | None = None) -> tuple[Selection, dict[str, Any]]:
-    """The selection `name` with these options of its factory, and what a config says of it."""
+    """The selection `name` with these options of its factory, and its part of a config."""
     from dnas.selection.types import Selection
 
     name = registry.absolute(name)
@@ -80,11 +80,11 @@ def build_selection(name: str, options: Mapping[str, Any] | None = None) -> tupl
 def space_of(config: Mapping[str, Any], data: Dataset, where: str, trust: bool | Collection[str]) -> SearchSpace:
     """The space of the config that was read from the file `where`. trust: see `dnas.registry.refuse_untrusted`.
 
-    A space that was given as an object is built again if its name is registered.
+    A space that was an object is built again if its name is registered.
     """
     name, options = named_part(config, "space", where, trust)
     if not registry.is_place(name, "space") and name not in registry.names("space"):
-        raise ValueError(f"{where}: the space {name[:80]!r} is not registered here; if it was an object of your own, give "
+        raise ValueError(f"{where}: the space {name[:80]!r} is not registered here; if it was an object of your own, pass "
                          "it again (in Python space=)")
     options = {option: value for option, value in options.items() if option not in ("image", "classes")}
     return build_space(name, data, options)
@@ -96,16 +96,16 @@ def method_of(config: Mapping[str, Any], where: str, trust: bool | Collection[st
 
 
 def data_of(config: Mapping[str, Any], where: str, trust: bool | Collection[str], splits=("train",)) -> Dataset:
-    """The data set of the config that was read from the file `where`. splits: whose classes count for balanced weights."""
+    """The data set of the config that was read from the file `where`. splits: those that balance class weights."""
     names = refuse_untrusted_data(config, where, trust)
-    given = {key: config[key] for key in DATA if key in config and key != "data"}
-    chosen = checked_options(where, factory_options.read("dnas.data.sources:load"), given)
-    data = load_data(names, **{key: chosen[key] for key in given})
+    options = {key: config[key] for key in DATA if key in config and key != "data"}
+    chosen = checked_options(where, factory_options.read("dnas.data.sources:load"), options)
+    data = load_data(names, **{key: chosen[key] for key in options})
     return data if data.class_weights is None else data._replace(class_weights=balanced(data, splits))
 
 
 def refuse_untrusted_data(config: Mapping[str, Any], where: str, trust: bool | Collection[str]) -> list[str]:
-    """The names or paths of a config's data, as `source_names`. Raises ValueError where reading it would import a place that
+    """The names or paths of a config's data, as `source_names`. Raises ValueError if loading it would import a place that
     the user has not named, see `dnas.registry.refuse_untrusted`."""
     names = source_names(config, where)
     for name in names:
@@ -118,18 +118,18 @@ def refuse_untrusted_data(config: Mapping[str, Any], where: str, trust: bool | C
 
 
 def source_names(config: Mapping[str, Any], where: str) -> list[str]:
-    """The names or paths of a config's data. Raises ValueError, in one line, where there are none to load."""
+    """The names or paths of a config's data. Raises ValueError if there are none to load."""
     names = config.get("data")
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{where}: data is {str(names)[:80]}; it must be a list of names or paths")
     if "digest" in config:
-        raise ValueError(f"{where}: the run was given arrays, {names[0]}; give the same data again (in Python data=)")
+        raise ValueError(f"{where}: the run's data were arrays, {names[0]}; pass the same data again (in Python data=)")
     return names
 
 
 def described(data: Dataset) -> dict[str, Any]:
-    """What a config holds of data once it is read: what is predicted, unless single classes, and by which metric it is
-    judged; and of pictures all that another picture needs to be classified alike."""
+    """The config of loaded data: its source, the task and its metric unless that is classification, the class names, and
+    the size and fit of pictures."""
     from dnas.task import task_of
 
     parts = {"resize": list(data.image[:2]), "fit": data.pictures.fit} if data.pictures else {}
@@ -140,14 +140,14 @@ def described(data: Dataset) -> dict[str, Any]:
 
 
 def data_source(data: Dataset) -> dict[str, Any]:
-    """Where data is from, as `dnas.data.load` takes it; of arrays in memory a name and a digest of all that they hold."""
+    """The arguments of `dnas.data.load` for the data; for arrays in memory a name and a digest of their content."""
     return dict(data.source) or {"data": [f"array:{data.name}"], "digest": data.digest()}
 
 
 def label(source: Mapping[str, Any], kind: str, also: Collection[str] = ()) -> str:
-    """The space or method of a config on one line, with those options that differ from their defaults, and `also` these.
+    """The space or method of a config on one line, with the options that differ from their defaults, and those in `also`.
 
-    Imports nothing: where the defaults cannot be read in its source, all options are shown.
+    Imports nothing: if the defaults cannot be read in its source, it shows all options.
     """
     name = source["name"]
     try:
@@ -162,7 +162,7 @@ def label(source: Mapping[str, Any], kind: str, also: Collection[str] = ()) -> s
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """The config.json of a search, or of the run directory `path`. Raises ValueError, in one line, for anything else."""
+    """The config.json of a search, or of the run directory `path`. Raises ValueError for anything else."""
     from dnas.runs.files import read_json
 
     path = Path(path).expanduser()
@@ -181,20 +181,20 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
 def named_part(config: Mapping[str, Any], part: str, where: str,
                trust: bool | Collection[str]) -> tuple[str, dict[str, Any]]:
-    """Name and options of a part of a config. Raises ValueError where it has no name, or one that may not be imported, see
+    """Name and options of a part of a config. Raises ValueError if it has no name, or one that may not be imported, see
     `dnas.registry.refuse_untrusted`."""
     said = config.get(part)
     if not isinstance(said, Mapping) or not isinstance(said.get("name"), str):
         raise ValueError(f'{where}: {part} is {str(said)[:80]}; it must be {{"name": ..., and its options}}')
     if not said["name"]:
-        raise ValueError(f"{where}: the {part} was an object of somebody's own, without a name; give it again (in Python "
+        raise ValueError(f"{where}: the {part} was an object without a name; pass it again (in Python "
                          f"{part}=)")
     registry.refuse_untrusted(said["name"], part, where, trust)
     return said["name"], {option: value for option, value in said.items() if option != "name"}
 
 
 def checked_options(where: str, listed: Collection[factory_options.Option], chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """All of the listed options, with their defaults where `chosen` has none.
+    """All of the listed options, with their defaults if `chosen` lacks them.
 
     Raises ValueError that begins with `where` for an option that is not listed, is missing, or has a value of another type.
     """
@@ -214,9 +214,9 @@ def checked_options(where: str, listed: Collection[factory_options.Option], chos
 
 
 def checked_value(where: str, option: factory_options.Option, value: Any) -> Any:
-    """`value` as the option takes it: JSON lists become tuples, whole numbers floats where floats are wanted.
+    """`value` in the option's type: JSON lists become tuples, and whole numbers floats if required.
 
-    Raises ValueError, in one line, for a value of another type.
+    Raises ValueError for a value of another type.
     """
     fitting = _fit(option.annotation, value)
     if fitting is _NO:
@@ -228,7 +228,7 @@ _NO = object()
 
 
 def _fit(annotation: Any, value: Any) -> Any:
-    """The value as `annotation` says it, _NO if it is of another type."""
+    """The value in the type `annotation`, _NO if it is of another type."""
     origin, inside = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         return next((fit for fit in (_fit(part, value) for part in inside) if fit is not _NO), _NO)
@@ -248,7 +248,7 @@ def _fit(annotation: Any, value: Any) -> Any:
 
 
 def spelled(annotation: Any) -> str:
-    """A type in words: a whole number; one of auto, on, off."""
+    """A type as text: a whole number; one of auto, on, off."""
     origin, inside = typing.get_origin(annotation), typing.get_args(annotation)
     words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "none"}
     if origin in (typing.Union, types.UnionType):

@@ -24,7 +24,7 @@ REQUIRED: Any = inspect.Parameter.empty
 
 
 class Option(NamedTuple):
-    """A keyword-only parameter: annotation is of TYPES, Literal, tuple, or a union of them; default may be REQUIRED."""
+    """A keyword-only parameter: annotation of TYPES, Literal, tuple, or a union of them; default may be REQUIRED."""
 
     name: str
     annotation: Any
@@ -33,20 +33,20 @@ class Option(NamedTuple):
 
 
 class _Unreadable(Exception):
-    """The source alone does not say what an option is."""
+    """The source alone does not define an option."""
 
 
 def read(place: str) -> list[Option]:
-    """Options of the factory at `place` (`module:factory` or `file.py:factory`), in their order.
+    """Options of the factory at `place` (`module:factory` or `file.py:factory`), in order.
 
-    Raises ValueError, in one line, where there is no such factory or an option of it has a type no command line has.
+    Raises ValueError if there is no such factory or an option's type is not possible on a command line.
     """
     options = spelled_out(place)
     return from_signature(registry.load(place), place) if options is None else options
 
 
 def spelled_out(place: str) -> list[Option] | None:
-    """The same without importing anything; None where the source alone does not say it."""
+    """The same without importing anything; None if the source alone does not define them."""
     path = registry.source(place)
     try:
         return from_source(path.read_text(encoding="utf-8"), place.rpartition(":")[2])
@@ -55,7 +55,7 @@ def spelled_out(place: str) -> list[Option] | None:
 
 
 def from_source(text: str, name: str) -> list[Option]:
-    """Options of the function `name` in a module's source; fails where its parameters are not spelled out there.
+    """Options of the function `name` in a module's source; fails if its parameters are not spelled out there.
 
     `name = variant(other, option=value, ...)` has the options of `other`, imported by name, with those defaults; a
     class has its annotated fields.
@@ -64,14 +64,14 @@ def from_source(text: str, name: str) -> list[Option]:
     varied = [node.value for node in body if isinstance(node, ast.Assign) and node.targets[0].id == name]
     if varied:
         return _varied(varied[0], body)
-    found = [node for node in body if getattr(node, "name", None) == name]
-    if len(found) == 1 and isinstance(found[0], ast.ClassDef):
-        helps = _helps(ast.get_docstring(found[0]))
+    nodes = [node for node in body if getattr(node, "name", None) == name]
+    if len(nodes) == 1 and isinstance(nodes[0], ast.ClassDef):
+        helps = _helps(ast.get_docstring(nodes[0]))
         return [Option(field.target.id, _annotation(field.annotation), ast.literal_eval(field.value),
-                       helps.get(field.target.id, "")) for field in found[0].body if isinstance(field, ast.AnnAssign)]
-    if len(found) != 1 or not isinstance(found[0], ast.FunctionDef) or found[0].decorator_list:
+                       helps.get(field.target.id, "")) for field in nodes[0].body if isinstance(field, ast.AnnAssign)]
+    if len(nodes) != 1 or not isinstance(nodes[0], ast.FunctionDef) or nodes[0].decorator_list:
         raise _Unreadable
-    arguments, helps = found[0].args, _helps(ast.get_docstring(found[0]))
+    arguments, helps = nodes[0].args, _helps(ast.get_docstring(nodes[0]))
     options = []
     for argument, value in zip(arguments.kwonlyargs, arguments.kw_defaults):
         try:
@@ -80,7 +80,7 @@ def from_source(text: str, name: str) -> list[Option]:
         except _Unreadable:
             if value is None:
                 raise
-            continue  # an option of another type, which has a default
+            continue  # of another type, with a default
         options.append(Option(argument.arg, annotation, default, helps.get(argument.arg, "")))
     return options
 
@@ -101,7 +101,7 @@ def _varied(call: ast.expr, body: list[ast.stmt]) -> list[Option]:
 
 
 def constant(place: str, name: str) -> Any:
-    """The literal that the module of `place` assigns to `name`; None if there is none or it is no literal."""
+    """The literal that the module of `place` assigns to `name`; None if there is none."""
     path = registry.source(place)
     try:
         nodes = ast.parse(path.read_text(encoding="utf-8")).body
@@ -112,7 +112,7 @@ def constant(place: str, name: str) -> Any:
 
 
 def from_signature(factory: Callable, place: str) -> list[Option]:
-    """The same of a callable. Options of other types are left out if they have a default, else a ValueError."""
+    """The same of a callable, without options of other types. ValueError if such an option has no default."""
     helps = _helps(inspect.getdoc(factory))
     options = []
     for name, parameter in inspect.signature(factory).parameters.items():
@@ -126,8 +126,8 @@ def from_signature(factory: Callable, place: str) -> list[Option]:
                 raise _Unreadable
         except (_Unreadable, SyntaxError, TypeError, ValueError):
             if parameter.default is REQUIRED:
-                raise ValueError(f"{place}: option {name} has no default, and its type {annotation} no form on a "
-                                 "command line; use int, float, str, bool, Literal, or give a default") from None
+                raise ValueError(f"{place}: option {name} has no default, and its type {annotation} is not "
+                                 "possible on a command line; use int, float, str, bool, Literal or a default") from None
             continue
         options.append(Option(name, annotation, parameter.default, helps.get(name, "")))
     return options
@@ -155,7 +155,7 @@ def _annotation(node: ast.expr) -> Any:
 
 
 def _union(node: ast.BinOp) -> Any:
-    """A union without those members that no command line has."""
+    """A union without the members that are not possible on a command line."""
     members = []
     for side in (node.left, node.right):
         with contextlib.suppress(_Unreadable):

@@ -1,7 +1,7 @@
-"""The platform for which programs are built: an argument, so that a machine without an accelerator can build for one.
+"""The platform to compile for, so that a machine without an accelerator can compile for one.
 
-Operations have a form for each platform, and loops on an accelerator are steps in turn on a CPU. Both ask `current()`,
-never the machine. Names are those of `jax.jit(f).trace(...).lower(lowering_platforms=...)`: cpu, cuda, rocm, tpu.
+Operations have a form for each platform, and loops on an accelerator are steps on a CPU. Both depend on `current()`, not
+on the machine. Names are those of `jax.jit(f).trace(...).lower(lowering_platforms=...)`: cpu, cuda, rocm, tpu.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ NAMES = ("cpu", "cuda", "rocm", "tpu")
 ALIASES = {"gpu": "cuda"}
 
 _platform = jax.make_user_context(None)
-"""Part of the key by which JAX finds what it has traced."""
+"""Part of the key of JAX's caches of traced functions."""
 
 
 @contextlib.contextmanager
 def platform(name: str | None) -> Iterator[None]:
-    """Inside the block, in this thread, programs are traced for the platform `name`; "gpu" means "cuda", and None the
-    platform of the machine. JAX traces a function again where the platform is another.
+    """A block in which this thread traces programs for the platform `name`; "gpu" means "cuda", and None the platform of
+    the machine. JAX traces a function again for another platform.
 
     Raises ValueError for any other name.
     """
@@ -34,7 +34,7 @@ def platform(name: str | None) -> Iterator[None]:
 
 
 def current() -> str:
-    """The platform for which programs are traced now: that of the block, else that of the machine."""
+    """The platform to trace for: that of the block, else that of the machine."""
     return _platform.value or of_machine()
 
 

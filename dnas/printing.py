@@ -1,11 +1,11 @@
-"""What is printed while something goes on: names out of files and folders among it, which no terminal shall obey."""
+"""Prints text with names from files and folders, without control characters that a terminal would obey."""
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """`text` without what a terminal would obey, or show in another order than it stands. Line ends and tabs stay, and bytes
-    of a file's name that are no text are spelled out."""
+    """`text` without characters that control a terminal or the order of text, but with line ends and tabs. Bytes of a file
+    name that are not text are escaped."""
     letters = text.encode(errors="backslashreplace").decode()
     return "".join(letter if letter.isprintable() or letter in "\n\t" else "?" for letter in letters)
 

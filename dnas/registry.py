@@ -1,7 +1,7 @@
-"""From a name to the function that it stands for: registered names, entry points, modules and files.
+"""Finds the function that a name stands for: among registered names, entry points, modules and files.
 
 A registry is a dict literal of places, `name: "package.module:factory"`, so that it can be listed without importing
-what it names.
+them.
 """
 
 from __future__ import annotations
@@ -29,28 +29,27 @@ REGISTRIES = {
     "genotype": "search_spaces.genotypes:GENOTYPES",
     "export": "dnas.formats:FORMATS",
 }
-"""Where the names of each kind are listed. This is the one place that knows of `search_spaces`, and it imports that package
-only when it looks a name up."""
+"""The registry of each kind. Only this module of `dnas` refers to `search_spaces`, which it imports to resolve a name."""
 GROUPS = {**{kind: f"dnas.{kind}s" for kind in REGISTRIES}, "space": "dnas.search_spaces"}
-"""Group of entry points of each kind, by which other distributions add names."""
+"""Groups of entry points by which other distributions add names of each kind."""
 
 
 def registered(kind: str) -> Mapping[str, Any]:
-    """The names of `kind`, one of REGISTRIES, that this toolkit ships, each with its place."""
+    """The names of `kind`, one of REGISTRIES, that this toolkit has, each with its place."""
     module, _, attribute = REGISTRIES[kind].partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 
 def names(kind: str) -> dict[str, str]:
-    """Place of every name of `kind`: those that this toolkit ships, and entry points of other distributions."""
+    """Place of every name of `kind`: those of this toolkit, and entry points of other distributions."""
     points = {point.name: f"{point.module}:{point.attr}" for point in metadata.entry_points(group=GROUPS[kind])}
     return {**points, **registered(kind)}
 
 
 def locate(name: str, kind: str) -> str:
-    """The place `module:factory` or `file.py:factory` of `name`, which may be such a place itself.
+    """The place `module:factory` or `file.py:factory` of `name`, or `name` if it is a place.
 
-    Raises ValueError naming the nearest right name, and all of them.
+    Raises ValueError with the most similar name, and all names.
     """
     if not isinstance(name, str):
         raise ValueError(f"{kind} {name!r} must be a name, a place such as file.py:factory, or a {kind} itself")
@@ -70,15 +69,15 @@ def locate(name: str, kind: str) -> str:
 
 
 def is_place(name: str, kind: str) -> bool:
-    """Whether `name` says where to import from, rather than being a registered name."""
+    """Whether `name` is a place to import from rather than a registered name."""
     return ":" in name and (kind not in REGISTRIES or name not in registered(kind))
 
 
 def refuse_untrusted(name: str, kind: str, where: str, trust: bool | Collection[str]) -> None:
-    """Raises ValueError if `name`, which was read from the file `where`, is a place to import that the user has not named.
+    """Raises ValueError if `name`, read from the file `where`, is a place to import that the user has not named.
 
-    A file that came from somewhere else must not decide what is imported. trust: True for any place, or the places that the
-    user named in this command or call.
+    A file must not decide what is imported. trust: True for any place, or the places that the user named in this command or
+    call.
     """
     if trust is True or not is_place(name, kind) or trust and name in trust:
         return
@@ -88,14 +87,14 @@ def refuse_untrusted(name: str, kind: str, where: str, trust: bool | Collection[
 
 
 def resolve(name: str, kind: str) -> Callable:
-    """The factory that `name` stands for. Raises ValueError, in one line, if there is none or it cannot be imported."""
+    """The factory that `name` stands for. Raises ValueError if there is none or it cannot be imported."""
     return load(locate(name, kind))
 
 
 def build(name: str, kind: str, returns: type, *args, options: Mapping[str, Any], **offered):
-    """What the factory `name` returns for its options, `args`, and those parameters offered that it has.
+    """The result of the factory `name` for its options, `args`, and those of the `offered` parameters that it has.
 
-    Raises ValueError where it returns anything but a `returns`, and what `resolve` and the factory raise.
+    Raises ValueError if it is not a `returns`, and the errors of `resolve` and the factory.
     """
     factory = resolve(name, kind)
     parameters = inspect.signature(factory).parameters
@@ -107,7 +106,7 @@ def build(name: str, kind: str, returns: type, *args, options: Mapping[str, Any]
 
 
 def describe(name: str, kind: str) -> str:
-    """First line of the docstring of the module that `name` lives in, read without importing it; "" if it has none."""
+    """First line of the docstring of the module of `name`, read without importing it; "" if it has none."""
     path = source(locate(name, kind))
     try:
         doc = path and ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
@@ -117,7 +116,7 @@ def describe(name: str, kind: str) -> str:
 
 
 def source(place: str) -> Path | None:
-    """The Python file of a place, without importing it or a package above it; None if it is not found."""
+    """The Python file of a place, without importing it or a package above it; None if there is none."""
     module, _, _ = place.rpartition(":")
     if module.endswith(".py"):
         path = Path(module).expanduser()
@@ -134,13 +133,13 @@ def source(place: str) -> Path | None:
 
 
 def absolute(place: str) -> str:
-    """`place`, the path of a file.py:factory in it absolute, so that it is the same from any folder."""
+    """`place` with an absolute path if it is a file.py:factory, so that it is valid from any folder."""
     path, colon, attribute = place.rpartition(":")
     return f"{os.path.abspath(os.path.expanduser(path))}:{attribute}" if colon and path.endswith(".py") else place
 
 
 def load(place: str) -> Callable:
-    """The callable at `package.module:factory` or `file.py:factory`. Raises ValueError, in one line, if it cannot."""
+    """The callable at `package.module:factory` or `file.py:factory`. Raises ValueError if it cannot be imported."""
     where, _, attribute = place.rpartition(":")
     module = _file_module(place, where) if where.endswith(".py") else _module(place, where)
     factory = getattr(module, attribute, None)
@@ -153,7 +152,7 @@ def load(place: str) -> Callable:
 
 
 def variant(factory: Callable, **defaults) -> Callable:
-    """`factory` with other defaults for some of its keyword-only options: how a method says what it changes in another.
+    """`factory` with other defaults for some of its keyword-only options: how a method changes another.
 
     Raises TypeError for an option that the factory does not have.
     """
@@ -179,7 +178,7 @@ def _module(place: str, where: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if not f"{where}.".startswith(f"{error.name}."):
             raise _failed(place, error) from error
-        raise ValueError(f"{place}: {error}; it is package.module:factory of an installed package, or "
+        raise ValueError(f"{place}: {error}; it must be package.module:factory of an installed package, or "
                          "file.py:factory") from None
     except Exception as error:
         raise _failed(place, error) from error
@@ -188,7 +187,7 @@ def _module(place: str, where: str) -> ModuleType:
 def _file_module(place: str, where: str) -> ModuleType:
     path = Path(where).expanduser()
     if not path.is_file():
-        raise ValueError(f"{place}: no file {where!r}; it is file.py:factory or package.module:factory")
+        raise ValueError(f"{place}: no file {where!r}; it must be file.py:factory or package.module:factory")
     spec = importlib.util.spec_from_file_location(f"dnas_file_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module

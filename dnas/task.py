@@ -1,7 +1,7 @@
-"""What is predicted: losses, metrics, predictions, and what a teacher hands on. No other module knows this.
+"""Tasks: losses, metrics, predictions, and divergences for distillation. No other module depends on what is predicted.
 
-Outputs are what a network returns for a batch, `[B, ..., outputs]` float; targets are what a data set holds. All functions
-of a Task but `check` are pure and may be traced. `import dnas.task` does not import jax.
+Outputs are those of a network for a batch, `[B, ..., outputs]` float; targets are those of a data set. All functions of a
+Task but `check` are pure and may be traced. `import dnas.task` does not import jax.
 """
 
 from __future__ import annotations
@@ -25,36 +25,36 @@ TASKS = {
     "next-token": "dnas.task:next_token",
     "regression": "dnas.task:regression",
 }
-"""Place of each factory without required arguments -> Task. Of its parameters those called `target_mean`, `target_std` and
-`classes` are given by the data, see `Dataset`; `classes` needs a default nevertheless."""
+"""Place of each factory without required arguments -> Task. The data set provides parameters called
+`target_mean`, `target_std` and `classes`, see `Dataset`; `classes` needs a default nevertheless."""
 
 RESERVED = ("loss", "entropy", "epoch", "step", "gap", "sharpness", "eigenvalue", "skips", "edges", "decided", "operations",
             "lr", "seconds", "examples_per_second")
-"""Names of what a record holds besides, which no metric and no term may have."""
+"""Names of other entries of a record, which no metric and no term may have."""
 
 
 def stored(where: str, targets, classes: int | None = None) -> np.ndarray:
-    """`targets` as int32 or float32, for a task that demands no more than finite numbers: the default of `Task.check`."""
+    """`targets` as int32 or float32, for a task on any finite numbers: the default of `Task.check`."""
     targets = np.asarray(targets)
     if targets.dtype.kind not in "biuf" or not targets.ndim:
-        raise ValueError(f"{where}: y has dtype {targets.dtype} and shape {targets.shape}; targets are numbers [N, ...]")
+        raise ValueError(f"{where}: y has dtype {targets.dtype} and shape {targets.shape}; targets must be numbers [N, ...]")
     return _finite(where, targets) if targets.dtype.kind == "f" else _integers(where, targets, classes)
 
 
 class Task(NamedTuple):
-    """What a network is to predict.
+    """A task of a network.
 
     losses: (outputs, targets) -> [B], in nats or squared units.
     metrics: name -> (outputs, targets) -> [B]. The mean over examples is reported; the first one decides.
-    better: 1 where more of the first metric is better, -1 where less is.
-    percent: whether the first metric is a share in [0, 1] that people read in %.
-    predict: outputs -> predictions as people use them: class numbers, values in the units of the targets, 0 or 1 a label.
-    soften: (outputs, temperature) -> what a teacher hands on; None if the task cannot be distilled.
-    divergence: (softened, outputs, temperature) -> [B], of a student's outputs from that; None likewise.
+    better: 1 if more of the first metric is better, -1 if less is.
+    percent: whether the first metric is a share in [0, 1] that is shown in %.
+    predict: outputs -> predictions: class numbers, values in the units of the targets, 0 or 1 per label.
+    soften: (outputs, temperature) -> soft targets of a teacher; None if the task cannot be distilled.
+    divergence: (softened, outputs, temperature) -> [B], of a student's outputs from soft targets; None likewise.
     smoothed: (outputs, targets, share) -> [B], losses with `share` of each target spread evenly over the classes; None
-        where targets are not classes.
-    check: host function (name of the data, targets, classes | None) -> targets as they are stored, int32 or float32.
-        Raises ValueError, in one line that begins with the name. classes: size of the outputs, None if the targets say it.
+        if targets are not classes.
+    check: host function (name of the data, targets, classes | None) -> stored targets, int32 or float32.
+        Raises ValueError that begins with the name. classes: size of the outputs; None to infer it from the targets.
     confusion: whether targets are single classes [B], so that splits are stratified and a confusion matrix makes sense.
     """
 
@@ -72,20 +72,20 @@ class Task(NamedTuple):
 
     @property
     def metric(self) -> str:
-        """Name of the metric that decides."""
+        """Name of the first metric, which decides."""
         return next(iter(self.metrics))
 
 
 def check_name(what: str, name: Any) -> None:
-    """Raises ValueError where a metric or a term, which `what` says, cannot be called `name` in a record."""
+    """Raises ValueError if a metric or a term (`what`) cannot be called `name` in a record."""
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w-]*", name, re.ASCII):
-        raise ValueError(f"a {what} is called {name!r}; a name is of letters, digits, - and _")
+        raise ValueError(f"a {what} is called {name!r}; a name must consist of letters, digits, - and _")
     if name in RESERVED:
         raise ValueError(f"a {what} cannot be called {name!r}: the metrics have that name already")
 
 
 def checked_value(task: Task, value: float) -> float:
-    """`value` of the task's first metric. Raises ValueError, in one line, where it should be a share and is none."""
+    """`value` of the task's first metric. Raises ValueError if it must be a share and is not."""
     if task.percent and not -1e-6 <= value <= 1 + 1e-6 and np.isfinite(value):
         raise ValueError(f"the task {task.name} reads its metric {task.metric!r} in %, and it is {value:.4g}: give the Task "
                          "percent=False, and better=-1 if less is better")
@@ -95,7 +95,7 @@ def checked_value(task: Task, value: float) -> float:
 def named(name: str, **offered) -> Task:
     """The task `name`: one of TASKS, an entry point of `dnas.tasks`, package.module:factory or file.py:factory.
 
-    offered: arguments for those parameters that the factory has. Raises ValueError, in one line, where there is none.
+    offered: arguments for those of them that the factory has. Raises ValueError if there is no such task.
     """
     offered = {"target_mean": 0.0, "target_std": 1.0} | offered
     factory = registry.resolve(name, "task")
@@ -124,25 +124,25 @@ def task_of(data: Dataset) -> Task:
 
 
 def classification() -> Task:
-    """One class an example: targets [B] integers, outputs [B, classes] logits; cross-entropy in nats, accuracy."""
+    """One class per example: targets [B] integers, outputs [B, classes] logits; cross-entropy in nats, accuracy."""
     return _of_classes("classification", 1, {"accuracy": accuracy})._replace(confusion=True)
 
 
 def dense() -> Task:
-    """One class a pixel: targets [B, H, W] integers, outputs [B, H, W, classes]; accuracy is the share of pixels."""
+    """One class per pixel: targets [B, H, W] integers, outputs [B, H, W, classes]; accuracy is the share of pixels."""
     return _of_classes("dense", 3, {"accuracy": accuracy})
 
 
 def next_token() -> Task:
-    """The token after each: targets [B, T] integers, outputs [B, T, vocabulary]; bits a token, less is better."""
+    """The token after each: targets [B, T] integers, outputs [B, T, vocabulary]; bits per token, less is better."""
     return _of_classes("next-token", 2, {"bits": bits, "accuracy": accuracy})._replace(better=-1, percent=False)
 
 
 def multilabel() -> Task:
-    """Any number of labels an example: targets [B, L] of 0 and 1, outputs [B, L] logits.
+    """Any number of labels per example: targets [B, L] of 0 and 1, outputs [B, L] logits.
 
-    Losses are sigmoid cross-entropies, means over labels. accuracy: the share of labels that are right. exact: whether
-    all labels of an example are. Both are means over examples, which F1 is not.
+    Losses are sigmoid cross-entropies, means over labels. accuracy: the share of right labels. exact: whether
+    all labels of an example are right. Both are means over examples, which F1 is not.
     """
     right = lambda outputs, targets: (outputs > 0) == (targets > 0.5)
     return Task("multilabel", sigmoid_cross_entropy,
@@ -169,7 +169,7 @@ def regression(*, target_mean=0.0, target_std=1.0) -> Task:
 
 
 def cross_entropy(outputs, targets):
-    """-log softmax(outputs)[target] in nats, `[B]`; the mean over positions where there are several."""
+    """-log softmax(outputs)[target] in nats, `[B]`; the mean over positions if there are several."""
     import optax
 
     return _mean(optax.softmax_cross_entropy_with_integer_labels(outputs, targets))
@@ -191,7 +191,7 @@ def sigmoid_cross_entropy(outputs, targets):
 
 
 def accuracy(outputs, targets):
-    """1 where the largest output is the target, else 0, `[B]`; the share of positions where there are several."""
+    """1 where the largest output is the target, else 0, `[B]`; the share of positions if there are several."""
     return _mean((outputs.argmax(-1) == targets).astype(outputs.dtype))
 
 
@@ -218,11 +218,11 @@ def bernoulli_divergence(soft, outputs, temperature):
 
 
 def infer(where: str, inputs: np.ndarray, targets) -> str:
-    """The task that targets of this type and shape beside these inputs stand for.
+    """The task of targets of this type and shape with these inputs.
 
     float -> regression; [N] integers -> classification; [N, H, W] integers beside images -> dense; [N, T] integers beside
     tokens [N, T] -> next-token; [N, L] of 0 and 1 -> multilabel.
-    Raises ValueError, in one line that begins with `where` and says which tasks would fit, where that is ambiguous.
+    Raises ValueError, beginning with `where`, that names the tasks that would fit if several would or none does.
     """
     targets = np.asarray(targets)
     several = targets.ndim == 2 and targets.shape[1] > 1
@@ -243,9 +243,9 @@ def infer(where: str, inputs: np.ndarray, targets) -> str:
     if binary:
         return "multilabel"
     if targets.ndim == 2 and targets.shape[1] == 1:
-        return "classification"  # whose check says that labels have no such axis
-    raise ValueError(f"{says}; that is no classes [N], no classes of the pixels [N, H, W], no tokens [N, T] and no labels "
-                     "[N, L] of 0 and 1; --task regression fits numbers")
+        return "classification"  # its check refuses the axis
+    raise ValueError(f"{says}; targets must be classes [N], classes of pixels [N, H, W], tokens [N, T] or labels [N, L] "
+                     "of 0 and 1; --task regression fits numbers")
 
 
 def _of_classes(name: str, axes: int, metrics: Mapping[str, Callable]) -> Task:
@@ -258,29 +258,29 @@ def _of_classes(name: str, axes: int, metrics: Mapping[str, Callable]) -> Task:
 
 
 def _checked_classes(where, targets, classes, axes) -> np.ndarray:
-    shape = {1: f"[{len(targets) if targets.ndim else 'N'}], one integer an example", 2: "[N, T], one integer a token",
-             3: "[N, H, W], one integer a pixel"}[axes]
+    shape = {1: f"[{len(targets) if targets.ndim else 'N'}], one integer per example", 2: "[N, T], one integer per token",
+             3: "[N, H, W], one integer per pixel"}[axes]
     if targets.dtype.kind not in "biu":
-        raise ValueError(f"{where}: y has dtype {targets.dtype}; labels are integers 0..classes-1")
+        raise ValueError(f"{where}: y has dtype {targets.dtype}; labels must be integers 0..classes-1")
     if targets.ndim != axes or not targets.size:
-        raise ValueError(f"{where}: y has shape {targets.shape}; labels are {shape}")
+        raise ValueError(f"{where}: y has shape {targets.shape}; labels must be {shape}")
     targets = _integers(where, targets, classes)
     if classes is None and targets.min() == targets.max():
         raise ValueError(f"{where}: every label is {targets.max()}; a set needs at least two classes")
     if classes is None and targets.max() >= targets.size:
-        raise ValueError(f"{where}: label {targets.max()} among only {targets.size} labels; labels are 0..classes-1")
+        raise ValueError(f"{where}: label {targets.max()} among only {targets.size} labels; labels must be 0..classes-1")
     return targets
 
 
 def _checked_labels(where, targets, classes=None) -> np.ndarray:
     targets = np.asarray(targets)
     if targets.dtype.kind not in "biuf" or targets.ndim != 2 or not targets.size:
-        raise ValueError(f"{where}: y is {targets.dtype} {targets.shape}; labels are [N, L], each 0 or 1")
+        raise ValueError(f"{where}: y is {targets.dtype} {targets.shape}; labels must be [N, L], each 0 or 1")
     _width(where, targets, classes)
     wrong = ~np.isin(targets, (0, 1))
     if wrong.any():
         row, label = np.argwhere(wrong)[0]
-        raise ValueError(f"{where}: label {label} of example {row} is {targets[row, label]}; each label is 0 or 1")
+        raise ValueError(f"{where}: label {label} of example {row} is {targets[row, label]}; each label must be 0 or 1")
     return targets.astype(np.float32)
 
 
@@ -289,12 +289,12 @@ def _checked_values(where, targets, classes=None) -> np.ndarray:
     if targets.dtype.kind not in "biuf" or not targets.ndim or not targets.size:
         raise ValueError(f"{where}: y is {targets.dtype} {targets.shape}; it must be numbers, [N] or [N, D]")
     if targets.ndim > 2:
-        raise ValueError(f"{where}: y has shape {targets.shape}; numbers to predict are [N] or [N, D]")
+        raise ValueError(f"{where}: y has shape {targets.shape}; numbers to predict must be [N] or [N, D]")
     _width(where, targets, classes)
     targets = _finite(where, targets)
     if np.abs(targets).max() > 1e15 or 0 < np.ptp(targets) < 1e-15:
         raise ValueError(f"{where}: targets lie in {targets.min():g} to {targets.max():g}; errors of such numbers cannot be "
-                         "squared in float32, give them in another unit")
+                         "squared in float32; use another unit")
     if classes is None and targets.min() == targets.max():
         raise ValueError(f"{where}: every target is {targets.max():g}; there is nothing to predict")
     return targets
@@ -303,7 +303,7 @@ def _checked_values(where, targets, classes=None) -> np.ndarray:
 def _width(where, targets, classes) -> None:
     width = targets.shape[-1] if targets.ndim > 1 else 1
     if classes is not None and width != classes:
-        raise ValueError(f"{where}: {width} targets an example, and {classes} outputs; they must be as many")
+        raise ValueError(f"{where}: {width} targets per example, and {classes} outputs; both must be equal")
 
 
 def _finite(where, targets) -> np.ndarray:
@@ -321,7 +321,7 @@ def _integers(where, targets, classes) -> np.ndarray:
     wrong = (targets < 0) | (targets >= end)
     if wrong.any():
         place = tuple(np.argwhere(wrong)[0])
-        classed = "labels are 0..classes-1" if classes is None else f"there are {classes} classes, 0..{classes - 1}"
+        classed = "labels must be 0..classes-1" if classes is None else f"there are {classes} classes, 0..{classes - 1}"
         raise ValueError(f"{where}: label {targets[place]} of example {place[0]}; {classed}")
     return targets.astype(np.int32)
 

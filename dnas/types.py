@@ -1,4 +1,4 @@
-"""What passes between the parts: groups of edges, gates, genotypes, batches, and the SearchSpace protocol."""
+"""Types that all parts share: groups of edges, gates, genotypes, batches, networks and search spaces."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 
 from dnas import registry
 
-if TYPE_CHECKING:  # who reads a run need not wait for jax
+if TYPE_CHECKING:  # reading a run does not import jax
     from jax import Array
 else:
     Array = Any
 Tree = Any
 Weights = Tree
-"""Shared network parameters: what the inner problem learns."""
+"""Shared network parameters: the variables of the inner problem."""
 Stats = Tree
 """Running averages of batch norm."""
 Gates = Mapping[str, Array]
@@ -26,7 +26,7 @@ Logits = Mapping[str, Array]
 """Architecture logits `[E, K]` of each group; a relaxation may add entries of its own."""
 
 OPEN, REMOVED = -1, -2
-"""Values of a decision that are no operation: still mixed, and taken out of the network."""
+"""Values of a decision other than an operation: still mixed, and removed from the network."""
 
 
 class Batch(NamedTuple):
@@ -47,7 +47,7 @@ class Group:
     """Edges that share one architecture array `[E, K]`.
 
     edges: (source, target) of each edge, in the order of the array's rows.
-    ops: the operations' names in the order of its columns; or one such tuple an edge, where edges differ.
+    ops: the operations' names in the order of its columns; or one such tuple per edge, if edges differ.
         Shorter tuples are padded to K in the array; padded entries never receive a gate.
     """
 
@@ -86,7 +86,7 @@ class Group:
         return np.array([[k < len(self.edge_ops(e)) for k in range(ops)] for e in range(edges)])
 
     def softmax(self, logits: Any) -> np.ndarray:
-        """Softmax over operations of logits `[..., E, K]`; zero where an edge has fewer than K of them."""
+        """Softmax over operations of logits `[..., E, K]`; zero in padded entries."""
         masked = np.where(self.allowed, np.asarray(logits, np.float64), -np.inf)
         powers = np.exp(masked - masked.max(-1, keepdims=True))
         return powers / powers.sum(-1, keepdims=True)
@@ -102,15 +102,14 @@ class Choice(NamedTuple):
 
 SCHEMA = 1
 LONGEST = 10**6
-"""Characters of a genotype, and of whatever else a file says of a network."""
+"""Most characters of a genotype, or of another description of a network in a file."""
 
 
 @dataclass(frozen=True)
 class Genotype:
-    """A discrete architecture: the operation on each edge that is kept. Hashable, so that it can be static under jit.
+    """A discrete architecture: the operation on each of its edges. Hashable, so that it can be static under jit.
 
-    space: name under which the space was built; options: those it was built with.
-    choices: per group the kept edges, in the order in which the space's rule ranked them.
+    space, options: name and options of the space. choices: per group the edges, in the order of the space's rule.
     """
 
     space: str
@@ -131,17 +130,17 @@ class Genotype:
             for name, chosen in self.choices.items()) + ">"
 
     def _repr_svg_(self) -> str:
-        """Its picture, which a notebook shows."""
+        """Its picture, for notebooks."""
         return registry.load("dnas.reports.cells:genotype_svg")(self)
 
     def decisions(self, groups: Mapping[str, Group]) -> dict[str, np.ndarray]:
-        """Operation index of every edge `[E]`, REMOVED where the edge is not kept.
+        """Operation index of every edge `[E]`, REMOVED if the genotype lacks the edge.
 
-        Raises ValueError where the genotype names a group, edge or operation that `groups` lacks.
+        Raises ValueError if the genotype names a group, edge or operation that `groups` lacks.
         """
         if set(self.choices) != set(groups):
             raise ValueError(f"genotype has groups {sorted(self.choices)}, the space has {sorted(groups)}")
-        found = {}
+        decisions = {}
         for name, group in groups.items():
             row = np.full(len(group.edges), REMOVED, np.int32)
             for source, target, op in self.choices[name]:
@@ -154,8 +153,8 @@ class Genotype:
                 if row[e] != REMOVED:
                     raise ValueError(f"genotype names edge {source}->{target} of group {name!r} twice")
                 row[e] = group.edge_ops(e).index(op)
-            found[name] = row
-        return found
+            decisions[name] = row
+        return decisions
 
     def gates(self, groups: Mapping[str, Group]) -> dict[str, np.ndarray]:
         """One-hot gates `[E, K]` of this genotype; a removed edge's row is zero."""
@@ -178,13 +177,13 @@ class Genotype:
 
     @classmethod
     def from_json(cls, text: str) -> Genotype:
-        """Reads `to_json`'s text. Raises ValueError, in one line, on anything else."""
+        """Reads `to_json`'s text. Raises ValueError on anything else."""
         if len(text) > LONGEST:
             raise ValueError(f"not a genotype: it has more than {LONGEST:,} characters")
         try:
             raw = json.loads(text)
         except (json.JSONDecodeError, RecursionError) as error:
-            raise ValueError(f"not a genotype: no valid JSON ({error})") from None
+            raise ValueError(f"not a genotype: not valid JSON ({error})") from None
         if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
             raise ValueError(f"not a genotype of schema {SCHEMA}")
         try:
@@ -195,7 +194,7 @@ class Genotype:
                        for g, cs in raw["groups"].items()}
         except (KeyError, TypeError, AttributeError):
             raise ValueError("not a genotype: it needs space, options, and groups whose edges have "
-                             "source, target and op, all names of letters that can be printed") from None
+                             "source, target and op, all names printable") from None
         return cls(raw["space"], raw["options"], choices)
 
 
@@ -206,22 +205,22 @@ def _index(value) -> int:
 
 
 def _name(value) -> str:
-    """`value`, if it is a text that can be printed: no terminal obeys it, and no picture or page chokes on it."""
+    """`value` if it is a printable text, which is safe in terminals, pictures and pages; else TypeError."""
     if not isinstance(value, str) or not value.isprintable():
         raise TypeError
     return value
 
 
 class Network(NamedTuple):
-    """A network with nothing left to search, to be trained from scratch.
+    """A discrete network, to be trained from scratch.
 
     init(key, images) -> weights, stats
     apply(weights, stats, images, *, train, key, drop_path=None) -> logits `[B, classes]`, stats. `train` uses batch
         statistics and returns updated averages; otherwise the averages are used, and the key may be None. One with an
         auxiliary head returns, while training, a pair of logits: its own and the head's.
         drop_path: probability with which each operation's output is dropped while training, a scalar, traced or not.
-    source() -> what an export writes down of it: (Flax module, options of its operations, index of the operation of each
-        edge by group); None of a network that is not a Flax module.
+    source() -> (Flax module, options of its operations, index of the operation of each edge by group), for exports; None
+        for a network that is not a Flax module.
     """
 
     init: Callable[..., tuple[Weights, Stats]]
@@ -230,27 +229,27 @@ class Network(NamedTuple):
 
 
 class SearchSpace(NamedTuple):
-    """What is searched, as pure functions. `search_spaces.flax_space` makes one of a Flax module.
+    """A search space, as pure functions. `search_spaces.flax_space` makes one of a Flax module.
 
-    name, options: enough to build the space again; groups: the edges that are searched, by name.
+    name, options: enough to build the space again; groups: the searched edges, by name.
     init(key, images) -> weights, stats
     apply(weights, stats, gates | genotype, images, *, train, key) -> logits `[B, classes]`, stats
-        With gates it is the supernet; with a genotype the discrete network, which needs (and builds) only the
-        chosen operations, under the same names. `train` uses batch statistics and returns updated averages.
+        With gates it is the supernet; with a genotype the discrete network, which contains only the chosen
+        operations, under the same names. `train` uses batch statistics and returns updated averages.
     genotype(scores: {group: [E, K]}) -> Genotype, by the space's own rule, ties to the lower index.
     inherit(weights, genotype) -> the sub-tree of supernet weights (or stats) that the discrete network uses.
     cost(genotype | None) -> {"params", "macs"} of the stand-alone network, or of the supernet for None; macs are
         multiply-adds per example.
-    network(genotype, auxiliary=False) -> the stand-alone network, as it is trained after the search, of the size that
-        the space was built with; a larger one is that of a space built with other options. Its weights are not the
-        supernet's. auxiliary: with a second head that helps its training; ValueError where the space has none.
+    network(genotype, auxiliary=False) -> the stand-alone network, as it is trained after the search, of the size in the
+        space's options. Its weights are not the supernet's. auxiliary: with a second head for training; ValueError if the
+        space has none.
     format(genotype) -> the published notation, on one line; parse(text) -> Genotype, raising ValueError.
-    expected(gates) -> {"params", "macs"}: what `cost` is on average over networks drawn by the gates, edge by edge; at
-        one-hot gates `cost` itself. Differentiable; of numpy gates it is numpy's. None where nobody knows.
-    inherited: this space with another `network` and `cost`, those of the discrete networks that take what `inherit`
-        gives and compute what the supernet computes at one-hot gates; None where nobody knows.
-    input_dtype: of its inputs: float32, or int32 where they are tokens.
-    source: {"name": ..., options}, what a config says to build the space again; None if it was not built by name.
+    expected(gates) -> {"params", "macs"}: the mean of `cost` over networks drawn by the gates, edge by edge; at
+        one-hot gates `cost` itself. Differentiable; numpy gates give numpy results. None if unavailable.
+    inherited: this space with the `network` and `cost` of discrete networks that take the weights of `inherit` and compute
+        what the supernet computes at one-hot gates; None if unavailable.
+    input_dtype: of its inputs: float32, or int32 for tokens.
+    source: {"name": ..., options}, the config that builds the space again; None if it was not built by name.
     """
 
     name: str
@@ -276,6 +275,6 @@ class SearchSpace(NamedTuple):
 
 
 class Evaluator(Protocol):
-    """A genotype to numbers with names: accuracies in %, seconds, millions."""
+    """A function from a genotype to named numbers: accuracies in %, seconds, millions."""
 
     def __call__(self, genotype: Genotype) -> Mapping[str, float]: ...

@@ -1,8 +1,8 @@
-"""The `dnas` command: one file a sub-command."""
+"""The `dnas` command: one file per sub-command."""
 
 
 def entry() -> int:
-    """What the installed command calls: interrupted while it still starts or already ends, it says so or nothing at all."""
+    """Entry point of the installed command, quiet if it is interrupted while it starts or ends."""
     import signal
     import sys
 

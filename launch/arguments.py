@@ -1,4 +1,4 @@
-"""What commands have in common: the options of a function of `dnas`, read from its signature, as options of a command."""
+"""Options that commands share, and the options of a function of `dnas`, read from its signature, as those of a command."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from launch.parser import Shown
 SHARED = "dnas.shared_options:SharedOptions"
 SHOWN = {"cache": Shown("DIR|off", "$DNAS_CACHE, else dnas/xla in your cache folder"),
          "space": Shown("FACTORY", "as searched"),
-         "task": Shown("{" + ",".join(registry.registered("task")) + "}|FACTORY", "what fits the data"),
-         "resize": Shown("SIDE|HEIGHT WIDTH", "32; pictures of one size up to 64 are kept as they are"),
-         "fit": Shown("{crop,pad,stretch}", "crop"), "augment": Shown("FUNCTION", "random crops, and flips where they suit"),
+         "task": Shown("{" + ",".join(registry.registered("task")) + "}|FACTORY", "by the targets"),
+         "resize": Shown("SIDE|HEIGHT WIDTH", "32; pictures of one size up to 64 stay as they are"),
+         "fit": Shown("{crop,pad,stretch}", "crop"), "augment": Shown("FUNCTION", "random crops, and flips for some data"),
          "target": Shown("COLUMN", "target, label, class or y"), "window": Shown("N", "64"), "limit": Shown("N", "all")}
 """How --help shows options that several commands have."""
 DATA = Option("data", tuple[str, ...], (),
@@ -28,15 +28,14 @@ LOAD = "dnas.data.sources:load"
 def read_command(command: str, description: str, argv: Sequence[str], options: Sequence[Option], *,
                  shown: Mapping[str, Shown] = {}, groups: Mapping[str, Sequence[Option]] = {},
                  titles: Mapping[str, str] = {}, defaults: Mapping[str, Any] = {}) -> dict[str, Any]:
-    """What `argv` says of these options, by name; of each group a dict "GROUP_options".
+    """The values of these options in `argv`, by name; those of each group in a dict "GROUP_options".
 
-    shown: how --help writes options, beside SHOWN; those that are Positional have no flag. groups: options `--GROUP.NAME`;
-    titles: of groups in --help.
-    defaults: in place of those of the options, such as what a config.json says; those of a group in a dict "GROUP_options".
+    shown: how --help shows options, beside SHOWN; Positional ones have no flag. groups: options `--GROUP.NAME`; titles: of
+    groups in --help. defaults: replace those of the options, such as by values of a config.json; same form as the result.
     Raises as `launch.parser.parse` does, SystemExit(0) for --help and ValueError.
     """
-    looks = {**SHOWN, **shown}
-    fields = [_field(option, looks.get(option.name), defaults) for option in options]
+    shown = {**SHOWN, **shown}
+    fields = [_field(option, shown.get(option.name), defaults) for option in options]
     for name, listed in groups.items():
         usual = defaults.get(f"{name}_options", {})
         part = dataclasses.make_dataclass(name, [_field(option, None, usual) for option in listed], frozen=True)
@@ -47,27 +46,27 @@ def read_command(command: str, description: str, argv: Sequence[str], options: S
 
 
 def options_of(function: str, *, without: Collection[str] = ()) -> list[Option]:
-    """The keyword-only options of the function at a place, read from its source, but for some."""
+    """The keyword-only options of the function at a place, read from its source, `without` some."""
     return [option for option in factory_options.read(function) if option.name not in without]
 
 
 def data_options(default: tuple[str, ...] = ()) -> list[Option]:
-    """The options that say what is learnt from: --data, and those of `dnas.data.load`."""
+    """The options of the data: --data, and those of `dnas.data.load`."""
     listed = [option._replace(annotation=bool, default=True) if option.name == "standardise" else option
               for option in options_of(LOAD)]
     return [DATA._replace(default=default), *listed]
 
 
 def load_data(values: Mapping[str, Any]):
-    """The data set that the options of `data_options` name."""
+    """The data set by the values of `data_options`."""
     from dnas.data import load
 
-    given = {option.name: values[option.name] for option in options_of(LOAD)}
-    return load(list(values["data"]), **given | {"standardise": None if given["standardise"] else False})
+    options = {option.name: values[option.name] for option in options_of(LOAD)}
+    return load(list(values["data"]), **options | {"standardise": None if options["standardise"] else False})
 
 
 def part_options(kind: Literal["space", "method", "selection"], name: str) -> list[Option]:
-    """The options of the factory that `name` stands for, and of a space those that all have."""
+    """The options of the factory `name`, and for a space those of all spaces."""
     listed = factory_options.read(registry.locate(name, kind))
     if kind != "space":
         return listed
@@ -76,7 +75,7 @@ def part_options(kind: Literal["space", "method", "selection"], name: str) -> li
 
 
 def flag_value(argv: Sequence[str], flag: str) -> str | None:
-    """The value of the last `flag VALUE` or `flag=VALUE`, before anything else of the command line is known."""
+    """The value of the last `flag VALUE` or `flag=VALUE`, without parsing the other options."""
     value = None
     for word, following in zip(argv, [*argv[1:], "--"]):
         if word.startswith(f"{flag}="):
@@ -86,7 +85,7 @@ def flag_value(argv: Sequence[str], flag: str) -> str | None:
     return value
 
 
-def is_given(argv: Sequence[str], name: str) -> bool:
+def has_option(argv: Sequence[str], name: str) -> bool:
     """Whether the command line has the option, in either form."""
     flags = {f"--{name}", f"--no-{name}"}
     return any(word.partition("=")[0].replace("_", "-") in {flag.replace("_", "-") for flag in flags} for word in argv)
@@ -105,7 +104,7 @@ def flag_values(argv: Sequence[str], flag: str) -> list[str]:
     return values
 
 
-def _field(option: Option, look: Shown | None, defaults: Mapping[str, Any]) -> tuple:
-    annotation = Annotated[option.annotation, look] if look else option.annotation
+def _field(option: Option, shown: Shown | None, defaults: Mapping[str, Any]) -> tuple:
+    annotation = Annotated[option.annotation, shown] if shown else option.annotation
     default = defaults.get(option.name, option.default)
     return option.name, annotation, dataclasses.field(default=default, metadata={"help": option.help or " "})

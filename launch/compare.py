@@ -1,4 +1,4 @@
-"""Compare selections on trained supernets: one table over runs of several methods and seeds, and a report to show."""
+"""Compare selections on trained supernets: one table over runs of several methods and seeds, and a report."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from launch.parser import Positional, Shown
 
 RUNS = Option("runs", tuple[str, ...], REQUIRED, "Run directories of searches: several methods, several seeds. A folder "
               "stands for all searches in it.")
-SELECTION = Option("selection", tuple[str, ...], COMPARED, "Which selections, each with options of its own.")
-OUT = Option("out", str | None, None, "Where the report is written, and continued if it was interrupted. A selection is "
-             "written in its run, RUN/selections, and is taken from there if it is done.")
+SELECTION = Option("selection", tuple[str, ...], COMPARED, "Selections to compare, each with options of its own.")
+OUT = Option("out", str | None, None, "Folder of the report; an interrupted comparison in it continues. A selection is "
+             "written in its run, RUN/selections, and read from there if it is done.")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs `dnas compare`. Raises ValueError, in one line, for what it cannot read or use."""
+    """Runs `dnas compare`. Raises ValueError for bad input."""
     names = flag_values(argv, "--selection") or list(COMPARED)
     short = [name.rpartition(":")[2].replace("-", "_") for name in names]
     values = read_command(
@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         result = dnas.compare(runs, selections, out=out, **options)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("interrupted; the same command goes on from what is done") from None
+        raise KeyboardInterrupt("interrupted; the same command continues") from None
     print(f"\n{result}\n")
     print(f"written    {result.folder} (report.html, comparison.csv, comparison.json, comparison.svg)")
     return 0

@@ -1,4 +1,4 @@
-"""Say what a search would need, without training: the same options as `dnas search`."""
+"""Estimate what a search needs, without training: the same options as `dnas search`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Say what a cell is worth: its size, and what a table of NAS-Bench-201 knows of it. Reads, and trains nothing.
+"""Show the size of a cell, and its results in a table of NAS-Bench-201. Trains nothing.
 
-A table is a .npz of `dnas table import`. It answers for the published networks of 16 channels and 5 cells a stage, trained
-from scratch. Test accuracies are for reports: no search or selection reads a table.
+A table is a .npz of `dnas table import`. It is of the published networks of 16 channels and 5 cells per stage, trained from
+scratch. Test accuracies are for reports: no search or selection reads a table.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 WHAT = Option("what", str, REQUIRED, "A run, a folder of `dnas select`, a genotype.json, a published name, or a cell such "
               "as '|none~0|+|...|' in quotes.")
-JSON = Option("json", str | None, None, "File to write the same to as JSON.")
+JSON = Option("json", str | None, None, "File to write the result to as JSON.")
 SHOWN = {"what": Positional("RUN|GENOTYPE|STRING"), "table": Shown("FILE.npz", "none"), "latency": Shown("FILE.npz", "none"),
          "json": Shown("FILE", "none")}
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs `dnas evaluate`. Raises ValueError, in one line, for what it cannot read or use."""
+    """Runs `dnas evaluate`. Raises ValueError for bad input."""
     options = [WHAT, *options_of("dnas.api.evaluate:evaluate"), JSON]
     values = read_command("evaluate", __doc__, argv, options, shown=SHOWN)
     out = _checked(values.pop("json"), values)
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _checked(json: str | None, values: dict) -> Path | None:
-    """The file to write. Raises ValueError, in one line, where it cannot be written or is one of those that are read."""
+    """The file to write. Raises ValueError if it cannot be written or is one of the inputs."""
     out = Path(json).expanduser() if json else None
     if out and (out.is_dir() or not out.absolute().parent.is_dir()):
         raise ValueError(f"--json {out}: it must be a file in a folder that exists")
@@ -51,28 +51,28 @@ def _checked(json: str | None, values: dict) -> Path | None:
     return out
 
 
-def _print(found: Evaluation) -> None:
+def _print(result: Evaluation) -> None:
     from launch.text import plain, size_text
 
-    print(f"cell       {found.cell}")
-    if found.searched:
-        options = ", ".join(f"{name} {found.options[name]}" for name in ("image", "classes", "channels", "cells")
-                            if name in found.options)
-        print(plain(f"searched   {found.space} ({options}): {size_text(found.searched)}"))
-    if found.published:
-        print(f"published  skeleton of {found.published['channels']} channels, {found.published['cells']} cells in each of "
-              "3 stages:")
-        _rows([(f"  {data}", size_text(size)) for data, size in found.published["size"].items()], left=2)
-    if found.table:
-        print(plain(f"table      {found.table['path']}, row {found.table['row']} of {found.table['cells']:,}"))
-        _print_standings(found)
+    print(f"cell       {result.cell}")
+    if result.searched:
+        options = ", ".join(f"{name} {result.options[name]}" for name in ("image", "classes", "channels", "cells")
+                            if name in result.options)
+        print(plain(f"searched   {result.space} ({options}): {size_text(result.searched)}"))
+    if result.published:
+        print(f"published  skeleton of {result.published['channels']} channels, {result.published['cells']} cells in each "
+              "of 3 stages:")
+        _rows([(f"  {data}", size_text(size)) for data, size in result.published["size"].items()], left=2)
+    if result.table:
+        print(plain(f"table      {result.table['path']}, row {result.table['row']} of {result.table['cells']:,}"))
+        _print_standings(result)
 
 
-def _print_standings(found: Evaluation) -> None:
+def _print_standings(result: Evaluation) -> None:
     from dnas.tabular.nasbench201 import accuracy
 
     accuracies, others = [], []
-    for name, standing in found.table["columns"].items():
+    for name, standing in result.table["columns"].items():
         rank = f"{standing.rank:,} of {standing.of:,}"
         if accuracy(name):
             data, split, epochs = accuracy(name)
@@ -86,10 +86,10 @@ def _print_standings(found: Evaluation) -> None:
     if others:
         print()
         _rows([("column", "value", "rank"), *others], left=1)
-    if found.latency_ms:
+    if result.latency_ms:
         print()
         _rows([("latency on", "ms", "rank"), *((device, f"{s.value:.4g}", f"{s.rank:,} of {s.of:,}")
-                                               for device, s in found.latency_ms.items())], left=1)
+                                               for device, s in result.latency_ms.items())], left=1)
     print("\nRanks: 1 is the best (highest accuracy, else lowest value); ties share the better rank.")
 
 

@@ -1,4 +1,4 @@
-"""Write a trained network in a form that others read. What was written is read back and compared before it is kept."""
+"""Write a trained network in a format for other programs. The files are read back and compared first."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from launch.parser import Positional, Shown
 
 NETWORK = Option("network", str, REQUIRED, "The run directory of a training, or a weights.safetensors.")
 FORMAT = Option("format", tuple[str, ...], REQUIRED, "stablehlo: one program with its weights, which JAX runs without this "
-                "toolkit. safetensors: the weights, and in the metadata what they are of. flax: a Python file that defines "
+                "toolkit. safetensors: the weights, described by metadata. flax: a Python file that defines "
                 "the network, and its weights. Or a function of yours: package.module:function or file.py:function.")
-COMPARED = DATA._replace(help="Data on whose test split outputs are compared: a name or other source (`dnas datasets`).")
+COMPARED = DATA._replace(help="Data whose test split is used to compare outputs: a name or other source (`dnas datasets`).")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs `dnas export`. Raises ValueError for what it cannot read or use, and Unfaithful; then nothing is written."""
+    """Runs `dnas export`. Raises ValueError for bad input, and Unfaithful; then nothing is written."""
     options = [NETWORK, FORMAT, *options_of("dnas.api.export:export", without=["data", "progress"]), COMPARED]
     shown = {"network": Positional("RUN"), "format": Shown("{" + ",".join(registry.registered("export")) + "}|FUNCTION ..."),
              "out": Shown("DIR", "export, beside the weights"), "data": Shown("SOURCE ...", "that of the run"),

@@ -1,4 +1,4 @@
-"""Requests to end: Ctrl-C, SIGTERM as of a scheduler, SIGHUP as of a terminal that is closed. All are KeyboardInterrupt."""
+"""Turns requests to end into KeyboardInterrupt: Ctrl-C, SIGTERM (by a scheduler), SIGHUP (by a closed terminal)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from collections.abc import Iterator
 
 SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 SHOW_CURSOR = b"\x1b[?25h\n"
-"""What a terminal is told whose line moved."""
+"""Restores the cursor of a terminal with a moving line."""
 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[list[int]]:
-    """Inside, the first of SIGNALS raises KeyboardInterrupt, and a second ends the process at once. Yields the numbers of
-    those received. A signal that is ignored, as SIGHUP under nohup, stays so."""
+    """A block in which the first of SIGNALS raises KeyboardInterrupt, and a second ends the process at once. Yields the
+    numbers of received signals. A signal that is ignored, as SIGHUP under nohup, stays ignored."""
     received: list[int] = []
 
     def interrupt(number, frame):
@@ -42,5 +42,5 @@ def interruptible() -> Iterator[list[int]]:
 
 
 def exit_code(received: list[int]) -> int:
-    """Of a process that such signals ended, as shells have it; 130 where it was interrupted otherwise."""
+    """Exit code of a process that these signals ended, as in shells; 130 if there are none."""
     return 128 + (received[0] if received else signal.SIGINT)

@@ -1,4 +1,4 @@
-"""`dnas spaces`, `dnas methods` and `dnas datasets`: what there is, with a line each."""
+"""`dnas spaces`, `dnas methods` and `dnas datasets`: the names, with a line each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dnas import registry
-from launch.arguments import data_options, is_given, load_data, read_command
+from launch.arguments import data_options, has_option, load_data, read_command
 from launch.search_options import read_search
 
 OWN = "a function of yours that returns a"
@@ -30,13 +30,12 @@ def spaces(argv: Sequence[str]) -> int:
 
 
 def _check(argv: Sequence[str]) -> int:
-    """Tries all that a space must do; 2 if it falls short."""
+    """Checks all requirements of a space; 2 if it fails one."""
     usage = ("usage: dnas spaces check SPACE [--space.OPTION VALUE] [--data SOURCE]; SPACE is a name, "
              "package.module:factory or file.py:factory")
     if {"-h", "--help"} & set(argv):
-        print(f"{usage}\n\nTries all that a space must do on a few examples of the data, and says where it falls short.\n"
-              "Without --data these are digits for a space of images, and else random inputs of the shape that is the\n"
-              "factory's default.\n"
+        print(f"{usage}\n\nChecks all that a space must do on a few examples of the data, and says where it fails.\n"
+              "Without --data these are digits for a space of images, else random inputs of the factory's default shape.\n"
               "Options of the space: dnas search --space SPACE --help")
         return 0
     if not argv or argv[0].startswith("-"):
@@ -45,7 +44,7 @@ def _check(argv: Sequence[str]) -> int:
     from search_spaces.check import check
 
     values = read_search("spaces check", "", ["--space", *argv])
-    shape = None if any(is_given(argv, flag) for flag in ("data", "config")) else _default_shape(values["space"])
+    shape = None if any(has_option(argv, flag) for flag in ("data", "config")) else _default_shape(values["space"])
     drawn = shape is not None and len(shape) != 3
     what, space, inputs, outputs = _drawn_example(values, shape) if drawn else _data_example(values)
     print(f"{what}\nspace {label(space.source, 'space')}\n", flush=True)
@@ -61,7 +60,7 @@ def _check(argv: Sequence[str]) -> int:
 
 
 def _data_example(values: Mapping[str, Any]) -> tuple:
-    """What a check is of, in words, the space, and normalised examples of the data with the shape of their outputs."""
+    """The subject of a check as text, the space, and normalised examples of the data with the shape of their outputs."""
     import numpy as np
 
     import dnas
@@ -96,7 +95,7 @@ def _drawn_example(values: Mapping[str, Any], shape: tuple[int, ...]) -> tuple:
 
 
 def _default_shape(name: str) -> tuple[int, ...] | None:
-    """The shape of one input that the factory of a space has as a default; None if it has none."""
+    """The default shape of one input of a space's factory; None if it has none."""
     shape = _default(name, "image")
     return tuple(shape) if isinstance(shape, tuple | list) and all(isinstance(size, int) for size in shape) else None
 
@@ -124,7 +123,7 @@ def datasets(argv: Sequence[str]) -> int:
 
 
 def _check_data(argv: Sequence[str]) -> int:
-    """Loads a source of data and prints what a search would print of it."""
+    """Loads a source of data and prints its summary as a search does."""
     usage = ("usage: dnas datasets check SOURCE [--limit N] [--task TASK] [--target COLUMN] [--window N] [--resize SIDE] "
              "[--fit crop|pad|stretch] [--augment FUNCTION]")
     if {"-h", "--help"} & set(argv):

@@ -1,4 +1,4 @@
-"""The `dnas` command: finds the sub-command and turns what goes wrong into one line and an exit code."""
+"""The `dnas` command: runs the sub-command, and turns errors into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from launch.interrupts import exit_code, interruptible
 from launch.text import plain
 
 COMMANDS = {
-    "search": ("launch.search:main", "search a space on data and write what is found into a run directory"),
+    "search": ("launch.search:main", "search a space on data and write the result into a run directory"),
     "select": ("launch.select:main", "choose the architecture of a trained supernet in another way"),
     "compare": ("launch.compare:main", "compare selections on runs of several methods and seeds, in one report"),
-    "train": ("launch.train:main", "train the network that was found, or a published one, and test it"),
-    "predict": ("launch.predict:main", "say what a trained network predicts: of pictures, rows of a table, arrays, a text"),
+    "train": ("launch.train:main", "train the network of a search, or a published one, and test it"),
+    "predict": ("launch.predict:main", "predictions of a trained network for pictures, rows of a table, arrays, a text"),
     "export": ("launch.export:main", "write a trained network as StableHLO, safetensors or one Python file"),
-    "show": ("launch.show:main", "draw what was found: its cells, the layers of its network, the logits of its run"),
+    "show": ("launch.show:main", "draw the result: its cells, the layers of its network, the logits of its run"),
     "report": ("launch.report:main", "write one page about a run, with pictures, figures, command and versions"),
     "runs": ("launch.runs:main", "list the runs in a folder with their status, metric and time"),
-    "evaluate": ("launch.evaluate:main", "size of the cell that was found, and what a table of NAS-Bench-201 knows of it"),
-    "table": ("launch.table:main", "make that table from the official NATS-Bench files"),
+    "evaluate": ("launch.evaluate:main", "size of a cell, and its results in a table of NAS-Bench-201"),
+    "table": ("launch.table:main", "make such a table from the official NATS-Bench files"),
     "estimate": ("launch.estimate:main", "weights, multiply-adds, memory and compile time of a search, without it"),
     "spaces": ("launch.lists:spaces", "list the search spaces"),
     "methods": ("launch.lists:methods", "list the search methods"),
@@ -36,18 +36,18 @@ COMMANDS = {
 }
 FAILED, BAD_INPUT, BROKEN_PIPE = 1, 2, 141
 GARBAGE = 10_000, 10, 10
-"""Thresholds of the garbage collector. Imports and traces make many objects that stay, and by default a tenth of the time
-until the first step goes into looking through them again and again."""
+"""Thresholds of the garbage collector. Imports and traces create many lasting objects; with the default thresholds a tenth
+of the time to the first step goes into scanning them again and again."""
 LONGEST = 2000
-"""Characters of what is said of an error: what a file holds may be in it."""
+"""Most characters of an error message, which may quote a file."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line `argv` (that of the process unless given) and returns its exit code.
+    """Runs the command line `argv` (default: that of the process) and returns its exit code.
 
-    0: done; 1: it failed on the way, such as by a loss that is not finite; 2: bad input, or files that cannot be read
-    or written; 130, 143, 129: ended by Ctrl-C, SIGTERM, SIGHUP. What is wrong is one line on standard error; DNAS_DEBUG=1
-    adds the traceback. Nothing that is printed can command a terminal.
+    0: done; 1: it failed while running, such as by a loss that is not finite; 2: bad input, or files that cannot be
+    read or written; 130, 143, 129: ended by Ctrl-C, SIGTERM, SIGHUP. Errors are one line on standard error; DNAS_DEBUG=1
+    adds the traceback. Printed text contains no control characters for the terminal.
     """
     _sure_of_output()
     gc.set_threshold(*GARBAGE)
@@ -65,13 +65,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return BROKEN_PIPE
         except Exception as error:
-            if received:  # which raised another error where it met code that is not Python
+            if received:  # code that is not Python turned the interrupt into another error
                 return _say("dnas", "interrupted", exit_code(received))
             return _say("dnas: error", *_explained(error))
 
 
 class Plain:
-    """A stream that passes on texts as `printable` makes them. What rich writes for a terminal to obey goes past it."""
+    """A stream that writes texts as `printable` ones. Rich's own control codes bypass it."""
 
     def __init__(self, stream: TextIO):
         self.rich_proxied_file = stream
@@ -93,7 +93,7 @@ def usage() -> str:
 
 
 def _sure_of_output() -> None:
-    """Whatever a file is called can be printed, in any encoding; and where there is no output at all, nothing is."""
+    """Makes any file name printable in any encoding, and printing harmless without a standard output."""
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (it stays open as long as the process)
     if sys.stderr is None:
@@ -123,7 +123,7 @@ def _run(argv: list[str]) -> int:
 
 
 def _explained(error: Exception) -> tuple[str, int]:
-    """One line that says what is wrong, and the exit code."""
+    """The message of an error in one line, and the exit code."""
     if isinstance(error, ValueError):
         return str(error), BAD_INPUT
     if isinstance(error, OSError):

@@ -1,6 +1,6 @@
 """Reads a command line into a frozen dataclass: its fields are the options, the text under a field is its help.
 
-A field is an int, float, str, bool, Literal, tuple of these, or a union. `Annotated[..., Shown(...)]` says how --help writes
+A field is an int, float, str, bool, Literal, tuple of these, or a union. `Annotated[..., Shown(...)]` says how --help shows
 its value, and `Annotated[..., Positional(...)]` that it has no flag. A field whose value is a dataclass, such as `budget` or
 `space_options`, holds the options `--budget.NAME` or `--space.NAME`, a group of their own titled by its docstring.
 """
@@ -24,29 +24,29 @@ T = TypeVar("T")
 WIDTH = 80
 """Columns of --help."""
 CLOSE = 0.75
-"""Least likeness, 0 to 1, of an option that is suggested in place of an unknown one."""
+"""Least similarity, 0 to 1, of an option that is suggested for an unknown one."""
 NEGATIVE = re.compile(r"-\.?\d|-inf|-nan")
-"""How a value begins that starts with a hyphen and is no option."""
+"""Beginnings of values that start with a hyphen and are not options."""
 DEVICE = ("gpu", "cpu", "tpu", "cuda", "device", "accelerator", "platform")
-"""Options that other programs have, and that dnas needs none of."""
+"""Options of other programs that dnas does not need."""
 PLAIN = {int: ("INT", "a whole number"), float: ("FLOAT", "a number"), str: ("STR", "a text")}
-"""How --help writes a type, and an error."""
+"""Names of types, in --help and in errors."""
 
 
 class Shown(NamedTuple):
-    """How --help shows an option. metavar: its value; unset: what holds where it is None or empty, if it may be."""
+    """How --help shows an option. metavar: its value; unset: the meaning of None or an empty value."""
 
     metavar: str
     unset: str | None = None
 
 
 class Positional(Shown):
-    """The same of a field without a flag; a tuple takes all words that are left."""
+    """The same for a field without a flag; a tuple takes all remaining words."""
 
 
 class Entry(NamedTuple):
-    """An option. dest: the fields that lead to it, joined by dots; flags: () if it is positional, of a bool one for True and
-    one for False; kind: its type; group: title in --help of the options that it stands with, None for the common ones."""
+    """An option. dest: its path of fields, joined by dots; flags: () if it is positional, two of a bool for True and False;
+    kind: its type; group: title of its group in --help, None for the common options."""
 
     dest: str
     flags: tuple[str, ...]
@@ -63,11 +63,10 @@ class Entry(NamedTuple):
 
 
 def parse(default: T, program: str, description: str, argv: Sequence[str]) -> T:
-    """`default`, a dataclass, with what `argv` says; where it holds REQUIRED, `argv` must say it.
+    """`default`, a dataclass, with the values in `argv`, which must have those that are REQUIRED.
 
-    Names may be written with _ for -; of an option that is given twice, the last value holds. Prints the help and raises
-    SystemExit(0) for --help. Raises ValueError, in one line, for an unknown or missing option and for a value that an option
-    cannot have.
+    Names may be written with _ for -; the last of several values of an option counts. Prints the help and raises
+    SystemExit(0) for --help. Raises ValueError for an unknown or missing option and for a value that an option cannot have.
     """
     entries = list(_entries(default))
     if {"-h", "--help"} & set(argv):
@@ -75,26 +74,26 @@ def parse(default: T, program: str, description: str, argv: Sequence[str]) -> T:
         raise SystemExit(0)
     words = [re.sub(r"^--[^=]*", lambda name: name[0].replace("_", "-"), word) for word in argv]
     try:
-        found, rest = _parser([entry for entry in entries if entry.flags], program).parse_known_args(words)
-    except argparse.ArgumentError as error:  # a bool's flags are the only ones that can have a value too many
+        namespace, rest = _parser([entry for entry in entries if entry.flags], program).parse_known_args(words)
+    except argparse.ArgumentError as error:  # only a bool's flag can have a value too many
         raise ValueError(f"{error.argument_name}: it takes no value") from None
     unknown = next((word for word in rest if re.match("-.", word) and not NEGATIVE.match(word)), None)
     if unknown:
         raise ValueError(_unknown(unknown.partition("=")[0], entries, program))
     values = {}
     for entry in entries:
-        if hasattr(found, entry.dest):
-            values[entry.dest] = _value(entry, *getattr(found, entry.dest))
+        if hasattr(namespace, entry.dest):
+            values[entry.dest] = _value(entry, *getattr(namespace, entry.dest))
         elif rest and not entry.flags:
             count = len(rest) if entry.several else 1
             values[entry.dest] = _value(entry, entry.shown.metavar, rest[:count])
             rest = rest[count:]
         elif entry.default is REQUIRED:
             name = " ".join([*entry.flags[:1], entry.shown.metavar])
-            raise ValueError(f"{name} is missing ({program} --help says what it is)")
+            raise ValueError(f"{name} is missing ({program} --help describes it)")
     if rest:
         data = any("--data" in entry.flags for entry in entries) and not re.fullmatch(r"[-+.\de]+", rest[0])
-        hint = f"; give data by --data {rest[0]}" if data else f" ({program} --help lists the options)"
+        hint = f"; name data by --data {rest[0]}" if data else f" ({program} --help lists the options)"
         raise ValueError(f"unexpected argument {rest[0]!r}{hint}")
     return _filled(default, values)
 
@@ -102,21 +101,21 @@ def parse(default: T, program: str, description: str, argv: Sequence[str]) -> T:
 def _entries(default: Any, place: str = "", prefix: str = "", group: str | None = None) -> Iterator[Entry]:
     kinds, helps = typing.get_type_hints(type(default), include_extras=True), _helps(type(default))
     for field in dataclasses.fields(default):
-        dest, kind, value, look = place + field.name, kinds[field.name], getattr(default, field.name), None
+        dest, kind, value, shown = place + field.name, kinds[field.name], getattr(default, field.name), None
         if dataclasses.is_dataclass(value):
             part = field.name.removesuffix("_options")
             yield from _entries(value, f"{dest}.", f"{part}.", type(value).__doc__.rstrip("."))
             continue
         if typing.get_origin(kind) is typing.Annotated:
-            kind, look = typing.get_args(kind)
+            kind, shown = typing.get_args(kind)
         names = (field.name, f"no_{field.name}") if kind is bool else (field.name,)
-        flags = () if isinstance(look, Positional) else tuple(f"--{prefix}{name}".replace("_", "-") for name in names)
+        flags = () if isinstance(shown, Positional) else tuple(f"--{prefix}{name}".replace("_", "-") for name in names)
         said = field.metadata.get("help") or helps.get(field.name, "")
-        yield Entry(dest, flags, kind, value, said, look or Shown(_metavar(kind)), group)
+        yield Entry(dest, flags, kind, value, said, shown or Shown(_metavar(kind)), group)
 
 
 def _helps(cls: type) -> dict[str, str]:
-    """The texts under the fields of a dataclass and of those it extends, as far as their source is at hand."""
+    """The texts under the fields of a dataclass and its bases, if their source is available."""
     helps = {}
     for base in cls.__mro__:
         with contextlib.suppress(OSError, TypeError):
@@ -141,7 +140,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 class _Keep(argparse.Action):
-    """Keeps the flag and its words for `_value`."""
+    """Stores the flag and its words for `_value`."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         setattr(namespace, self.dest, (option_string, values if isinstance(values, list) else [values]))
@@ -174,11 +173,11 @@ def _help(entry: Entry) -> str:
 
 
 def _value(entry: Entry, flag: str, words: Sequence[str | None]) -> Any:
-    """The value that the words behind a flag stand for. Raises ValueError, in one line, where there is none."""
+    """The value of the words after a flag. Raises ValueError if they are not one."""
     if entry.kind is bool:
         return flag == entry.flags[0]
     if words == [None]:
-        raise ValueError(f"{flag}: it takes a value")
+        raise ValueError(f"{flag}: it needs a value")
     try:
         return _read(entry.kind, words)
     except ValueError:
@@ -187,14 +186,14 @@ def _value(entry: Entry, flag: str, words: Sequence[str | None]) -> Any:
 
 
 def _choices(kind: Any) -> dict[str, Any]:
-    """The values of a type that has but a few, by how they are written; {} for another type."""
+    """The values of a type that has few, by their spelling; {} for another type."""
     few = {bool: (True, False), types.NoneType: (None,)}
     values = typing.get_args(kind) if typing.get_origin(kind) is Literal else few.get(kind, ())
     return {str(value): value for value in values}
 
 
 def _read(kind: Any, words: Sequence[str]) -> Any:
-    """The words as a value of this type. Raises ValueError where they are none."""
+    """The words as a value of this type. Raises ValueError if they are not one."""
     outer, inner, choices = typing.get_origin(kind), typing.get_args(kind), _choices(kind)
     if outer in (typing.Union, types.UnionType):
         for each in sorted(inner, key=lambda each: each is not types.NoneType):
@@ -211,7 +210,7 @@ def _read(kind: Any, words: Sequence[str]) -> Any:
 
 
 def _wanted(kind: Any) -> str:
-    """What a value of this type must be, or each of several, in words."""
+    """This type, or that of each of several values, as text."""
     outer, inner, choices = typing.get_origin(kind), typing.get_args(kind), _choices(kind)
     if outer is tuple:
         return ", ".join(_wanted(each) for each in inner if each is not ...)
@@ -230,7 +229,7 @@ def _metavar(kind: Any) -> str:
 
 
 def _unknown(flag: str, entries: Sequence[Entry], program: str) -> str:
-    """What is said of a flag that there is not; another is named only where it is almost surely meant."""
+    """The message for an unknown flag; it suggests another only if that is almost certainly meant."""
     name = flag.lstrip("-")
     if name.rstrip("s") in DEVICE:
         return f"unknown option {flag}; dnas uses the accelerator that JAX finds (JAX_PLATFORMS=cpu: none)"
@@ -241,7 +240,7 @@ def _unknown(flag: str, entries: Sequence[Entry], program: str) -> str:
 
 
 def _filled(default: T, values: Mapping[str, Any], place: str = "") -> T:
-    """`default` with `values`, by the fields that lead to them."""
+    """`default` with `values`, by their paths of fields."""
     changes = {}
     for field in dataclasses.fields(default):
         dest, value = place + field.name, getattr(default, field.name)

@@ -1,6 +1,6 @@
-"""Say what a trained network predicts: of pictures, of the rows of a table, of arrays, or of a text.
+"""Predict with a trained network: for pictures, the rows of a table, arrays, or a text.
 
-If the targets are there too, in the file or as folders FOLDER/CLASS/PICTURE, the metrics are printed.
+If there are targets, in the file or as folders FOLDER/CLASS/PICTURE, the metrics are printed too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SHOWN = {"network": Positional("RUN"), "inputs": Positional("PICTURE|FOLDER|FILE
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs `dnas predict`. Raises ValueError, in one line, for what it cannot read or use."""
+    """Runs `dnas predict`. Raises ValueError for bad input."""
     values = read_command("predict", __doc__, argv, [NETWORK, INPUTS, *options_of("dnas.api.predict:predict")], shown=SHOWN)
     import dnas
 

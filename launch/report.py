@@ -1,4 +1,4 @@
-"""Write one page about a run: what was found, how it went, and how it was made. It needs no network, and prints well."""
+"""Write one page about a run: its result, its course, and its command and versions. It opens offline, and prints well."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RUN = Option("run", str, REQUIRED, "The run directory of a search or of a traini
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs `dnas report`. Raises ValueError, in one line, for what it cannot read."""
+    """Runs `dnas report`. Raises ValueError for bad input."""
     values = read_command("report", __doc__, argv, [RUN, *options_of("dnas.api.report:report")],
                           shown={"run": Positional("RUN"), "out": Shown("FILE", "RUN/report.html")})
     print(f"written    {report(values['run'], out=values['out'])}")

@@ -1,4 +1,4 @@
-"""List the runs at and below a folder: how far each has come, what it is of, and how well it does."""
+"""List the runs in a folder and below: status, method, space, data, metric and time."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from launch.arguments import options_of, read_command
 from launch.parser import Positional
 from launch.text import plain, terminal_width
 
-FOLDER = Option("folder", str, "runs", "Where to look. Choices inside of a run are counted with it.")
+FOLDER = Option("folder", str, "runs", "Folder to list. Selections inside a run are counted with it.")
 FORMAT = Option("format", Literal["table", "csv", "json"], "table",
-                "How the list is printed; csv and json have everything that is known of a run.")
+                "How the list is printed; csv and json have all fields of a run.")
 COLUMNS = ("folder", "status", "kind", "method", "space", "data", "seed", "epoch", "quality", "on", "time", "choices")
 LEFT = COLUMNS[:6]
-"""Columns of texts, which begin at the left."""
+"""Columns of texts, aligned left."""
 LEAST = "choices", "on", "time", "kind", "seed", "data", "space", "method"
 """Columns that a narrow terminal does not show, the least important first; the name of a folder often says the last ones."""
 NOTE = 40
-"""Letters of a note that has to fit too: who is running it."""
+"""Longest note that must fit too, such as who is running it."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs `dnas runs`. Raises ValueError, in one line, where there is no such folder."""
+    """Runs `dnas runs`. Raises ValueError if there is no such folder."""
     values = read_command("runs", __doc__, argv, [FOLDER, *options_of("dnas.runs.index:list_runs"), FORMAT],
                           shown={"folder": Positional("DIR")})
     runs = list_runs(values["folder"], sort=values["sort"])
@@ -44,18 +44,18 @@ def main(argv: Sequence[str]) -> int:
 
 
 def as_table(runs: Sequence[Summary], width: int | None = None) -> str:
-    """A line a run, in columns; behind it who is running it, or what is broken.
+    """A line per run, in columns, followed by its note: who is running it, or what is broken.
 
-    width: of the terminal, for which columns are left out in the order of LEAST until the lines fit. What is longer than
-    NOTE of what is broken may still take a second line.
+    width: of the terminal; columns are left out in the order of LEAST until the lines fit, except for notes longer than
+    NOTE.
     """
-    rows, notes = [[plain(cell) for cell in _row(one)] for one in runs], [plain(one.note) for one in runs]
+    rows, remarks = [[plain(cell) for cell in _row(one)] for one in runs], [plain(one.note) for one in runs]
     for count in range(len(LEAST) + 1):
         shown = [i for i, name in enumerate(COLUMNS) if name not in LEAST[:count]]
         header, *lines = columns([[row[i] for i in shown] for row in (COLUMNS, *rows)],
                                  left=sum(COLUMNS[i] in LEFT for i in shown)).splitlines()
-        noted = [f"{line}  {note}".rstrip() for line, note in zip(lines, notes)]
-        if width is None or all(len(line) <= width for line, note in zip([header, *noted], ["", *notes])
+        noted = [f"{line}  {note}".rstrip() for line, note in zip(lines, remarks)]
+        if width is None or all(len(line) <= width for line, note in zip([header, *noted], ["", *remarks])
                                 if len(note) <= NOTE):
             break
     return "\n".join([header, *noted])

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launch.arguments import is_given, load_data
+from launch.arguments import has_option, load_data
 from launch.search_options import read_search, settings_of
 from launch.text import budget_lines, size_text
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs `dnas search`. Raises what is wrong as ValueError, RunWriteError or NonFiniteLoss."""
+    """Runs `dnas search`. Raises ValueError, RunWriteError or NonFiniteLoss."""
     values = read_search("search", __doc__, argv)
     from dnas import Budget
     from dnas.api.search import default_folder, run_searches
@@ -31,19 +31,19 @@ def main(argv: Sequence[str]) -> int:
     own = {name: values[name] for name in ("epochs", "batch", "seed", "diagnose", "stop_on_collapse", "start")}
     plan = plan_search(**{"space": spaces[0], "method": methods[0], "data": data, **several}, **own,
                        seeds=values["seeds"] if values["seeds"] != 1 else None, budget=Budget(**values["budget_options"]))
-    if values["config"] and values["start"] and not is_given(argv, "start"):
+    if values["config"] and values["start"] and not has_option(argv, "start"):
         _refuse_other_start(values["config"], plan)
     out = Path(values["run"]).expanduser() if values["run"] else default_folder(plan)
     try:
         runs = run_searches(plan, out, progress=values["progress"], cache=values["cache"])
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"interrupted; `{_again(argv, plan, out)}` goes on from its last checkpoint") from None
+        raise KeyboardInterrupt(f"interrupted; `{_again(argv, plan, out)}` continues from its last checkpoint") from None
     print(report_runs(plan, runs, out) if plan.several else report(runs[0]))
     return 0
 
 
 def _refuse_other_start(path: str, plan: SearchPlan) -> None:
-    """Raises ValueError where the run that a config began with is not as it was then, or another took its place."""
+    """Raises ValueError if the run in a config's start has changed since, or was replaced by another."""
     from dnas.api.supernet import FINGERPRINT
     from dnas.config import read_config
 
@@ -54,7 +54,7 @@ def _refuse_other_start(path: str, plan: SearchPlan) -> None:
 
 
 def report(run: Run) -> str:
-    """What a search ends with, for a person: the cell, its size, its metric, where everything lies, what to do next."""
+    """The result of a search as text: the cell, its size, its metric, its files, next commands."""
     from dnas.engine.margin import margin_of, undecided
     from dnas.engine.progress import metric_text
     from dnas.reports.cells import terminal_cell
@@ -70,7 +70,7 @@ def report(run: Run) -> str:
     snippet = f"import dnas; print(dnas.open({str(run.folder)!r}))"
     lines = [
         "", terminal_cell(genotype, space.groups), space.format(genotype), "",
-        f"margin    the gate of an edge's first operation leads its second by {100 * margin.lead:.1f} points (median)",
+        f"margin    median lead of the best operation over the second: {100 * margin.lead:.1f} points (uniform gates: 0)",
         *([f"gates     {even}"] if even else []),
         f"size      {size_text(space.cost(genotype))} as a network of its own",
         *(f"budget    {line}" for line in budget_lines(run.config, space, genotype, gates)),
@@ -90,7 +90,7 @@ def report(run: Run) -> str:
 
 
 def _to_decide(config: Mapping[str, Any], folder: str) -> list[str]:
-    """What comes next where the gates have decided nothing."""
+    """Next commands if the gates have decided nothing."""
     from dnas.engine.margin import moves_logits, what_decides
 
     options, again = config["method"], []
@@ -102,7 +102,7 @@ def _to_decide(config: Mapping[str, Any], folder: str) -> list[str]:
 
 
 def report_runs(plan: SearchPlan, runs: Sequence[Run], out: Path) -> str:
-    """What several searches end with: each on a line, what they have in common, and what to do next."""
+    """The results of several searches as text: a line each, what they share, next commands."""
     import numpy as np
 
     from dnas.engine.margin import margin_of, undecided, what_decides
@@ -149,7 +149,7 @@ def report_runs(plan: SearchPlan, runs: Sequence[Run], out: Path) -> str:
 
 
 def _again(argv: Sequence[str], plan: SearchPlan, out: Path) -> str:
-    """The command that goes on with what was interrupted."""
+    """The command that continues an interrupted search."""
     if plan.several:
         return shlex.join(["dnas", "search", *argv, *([] if "--run" in " ".join(argv) else ["--run", str(out)])])
     return shlex.join(["dnas", "search", "--config", str(out / "config.json"), "--run", str(out)])

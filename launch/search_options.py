@@ -14,28 +14,28 @@ from launch.arguments import LOAD, data_options, flag_value, options_of, part_op
 from launch.parser import Shown
 
 SPACE = Option("space", str, "nasbench201",
-               "What is searched: a name (`dnas spaces`), package.module:factory or file.py:factory.")
+               "Search space: a name (`dnas spaces`), package.module:factory or file.py:factory.")
 METHOD = Option("method", str, "darts",
-                "How it is searched: a name (`dnas methods`), package.module:factory or file.py:factory.")
+                "Search method: a name (`dnas methods`), package.module:factory or file.py:factory.")
 SEEDS = Option("seeds", int, 1,
                "Number of seeds to search, starting at --seed, in one program. Several write into DIR/SEED.")
 SWEEP = Option("sweep", tuple[str, ...], (), "Values of a method's or space's option to search with, such as "
                "method.arch-lr=1e-4,3e-4; several multiply. Written into DIR/SETTING/SEED. Numbers of the method share one "
                "program.")
-RUN = Option("run", str | None, None, "Where the run is written, and continued if it was interrupted.")
-CONFIG = Option("config", str | None, None, "config.json of a run to repeat; options given besides it override it.")
-TRUST = Option("trust", bool, False, "Import whatever places the config names.")
+RUN = Option("run", str | None, None, "Directory of the run; an interrupted run in it continues.")
+CONFIG = Option("config", str | None, None, "config.json of a run to repeat; other options override it.")
+TRUST = Option("trust", bool, False, "Import any places that the config names.")
 SEARCH = "dnas.api.search:search"
 BUDGET = "dnas.algorithms.budget:Budget"
 OWN = ("epochs", "batch", "seed", "diagnose", "stop_on_collapse")
-"""Keys of a config that are options by themselves."""
+"""Keys of a config that are options of the same name."""
 
 
 def read_search(command: str, description: str, argv: Sequence[str]) -> dict[str, Any]:
-    """What the command line of `dnas search` says, on top of what the config says that --config names.
+    """The values of `dnas search`'s options: from the command line, else from --config.
 
-    Prints the help and raises SystemExit(0) for --help. Raises ValueError, in one line, for an unknown option or name, a
-    value that an option cannot have, and a place that only the config names.
+    Prints the help and raises SystemExit(0) for --help. Raises ValueError for an unknown option or name, a value that an
+    option cannot have, and a place that only the config names.
     """
     argv = [re.sub(r"^--distill(?==|$)", "--method.distill", word) for word in argv]
     path = flag_value(argv, "--config")
@@ -47,10 +47,10 @@ def read_search(command: str, description: str, argv: Sequence[str]) -> dict[str
     options = [SPACE, METHOD, *data_options(("digits",)), *options_of(SEARCH, without=("seeds", "out", "budget")),
                SEEDS, SWEEP, RUN, CONFIG, TRUST]
     shown = {"space": Shown(_names("space")), "method": Shown(_names("method")), "data": Shown(f"{_datasets()}|PATH ..."),
-             "batch": Shown("N", "64, or what the smaller split has"), "start": Shown("RUN", "new weights"),
+             "batch": Shown("N", "64, or the size of the smaller split"), "start": Shown("RUN", "new weights"),
              "sweep": Shown("OPTION=V1,V2 ...", "none"), "run": Shown("DIR", "runs/SPACE-METHOD-DATA-SEED"),
              "config": Shown("FILE", "none")}
-    titles = {"budget": "limits on the network that the search ends with (all but 5 % is used up)",
+    titles = {"budget": "limits on the selected network (95 to 100 % is used up)",
               **{part: f"options of the {part} {name}" for part, name in names.items()}}
     values = read_command(command, description, argv, options, shown=shown, groups=groups, titles=titles, defaults=defaults)
     if not 1 <= values["seeds"] <= 1000:
@@ -63,25 +63,25 @@ def read_search(command: str, description: str, argv: Sequence[str]) -> dict[str
 def settings_of(values: Mapping[str, Any], argv: Sequence[str], data) -> tuple[list, list]:
     """The spaces and the methods to search with: those of the options, and of --sweep every combination of its values.
 
-    Raises ValueError, in one line, for an unknown option, a value that it cannot have, and one that is named twice.
+    Raises ValueError for an unknown option, a value that it cannot have, and one that is named twice.
     """
     import dnas
 
     swept = dict(_parsed(text) for text in values["sweep"])
     if len(swept) < len(values["sweep"]):
-        raise ValueError("--sweep names an option twice; list all its values behind one =")
+        raise ValueError("--sweep names an option twice; list all its values after one =")
     options = {f"{part}.{name.replace('_', '-')}": (part, name) for part in ("space", "method")
                for name in values[f"{part}_options"]}
     typed = {}
     for option, texts in swept.items():
         if option not in options:
             near = difflib.get_close_matches(option, options, 1) or [name for name in options if name.endswith(f".{option}")]
-            hint = f"did you mean {near[0]}?" if near else "it takes options of the method or the space, such as method.lr"
+            hint = f"did you mean {near[0]}?" if near else "use options of the method or the space, such as method.lr"
             raise ValueError(f"--sweep {option}: there is no such option; {hint}")
         part, name = options[option]
         typed.setdefault(part, {})[name] = [_typed(argv, part, name, text) for text in texts]
         if len({repr(value) for value in typed[part][name]}) < len(texts):
-            raise ValueError(f"--sweep {option}={','.join(texts)}: a value is there twice")
+            raise ValueError(f"--sweep {option}={','.join(texts)}: a value is repeated")
     of_space, of_method = ([dict(zip(typed.get(part, {}), row)) for row in itertools.product(*typed.get(part, {}).values())]
                            for part in ("space", "method"))
     return ([dnas.space(values["space"], data, **values["space_options"] | changed) for changed in of_space],
@@ -92,7 +92,7 @@ def _parsed(text: str) -> tuple[str, list[str]]:
     option, equals, texts = text.partition("=")
     listed = texts.split(",")
     if not equals or not option or not all(listed):
-        raise ValueError(f"--sweep {text}: it takes OPTION=VALUE,VALUE, such as method.arch-lr=1e-4,3e-4")
+        raise ValueError(f"--sweep {text}: it must be OPTION=VALUE,VALUE, such as method.arch-lr=1e-4,3e-4")
     return option.removeprefix("--").replace("_", "-"), listed
 
 
@@ -104,10 +104,10 @@ def _typed(argv: Sequence[str], part: str, name: str, text: str) -> Any:
 
 
 def _of_config(path: str, names: Mapping[str, str | None], argv: Sequence[str]) -> dict[str, Any]:
-    """The defaults that a config stands for. A part that the command line names otherwise has its own defaults.
+    """The defaults from a config. A part with another name on the command line has its own defaults.
 
-    Raises ValueError, in one line, where it is not the config of a search or a value is of another type, and for a place
-    that is neither named on the command line nor in the config of a run that was begun here.
+    Raises ValueError if it is not the config of a search or a value is of another type, and for a place that is neither
+    named on the command line nor in the config of a run that was begun here.
     """
     from dnas import config as configs
     from dnas import registry
@@ -124,7 +124,7 @@ def _of_config(path: str, names: Mapping[str, str | None], argv: Sequence[str]) 
         if there is None or name is not None and registry.absolute(name) != there:
             continue
         if there == "":
-            raise ValueError(f"{where}: its {part} was an object of somebody's own, which only Python can repeat; name "
+            raise ValueError(f"{where}: its {part} was an object without a name, which only Python can repeat; name "
                              f"another with --{part}")
         registry.refuse_untrusted(there, part, where, trust)
         defaults[part] = there
@@ -149,7 +149,7 @@ def _of_config(path: str, names: Mapping[str, str | None], argv: Sequence[str]) 
 
 
 def _space_options(names: Mapping[str, str]) -> list[Option]:
-    """The options of the space, those that suit the method as it says in its SPACE."""
+    """The options of the space, with the defaults in the method's SPACE."""
     from dnas import options as factory_options
     from dnas import registry
 

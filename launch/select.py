@@ -9,12 +9,12 @@ from launch.arguments import flag_value, options_of, part_options, read_command
 from launch.parser import Positional, Shown
 
 DEFAULT = "perturbation"
-RUN = Option("run", str, REQUIRED, "The run directory of a search. It is read, and written in its folder `selections` only.")
-SELECTION = Option("selection", str, DEFAULT, "How to choose: a name, package.module:factory or file.py:factory.")
+RUN = Option("run", str, REQUIRED, "The run directory of a search. Only its folder `selections` is written to.")
+SELECTION = Option("selection", str, DEFAULT, "Selection: a name, package.module:factory or file.py:factory.")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs `dnas select`. Raises ValueError, in one line, for what it cannot read or use."""
+    """Runs `dnas select`. Raises ValueError for bad input."""
     name = flag_value(argv, "--selection") or DEFAULT
     own = options_of("dnas.api.select:select", without=["progress"])
     values = read_command("select", __doc__, argv, [RUN, SELECTION, *own],
@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         chosen = dnas.select(values.pop("run"), **values, **options)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("interrupted; the same command goes on from the last step") from None
+        raise KeyboardInterrupt("interrupted; the same command continues from the last step") from None
     supernet = chosen.run.supernet
     print("", terminal_cell(chosen.genotype, supernet.space.groups), supernet.space.format(chosen.genotype), "", sep="\n")
     print(f"size       {size_text(supernet.space.cost(chosen.genotype))} as a network of its own")

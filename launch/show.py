@@ -1,4 +1,4 @@
-"""Show what was found: its cells, the layers of its network, and how a run came to it."""
+"""Show an architecture: its cells, the layers of its network, and the logits of its run."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ WHAT = Option("what", str, REQUIRED,
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs `dnas show`. Raises ValueError, in one line, for what it cannot read or use."""
+    """Runs `dnas show`. Raises ValueError for bad input."""
     values = read_command("show", __doc__, argv, [WHAT, *options_of("dnas.api.show:show")],
                           shown={"what": Positional("RUN|GENOTYPE"), "cells": Shown("INT", "as searched"),
                                  "channels": Shown("INT", "as searched"), "out": Shown("DIR", "beside the genotype")})
     what, out = values.pop("what"), values.pop("out")
     path = Path(what).expanduser()
-    architecture = path if path.exists() else published(what)  # a wrong name does not wait for jax
+    architecture = path if path.exists() else published(what)  # a wrong name fails before jax is imported
     import dnas
 
     beside = path if path.is_dir() else path.parent if path.exists() else Path(".")

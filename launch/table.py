@@ -2,7 +2,7 @@
 
 NATS_PATH is the unpacked folder NATS-tss-v1_0-3ffb9-simple, or the file NATS-tss-v1_0-3ffb9.pickle.pbz2, which takes far
 more memory. They are pickles, and nats_bench unpickles them: a pickle can run any code, so give the official files only.
-What is written, and everything that dnas itself reads, is plain arrays. It needs pip install 'dnas[nats]'.
+The table, and everything that dnas itself reads, is plain arrays. It needs pip install 'dnas[nats]'.
 """
 
 import difflib
@@ -24,7 +24,7 @@ NATS-Bench's topology space; `dnas table import --help` says more."""
 
 @dataclass(frozen=True)
 class Arguments:
-    """What the command line says."""
+    """Options of `dnas table import`."""
 
     nats: Annotated[str, Positional("NATS_PATH")] = REQUIRED
     """The official folder or file of the topology space. Nothing else: it is unpickled."""
@@ -33,7 +33,7 @@ class Arguments:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs `dnas table`. Raises ValueError, in one line, for what it cannot read, and writes nothing then."""
+    """Runs `dnas table`. Raises ValueError for bad input, and then writes nothing."""
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
         np.savez_compressed(buffer, **from_api(api, CELLS, from_string, _say))
         buffer.seek(0)
         table = load(buffer)
-    except Exception as error:  # whatever nats_bench or a pickle may raise
+    except Exception as error:  # of any type, from nats_bench or a pickle
         said = str(error).replace(str(buffer), "what was read")
         raise ValueError(f"{source}: it cannot be read as NATS-Bench's topology space ({type(error).__name__}: {said}); "
                          "give the official files") from error

@@ -9,32 +9,32 @@ from typing import Any
 
 
 def plain(text: str) -> str:
-    """`text` on one line, without what a terminal would obey."""
+    """`text` on one line, without control characters of terminals."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def terminal_width() -> int | None:
-    """Columns of the terminal that standard output is; None where it is not one."""
+    """Columns of the terminal; None if standard output is not one."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def size_text(cost: Mapping[str, int]) -> str:
-    """Parameters and multiply-adds of a network."""
+    """Parameters and multiply-adds as text."""
     return f"{cost['params']:,} parameters, {cost['macs']:,} multiply-adds per example"
 
 
 def budget_lines(config: Mapping[str, Any], space, genotype, gates=None) -> list[str]:
-    """For each limit of a config a line that says whether `genotype` meets it, and what `gates` make one expect."""
+    """A line for each limit of a config: whether `genotype` meets it, and the expected cost by `gates`."""
     from dnas.algorithms.budget import BAND, NAMES, likelihood, met
     from dnas.api.supernet import budget_of
 
     budget = budget_of(config)
-    if not budget.given:
+    if not budget.limits:
         return []
     shares = met(space, budget, genotype)
     verdict = "met" if shares["ok"] else f"NOT MET, which takes 0 to {100 * BAND:.0f} % less" + (
-        " of one and no more of the other" if len(budget.given) > 1 else "")
+        " of one and no more of the other" if len(budget.limits) > 1 else "")
     mixture = space.expected(likelihood(space)(gates)) if gates else {}
     return [f"{limit:,.0f} {NAMES[name]}: {verdict}; this network has {100 * abs(shares[name] - 1):.1f} % "
             f"{'more' if shares[name] > 1 else 'less'}" + (f", one drawn by the gates {mixture[name]:,.0f}" if gates else "")
-            for name, limit in budget.given.items()]
+            for name, limit in budget.limits.items()]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dnas.options import REQUIRED, Option
-from launch.arguments import LOAD, data_options, flag_value, is_given, load_data, options_of, read_command
+from launch.arguments import LOAD, data_options, flag_value, has_option, load_data, options_of, read_command
 from launch.parser import Positional, Shown
 
 if TYPE_CHECKING:
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 WHAT = Option("what", str, REQUIRED,
               "A run directory, a folder of its selections, a genotype.json, or a published name such as darts-v2. The "
               "folder of an earlier training repeats it, with its options.")
-SELECTION = Option("selection", str | None, None, "Train the choice RUN/selections/SELECTION of that run.")
+SELECTION = Option("selection", str | None, None, "Train the genotype in RUN/selections/SELECTION of that run.")
 SPLITS = Option("splits", tuple[Literal["train", "valid", "holdout"], ...], (),
-                "What is trained on. Published: all but the test set, so that no hold-out metric is reported.")
-RUN = Option("run", str | None, None, "Where the training is written, and continued if it was interrupted.")
+                "Splits to train on. Published: all but the test set, so that no hold-out metric is reported.")
+RUN = Option("run", str | None, None, "Directory of the training; an interrupted one in it continues.")
 NOT_OF_PLAN = ("splits", "out", "cache", "progress")
-"""Options that are no part of a plan."""
+"""Options that are not part of a plan."""
 TRAIN, RECIPE = "dnas.api.train:train", "dnas.algorithms.supervised:Recipe"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs `dnas train`. Raises what is wrong as ValueError, RunWriteError or NonFiniteLoss."""
+    """Runs `dnas train`. Raises ValueError, RunWriteError or NonFiniteLoss."""
     values = _read(argv)
     what = str(_selection(values["what"], values["selection"])) if values["selection"] else values["what"]
     from dnas import registry
@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
         values["trust"] = {registry.absolute(values["selection"])}
     architecture = architecture_of(what, space=values["space"], trust=values["trust"])
     listed = ("splits", *(option.name for option in (*options_of(TRAIN, without=NOT_OF_PLAN), *options_of(RECIPE))))
-    options = {name: values[name] for name in listed if name == "trust" or is_given(argv, name)}
+    options = {name: values[name] for name in listed if name == "trust" or has_option(argv, name)}
     plan = plan_training(what, _data(values, argv, architecture), **options)
     folder = Path(values["run"]).expanduser() if values["run"] else default_folder(plan)
     try:
@@ -48,13 +48,13 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         where = shlex.quote(str(folder))
         again = f"dnas train {where} --run {where}"
-        raise KeyboardInterrupt(f"interrupted; `{again}` goes on from its last checkpoint") from None
+        raise KeyboardInterrupt(f"interrupted; `{again}` continues from its last checkpoint") from None
     print(report(plan, network, folder))
     return 0
 
 
 def _read(argv: Sequence[str]) -> dict[str, Any]:
-    """What the command line says; the values of a preset are the defaults that --help shows."""
+    """The values of the options; a preset changes the defaults that --help shows."""
     own = options_of(TRAIN, without=("out", "splits"))
     shown = {"what": Positional("RUN|GENOTYPE"),
              "cells": Shown("INT", "as searched"), "channels": Shown("INT", "as searched"),
@@ -74,7 +74,7 @@ def _read(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def _selection(run: str, name: str) -> Path:
-    """The folder of a run's selection. Raises ValueError that lists those that are there."""
+    """The folder of a run's selection. Raises ValueError that lists the existing ones."""
     folder = Path(run).expanduser() / "selections"
     there = sorted(path.parent.name for path in folder.glob("*/genotype.json"))
     if not (folder.parent / "config.json").is_file():
@@ -86,10 +86,10 @@ def _selection(run: str, name: str) -> Path:
 
 
 def _data(values: Mapping[str, Any], argv: Sequence[str], architecture):
-    """The data set, if the command line says anything of it, else None: that of the search."""
+    """The data set if an option names or changes it, else None: that of the search."""
     from dnas import config as configs
 
-    said = [name for name in (option.name for option in options_of(LOAD)) if is_given(argv, name)]
+    said = [name for name in (option.name for option in options_of(LOAD)) if has_option(argv, name)]
     if flag_value(argv, "--data") is not None or not architecture.config:
         return load_data(values | {"data": values["data"] or ("digits",)})
     if not said:
@@ -102,7 +102,7 @@ def _data(values: Mapping[str, Any], argv: Sequence[str], architecture):
 
 
 def report(plan: TrainingPlan, network: TrainedNetwork, folder: Path) -> str:
-    """What a training ends with, for a person: every class, the metrics, where everything lies."""
+    """The result of a training as text: every class, the metrics, its files."""
     import numpy as np
 
     from dnas.engine.progress import metric_text

@@ -135,13 +135,13 @@ def test_help_shows_the_chosen_options_only(said):
     (["search", "--chanels", "3"], "unknown option --chanels; dnas search --help lists them"),
     (["search", "--epo", "3"], "unknown option --epo; dnas search --help lists them"),
     (["search", "-g"], "unknown option -g; dnas search --help lists them"),
-    (["search", "stray"], "unexpected argument 'stray'; give data by --data stray"),
-    (["search", "--epochs", "3", "mine.py"], "unexpected argument 'mine.py'; give data by --data mine.py"),
+    (["search", "stray"], "unexpected argument 'stray'; name data by --data stray"),
+    (["search", "--epochs", "3", "mine.py"], "unexpected argument 'mine.py'; name data by --data mine.py"),
     (["search", "--seed", "3", "4"], "unexpected argument '4' (dnas search --help lists the options)"),
     (["search", "--space", "nasbench"], "no space 'nasbench'; did you mean 'nasbench201'?"),
     (["search", "--method", "dart"], "no method 'dart'; did you mean 'darts'?"),
     (["search", "--data", "digit"], "no file, folder or data set 'digit'; did you mean 'digits'?"),
-    (["search", "--space"], "--space: it takes a value"),
+    (["search", "--space"], "--space: it needs a value"),
     (["search", "--no-progress=1"], "--progress/--no-progress: it takes no value"),
     (["search", "--space.channels", "many"], "--space.channels many: it must be a whole number"),
     (["search", "--space.scan", "onn"], "--space.scan onn: it must be one of auto, on, off"),
@@ -159,12 +159,12 @@ def test_help_shows_the_chosen_options_only(said):
     (["search", "--data"], "--data needs a name or a path"),
     (["search", "--method.lr", "nan"], "method darts: lr is nan; it must be a number"),
     (["search", "--space.channels", "0"], "channels >= 1"),
-    (["search", "--space", "mine.py:small"], "--space.n INT is missing (dnas search --help says what it is)"),
+    (["search", "--space", "mine.py:small"], "--space.n INT is missing (dnas search --help describes it)"),
     (["search", "--space", "mine.py:small", "--space.n", "1"], "it returned int; it must return a SearchSpace"),
     (["search", "--space", "mine.py:strange"], "option call has no default"),
     (["search", "--space", "mine.py:linea"], "no callable 'linea'; did you mean 'linear'?"),
     (["search", "--config", "absent.json"], "cannot read absent.json: No such file or directory"),
-    (["search", "--config"], "--config: it takes a value"),
+    (["search", "--config"], "--config: it needs a value"),
     (["search", "--run", "mine.py"], "cannot write in mine.py"),
     (["search", "--run", "."], "is not empty (it has mine.py) and holds no run")])
 def test_bad_command_lines(said, folder, argv, message):
@@ -372,4 +372,4 @@ def test_interrupted_search_says_how_to_go_on(said, folder, monkeypatch):
     monkeypatch.setattr("dnas.api.search.search_lanes", interrupt)
     code, _, err = said("search", "--space", "mine.py:linear", "--run", "my run")
     assert code == 130 and err.count("\n") == 1
-    assert "`dnas search --config 'my run/config.json' --run 'my run'` goes on" in err
+    assert "`dnas search --config 'my run/config.json' --run 'my run'` continues" in err

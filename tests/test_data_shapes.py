@@ -102,9 +102,9 @@ def test_sequences_of_features_have_to_be_called_that():
     (TOKENS, np.arange(N) % 2, {"standardise": True}, "standardise is for images and features"),
     (np.where(ROWS > 2, np.nan, ROWS), np.arange(N) % 2, {}, "NaN or infinite features, the first in row"),
     (ROWS, np.arange(N - 1.0), {}, "59 labels for 60 rows"), (TOKENS, np.arange(N - 1.0), {}, "59 labels for 60 sequences"),
-    (ROWS, np.arange(N) + 0.5, {"task": "classification"}, "dtype float64; labels are integers"),
+    (ROWS, np.arange(N) + 0.5, {"task": "classification"}, "dtype float64; labels must be integers"),
     (ROWS, np.arange(N) % 2, {"class_names": ["only"]}, "label 1 of example 1; there are 1 classes"),
-    (ROWS, np.arange(N, dtype=float), {"limit": 3}, "3 rows outside .* split empty; it takes at least 6$"),
+    (ROWS, np.arange(N, dtype=float), {"limit": 3}, "3 rows outside .* split empty; it needs at least 6$"),
     (ROWS, np.arange(N, dtype=float), {"limit": 49}, "limit 49, but it has 48 rows outside")])
 def test_what_does_not_fit(x, y, options, message):
     with pytest.raises(ValueError, match=f"^mine: .*{message}") as error:
@@ -129,7 +129,7 @@ def test_another_task_for_the_same_data():
 
 
 def test_weights_of_classes_are_for_classes():
-    with pytest.raises(ValueError, match="mine: weights of classes are for one class an example; its task is regression"):
+    with pytest.raises(ValueError, match="mine: weights of classes are for one class per example; its task is regression"):
         balanced(from_arrays("mine", ROWS, ROWS[:, 0]))
 
 
@@ -169,7 +169,7 @@ def test_options_of_other_sources(tmp_path):
             (npz, {"target": "y"}, "target y is for .csv files only"),
             (npz, {"window": 3}, "window 3 is for .txt files only"), (npz, {"task": "regresion"}, "mean 'regression'"),
             (text, {"standardise": True}, "standardise True is for images and features"),
-            (text, {"task": "classification"}, "y has shape"), ("digits", {"task": "dense"}, r"labels are \[N, H, W\]")]:
+            (text, {"task": "classification"}, "y has shape"), ("digits", {"task": "dense"}, r"labels must be \[N, H, W\]")]:
         with pytest.raises(ValueError, match=message):
             load(source, **options)
     assert load(npz, task="regression").task == "regression"

@@ -103,7 +103,7 @@ def test_wrong_weights_and_augmentations(folder, options, message):
 
 
 def test_weights_are_for_classes():
-    with pytest.raises(ValueError, match="diabetes: weights of classes are for one class an example"):
+    with pytest.raises(ValueError, match="diabetes: weights of classes are for one class per example"):
         load("diabetes", class_weights="balanced")
 
 

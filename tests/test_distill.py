@@ -81,7 +81,7 @@ def test_which_supernets_are_remembered(every, remembered):
     for step in range(max(remembered) + 1):
         if step in remembered:
             known = remembered[step]
-            assert int(memory.known) == len(known)
+            assert int(memory.filled) == len(known)
             expected = [*known, -1, -1, -1][:3]
             np.testing.assert_array_equal(memory.weights["w"], np.repeat(expected, 2).reshape(3, 2))
             np.testing.assert_array_equal(memory.gates["cell"][:, 0, 0], expected)
@@ -134,7 +134,7 @@ def test_teachers_learn_nothing_and_their_weight_rises():
     rising = jax.jit(functools.partial(value, distill_warmup=5, steps=2))
     for step, share in (0, 0), (1, 0.1), (5, 0.5), (10, 1), (1000, 1):
         np.testing.assert_allclose(rising(jnp.int32(step), *memory), share * full, rtol=1e-7)
-    assert rising(jnp.int32(5), *memory._replace(known=jnp.int32(0))) == value(5, *memory, distill_weight=0.0) == 0
+    assert rising(jnp.int32(5), *memory._replace(filled=jnp.int32(0))) == value(5, *memory, distill_weight=0.0) == 0
 
 
 @pytest.mark.parametrize("teachers", [1, 3])
@@ -143,7 +143,7 @@ def test_a_student_like_its_teachers_learns_nothing_from_them(teachers, temperat
     weights, gates, stats, batch = supernets(1)
     sd = term(teachers=teachers)
     one = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), (weights, gates))
-    memory = sd.init(*one)._replace(known=jnp.int32(teachers))
+    memory = sd.init(*one)._replace(filled=jnp.int32(teachers))
 
     def value(weights, gates):
         student, _ = SPACE.apply(weights, stats, gates, batch.inputs, train=True)
@@ -208,7 +208,7 @@ def test_the_teachers_of_a_method(every, steps, taken):
     """Weights and gates are those of the supernet that a step trained, before the step."""
     algorithm, hyper, states, _ = distilled(every)
     memory = states[steps].memory["weights"]["distillation"]
-    assert int(memory.known) == len(taken) and not states[steps].memory["arch"]
+    assert int(memory.filled) == len(taken) and not states[steps].memory["arch"]
     for k, step in enumerate(taken):
         chex.assert_trees_all_equal(row(memory.weights, k), states[step].weights)
         trained = algorithm.gates(states[step]._replace(arch=states[step + 1].arch), hyper)
@@ -235,7 +235,7 @@ def test_at_rest_teachers_equal_the_student_and_change_nothing():
     rest = {"lr": 0.0, "lr_min": 0.0, "arch_lr": 0.0}
     states, infos = run(*bound(distill=2, distill_every="step", distill_warmup=0, distill_arch=True, **rest), 3)
     bare, expected = run(*bound(**rest), 3)
-    assert [int(states[-1].memory[player]["distillation"].known) for player in ("weights", "arch")] == [2, 2]
+    assert [int(states[-1].memory[player]["distillation"].filled) for player in ("weights", "arch")] == [2, 2]
     assert max(abs(info[name]) for info in infos for name in ("train_distillation", "valid_distillation")) < 1e-13
     chex.assert_trees_all_close([{name: info[name] for name in expected[0]} for info in infos], expected, rtol=1e-13)
     chex.assert_trees_all_close(states[-1]._replace(memory=()), bare[-1]._replace(memory=()), rtol=1e-11, atol=1e-14)

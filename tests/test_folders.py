@@ -194,7 +194,7 @@ def deep():
     (bomb(50000, 50000), f"a picture of more than {MOST_PIXELS:,} pixels"),
     (bomb(9000, 9000), f"a picture of more than {MOST_PIXELS:,} pixels"),
     (bomb(2000, 2000), "a picture that cannot be read"), (encoded("jpeg")[:700], "cannot be read (image file is truncated"),
-    (bomb(8, 8)[:40], "not a PNG"), (b"", "not a PNG, JPEG, WebP or BMP picture; convert it, or take it away"),
+    (bomb(8, 8)[:40], "not a PNG"), (b"", "not a PNG, JPEG, WebP or BMP picture; convert it, or remove it"),
     (b"GIF89a" + bytes(100), "not a PNG, JPEG"), (b"\x80\x04cos\nsystem\n.", "not a PNG, JPEG"),
     (deep(), "16-bit grey, which 8 bits cannot hold"), (encoded("webp")[:300], "cannot be read (could not create decoder"),
     (encoded("bmp")[:900], "a picture that cannot be read (image file is truncated"),
@@ -277,8 +277,8 @@ def flat(folder):
     (dangling, "/cat/gone.png: a picture that cannot be read"),
     (nested, "/dog/puppies: a folder inside that of a class"),
     (strange, "class '\\x1b[31mcat' has a name that cannot be printed"),
-    (unknown_class, "/cat: beside train there are only test and val"), (beside, "/cat: beside train"),
-    (twice, "is there as well"), (flat, "a folder of data has a folder of pictures for each class")])
+    (unknown_class, "/cat: beside train there may be only test and val"), (beside, "/cat: beside train"),
+    (twice, "exists too"), (flat, "a folder of data has a folder of pictures for each class")])
 def test_folders_that_are_refused(tmp_path, change, message):
     folder = write_folder(tmp_path / "x")
     change(folder)
@@ -290,12 +290,12 @@ def test_folders_that_are_refused(tmp_path, change, message):
 def test_a_test_class_that_is_not_trained(tmp_path):
     write_folder(tmp_path / "train")
     write_folder(tmp_path / "test", classes=("cat", "cow"))
-    with pytest.raises(ValueError, match="test/cow: no class of .*train, which has cat, dog, owl$"):
+    with pytest.raises(ValueError, match="test/cow: not a class of .*train, which has cat, dog, owl$"):
         load(str(tmp_path))
 
 
 @pytest.mark.parametrize("options, message", [
-    ({"resize": [0]}, "resize 0 crop; it is a side"), ({"resize": [5000]}, "1 to 4096"),
+    ({"resize": [0]}, "resize 0 crop; it must be a side"), ({"resize": [5000]}, "1 to 4096"),
     ({"resize": [8, 8, 8]}, "resize 8 8 8"),
     ({"fit": "squash"}, "one of crop, pad, stretch"), ({"limit": 999}, "limit 999, but it has")])
 def test_options_out_of_range(tmp_path, options, message):
@@ -305,7 +305,7 @@ def test_options_out_of_range(tmp_path, options, message):
 
 def test_more_than_there_is_memory_for(tmp_path, monkeypatch):
     monkeypatch.setattr("os.sysconf", lambda name: {"SC_PHYS_PAGES": 8}.get(name, 4096))
-    with pytest.raises(ValueError, match="24 images of 64x64x3 take .* take a smaller resize or a limit"):
+    with pytest.raises(ValueError, match="24 images of 64x64x3 take .* use a smaller resize or a limit"):
         load(str(write_folder(tmp_path)), resize=[64])
 
 
@@ -418,11 +418,11 @@ def test_parquet_files(tmp_path, monkeypatch):
 def test_hugging_face_data_that_does_not_fit(tmp_path):
     datasets = pytest.importorskip("datasets")
     hub(a=datasets.ClassLabel(names=["x", "y"])).rename_column("label", "b").save_to_disk(tmp_path / "two")
-    with pytest.raises(ValueError, match="two: its columns are image, b, a; it takes one of images"):
+    with pytest.raises(ValueError, match="two: its columns are image, b, a; it must have one of images"):
         load(str(tmp_path / "two"))
 
 
 def test_without_the_package(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-    with pytest.raises(ValueError, match=r"^cifar10: it takes the package datasets; pip install 'dnas\[hf\]'$"):
+    with pytest.raises(ValueError, match=r"^cifar10: it needs the package datasets; pip install 'dnas\[hf\]'$"):
         load("hf:cifar10")

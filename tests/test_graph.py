@@ -144,11 +144,11 @@ def test_splits_of_a_graph():
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"edge_index": np.array([[0, 1], [1, 40]])}, "edge_index holds something else than numbers 0..39"),
+    ({"edge_index": np.array([[0, 1], [1, 40]])}, "edge_index must hold whole numbers 0..39"),
     ({"edge_index": np.array([[0, 1], [1, 0]])}, "two nodes twice"),
     ({"edge_index": np.array([[3], [3]])}, "joins a node with itself"),
     ({"edge_index": np.array([0, 1])}, "edge_index has shape"),
-    ({"x_shape": np.array([39, 8])}, "holds something else than numbers 0..38"),
+    ({"x_shape": np.array([39, 8])}, "must hold whole numbers 0..38"),
     ({"x_indptr": np.arange(41)}, "x_indptr does not divide"),
     ({"x_data": np.array([np.nan])}, "x_data and x_indices"),
     ({"y": np.zeros(3, int)}, "3 labels for 40 images"),

@@ -57,8 +57,8 @@ def test_words_become_values(argv, expected):
 
 
 @pytest.mark.parametrize("argv, message", [
-    ([], "PLACE is missing (dnas try --help says what it is)"), (["p", "--count"], "--count: it takes a value"),
-    (["p", "--count", "--bare"], "--count: it takes a value"),
+    ([], "PLACE is missing (dnas try --help describes it)"), (["p", "--count"], "--count: it needs a value"),
+    (["p", "--count", "--bare"], "--count: it needs a value"),
     (["p", "--count", "x"], "--count x: it must be a whole number"),
     (["p", "--count=2.0"], "--count 2.0: it must be a whole number"),
     (["p", "--rate", "x"], "--rate x: it must be a number"), (["p", "--kind", "c"], "--kind c: it must be one of a, b, 4"),

@@ -222,7 +222,7 @@ def test_couplings_and_weights_that_are_not_positive_are_refused(coupling, weigh
 @pytest.mark.parametrize("lr, coupling, bound", [
     (0.025, 80, "80"), (0.025, 81.0, "80"), (0.1, 20, "20"), (4, 1, "0.5")])
 def test_a_coupling_beyond_the_bound_is_refused_with_the_bound(lr, coupling, bound):
-    with pytest.raises(ValueError, match=re.escape(f"lr * coupling < 2; take coupling < {bound}")):
+    with pytest.raises(ValueError, match=re.escape(f"lr * coupling < 2; use coupling < {bound}")):
         method(lr=lr, coupling=coupling)
     method(lr=lr, coupling=0.99 * float(bound))
 

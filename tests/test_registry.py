@@ -26,7 +26,7 @@ def test_every_name(kind, name):
     ("nasbench20", "no space 'nasbench20'; did you mean 'nasbench201'\\? there are .*nasbench201"),
     ("zzz", "no space 'zzz'; there are .*nasbench201.*, and others as package.module:factory or file.py:factory"),
     ("search_spaces.nasbench201:nasbench", "has no callable 'nasbench'; did you mean 'nasbench201'"),
-    ("absent_module:f", "No module named 'absent_module'; it is package.module:factory of an installed package"),
+    ("absent_module:f", "No module named 'absent_module'; it must be package.module:factory of an installed package"),
     ("absent.py:f", "no file 'absent.py'"),
     ("broken.py:f", "broken.py:f: importing it failed with ZeroDivisionError: division by zero"),
     ("needs.py:f", "importing it failed with ModuleNotFoundError: No module named 'absent_module'")])

@@ -53,7 +53,7 @@ def test_a_sweep_that_was_interrupted_goes_on(swept, tmp_path, monkeypatch, caps
 
     monkeypatch.setattr("dnas.runs.checkpoint.save", interrupt)
     assert main([*QUICK, *SWEEP, "--run", str(tmp_path / "part")]) == 130
-    assert "goes on from its last checkpoint" in capsys.readouterr().err
+    assert "continues from its last checkpoint" in capsys.readouterr().err
     monkeypatch.undo()
     said(capsys, *QUICK, *SWEEP, "--run", tmp_path / "part")
     assert contents(tmp_path / "part") == contents(swept)
@@ -99,11 +99,11 @@ def test_a_search_starts_from_another(swept, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("argv, message", [
-    (["--sweep", "method.arch-lr"], "--sweep method.arch-lr: it takes OPTION=VALUE,VALUE"),
-    (["--sweep", "method.arch-lr=1,,2"], "it takes OPTION=VALUE,VALUE"),
+    (["--sweep", "method.arch-lr"], "--sweep method.arch-lr: it must be OPTION=VALUE,VALUE"),
+    (["--sweep", "method.arch-lr=1,,2"], "it must be OPTION=VALUE,VALUE"),
     (["--sweep", "method.arch-rl=1,2"], "did you mean method.arch-lr?"),
-    (["--sweep", "arch-lr=1,2"], "did you mean"), (["--sweep", "epochs=1,2"], "it takes options of the method or the space"),
-    (["--sweep", "method.lr=1,1"], "a value is there twice"),
+    (["--sweep", "arch-lr=1,2"], "did you mean"), (["--sweep", "epochs=1,2"], "use options of the method or the space"),
+    (["--sweep", "method.lr=1,1"], "a value is repeated"),
     (["--sweep", "method.lr=0.1,0.2", "method.lr=0.3,0.4"], "--sweep names an option twice"),
     (["--sweep", "method.lr=a/b,0.1"], "--method.lr a/b: it must be a number"), (["--sweep", "method.lr=0.1,fast"], "fast"),
     (["--sweep", "method.lr=0.1,-1"], "lr"),

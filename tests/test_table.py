@@ -105,15 +105,15 @@ def test_a_part_of_the_cells(tmp_path):
         benchmark.index(table, SPACE.parse(string(OPS[20])))
     for row in (-1, 20):
         with pytest.raises(ValueError, match="its rows are 0 to 19"):
-            benchmark.look_up(table, row)
+            benchmark.row_values(table, row)
 
 
-def test_look_up_leaves_out_what_is_unknown(whole):
+def test_row_values_leaves_out_what_is_unknown(whole):
     table = benchmark.load(whole)
-    assert benchmark.look_up(table, 9) == {"cifar10_test_200": pytest.approx(900 / (len(OPS) - 1)),
+    assert benchmark.row_values(table, 9) == {"cifar10_test_200": pytest.approx(900 / (len(OPS) - 1)),
                                            "train_loss_12_first10_cifar10": 9}
-    assert set(benchmark.look_up(table, 10)) == {"cifar10_test_200"}
-    assert benchmark.evaluator(table)(SPACE.parse(string(OPS[9]))) == benchmark.look_up(table, 9)
+    assert set(benchmark.row_values(table, 10)) == {"cifar10_test_200"}
+    assert benchmark.evaluator(table)(SPACE.parse(string(OPS[9]))) == benchmark.row_values(table, 9)
 
 
 def test_ranks_ties_and_regret(tmp_path):
@@ -139,17 +139,17 @@ def test_what_a_column_measures():
     ({"ops": None}, "no array ops; it has code, cifar10_test_200"), ({"code": None}, "no array code"),
     ({"ops": OPS.astype(float)}, "ops is float64"), ({"ops": OPS[:, :5]}, "ops is uint8 [15625, 5]"),
     ({"ops": OPS[:0]}, "ops is uint8 [0, 6]"), ({"ops": OPS + 1}, "ops has 1 to 5"),
-    ({"ops": OPS.astype(int) - 1}, "ops has -1 to 3"), ({"code": np.arange(len(OPS))}, "code is not what ops say"),
-    ({"code": np.array("text")}, "code is not what ops say"), ({"code": np.arange(3)}, "code is not what ops say"),
+    ({"ops": OPS.astype(int) - 1}, "ops has -1 to 3"), ({"code": np.arange(len(OPS))}, "code does not fit ops"),
+    ({"code": np.array("text")}, "code does not fit ops"), ({"code": np.arange(3)}, "code does not fit ops"),
     ({"ops": OPS[[0, 0]], "code": OPS[[0, 0]] @ benchmark.WEIGHTS}, "1 cells more than once"),
     ({"op_names": np.array(["a", "b"])}, "op_names is a, b"), ({"op_names": np.arange(5)}, "op_names is 0, 1"),
-    ({"cifar10_test_200": np.zeros(7)}, "column cifar10_test_200 is float64 [7]; it is numbers [15625]"),
+    ({"cifar10_test_200": np.zeros(7)}, "column cifar10_test_200 is float64 [7]; it must be numbers [15625]"),
     ({"cifar10_test_200": np.zeros((len(OPS), 2))}, "cifar10_test_200 is float64 [15625, 2]"),
     ({"cifar10_test_200": np.full(len(OPS), "x")}, "cifar10_test_200 is <U1"),
-    ({"cifar10_test_200": np.full(len(OPS), 101.0)}, "cifar10_test_200 has 101 to 101; accuracies are 0 to 100"),
+    ({"cifar10_test_200": np.full(len(OPS), 101.0)}, "cifar10_test_200 has 101 to 101; accuracies must be 0 to 100"),
     ({"flops_cifar10": np.full(len(OPS), -1)}, "flops_cifar10 has -1 to -1"),
     ({"flops_cifar10": np.full(len(OPS), np.inf)}, "flops_cifar10 has inf to inf"),
-    ({"train_loss_12_first10_cifar10": np.zeros(len(OPS))}, "it is numbers [10]"),
+    ({"train_loss_12_first10_cifar10": np.zeros(len(OPS))}, "it must be numbers [10]"),
     ({"x": np.array([{}], object)}, "array x holds pickled objects, which are never loaded")])
 def test_malformed_arrays(tmp_path, changes, message):
     path = write(tmp_path / "t.npz", **changes)
@@ -183,7 +183,7 @@ def write_latencies(path, **changes):
 
 @pytest.mark.parametrize("changes, message", [
     ({"help_devices": np.arange(2)}, "help_devices is int64"), ({"help_devices": np.array(["a", "a"])}, "different names"),
-    ({"help_latency_ms": np.ones((3, 9))}, "it is floats [2, N]"), ({"help_latency_ms": np.ones(9)}, "it is floats"),
+    ({"help_latency_ms": np.ones((3, 9))}, "it must be floats [2, N]"), ({"help_latency_ms": np.ones(9)}, "must be floats"),
     ({"help_latency_ms": -np.ones((2, 9))}, "negative or not finite")])
 def test_malformed_latencies(tmp_path, changes, message):
     with pytest.raises(ValueError) as error:
@@ -198,10 +198,10 @@ def test_published_numbers():
     assert (best, skips) == (6111, 1835)
     found = benchmark.standings(table, best)
     assert found["cifar10_test_200"] == (pytest.approx(94.3733, abs=1e-4), 1, 15625, 0)
-    assert benchmark.look_up(table, skips)["cifar10_test_200"] == pytest.approx(54.297, abs=1e-3)
+    assert benchmark.row_values(table, skips)["cifar10_test_200"] == pytest.approx(54.297, abs=1e-3)
     assert not any("first1000" in name for name in found)
-    assert "train_loss_12_first1000_cifar10" in benchmark.look_up(table, 999)
-    assert len(benchmark.look_up(table, 999)) == len(table.columns) == 22
+    assert "train_loss_12_first1000_cifar10" in benchmark.row_values(table, 999)
+    assert len(benchmark.row_values(table, 999)) == len(table.columns) == 22
     with np.load(REAL / "nb201.npz", allow_pickle=False) as arrays:
         np.testing.assert_array_equal(table.rows, arrays["code_to_index"])
     devices, ms = benchmark.latencies(REAL / "nb201_hw.npz")
@@ -212,7 +212,7 @@ def test_published_numbers():
 @pytest.mark.parametrize("data, row", [("cifar100", 0), ("imagenet16", 1835)])
 def test_the_table_s_sizes_are_the_space_s(data, row):
     table = benchmark.load(REAL / "nb201.npz")
-    found, (image, classes) = benchmark.look_up(table, row), benchmark.DATA[data]
+    found, (image, classes) = benchmark.row_values(table, row), benchmark.DATA[data]
     cost = space_file.nasbench201(image, classes, **benchmark.SKELETON).cost(
         Genotype("nasbench201", {}, benchmark.choices(table, row)))
     assert cost == {"params": found[f"params_{data}"], "macs": found[f"flops_{data}"]}
@@ -261,7 +261,7 @@ def test_import_round_trip(tmp_path):
     np.testing.assert_array_equal(table.ops, OPS[:50])
     np.testing.assert_array_equal(table.rows, arrays["code_to_index"])
     assert benchmark.index(table, SPACE.parse(string(OPS[49]))) == 49
-    found = benchmark.look_up(table, 3)
+    found = benchmark.row_values(table, 3)
     assert found == {
         "cifar10_valid_200": 53, "cifar10_test_200": 63.25, "cifar100_valid_200": 73, "cifar100_test_200": 73.25,
         "imagenet16_valid_200": 83, "imagenet16_test_200": 83.25,
@@ -282,7 +282,7 @@ def test_import_without_some_results(tmp_path):
     np.savez(tmp_path / "t.npz", **from_api(Api(odd=odd), 5, space_file.from_string))
     table = benchmark.load(tmp_path / "t.npz")
     assert not any(name.startswith("cifar100") and name.endswith("200") for name in table.columns)
-    assert {"cifar10_test_12", "train_seconds_12_cifar10"} == table.columns.keys() - benchmark.look_up(table, 3).keys()
+    assert {"cifar10_test_12", "train_seconds_12_cifar10"} == table.columns.keys() - benchmark.row_values(table, 3).keys()
 
 
 def test_import_of_another_space_s_api():
@@ -424,7 +424,7 @@ def test_evaluate_another_space_without_a_table(said, whole, tmp_path):
     ([SKIPS, "--latency", "l.npz"], "latency needs table"), ([SKIPS, "--json", "no/e.json"], "a folder that exists"),
     ([SKIPS, "--json", "."], "a folder that exists"), (["genotype.json", "--json", "genotype.json"], "would replace"),
     ([".", "--json", "genotype.json"], "would replace"), (["genotype.json"], "of space 'file.py:f'"),
-    (["odd.json"], "build no nasbench201"), (["text.json"], "no valid JSON"), ([SKIPS, "--tabel", "x"], "--table")])
+    (["odd.json"], "build no nasbench201"), (["text.json"], "not valid JSON"), ([SKIPS, "--tabel", "x"], "--table")])
 def test_evaluate_refuses(said, tmp_path, monkeypatch, argv, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file.py").write_text("raise SystemExit('imported')")
@@ -481,4 +481,4 @@ def test_evaluate_refuses_tables_that_do_not_go_together(said, whole, tmp_path):
 def test_help_imports_no_jax(argv):
     code = f"import sys; from launch.main import main; assert main({argv}) == 0; assert 'jax' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
-    assert done.returncode == 0 and "NATS" in done.stdout or "Say what a cell is worth" in done.stdout
+    assert done.returncode == 0 and "NATS" in done.stdout or "Show the size of a cell" in done.stdout

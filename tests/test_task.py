@@ -178,8 +178,8 @@ def test_the_task_that_targets_stand_for(inputs, targets, task):
 @pytest.mark.parametrize("inputs, targets, message", [
     (TOKENS, np.eye(4, 3, dtype=int), "all 0 or 1; --task next-token fits, and --task multilabel"),
     (ROWS, np.eye(4, 3), "all 0 or 1; --task multilabel fits, and --task regression"),
-    (ROWS, np.arange(12).reshape(4, 3), "no labels .* of 0 and 1; --task regression fits numbers"),
-    (IMAGES, np.ones((4, 2, 3), int), "no classes of the pixels")])
+    (ROWS, np.arange(12).reshape(4, 3), "labels .* of 0 and 1; --task regression fits numbers"),
+    (IMAGES, np.ones((4, 2, 3), int), "classes of pixels")])
 def test_targets_that_may_stand_for_several(inputs, targets, message):
     with pytest.raises(ValueError, match=f"^mine: y is .* beside x .*{message}") as error:
         infer("mine", inputs, targets)
@@ -187,24 +187,24 @@ def test_targets_that_may_stand_for_several(inputs, targets, message):
 
 
 @pytest.mark.parametrize("task, targets, classes, message", [
-    ("classification", np.ones(4), None, "dtype float64; labels are integers"),
-    ("classification", np.array(["a", "b"]), None, "dtype <U1; labels are integers"),
+    ("classification", np.ones(4), None, "dtype float64; labels must be integers"),
+    ("classification", np.array(["a", "b"]), None, "dtype <U1; labels must be integers"),
     ("classification", np.array([0, 1, 5]), 5, "label 5 of example 2; there are 5 classes, 0..4"),
     ("classification", np.array([0, -1]), 5, "label -1 of example 1; there are 5 classes"),
-    ("classification", np.zeros((4, 1), int), None, r"shape \(4, 1\); labels are \[4\], one integer an example"),
+    ("classification", np.zeros((4, 1), int), None, r"shape \(4, 1\); labels must be \[4\], one integer per example"),
     ("classification", np.zeros(4, int), None, "every label is 0"),
     ("classification", np.arange(4) + 1, None, "label 4 among only 4"),
-    ("dense", np.zeros((4, 2), int), 3, r"labels are \[N, H, W\]"),
-    ("next-token", np.zeros(4, int), 3, r"labels are \[N, T\]"),
+    ("dense", np.zeros((4, 2), int), 3, r"labels must be \[N, H, W\]"),
+    ("next-token", np.zeros(4, int), 3, r"labels must be \[N, T\]"),
     ("next-token", np.array([[0, 1], [3, 0]]), 3, "label 3 of example 1; there are 3"),
-    ("multilabel", np.array([[0, 1], [2, 0]]), None, "label 0 of example 1 is 2; each label is 0 or 1"),
+    ("multilabel", np.array([[0, 1], [2, 0]]), None, "label 0 of example 1 is 2; each label must be 0 or 1"),
     ("multilabel", np.array([[0, np.nan]]), None, "label 1 of example 0 is nan"),
-    ("multilabel", np.zeros(4), None, r"labels are \[N, L\]"),
-    ("multilabel", np.zeros((4, 2)), 3, "2 targets an example, and 3"),
+    ("multilabel", np.zeros(4), None, r"labels must be \[N, L\]"),
+    ("multilabel", np.zeros((4, 2)), 3, "2 targets per example, and 3"),
     ("regression", np.array([1, np.nan, np.inf]), None, "2 NaN or infinite targets, the first of example 1"),
     ("regression", np.array([1, 1e39]), None, "1 NaN or infinite targets, the first of example 1"),
     ("regression", np.array(["a"]), None, "it must be numbers"), ("regression", np.ones(4), None, "every target is 1"),
-    ("regression", np.ones((4, 2)), 1, "2 targets an example, and 1 outputs")])
+    ("regression", np.ones((4, 2)), 1, "2 targets per example, and 1 outputs")])
 def test_targets_that_do_not_fit(task, targets, classes, message):
     with pytest.raises(ValueError, match=f"^mine: .*{message}") as error:
         named(task).check("mine", targets, classes)
@@ -221,7 +221,7 @@ def test_a_task_is_made_of_two_functions():
     task = Task("mine", lambda outputs, targets: outputs[:, 0], {"first": lambda outputs, targets: outputs[:, 0]})
     assert task.metric == "first" and task.divergence is None and task.predict(3) == 3
     assert task.check("mine", np.arange(4.0)).dtype == np.float32 and task.check("mine", [0, 1], 2).dtype == np.int32
-    with pytest.raises(ValueError, match="targets are numbers"):
+    with pytest.raises(ValueError, match="targets must be numbers"):
         task.check("mine", np.array(["a"]))
 
 

@@ -112,7 +112,7 @@ def test_columns_may_stand_in_any_order_and_the_target_may_be_missing(numbers, t
 
 @pytest.mark.parametrize("name, content, message", [
     ("a.csv", "m0,m1,m2,m3,m4,m5,m6,m7,target\n1,2,3,4,5,6,7,8,9\n", "no columns 'm8', 'kind'; the features are m0, m1"),
-    ("a.csv", "m0,m1,m2,m3,m4,m5,m6,m7,m8,kind\n1,2,3,4,5,6,7,8,9,odd\n", "column 'kind' is 'odd', which is none of"),
+    ("a.csv", "m0,m1,m2,m3,m4,m5,m6,m7,m8,kind\n1,2,3,4,5,6,7,8,9,odd\n", "column 'kind' is 'odd', which is not one of"),
     ("a.csv", "m0,m1,m2,m3,m4,m5,m6,m7,m8,kind\nx,2,3,4,5,6,7,8,9,low\n", "line 2: column 'm0' is 'x', which is not"),
     ("a.csv", "m0,m1,m2,m3,m4,m5,m6,m7,m8,kind\n,2,3,4,5,6,7,8,9,low\n", "a missing value"),
     ("a.csv", "m0,m1,m2,m3,m4,m5,m6,m7,m8,kind,target\n1,2,3,4,5,6,7,8,9,low,much\n", "column 'target' is 'much', which is"),
@@ -160,7 +160,7 @@ def test_classes_of_a_table_have_their_names(tmp_path, capsys):
     (tmp_path / "new.csv").write_text("a,b,class\n5.0,0,\n-5.0,0,\n")  # to be filled in
     assert len(said(capsys, "predict", tmp_path / "net", tmp_path / "new.csv", "--cache", "off").splitlines()) == 2
     (tmp_path / "new.csv").write_text("a,b,class\n5.0,0,grey\n")
-    assert "'grey', which is none of the 3 classes" in refused(capsys, "predict", tmp_path / "net", tmp_path / "new.csv")
+    assert "'grey', which is not one of the 3 classes" in refused(capsys, "predict", tmp_path / "net", tmp_path / "new.csv")
 
 
 @pytest.fixture(scope="module")

@@ -81,7 +81,7 @@ def test_its_folder_is_enough_to_go_on_and_to_repeat(trained, place, capsys, mon
     assert main(["train", str(trained), "--run", "part", "--cache", "off"]) == 130
     monkeypatch.undo()
     monkeypatch.chdir(place)
-    said = re.search("`dnas (train part --run part)` goes on", capsys.readouterr().err)
+    said = re.search("`dnas (train part --run part)` continues", capsys.readouterr().err)
     assert main([*said[1].split(), "--cache", "off"]) == 0
     out = capsys.readouterr().out
     assert "continuing after epoch 1 of 2" in out and re.search(r"test +\d+\.\d\d % accuracy, ± ", out)
@@ -142,7 +142,7 @@ def test_a_genotype_file_says_how_its_space_was_built(place, capsys):
     (["toy.json"], "no space 'toy'"),
     (["toy.json", "--space", TOY, "--cells", "2"], "has no option cells; its options are channels"),
     (["toy.json", "--space", TOY, "--auxiliary", "0.4"], "no auxiliary head"),
-    (["toy.json", "--space", "nasbench201"], "genotype has groups"), (["broken.json"], "no valid JSON"),
+    (["toy.json", "--space", "nasbench201"], "genotype has groups"), (["broken.json"], "not valid JSON"),
     (["strange.json"], "space nasbench201 has no option chanels; did you mean channels"), ([], "RUN|GENOTYPE")])
 def test_what_cannot_be_is_refused_in_one_line(place, capsys, argv, message):
     space = toy((8, 8, 1), 10)

@@ -88,8 +88,8 @@ def test_arrays_and_objects_of_ones_own_are_given_again(images, tmp_path):
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["digest"] == arrays.digest() and config["method"]["name"] == "" and config["method"]["lr"] == 0.05
     other = dnas.data.from_arrays("other", images[0][::-1], images[1])
-    for parts, message in (({}, "the run was given arrays, array:bright; give the same data again"),
-                           ({"data": arrays, "space": space}, "the method was an object of somebody.s own, without a name"),
+    for parts, message in (({}, "the run's data were arrays, array:bright; pass the same data again"),
+                           ({"data": arrays, "space": space}, "the method was an object without a name; pass it again"),
                            ({"data": other, "space": space, "method": method}, "other arrays than those")):
         with pytest.raises(ValueError, match=message):
             _ = dnas.open(tmp_path / "run", **parts).supernet
@@ -112,7 +112,7 @@ def test_a_shipped_space_may_be_an_object(walk, tmp_path):
     again = dnas.open(tmp_path / "run").supernet.space
     assert again.groups == space.groups and again.options == space.options
     dnas.search(toy(data.image, data.classes), "darts", data, epochs=1, batch=16, out=tmp_path / "own", progress=False)
-    with pytest.raises(ValueError, match="the space 'toy' is not registered here; .* give it again .in Python space=."):
+    with pytest.raises(ValueError, match="the space 'toy' is not registered here; .* pass it again .in Python space=."):
         _ = dnas.open(tmp_path / "own").supernet
 
 

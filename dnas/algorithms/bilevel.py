@@ -23,14 +23,14 @@ def bilevel(hypergradient: Callable[[Hyper], Callable] | None = lambda hyper: fi
             lookahead: Callable[[Hyper, Time], optax.GradientTransformation] | None = None) -> Callable[[Problem], Steps]:
     """Alternates the two steps, the architecture first. The weight step sees the new architecture.
 
-    Of the method's numbers it reads `arch_warmup`, epochs before the first architecture step, and `arch_every`, weight
-    steps to one architecture step; a method without either takes one before every weight step.
+    Reads from hyper `arch_warmup`, epochs before the first architecture step, and `arch_every`, weight steps per
+    architecture step; with neither, an architecture step precedes every weight step.
 
     Args:
         hypergradient: hyper -> (inner, outer, weights, arch, lookahead) -> (value, aux), grad: see
             `dnas.algorithms.hypergradients`; None leaves the architecture as it is.
-        lookahead: the optimiser by whose step a second-order hypergradient goes ahead, if it is not that of the weights;
-            states of the same structure.
+        lookahead: the optimiser of a second-order hypergradient's lookahead step, with states of the same structure;
+            default: the weights' optimiser.
     """
     def steps(problem: Problem) -> Steps:
         arch_player, weight_player = problem.arch, problem.weights

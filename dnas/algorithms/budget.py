@@ -1,12 +1,11 @@
-"""A budget of parameters and multiply-adds: a penalty on what the gates make one expect, and a choice that keeps to it.
+"""A budget of parameters and multiply-adds: a penalty on the expected cost, and a selection within the budget.
 
     r       = max over the budgets of  E[cost] / budget
     penalty = weight * (log r if r > 1;  log((1 - BAND) / r) if r < 1 - BAND;  0 in between)
 
-The three branches are those of TAS (Dong & Yang, NeurIPS 2019, arXiv 1905.09717), which takes them by the cost of the
-most probable network and penalises the logarithm itself. Here the expectation decides, so that the penalty is
-continuous; and because a mixture that is right on average can still round to a network that is not, `within` moves the
-choice to the most likely network inside the band.
+The three branches are those of TAS (Dong & Yang, NeurIPS 2019, arXiv 1905.09717), which picks the branch by the cost of
+the most probable network and penalises the logarithm itself. Here the expected cost picks it, so that the penalty is
+continuous. A network outside the budget can still result, so `within` selects the most likely network inside it.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ from dnas.algorithms.projection import Problem, project
 from dnas.types import REMOVED, Array, Gates, Genotype, SearchSpace
 
 BAND = 0.05
-"""A network meets a budget from this share below it up to the budget itself."""
+"""A network meets a budget if its cost is between 1 - BAND times the budget and the budget."""
 NAMES = {"params": "parameters", "macs": "multiply-adds"}
 
 
 class Budget(NamedTuple):
-    """What the network may cost at most, where not None; of several the one that binds is to be used up, all but 5 %.
+    """Upper limits on the cost of the network, None for no limit. The tightest must be used up to within 5 %.
 
     Args:
-        params: Parameters at most, as a network of its own.
-        macs: Multiply-adds per example at most, such as 20e6.
-        weight: Of the penalty that pulls the architecture towards the budget. Published for TAS: 2.
+        params: Most parameters of the stand-alone network.
+        macs: Most multiply-adds per example, such as 20e6.
+        weight: Weight of the penalty that pulls the architecture towards the budget. Published for TAS: 2.
     """
 
     params: float | None = None
@@ -41,22 +40,21 @@ class Budget(NamedTuple):
     weight: float = 2.0
 
     @property
-    def given(self) -> dict[str, float]:
-        """{"params" and "macs": limit}, those that are set."""
+    def limits(self) -> dict[str, float]:
+        """{"params", "macs": limit}: those that are set."""
         return {name: float(getattr(self, name)) for name in NAMES if getattr(self, name) is not None}
 
 
 def budgeted(method: Method, space: SearchSpace, budget: Budget) -> Method:
-    """`method`, whose architecture player is pulled towards the budget by a term of its own, and which selects within it.
+    """`method` with a term that pulls its architecture player towards the budget, and a selection within it.
 
-    Raises ValueError, in one line, where the space cannot tell what it expects to cost, or where no network that meets the
-    budget is found.
+    Raises ValueError if the space has no `expected` cost, or no network that meets the budget is found.
     """
-    limits = budget.given
+    limits = budget.limits
     if not limits:
         return method
     if space.expected is None:
-        raise ValueError(f"space {space.name} does not say what its gates make one expect to cost; it takes no budget")
+        raise ValueError(f"space {space.name} has no expected cost, so it takes no budget")
     lowest, highest = bounds(space)
     for name, limit in limits.items():
         if not lowest[name] <= limit <= highest[name]:
@@ -86,9 +84,9 @@ def budgeted(method: Method, space: SearchSpace, budget: Budget) -> Method:
 
 
 def likelihood(space: SearchSpace) -> Callable[[Gates], dict[str, Array]]:
-    """`gates -> {group: [E, K]}`: how likely each operation is, were it drawn by the gates.
+    """`gates -> {group: [E, K]}`: the probability of each operation if the gates draw it.
 
-    Rows sum to 1, or, where the space's rule keeps only some edges of a group, to the share that it keeps.
+    Rows sum to the share of a group's edges that the space's rule keeps.
     """
     even = {g: np.full(group.shape, 1 / group.shape[1]) for g, group in space.groups.items()}
     share = {g: len(choices) / len(space.groups[g].edges) for g, choices in space.genotype(even).choices.items()}
@@ -106,13 +104,12 @@ def bounds(space: SearchSpace) -> tuple[dict[str, int], dict[str, int]]:
 
 
 def within(space: SearchSpace, budget: Budget, gates: Gates, genotype: Genotype) -> Genotype:
-    """`genotype` if it meets the budget, else the network that does and that the gates make most likely, by the edges kept.
+    """`genotype` if it meets the budget, else the network that meets it and is most likely by the gates.
 
-    Only operations change, and only to what the space's rule would choose; where no network with the same edges meets the
-    budget, one with the edges of the smallest or the largest network. Comes back as near to the budget as the search of
-    `dnas.algorithms.projection` gets where none does.
+    It has the edges of `genotype` if possible, else those of the smallest or largest network, and only operations that the
+    space's rule would choose. If none meets the budget, it is the nearest that `dnas.algorithms.projection` reaches.
     """
-    limits = budget.given
+    limits = budget.limits
     if not limits:
         return genotype
     logs = {g: np.log(np.maximum(np.asarray(rows, np.float64) / (np.sum(rows, -1, keepdims=True) + 1e-30), 1e-9))
@@ -128,7 +125,7 @@ def within(space: SearchSpace, budget: Budget, gates: Gates, genotype: Genotype)
 
 def _projected(space: SearchSpace, limits: Mapping[str, float], logs: Mapping[str, np.ndarray],
                genotype: Genotype) -> tuple[Genotype, float]:
-    """The network with the edges of `genotype` that is to be chosen, and how far it is from the budget."""
+    """The network to choose among those with the edges of `genotype`, and its distance from the budget."""
     decisions = genotype.decisions(space.groups)
     edges = [(g, e) for g, row in decisions.items() for e in np.flatnonzero(row != REMOVED)]
 
@@ -165,19 +162,19 @@ def _projected(space: SearchSpace, limits: Mapping[str, float], logs: Mapping[st
 
 
 def met(space: SearchSpace, budget: Budget, genotype: Genotype) -> dict[str, Any]:
-    """{"ok": whether the budget is met, "params" and "macs": cost over limit, of those that are set}."""
+    """{"ok": whether the budget is met, "params", "macs": cost / limit of those that are set}."""
     cost = space.cost(genotype)
-    ratios = {name: cost[name] / limit for name, limit in budget.given.items()}
+    ratios = {name: cost[name] / limit for name, limit in budget.limits.items()}
     return {"ok": 1 - BAND <= max(ratios.values()) <= 1, **ratios}
 
 
 def _extreme(space: SearchSpace, name: str, sign: int) -> Genotype:
-    """The network of the least (-1) or largest (1) cost, as the space's rule chooses by the cost of each operation."""
+    """The network of smallest (-1) or largest (1) cost, by the space's rule on the cost of each operation."""
     return space.genotype({g: sign * rows / max(np.abs(rows).max(), 1e-30) for g, rows in _slopes(space, name).items()})
 
 
 def _slopes(space: SearchSpace, name: str) -> dict[str, np.ndarray]:
-    """What each operation `[E, K]` adds to the cost, beside a mixture of all others in equal parts."""
+    """What each operation `[E, K]` adds to the cost while all other edges mix their operations equally."""
     even = {g: group.allowed / group.allowed.sum(-1, keepdims=True) for g, group in space.groups.items()}
 
     def cost(g, e, row):

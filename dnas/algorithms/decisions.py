@@ -1,4 +1,4 @@
-"""What is settled of an architecture while it is searched: decided edges, and operations that are out of the race."""
+"""Decisions during a search: decided edges, masked operations, and when to stop."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from dnas.types import OPEN, REMOVED, Array, Gates, Group
 
 
 class Stop(NamedTuple):
-    """Why a search ends before its last epoch. epoch: whose logits are the result, the last one's unless given."""
+    """Why a search ends before its last epoch. epoch: whose logits are the result; None for the last."""
 
     reason: str
     epoch: int | None = None
 
 
 def decided(gates: Gates, decisions: Mapping[str, Array], mask: Mapping[str, Array]) -> dict[str, Array]:
-    """Gates in which operations out of the race get none, and the rows of decided edges are replaced: one-hot for an
-    operation's index, zero for REMOVED.
+    """Gates with masked operations at zero and the rows of decided edges replaced: one-hot, or zero for REMOVED.
 
-    decisions: per group integers `[E]`, OPEN where the edge is still mixed. mask: per group booleans `[E, K]`. A replaced
-    entry passes no gradient. Entries of `gates` that are no group of edges come back as they are.
+    decisions: per group integers `[E]`, OPEN where the edge is still mixed. mask: per group booleans `[E, K]`. Replaced
+    entries pass no gradient. Entries of `gates` that belong to no group are returned unchanged.
     """
     def replace(row, choice, allowed):
         one_hot = jax.nn.one_hot(choice, row.shape[-1], dtype=row.dtype)
@@ -39,15 +38,15 @@ def undecided(groups: Mapping[str, Group]) -> dict[str, Array]:
 
 
 def full_mask(groups: Mapping[str, Group]) -> dict[str, Array]:
-    """The mask with every operation still in the race."""
+    """The mask that allows every operation."""
     return {name: jnp.asarray(group.allowed) for name, group in groups.items()}
 
 
 def checked_decisions(groups: Mapping[str, Group], state: Any) -> dict[str, dict[str, Array]]:
     """{"decisions", "mask"} of a state that a method's `decide` returned, as arrays.
 
-    Raises ValueError, in one line, where they are of another form than the groups, name an operation that an edge does not
-    have, or leave an open edge without any.
+    Raises ValueError if their shapes or types do not fit the groups, an edge lacks the operation chosen for it, or an open
+    edge has no operation left.
     """
     if not hasattr(state, "decisions") or not hasattr(state, "mask"):
         raise ValueError(f"the method's decide returned {type(state).__name__}, it must return the state")
@@ -66,16 +65,16 @@ def checked_decisions(groups: Mapping[str, Group], state: Any) -> dict[str, dict
                 raise ValueError(f"the method's decide chose operation {choice} on {edge}, which has "
                                  f"{len(group.edge_ops(e))}; OPEN and REMOVED are {OPEN} and {REMOVED}")
             if choice >= 0 and not mask[name][e, choice]:
-                raise ValueError(f"the method's decide chose {group.edge_ops(e)[choice]} on {edge}, out of the mask")
+                raise ValueError(f"the method's decide chose {group.edge_ops(e)[choice]} on {edge}, which the mask excludes")
             if choice == OPEN and not mask[name][e].any():
                 raise ValueError(f"the method's decide left {edge} no operation; keep one, or decide the edge")
     return {"decisions": jax.tree.map(jnp.asarray, decisions), "mask": jax.tree.map(jnp.asarray, mask)}
 
 
 def stop_of(rules: Sequence[Callable], records: Sequence[Mapping[str, Any]]) -> Stop | None:
-    """What the first of `rules` that would stop says of the records of a search; None if none would.
+    """The Stop of the first of `rules` that ends a search with these records; None if none does.
 
-    Raises ValueError, in one line, where a rule returns something else than a Stop of an epoch so far, or None.
+    Raises ValueError if a rule returns anything but None or a Stop at an epoch so far.
     """
     for rule in rules if records else ():
         stop = rule(records)

@@ -26,17 +26,17 @@ from dnas.types import Array, Gates, SearchSpace, Tree, Weights
 
 
 class Teachers(NamedTuple):
-    """Snapshots stacked along a leading axis of K, the newest first; `known` of them have been taken."""
+    """Snapshots stacked along a leading axis of K, the newest first; the first `filled` are snapshots."""
 
     weights: Weights
     gates: Gates
-    known: Array
+    filled: Array
 
 
 class Teacher(NamedTuple):
-    """A network that has learnt already and teaches another by its outputs.
+    """A trained network whose outputs teach another.
 
-    arrays: its arrays, which nothing changes; outputs(arrays, inputs) -> outputs `[B, ...]`.
+    arrays: its arrays, never changed; outputs(arrays, inputs) -> outputs `[B, ...]`.
     """
 
     arrays: Tree
@@ -46,8 +46,8 @@ class Teacher(NamedTuple):
 def supernet_teacher(space: SearchSpace, state: SearchState, gates: Gates) -> Teacher:
     """The supernet in the state of a search, mixed by `gates`.
 
-    It normalises by the statistics of the inputs that it is given, as it does whenever a search judges it: its running
-    averages lag behind weights and gates that moved, and are of inputs augmented as in the search.
+    It uses batch statistics, as in every evaluation of a supernet: its running averages lag behind its weights and gates,
+    and are of augmented inputs.
     """
     def outputs(arrays, inputs):
         weights, stats, gates = arrays
@@ -59,15 +59,14 @@ def supernet_teacher(space: SearchSpace, state: SearchState, gates: Gates) -> Te
 def distillation(*, teachers: int, vote: str = "soft", every: str = "epoch") -> Term:
     """The term that distils the last `teachers` snapshots of a search.
 
-    Of the method's numbers it reads `distill_weight`, of the divergence, reached along a line over the first
-    `distill_warmup` epochs, and `distill_temperature`, T.
+    Reads from hyper `distill_weight`, which rises linearly over the first `distill_warmup` epochs, and
+    `distill_temperature`, T.
 
     Args:
-        vote: `soft` averages what the teachers hand on, `hard` counts their first choices.
-        every: `epoch` or `step`: when a snapshot is taken. One is of the state before a step, so by `step` the teachers are
-            the supernets just before the present one.
+        vote: `soft` averages the teachers' outputs, `hard` counts their first choices.
+        every: `epoch` or `step`: when to take a snapshot, of the state before the step.
 
-    Raises ValueError where one is out of range.
+    Raises ValueError if one is out of range.
     """
     if teachers < 1:
         raise ValueError(f"distillation needs at least 1 teacher, not {teachers}")
@@ -85,17 +84,17 @@ def distillation(*, teachers: int, vote: str = "soft", every: str = "epoch") -> 
             raise ValueError(f"the task {task.name} has no divergence to distil by; search it without teachers")
         soften = lambda snapshot: task.soften(forward.apply(*snapshot), temperature)
         votes = jax.lax.stop_gradient(jax.lax.map(soften, (memory.weights, memory.gates)))
-        consensus = voting(votes, jnp.arange(teachers) < memory.known, vote)
+        consensus = voting(votes, jnp.arange(teachers) < memory.filled, vote)
         ramp = jnp.minimum(t.step / jnp.maximum(hyper["distill_warmup"] * t.steps, 1), 1)
         share = jnp.where(hyper["distill_warmup"] > 0, ramp, 1)
-        scale = jnp.where(memory.known > 0, hyper["distill_weight"] * share, 0.0)
+        scale = jnp.where(memory.filled > 0, hyper["distill_weight"] * share, 0.0)
         return scale * task.divergence(consensus, forward.outputs, temperature).mean()
 
     def observe(memory, hyper, t, weights, gates):
         def push(memory):
             shift = lambda old, new: jnp.concatenate([new[None], old[:-1]])
             return Teachers(jax.tree.map(shift, memory.weights, weights), jax.tree.map(shift, memory.gates, gates),
-                            jnp.minimum(memory.known + 1, teachers))
+                            jnp.minimum(memory.filled + 1, teachers))
 
         if every == "step":
             return push(memory)
@@ -105,17 +104,17 @@ def distillation(*, teachers: int, vote: str = "soft", every: str = "epoch") -> 
 
 
 def check_distillation(hyper: Hyper) -> None:
-    """Raises ValueError where one of the numbers that `distillation` reads is out of range."""
+    """Raises ValueError if one of the numbers that `distillation` reads is out of range."""
     refuse_negative(**{name: hyper[name] for name in ("distill_weight", "distill_warmup")})
     if not hyper["distill_temperature"] > 0:
         raise ValueError(f"distill_temperature is {hyper['distill_temperature']:g}, it must be above 0")
 
 
-def voting(votes: Array, known: Array, vote: str = "soft") -> Array:
-    """What the teachers predict between them `[B, ...]`, of `[K, B, ...]`; those `known` `[K]` count.
+def voting(votes: Array, mask: Array, vote: str = "soft") -> Array:
+    """The joint prediction `[B, ...]` of those teachers' votes `[K, B, ...]` that `mask` `[K]` includes.
 
-    soft: the mean; hard: the share of teachers whose first choice a class is.
+    soft: the mean; hard: for each class the share of teachers whose first choice it is.
     """
     if vote == "hard":
         votes = jax.nn.one_hot(votes.argmax(-1), votes.shape[-1], dtype=votes.dtype)
-    return jnp.einsum("k,k...->...", known.astype(votes.dtype), votes) / jnp.maximum(known.sum(), 1)
+    return jnp.einsum("k,k...->...", mask.astype(votes.dtype), votes) / jnp.maximum(mask.sum(), 1)

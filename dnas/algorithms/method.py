@@ -1,4 +1,4 @@
-"""What a method is: numbers, two players, and an algorithm that lets them move; and a method bound to a space and a task."""
+"""A method: numbers, two players and the algorithm by which they move; and a method bound to a space and a task."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from dnas.task import Task, check_name
 from dnas.types import Array, Batch, Gates, Genotype, Logits, SearchSpace, Weights
 
 MOST = float(np.finfo(np.float32).max)
-"""Size of the largest number that a program can be given."""
+"""Largest number that a compiled program takes."""
 
 
 class Steps(NamedTuple):
     """init(key, inputs, hyper) -> state; step(key, state, train, valid, hyper) -> state, {name: scalar}. Pure functions.
 
-    begin(state) -> state: a first state whose weights were replaced by those of another search, with an `extra` to match.
+    begin(state) -> state: sets `extra` to match, after the weights were replaced by those of another search.
     """
 
     init: Callable[..., SearchState]
@@ -35,9 +35,9 @@ class Steps(NamedTuple):
 class Algorithm(NamedTuple):
     """A method bound to a space and a task: pure functions of a state and of the method's numbers, all traceable but select.
 
-    init(key, inputs, hyper) -> state, where of the inputs only the shape counts;
+    init(key, inputs, hyper) -> state, which depends on the shape of the inputs only;
     step(key, state, train, valid, hyper) -> state, {name: scalar}, all of which must stay finite;
-    gates(state, hyper) -> the gates by which the supernet is judged, decided edges one-hot;
+    gates(state, hyper) -> the gates by which the supernet is evaluated, decided edges one-hot;
     select(state, hyper) -> Genotype, by the method's own rule;
     begin(state) -> state, see `Steps`;
     loss(player, state, batch, hyper) -> (weights, arch) -> scalar: what the player, "weights" or "arch", minimises on a
@@ -54,16 +54,16 @@ class Algorithm(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Method:
-    """A way of searching, as the files of `dnas.methods` return it. It knows of no space and no number of epochs.
+    """A way of searching, as the files of `dnas.methods` return it. It is for any space and number of epochs.
 
-    hyper: its numbers by name. They travel into the compiled step as arguments: another value compiles nothing anew.
+    hyper: its numbers by name. They are arguments of the compiled step: another value compiles nothing anew.
     arch, weights: the players. algorithm: Problem -> Steps, how they take turns; see `bilevel`, `single_level`, `rarts`.
-    check: (hyper) -> None, raises ValueError in one line for numbers out of range; it is called when the method is made,
-        and when a search begins with the search's own numbers (`dnas.algorithms.schedules.ENGINE`) beside the method's.
+    check: (hyper) -> None, raises ValueError in one line for numbers out of range; called when the method is built, and
+        when a search begins, then with the numbers of the search (`dnas.algorithms.schedules.ENGINE`) as well.
     select: (space, state, gates) -> Genotype, the method's own rule; None for the space's rule on the gates.
-    decide: (space, state, record) -> state with other decisions or another mask, a function on the host called after each
-        epoch with its record; None for none. stop: (records) -> Stop or None, called likewise.
-    source: {"name": ..., options}, what a config says to build the method again; None if it was not built by name.
+    decide: (space, state, record) -> state with other decisions or another mask, called on the host after each epoch
+        with its record; None for none. stop: (records) -> Stop or None, called likewise.
+    source: {"name": ..., options}, the config that builds the method again; None if it was not built by name.
     """
 
     hyper: Mapping[str, float]
@@ -86,7 +86,7 @@ class Method:
                 check_name("term", name)
         object.__setattr__(self, "hyper", hyper)
         self.check(hyper)
-        self.check({name: float(np.float32(value)) for name, value in hyper.items()})  # what the program will be given
+        self.check({name: float(np.float32(value)) for name, value in hyper.items()})  # as the program rounds them
 
     def replace(self, **numbers: float) -> Method:
         """This method with other numbers. Raises ValueError for a name that it does not have, or a value out of range."""
@@ -107,7 +107,7 @@ class Method:
         Args:
             arch, weights: fields of `Player` to replace in that player; terms join those that it has.
             relaxation, terms: the same for both players.
-            hyper: numbers that join or replace those of this method. check: what must hold of them, beside what must now.
+            hyper: numbers to add or replace. check: a further check of all numbers.
             parts: other fields of `Method`.
         """
         shared = {} if relaxation is None else {"relaxation": relaxation}
@@ -127,7 +127,7 @@ class Method:
         return f"<method {self.source['name'] if self.source else 'of your own'}: {numbers}>"
 
     def bind(self, space: SearchSpace, task: Task) -> Algorithm:
-        """The functions that search `space` for `task`. Raises ValueError where a term has the name of its metric."""
+        """The functions that search `space` for `task`. Raises ValueError if a term has the name of its metric."""
         for player in (self.arch, self.weights):
             clash = player.terms.keys() & task.metrics.keys()
             if clash:
@@ -152,9 +152,9 @@ class Method:
         return Algorithm(steps.init, steps.step, gates, select, steps.begin, loss)
 
     def numbers_of(self, *, epochs: int, steps: int, fine_tuning: float = 0.0) -> dict[str, Any]:
-        """All numbers of a search by this method of `epochs` epochs of `steps` steps, as arrays: what a step is given.
+        """All numbers of a search by this method of `epochs` epochs of `steps` steps, as arrays: the hyper of a step.
 
-        Raises ValueError, in one line, where they do not go together.
+        Raises ValueError if the method's check refuses them.
         """
         whole = {**self.hyper, "epochs": epochs, "steps": steps, "fine_tuning": fine_tuning}
         self.check(whole)

@@ -1,6 +1,6 @@
 """The optimisers of the papers, with torch's conventions, as optax transformations.
 
-Their settings may be traced: a step builds its optimiser anew from the numbers it is given.
+Their settings may be traced: each step builds its optimiser from its hyper.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The two players of a search, who share one architecture: how each sees it, what it descends on, and how it moves.
+"""The two players of a search, who share one architecture: the relaxation, objective and optimiser of each.
 
     relaxation -> perturbation -> decided edges and mask -> forward -> loss of the task + terms
 
-is the path from the logits to an objective; every method is made of such objectives.
+is the path from the logits to an objective; every method consists of such objectives.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class SearchState(NamedTuple):
     """All that the next step needs. `step` counts steps taken.
 
     decisions: per group integers `[E]`, OPEN where an edge is still mixed. mask: per group booleans `[E, K]`, which
-    operations are still in the race. memory: of the players' terms, by player and term. extra: what a method has besides,
-    such as a second copy of the weights.
+    operations are allowed. memory: of the players' terms, by player and term. extra: further state of a method, such as a
+    second copy of the weights.
     """
 
     step: Array
@@ -42,10 +42,10 @@ class SearchState(NamedTuple):
 
 
 class Forward(NamedTuple):
-    """What a term may use of a pass through the supernet.
+    """A pass through the supernet, for terms.
 
-    outputs: `[B, ...]`; batch: what they are of. apply(weights, gates) -> outputs of the same inputs by other weights and
-    gates, with the same running averages and the same randomness. task: what is predicted.
+    outputs: `[B, ...]`; batch: their inputs and targets. apply(weights, gates) -> outputs of the same inputs by other
+    weights and gates, with the same running averages and randomness.
     """
 
     outputs: Array
@@ -57,9 +57,9 @@ class Forward(NamedTuple):
 class Term(NamedTuple):
     """A term of a player's loss beside that of the task. It is reported under its own name.
 
-    value(hyper, t, arch, gates, forward, memory) -> scalar. One with a memory has besides:
-    init(weights, gates) -> memory; observe(memory, hyper, t, weights, gates) -> memory, after each step, with the weights
-    before it and the gates by which it trained them, not perturbed.
+    value(hyper, t, arch, gates, forward, memory) -> scalar. A term with a memory also has:
+    init(weights, gates) -> memory; observe(memory, hyper, t, weights, gates) -> memory, called after each step with
+    the weights before it and the gates that trained them, unperturbed.
     """
 
     value: Callable[..., Array]
@@ -68,7 +68,7 @@ class Term(NamedTuple):
 
 
 class Player(NamedTuple):
-    """One of the two.
+    """One of the two players.
 
     relaxation: the gates that it sees. optimizer: (hyper, t) -> optax.GradientTransformation.
     terms: by name, `Term`s or functions like `Term.value`. perturbation: (key, loss, gates, hyper, t) -> gates, where
@@ -82,7 +82,7 @@ class Player(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What a method is to solve: a space, a task, and the players that its algorithm lets move."""
+    """The problem of a method: a space, a task, and the two players."""
 
     space: SearchSpace
     task: Task
@@ -91,12 +91,12 @@ class Problem(NamedTuple):
 
 
 Objective = Callable[[Weights, Logits], tuple[Array, tuple[Stats, dict[str, Array]]]]
-"""(weights, arch) -> loss with terms, (running averages, {name: scalar}): the second is what a person reads of it."""
+"""(weights, arch) -> loss with terms, (running averages, {name: scalar to report})."""
 
 
 def gates_of(problem: Problem, player: Player, key: Array | None, arch: Logits, state: SearchState, hyper: Hyper,
              t: Time) -> Gates:
-    """The gates of `arch` as `player` relaxes them, with decided edges one-hot; on average, without a key."""
+    """The gates of `arch` as `player` relaxes them, with decided edges one-hot; their average if key is None."""
     relaxed = player.relaxation.gates(key, Architecture(arch, state.mask, problem.space.groups), hyper, t)
     return decided(relaxed, state.decisions, state.mask)
 
@@ -104,7 +104,7 @@ def gates_of(problem: Problem, player: Player, key: Array | None, arch: Logits, 
 def task_loss(space: SearchSpace, task: Task) -> Callable:
     """`(key, weights, stats, gates, batch) -> loss, outputs, stats` of the supernet, with batch statistics.
 
-    The examples' losses count by the weights of the batch, if it has any.
+    Losses are multiplied by the weights of the batch, if it has any.
     """
     def loss(key, weights, stats, gates, batch):
         outputs, stats = space.apply(weights, stats, gates, batch.inputs, train=True, key=key)
@@ -115,7 +115,7 @@ def task_loss(space: SearchSpace, task: Task) -> Callable:
 
 def objective(problem: Problem, player: Player, key: Array, batch: Batch, state: SearchState, hyper: Hyper, t: Time,
               memory: Mapping[str, Tree] = {}) -> Objective:
-    """What `player` descends on in this step: the loss of the task on `batch` by its gates, and its terms.
+    """The objective of `player` in this step: the loss of the task on `batch` by its gates, plus its terms.
 
     memory: of its terms, by name.
     """
@@ -208,6 +208,6 @@ def with_memory(player: Player) -> list[tuple[str, Term]]:
 
 
 def step_info(train: Mapping[str, Array], valid: Mapping[str, Array]) -> dict[str, Array]:
-    """{"train_loss", "valid_loss", ...}: what a step reports, as scalars. A term's value is named like the loss."""
+    """{"train_loss", "valid_loss", ...}: the scalars that a step reports. A term's value is named like the loss."""
     return {f"{split}_{name}": value for split, values in (("train", train), ("valid", valid))
             for name, value in values.items()}

@@ -1,11 +1,11 @@
-"""The choice of one option for every slot that keeps a cost within limits and scores highest.
+"""Chooses one option for every slot, such that the cost is within limits and the score highest.
 
     maximise  sum over slots of score[slot][pick]    subject to    1 - band <= max over limits of cost(picks) / limit <= 1
 
 A cost that is a sum over the slots is handled by dynamic programming over the sums that partial choices reach: exactly while
 there are at most STATES of them; beyond that, sums that lie close together share one state, the one that scores higher. Any
-other cost is handled by best-first search over changes of one slot, which is exhaustive where there are at most EVALUATIONS
-choices, and then by changes of one or two slots that raise the score.
+other cost is handled by best-first search over changes of one slot, which is exhaustive for at most EVALUATIONS choices,
+and then by changes of one or two slots that raise the score.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 STATES, EVALUATIONS, DRAWS = 5_000, 20_000, 32
-"""Partial choices kept per slot; costs computed; random choices that decide whether a cost counts as a sum."""
+"""Most partial choices per slot; most costs computed; random choices that test whether a cost is a sum."""
 
 Picks = tuple[int, ...]
 """The index of an option for every slot."""
@@ -27,7 +27,7 @@ Picks = tuple[int, ...]
 class Problem(NamedTuple):
     """scores: for each slot `[K]`, which may differ in K. cost(picks) -> `[L]`. limits: `[L]`, above 0.
 
-    accept(picks) -> whether the choice is allowed at all; it is called only for choices that would be returned.
+    accept(picks) -> whether the choice is allowed; called only for choices that would be returned.
     """
 
     scores: Sequence[np.ndarray]
@@ -54,7 +54,7 @@ class Problem(NamedTuple):
 
 
 def project(problem: Problem, start: Picks) -> tuple[Picks, float]:
-    """The accepted choice that meets the limits and scores highest, else the nearest that was reached; and its excess.
+    """The accepted choice that meets the limits and scores highest, else the nearest one reached; and its excess.
 
     start: an accepted choice.
     """
@@ -75,7 +75,7 @@ def changed(picks: Picks, *changes: tuple[int, int]) -> Picks:
 
 
 def _terms(problem: Problem, start: Picks) -> tuple[np.ndarray, list[np.ndarray]] | None:
-    """(base `[L]`, for each slot `[K, L]`), whose sum is the cost; None where the cost is not such a sum."""
+    """(base `[L]`, for each slot `[K, L]`), whose sum is the cost; None if the cost is not such a sum."""
     base = problem.cost(start)
     tables = [np.array([problem.cost(changed(start, (s, k))) - base for k in range(len(scores))])
               for s, scores in enumerate(problem.scores)]
@@ -106,7 +106,7 @@ def _by_sums(problem: Problem, base: np.ndarray, tables: Sequence[np.ndarray]) -
 
 
 def _thinned(costs: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Rows of the highest score for each cost; of costs in each cell of a grid where there are more than STATES."""
+    """Rows of the highest score for each cost, or each cell of a grid of costs if there are more than STATES."""
     rows, bins = _best(costs, scores), 4 * STATES
     while len(rows) > STATES:
         low, span = costs.min(0), np.ptp(costs, 0)
@@ -124,7 +124,7 @@ def _best(cells: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def _by_changes(problem: Problem, start: Picks) -> tuple[Picks, float]:
-    """The nearest to the limits first; within them, uphill."""
+    """Best-first search, nearest to the limits first; then uphill within them."""
     reached, counter = {start}, itertools.count()
     queue = [(problem.excess(start), -problem.score(start), next(counter), start)]
     best, nearest = np.inf, start

@@ -38,8 +38,8 @@ class Copy(NamedTuple):
 def rarts(*, merged: bool = True) -> Callable[[Problem], Steps]:
     """The sweep w, y, arch; w and y begin equal and have optimiser states and running averages of their own.
 
-    Of the method's numbers it reads `coupling`, beta, the strength that holds w and y together, and `weight`, lambda, of
-    the training loss. w is trained by the weights' player, y and the architecture by the architecture's objective.
+    Reads from hyper `coupling`, beta, and `weight`, lambda. w is trained by the weights' objective, y and the architecture
+    by the architecture's.
 
     merged: two passes, the architecture's gradients taken before w and y move; otherwise four.
     """

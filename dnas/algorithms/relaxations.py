@@ -18,9 +18,9 @@ from dnas.types import Array, Gates, Group, Logits
 
 
 class Architecture(NamedTuple):
-    """What a relaxation relaxes. logits: `[E, K]` of each group, and whatever the relaxation's `init` added.
+    """An architecture to relax. logits: `[E, K]` of each group, and what the relaxation's `init` added.
 
-    mask: booleans `[E, K]` of each group: which operations are still in the race. groups: the space's.
+    mask: booleans `[E, K]` of each group: which operations are allowed. groups: the space's.
     """
 
     logits: Logits
@@ -28,12 +28,12 @@ class Architecture(NamedTuple):
     groups: Mapping[str, Group]
 
     def masked(self) -> dict[str, Array]:
-        """The groups' logits, -inf where an operation is out of the race. An edge on which none is left, such as a removed
-        one, has all of them: `dnas.algorithms.decisions.decided` gives it no gates, and a softmax of it stays finite."""
+        """The groups' logits, -inf where an operation is masked. An edge with none left, such as a removed one, keeps all
+        so that its softmax is finite; `dnas.algorithms.decisions.decided` then sets its gates to zero."""
         def row(name, group):
             mask = self.mask[name]
-            race = jnp.where(mask.any(-1, keepdims=True), mask, group.allowed)
-            return jnp.where(race, self.logits[name], -jnp.inf)
+            allowed = jnp.where(mask.any(-1, keepdims=True), mask, group.allowed)
+            return jnp.where(allowed, self.logits[name], -jnp.inf)
 
         return {name: row(name, group) for name, group in self.groups.items()}
 
@@ -41,7 +41,7 @@ class Architecture(NamedTuple):
 class Relaxation(NamedTuple):
     """init(key, groups) -> logits; gates(key, architecture, hyper, t) -> gates.
 
-    Without a key, None, `gates` gives what a relaxation that draws gives on average, by which networks are judged.
+    With key None a relaxation that draws returns its average gates, by which networks are evaluated.
     """
 
     init: Callable[..., Logits]
@@ -87,7 +87,7 @@ EDGES = "/edges"
 
 
 def edge_normalised(relaxation: Relaxation) -> Relaxation:
-    """The gates of `relaxation`, times the share of an edge among those into its node, a softmax of logits of the edges.
+    """The gates of `relaxation` times each edge's share among those into its node, a softmax of edge logits.
 
     PC-DARTS (arXiv 1907.05737, eq. 2). `init` adds for each group logits `[E]`, named group + EDGES.
     """
@@ -98,12 +98,12 @@ def edge_normalised(relaxation: Relaxation) -> Relaxation:
         return relaxation.init(first, groups) | edges
 
     def gates(key, architecture, hyper, t):
-        found = dict(relaxation.gates(key, architecture, hyper, t))
+        relaxed = dict(relaxation.gates(key, architecture, hyper, t))
         for name, group in architecture.groups.items():
             targets = np.array([target for _, target in group.edges])
             same = targets[:, None] == targets
             shares = jax.nn.softmax(jnp.where(same, architecture.logits[name + EDGES], -jnp.inf), -1)
-            found[name] *= jnp.diagonal(shares)[:, None]
-        return found
+            relaxed[name] *= jnp.diagonal(shares)[:, None]
+        return relaxed
 
     return Relaxation(init, gates)

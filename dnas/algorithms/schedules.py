@@ -1,4 +1,4 @@
-"""Where a search is, and ramps: pure functions of a method's numbers and of that time."""
+"""Time within a search, and ramps: pure functions of a method's numbers and that time."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Hyper = Mapping[str, Any]
 """The numbers of a method or a training by name: scalars, traced or not."""
 
 ENGINE = {"epochs": 1, "steps": 1, "fine_tuning": 0.0}
-"""Numbers that come with the search, not with the method. epochs: how many there are; steps: in an epoch; fine_tuning: 0 in
-a search, and while a selection fine-tunes the share of the first learning rate at which the weights move."""
+"""Numbers of the search, not of the method. epochs; steps: per epoch; fine_tuning: 0 in a search; while a selection
+fine-tunes, the weights' learning rate as a share of the first one."""
 
 
 class Time(NamedTuple):
-    """Where a search or a training is: `step` steps behind it, of `epochs` epochs of `steps` steps. Scalars."""
+    """Progress of a search or a training: `step` steps done, of `epochs` epochs of `steps` steps. Scalars."""
 
     step: Array
     epochs: Array
@@ -26,12 +26,12 @@ class Time(NamedTuple):
 
     @property
     def epoch(self) -> Array:
-        """Whole epochs behind it, at most `epochs`."""
+        """Whole epochs done, at most `epochs`."""
         return jnp.minimum(self.step // self.steps, self.epochs)
 
     @property
     def share(self) -> Array:
-        """The share of all steps that is behind it, in [0, 1]."""
+        """The share of all steps that is done, in [0, 1]."""
         return jnp.minimum(self.step / (self.epochs * self.steps), 1.0)
 
 
@@ -50,7 +50,7 @@ def constant(name: str) -> Ramp:
 
 
 def linear(first: str, last: str) -> Ramp:
-    """From the number called `first` to the one called `last` along a line, step by step."""
+    """From the number called `first` to the one called `last` linearly, step by step."""
     return lambda hyper, t: hyper[first] + (hyper[last] - hyper[first]) * t.share
 
 

@@ -3,8 +3,8 @@
     weights <- descend on  d L_train(w, arch) / d w
     arch    <- descend on  d L_train(w, arch) / d arch
 
-SNAS (arXiv 1812.09926) searches this way. Both gradients are of the same batch and the same weights. Validation data are
-looked at, by the architecture's gates, and not learnt from.
+SNAS (arXiv 1812.09926) searches this way. Both gradients are of the same batch and the same weights. The loss on
+validation data, by the architecture's gates, is only reported.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The step that trains a network by itself: the loss of its task, what regularises it, and an optimiser's update."""
+"""The step that trains a network by itself: the task's loss, regularisation, and an optimiser's update."""
 
 from __future__ import annotations
 
@@ -32,27 +32,26 @@ class TrainState(NamedTuple):
 class Recipe(NamedTuple):
     """How a network is trained: by SGD, whose rate falls along a cosine, once an epoch. The defaults suit small data.
 
-    All but nesterov and dtype are numbers: another value compiles nothing anew, except where a part is turned on that was
+    All but nesterov and dtype are numbers: another value compiles nothing anew, unless it turns on a part that was
     off, at 0. "Published" are the values of DARTS's final networks on CIFAR-10 (arXiv 1806.09055), and of NAS-Bench-201.
 
     Args:
         lr: First learning rate. Published: 0.025, and 0.1.
         lr_min: Last learning rate.
         momentum: Momentum of the weights.
-        nesterov: Look ahead by the momentum. Published: no, and yes.
-        weight_decay: Times the weights is added to the gradient. Published: 0.0003, and 0.0005.
+        nesterov: Nesterov momentum. Published: no, and yes.
+        weight_decay: Weight decay, coupled as in torch. Published: 0.0003, and 0.0005.
         clip: Largest norm of the gradient, 0 for no limit. Published: 5, and 0.
         label_smoothing: Share of the target that is spread over all classes. Published: 0; 0.1 on ImageNet.
-        cutout: Side in pixels of a square that is left out of each image, 0 for none. Published: 16, and 0.
-        drop_path: Probability with which an operation is left out, reached linearly over the epochs. Published: 0.2, and 0.
-        ema: Decay of a running average of weights and statistics, by which the network is judged; 0 for none. In the first
-            steps it is (1 + steps) / (10 + steps) at most, so that the average forgets the initial weights.
-        auxiliary: Weight of an auxiliary head's loss, for the DARTS space and images of more than 28 pixels. Published: 0.4,
-            and 0.
-        distill: Share of the loss, 0 to 1, that is the divergence from what the run's whole supernet says of the same
-            examples.
-        distill_temperature: That the logits of both are divided by.
-        dtype: In which a step computes; weights, statistics and whatever is reported are float32.
+        cutout: Side in pixels of a square erased from each image, 0 for none. Published: 16, and 0.
+        drop_path: Probability of dropping an operation, reached linearly over the epochs. Published: 0.2, and 0.
+        ema: Decay of a running average of weights and statistics, by which the network is evaluated; 0 for none. In the
+            first steps it is (1 + steps) / (10 + steps) at most, so that the average forgets the initial weights.
+        auxiliary: Weight of the auxiliary head's loss, for the DARTS space and images of more than 28 pixels. Published:
+            0.4, and 0.
+        distill: Share of the loss, 0 to 1, that is the divergence from the outputs of the run's supernet.
+        distill_temperature: Temperature that divides the logits of both.
+        dtype: Type in which a step computes; weights, statistics and reported values are float32.
     """
 
     lr: float = 0.1
@@ -71,7 +70,7 @@ class Recipe(NamedTuple):
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def check(self) -> Recipe:
-        """This recipe. Raises ValueError, in one line, where a value is out of range."""
+        """This recipe. Raises ValueError if a value is out of range."""
         least_zero = "lr", "lr_min", "momentum", "weight_decay", "clip", "cutout", "auxiliary"
         refuse_negative(**{name: getattr(self, name) for name in least_zero})
         for name in ("momentum", "label_smoothing", "drop_path", "ema"):
@@ -86,7 +85,7 @@ class Recipe(NamedTuple):
         return self
 
     def numbers(self, *, epochs: int, steps: int) -> dict[str, Any]:
-        """All numbers of a training of `epochs` epochs of `steps` steps, as arrays: what a step is given."""
+        """All numbers of a training of `epochs` epochs of `steps` steps, as arrays: the hyper of a step."""
         values = {name: value for name, value in self._asdict().items() if name not in ("nesterov", "dtype", "cutout")}
         values["clip"] = self.clip or np.inf
         return {name: np.float32(value) for name, value in values.items()} | {
@@ -95,7 +94,7 @@ class Recipe(NamedTuple):
 
 class Trainer(NamedTuple):
     """init(key, inputs) -> state; start(weights, stats) -> state, with copies of these; step(key, state, batch, hyper) ->
-    state, {name: scalar}, pure and traceable; result(state) -> weights, stats, by which the network is judged."""
+    state, {name: scalar}, pure and traceable; result(state) -> weights, stats, by which the network is evaluated."""
 
     init: Callable[..., TrainState]
     start: Callable[[Weights, Stats], TrainState]
@@ -104,15 +103,15 @@ class Trainer(NamedTuple):
 
 
 def trainer(network: Network, task: Task, recipe: Recipe, *, teacher: Teacher | None = None) -> Trainer:
-    """Trains `network` on batches that are augmented already.
+    """Trains `network` on augmented batches.
 
-    What a step reports of a mini-batch is from before the step: the loss that is trained on, with smoothed targets, weights
-    of examples, the auxiliary head's part and the teacher's if there are such, and the task's metrics.
+    A step reports the metrics and the minimised loss (smoothing, example weights, auxiliary head and teacher included)
+    of its mini-batch before the update.
 
-    recipe: which of its parts there are; the numbers come with each step. teacher: whose outputs are a part of the
-    target, if recipe.distill is above 0; its arrays travel in the state.
+    recipe: which parts there are; its numbers come with each step. teacher: used if recipe.distill is above 0; its arrays
+    are part of the state.
 
-    Raises ValueError where the task cannot be smoothed or distilled.
+    Raises ValueError if the task cannot be smoothed or distilled.
     """
     teacher = teacher if recipe.distill else None
     smoothed, dropped, averaged = recipe.label_smoothing > 0, recipe.drop_path > 0, recipe.ema > 0
@@ -178,16 +177,16 @@ def running_average(state: TrainState, weights: Weights, stats: Stats, hyper: Hy
 
 
 def trained_in(network: Network, dtype: str) -> Network:
-    """`network`, which while training computes in `dtype`; weights, stats and outputs stay as they are (mixed precision)."""
+    """`network`, computing in `dtype` while training; weights, stats and outputs keep their types (mixed precision)."""
     if dtype == "float32":
         return network
 
-    def apply(weights, stats, inputs, *, train, **given):
+    def apply(weights, stats, inputs, *, train, **options):
         if not train:
-            return network.apply(weights, stats, inputs, train=False, **given)
+            return network.apply(weights, stats, inputs, train=False, **options)
         cast = lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
         weights, inputs = jax.tree.map(cast, (weights, inputs))
-        outputs, moved = network.apply(weights, stats, inputs, train=True, **given)
+        outputs, moved = network.apply(weights, stats, inputs, train=True, **options)
         like = lambda new, old: new.astype(old.dtype)
         return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), outputs), jax.tree.map(like, moved, stats)
 

@@ -106,7 +106,7 @@ def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = No
         raise ValueError(f"that makes {count:,} searches; a call carries out 1 to {MOST:,}")
     spaces, methods = [_space(each, data) for each in spaces], [_method(each) for each in methods]
     common = {**configs.described(data), "epochs": epochs, "batch": batch, "diagnose": diagnose,
-              "stop_on_collapse": stop_on_collapse, **({"budget": budget._asdict()} if budget.given else {})}
+              "stop_on_collapse": stop_on_collapse, **({"budget": budget._asdict()} if budget.limits else {})}
     pairs = list(itertools.product(spaces, methods))
     names, groups = _names(pairs), []
     for (space, method), name in zip(pairs, names):
@@ -188,7 +188,7 @@ def _check_budget(budget: Budget) -> None:
     for name, value in budget._asdict().items():
         if value is not None and not (isinstance(value, (int, float)) and 0 < value < float("inf")):
             raise ValueError(f"budget.{name} is {value!r}; it must be a positive number")
-    if budget.weight != Budget().weight and not budget.given:
+    if budget.weight != Budget().weight and not budget.limits:
         raise ValueError("budget.weight needs budget.params or budget.macs")
 
 

@@ -162,7 +162,7 @@ def budget_of(config: Mapping[str, Any]) -> Budget:
 
 def within_budget(space: SearchSpace, budget: Budget) -> SearchSpace:
     """`space`, whose rule chooses within the budget, if it has limits."""
-    if not budget.given:
+    if not budget.limits:
         return space
     return space._replace(genotype=lambda scores: within(space, budget, scores, space.genotype(scores)))
 
@@ -174,7 +174,7 @@ def program_key(space: SearchSpace, method: Method, data: Dataset, budget: Budge
     if not all(named) or data.task not in TASKS:
         return None
     structure = {name: value for name, value in method.source.items() if name not in method.hyper}
-    return {"space": dict(space.source), "method": structure, "budget": budget._asdict() if budget.given else None,
+    return {"space": dict(space.source), "method": structure, "budget": budget._asdict() if budget.limits else None,
             "data": [list(data.image), data.classes, data.vocabulary]}
 
 

@@ -17,8 +17,8 @@ def augment(key: Array, images: Array, *, pad: int | Sequence[int], flip: bool) 
 
     images: [B, H, W, C] of any dtype; the result has the same shape and dtype. pad: pixels a side, for both axes or as
     (rows, columns). The offset of an image along an axis is uniform over 0..2 pad, as in torchvision's RandomCrop; the flip
-    is horizontal, with probability 1/2. The offsets do not depend on `flip`. Without pad and flip inputs of any shape come
-    back as they are. Raises ValueError, in one line, where pad is neither.
+    is horizontal, with probability 1/2. The offsets do not depend on `flip`. Without pad and flip, inputs of any shape are
+    returned unchanged. Raises ValueError if pad is neither.
     """
     above, beside = padding("augment", pad)
     if not (above or beside or flip):
@@ -43,7 +43,7 @@ def augment(key: Array, images: Array, *, pad: int | Sequence[int], flip: bool) 
 def cutout(key: Array, images: Array, size: int) -> Array:
     """Sets a square of each image `[B, H, W, C]` to zero (arXiv 1708.04552), the mean once images are normalised.
 
-    Its centre is a uniformly random pixel and what reaches beyond the image is cut off, as DARTS does it; the side is
+    Its centre is a uniformly random pixel, and it is clipped at the image's border, as in DARTS; the side is
     2 (size // 2) pixels.
     """
     batch, height, width, _ = images.shape
@@ -60,9 +60,8 @@ def cutout(key: Array, images: Array, size: int) -> Array:
 def augment_by(function: Callable[[Array, Array], Array], key: Array, images: Array) -> Array:
     """function(key, images), a pure function of images `[B, H, W, C]` or features `[B, F]` float32 that keeps their shape.
 
-    uint8 images are divided by 255 first, so that `normalise` takes them as they come back. Tokens `[B, T]` int32 are
-    handed over as they are, and must come back as int32.
-    Raises ValueError, in one line, where it fails or returns something else.
+    uint8 images are divided by 255 first and stay so for `normalise`. Tokens `[B, T]` int32 must stay int32.
+    Raises ValueError if it fails or returns another shape or type.
     """
     tokens = jnp.issubdtype(images.dtype, jnp.signedinteger)
     pixels = images if tokens else images.astype(jnp.float32) / (255 if images.dtype == jnp.uint8 else 1)
@@ -81,9 +80,9 @@ def augment_by(function: Callable[[Array, Array], Array], key: Array, images: Ar
 
 
 def check_augment(data: Dataset, batch: int) -> None:
-    """Traces the data's own augmentation, if it has one, on a batch of so many of its inputs.
+    """Traces the data's own augmentation, if it has one, on `batch` of its inputs.
 
-    Raises ValueError, in one line, where it fails or changes their shape or type.
+    Raises ValueError if it fails or changes their shape or type.
     """
     if data.augment is not None:
         inputs = jax.ShapeDtypeStruct((batch, *data.image), data.inputs.dtype)
@@ -92,9 +91,9 @@ def check_augment(data: Dataset, batch: int) -> None:
 
 def normalise(images: Array, mean: Array, std: Array) -> Array:
     """(images - mean) / std as float32, of images `[B, H, W, C]` or features `[B, ..., F]`; uint8 images are divided by
-    255 first. Tokens, which are int32, come back as they are.
+    255 first. Tokens, which are int32, are returned unchanged.
 
-    mean, std: [C], in the units of the pixels after that division, as `Dataset` holds them.
+    mean, std: [C], in the units of the pixels after that division, as in `Dataset`.
     """
     if jnp.issubdtype(images.dtype, jnp.signedinteger):
         return images

@@ -13,7 +13,7 @@ def steps_per_epoch(data: Dataset | Mapping[str, int], batch: int) -> int:
     """Full training batches in an epoch.
 
     data: a Dataset, or the sizes {"train": ..., "valid": ...}, of which "valid" may be absent.
-    Raises ValueError where `batch` is below 1 or larger than the train or the valid split.
+    Raises ValueError if `batch` is below 1 or larger than the train or the valid split.
     """
     if isinstance(data, Dataset):
         data = {name: len(data.splits[name]) for name in ("train", "valid")}
@@ -29,10 +29,10 @@ def epoch_indices(seed: int, epoch: int, train: np.ndarray, valid: np.ndarray,
                   batch: int) -> tuple[np.ndarray, np.ndarray]:
     """Batches of one epoch: (train rows, valid rows), int32 arrays [S, B], S = len(train) // B.
 
-    The train rows are a permutation of `train` cut into full batches; what is left over sits this epoch out.
-    Each valid row is a fresh draw from `valid` without replacement, as the reference DARTS takes its
-    validation batches. The train rows depend on neither `valid` nor its size.
-    Raises ValueError where `batch` is below 1 or larger than a split, or `seed` or `epoch` is negative.
+    The train rows are a permutation of `train` cut into full batches, without the rest.
+    Each valid row is a new draw from `valid` without replacement, as in the reference DARTS. The train
+    rows depend on neither `valid` nor its size.
+    Raises ValueError if `batch` is below 1 or larger than a split, or `seed` or `epoch` is negative.
     """
     steps = steps_per_epoch({"train": len(train), "valid": len(valid)}, batch)
     rows = train_indices(seed, epoch, train, batch)
@@ -44,7 +44,7 @@ def epoch_indices(seed: int, epoch: int, train: np.ndarray, valid: np.ndarray,
 def train_indices(seed: int, epoch: int, train: np.ndarray, batch: int) -> np.ndarray:
     """The train rows of `epoch_indices` alone, int32 [S, B]: a permutation of `train` cut into full batches.
 
-    Raises ValueError where `batch` is below 1 or larger than `train`, or `seed` or `epoch` is negative.
+    Raises ValueError if `batch` is below 1 or larger than `train`, or `seed` or `epoch` is negative.
     """
     steps = steps_per_epoch({"train": len(train)}, batch)
     for name, value in (("seed", seed), ("epoch", epoch)):
@@ -55,8 +55,8 @@ def train_indices(seed: int, epoch: int, train: np.ndarray, batch: int) -> np.nd
 
 
 def mixed(split: np.ndarray) -> np.ndarray:
-    """A split in a fixed order that has nothing to do with its examples: data often comes class by class, and statistics of
-    a batch of one class are not those that a network was trained with."""
+    """A split in a fixed random order: data are often sorted by class, and a network is not trained on the statistics of
+    batches of one class."""
     return np.random.default_rng(0).permutation(split)
 
 
@@ -65,7 +65,7 @@ def evaluation_indices(split: np.ndarray, batch: int) -> tuple[np.ndarray, np.nd
 
     M = ceil(n / batch) batches of one size B' = ceil(n / M) <= batch, so that the step compiles once. The
     last batch is filled up with the first examples at weight 0; all other weights are 1.
-    Raises ValueError where `batch` is below 1 or the split is empty.
+    Raises ValueError if `batch` is below 1 or the split is empty.
     """
     examples = len(split)
     if batch < 1:

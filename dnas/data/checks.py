@@ -1,4 +1,4 @@
-"""Whether arrays are inputs that a network can take, and their mean and standard deviation."""
+"""Checks of arrays as inputs of a network, and their mean and standard deviation."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from dnas.task import named
 
 Kind = Literal["images", "features", "tokens", "nodes"]
 NOUNS = {"images": "image", "features": "row", "tokens": "sequence", "nodes": "node"}
-"""What an example of each kind of inputs is called."""
+"""Noun for an example of each kind of inputs."""
 MIN_STD = 1e-5
 MOST = 1e6
 PIECE = 2**25
 COLOURS = (1, 3, 4)
 """Channels of grey, RGB and RGBA pictures."""
 TURNED = "x.transpose(0, 2, 3, 1)"
-"""What makes channels-first images [N, H, W, C]."""
+"""Python that turns channels-first images into [N, H, W, C]."""
 
 
 def checked_file(path: Path) -> Path:
-    """`path`. Raises ValueError where it is a folder, or a pipe or device, which would be waited for or have no end."""
+    """`path`. Raises ValueError if it is a folder, or a pipe or device, which could block or never end."""
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} is not an ordinary file")
     return path
 
 
 def kind_of(inputs: np.ndarray) -> Kind:
-    """What checked inputs are: images [N, H, W, C], tokens [N, T] integers, or features [N, ...] float."""
+    """The kind of checked inputs: images [N, H, W, C], tokens [N, T] integers, or features [N, ...] float."""
     if inputs.ndim == 4:
         return "images"
     return "tokens" if inputs.dtype.kind in "iu" else "features"
@@ -40,32 +40,31 @@ def checked_inputs(where: str, x, kind: Kind | None = None) -> np.ndarray:
     """`x` as it is stored: images [N, H, W, C] uint8 or float32, features [N, F] (or [N, T, F]) float32, or tokens
     [N, T] int32.
 
-    kind: which of these, where the shape and type do not say it: [N, H, W], [N, H, W, C] are images, other floats are
-    features, other integers tokens. Raises ValueError, beginning with `where`, if it is none of these, or without `kind` if
-    it must be [N, C, H, W].
+    kind: which of these; default: [N, H, W], [N, H, W, C] are images, other floats features, other integers tokens. Raises
+    ValueError, beginning with `where`, if it is none of these, or without `kind` if it must be [N, C, H, W].
     """
     x = np.ascontiguousarray(x)
     if kind is None and x.ndim == 4 and _surely_channels_first(x.shape[1:]):
         raise ValueError(f"{where}: x of shape {x.shape} looks channels-first, [N, C, H, W], and images are [N, H, W, C]: "
-                         f"{TURNED} turns it; from_arrays with kind=\"images\" takes it as it is")
+                         f"{TURNED} turns it; from_arrays with kind=\"images\" takes it unchanged")
     if kind == "images" or kind is None and (x.ndim in (3, 4) or x.dtype.kind not in "biuf"):
         return checked_images(where, x)
     if kind == "tokens" or kind is None and x.dtype.kind != "f":
         return _tokens(where, x)
     if x.dtype.kind not in "biuf" or x.ndim == 4:
-        raise ValueError(f"{where}: x is {x.dtype} {x.shape}; features are numbers [N, F] or [N, T, F]")
+        raise ValueError(f"{where}: x is {x.dtype} {x.shape}; features must be numbers [N, F] or [N, T, F]")
     x = x if x.ndim > 1 else x[:, None]
     return _finite(where, x, "features", "row")
 
 
 def channels_first(image: Sequence[int]) -> bool:
-    """Whether images (H, W, C) could rather be (C, H, W): as few rows as pictures have channels, and more of the others."""
+    """Whether images (H, W, C) could be (C, H, W): as many rows as pictures have channels, and more of the others."""
     first, *others = image
     return first in COLOURS and min(others) > max(COLOURS)
 
 
 def _surely_channels_first(image: Sequence[int]) -> bool:
-    """Whether they cannot well be anything else: a series (1, T, C) or a flat feature map could, a square could not."""
+    """Whether they must be (C, H, W): a series (1, T, C) or a flat feature map need not be, a square must."""
     first, height, width = image
     return channels_first(image) and min(height, width) >= 8 and (first == 3 or height == width)
 
@@ -74,9 +73,9 @@ def checked_images(where: str, x) -> np.ndarray:
     """`x` as [N, H, W, C] uint8 or float32. Raises ValueError, beginning with `where`, if it cannot be images."""
     x = np.ascontiguousarray(x)
     if x.dtype.kind not in "biuf":
-        raise ValueError(f"{where}: x has dtype {x.dtype}; pixels are uint8 or float")
+        raise ValueError(f"{where}: x has dtype {x.dtype}; pixels must be uint8 or float")
     if x.ndim not in (3, 4):
-        raise ValueError(f"{where}: x has shape {x.shape}; images are [N, H, W, C] or [N, H, W]")
+        raise ValueError(f"{where}: x has shape {x.shape}; images must be [N, H, W, C] or [N, H, W]")
     if not x.size:
         raise ValueError(f"{where}: x has shape {x.shape}; it needs at least one image of at least one pixel")
     x = x if x.ndim == 4 else x[..., None]
@@ -88,17 +87,17 @@ def checked_images(where: str, x) -> np.ndarray:
                              f"float pixels beyond {MOST:g} are refused")
         return x
     if x.dtype != np.uint8 and (x.min() < 0 or x.max() > 255):
-        raise ValueError(f"{where}: x holds integers {x.min()}..{x.max()}; integer pixels are 0..255, "
-                         f"others are stored as float")
+        raise ValueError(f"{where}: x holds integers {x.min()}..{x.max()}; integer pixels must be 0..255, "
+                         f"others must be float")
     return x.astype(np.uint8, copy=False)
 
 
 def _tokens(where: str, x) -> np.ndarray:
     if x.dtype.kind not in "iu" or x.ndim != 2 or not x.size:
-        raise ValueError(f"{where}: x is {x.dtype} {x.shape}; tokens are integers [N, T], other numbers are stored as float")
+        raise ValueError(f"{where}: x is {x.dtype} {x.shape}; tokens must be integers [N, T], other numbers float")
     if x.min() < 0 or x.max() >= 2**31 - 1:
-        raise ValueError(f"{where}: x holds integers {x.min()}..{x.max()}; tokens are 0 or more, and other numbers are "
-                         "stored as float")
+        raise ValueError(f"{where}: x holds integers {x.min()}..{x.max()}; tokens must be 0 or more, and other "
+                         "numbers float")
     return x.astype(np.int32, copy=False)
 
 
@@ -111,7 +110,7 @@ def _finite(where: str, x: np.ndarray, things: str, noun: str) -> np.ndarray:
     if bad.any():
         first = np.argmax(bad.reshape(len(x), -1).any(1))
         raise ValueError(f"{where}: {bad.sum()} NaN or infinite {things}, the first in {noun} {first}; "
-                         f"{things} are finite numbers")
+                         f"{things} must be finite numbers")
     return x
 
 
@@ -124,7 +123,7 @@ def checked_count(where: str, y, inputs: np.ndarray) -> np.ndarray:
 
 
 def checked_labels(where: str, y, inputs: int) -> np.ndarray:
-    """`y` as [inputs] int32 classes. Raises ValueError, beginning with `where`, if it is no such labels."""
+    """`y` as [inputs] int32 classes. Raises ValueError, beginning with `where`, if it is not."""
     y = np.asarray(y)
     if y.ndim == 1 and len(y) != inputs:
         raise ValueError(f"{where}: {len(y)} labels for {inputs} images; each image needs one")
@@ -132,9 +131,9 @@ def checked_labels(where: str, y, inputs: int) -> np.ndarray:
 
 
 def moments(inputs: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of the last axis [C] float32, piece by piece: a float64 copy of all is 8 times the set.
+    """Mean and standard deviation of the last axis [C] float32, in pieces, as a float64 copy takes 8 times the memory.
 
-    Those of bytes after a division by 255. A feature that does not vary has standard deviation 1, pixels MIN_STD.
+    Bytes are divided by 255 first. The standard deviation of a constant feature is 1, of constant pixels MIN_STD.
     """
     scale, axes = 255 if inputs.dtype == np.uint8 else 1, tuple(range(inputs.ndim - 1))
     pieces = np.array_split(train, -(-len(train) // max(1, min(1024, PIECE // inputs[0].size))))

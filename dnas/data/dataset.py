@@ -1,4 +1,4 @@
-"""A set of inputs and targets with its fixed splits, and how arrays become one."""
+"""A data set: inputs and targets with fixed splits, and its construction from arrays."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from dnas.data.graphs import Graph
 
 SMALLEST_CROPPED = 16
-"""Pixels of an axis from which on it is padded by default: along shorter ones a crop loses too much of an image."""
+"""Fewest pixels of an axis that is padded by default: along shorter ones a crop loses too much of an image."""
 
 
 class Pictures(NamedTuple):
-    """What the images of a Dataset were before they became arrays.
+    """The pictures from which the images of a Dataset were read.
 
-    files: where each is from. fit: how they were brought to one size, see `dnas.data.decode.FITS`.
+    files: the path of each. fit: how they were brought to one size, see `dnas.data.decode.FITS`.
     smallest, largest: (H, W) before that, by area. transparent: how many had transparent parts, laid on white.
-    skipped: files that lay beside them and are not pictures.
+    skipped: files in their folders that are not pictures.
     """
 
     files: Sequence[str]
@@ -36,10 +36,10 @@ class Pictures(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """What the features of a Dataset were in the table that they are from.
+    """The columns of the table from which the features of a Dataset were read.
 
-    features: (name, texts) of each column but the target: a column of numbers has no texts and is one feature; of another
-        each text is a feature that is 0 or 1. target: name of the column that is predicted.
+    features: (name, texts) of each column but the target: a column of numbers has no texts and is one feature; in others
+        each text is a feature that is 0 or 1. target: name of the column to predict.
     """
 
     features: tuple[tuple[str, tuple[str, ...]], ...]
@@ -56,26 +56,26 @@ class Dataset(NamedTuple):
 
     inputs: those of all splits: images [N, H, W, C] uint8 or float32, features [N, F] or [N, T, F] float32, or tokens
         [N, T] int32.
-    targets: [N, ...] int32 where they are classes, 0..classes-1, else float32 in the user's units.
+    targets: [N, ...] int32 if they are classes, 0..classes-1, else float32 in the user's units.
     splits: sorted int32 indices into them. train: weights; valid: architecture; holdout: reported while
         searching; test: for the network trained after the search, and nothing before.
     classes: size of the last axis of a network's outputs: classes, values, labels, or the vocabulary.
-    mean, std: [C] float32 of the last axis, over the train split, of the pixels divided by 255 if uint8, of other inputs
-        as they are. 0 and 1 where inputs are not standardised; tokens never are.
-    pad: (rows, columns) of zeros on each side of an image, out of which it is cropped at random; a crop loses up to as many.
+    mean, std: [C] float32 of the last axis, over the train split, uint8 pixels divided by 255 first. 0 and 1 if inputs are
+        not standardised; tokens never are.
+    pad: (rows, columns) of zeros on each side of an image before a random crop, which loses up to as many of its pixels.
         flip: whether mirroring keeps the class.
-    graph: what joins the inputs where they are numbers of nodes, for a space that asks for it.
-    class_names: of all classes, () where they are numbers only. pictures: of data that came as pictures, what they were.
-    class_weights: [classes] float32, by which the losses of training and search are multiplied; None for equal ones.
-    augment: (key, inputs [B, ...] float) -> inputs, instead of crops and flips; uint8 pixels come divided by 255.
+    graph: the graph whose node numbers the inputs are, for spaces with a parameter `graph`; None for other data.
+    class_names: of all classes, () if they are numbers only. pictures: the original pictures, None for other data.
+    class_weights: [classes] float32, factors of the losses of training and search; None for equal ones.
+    augment: (key, inputs [B, ...] float) -> inputs, instead of crops and flips; uint8 pixels are divided by 255 first.
     task: name of the task, one of `dnas.task.TASKS` or a factory's place; `dnas.task.task_of` resolves it.
-    target_mean, target_std: [D] float32 of float targets over the train split, None of classes. The targets are in their
-        own units; it is the task that scales, so that networks learn standardised values and metrics stay in those units.
-    columns: of the table that the features are from, None of other data. characters: of a text, those that its tokens
-        number, "" of other data.
-    source: what `dnas.data.load` read it from, in values that JSON has: {"data": names, paths absolute, "limit": number or
-        None} and those other options that were not left at their defaults. `load(source["data"], **others)` reads the same
-        again. {} of data that it did not read; whoever changes another field says so by `_replace(source={})`.
+    target_mean, target_std: [D] float32 of float targets over the train split, None for classes. The targets keep their own
+        units; the task standardises, so that metrics are in those units.
+    columns: of the table with the features, None for other data. characters: of a text, numbered by its tokens; "" for
+        other data.
+    source: the arguments of `dnas.data.load`, as JSON: {"data": names, paths absolute, "limit": number or None} and options
+        other than their defaults. `load(source["data"], **others)` reads the same again. {} for data from elsewhere; to
+        change another field, `_replace(source={})` too.
     """
 
     name: str
@@ -128,25 +128,25 @@ class Dataset(NamedTuple):
 
     @property
     def kind(self) -> Kind:
-        """What the inputs are. Only images are cropped, mirrored and divided by 255."""
+        """The kind of the inputs. Only images are cropped, mirrored and divided by 255."""
         return "nodes" if self.graph is not None else kind_of(self.inputs)
 
     @property
     def vocabulary(self) -> int | None:
-        """How many tokens there are; None of inputs that are not tokens."""
+        """How many tokens there are; None unless the inputs are tokens."""
         if self.kind != "tokens":
             return None
         return max(int(self.inputs.max()) + 1, self.classes if self.targets.shape == self.inputs.shape else 0)
 
 
 def balanced(data: Dataset, splits: Sequence[str] = ("train",)) -> np.ndarray:
-    """Weights [classes] float32 inverse to the number of examples a class has in `splits`; their mean over those is 1.
+    """Weights [classes] float32 inverse to the number of each class's examples in `splits`, of mean 1 over those examples.
 
     examples / (classes with examples * examples of the class), as scikit-learn's; 1 for a class without examples.
-    Raises ValueError, in one line, where the targets are not one class an example.
+    Raises ValueError unless the targets are one class per example.
     """
     if data.targets.ndim != 1 or data.targets.dtype.kind not in "iu":
-        raise ValueError(f"{data.name}: weights of classes are for one class an example; its task is {data.task}")
+        raise ValueError(f"{data.name}: weights of classes are for one class per example; its task is {data.task}")
     counts = np.bincount(np.concatenate([data.targets[data.splits[name]] for name in splits]), minlength=data.classes)
     return np.where(counts, counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1)), 1).astype(np.float32)
 
@@ -157,18 +157,18 @@ def from_arrays(name: str, x, y, x_test=None, y_test=None, *, pad: int | Sequenc
     """A Dataset of arrays.
 
     x: images [N, H, W, C] or [N, H, W], float, or integers 0..255; features [N, F] float; tokens [N, T] integers.
-    y: [N, ...], what the task says: one integer an example, one a pixel, one a token, numbers, 0 or 1 for each label.
-    x_test, y_test: the test set; without one, 20 % of the examples become it.
-    pad: pixels for both axes of images, or (rows, columns); default an eighth of each axis, and nothing along an axis
-        below SMALLEST_CROPPED. flip: default False. With a class for each pixel there is neither.
-    limit: how many examples outside the test set to keep, evenly of each class; always the same ones.
-    task: a name or place, see `dnas.task`; None takes what fits the targets.
+    y: [N, ...], by the task: one integer per example, pixel or token, numbers, or 0 or 1 for each label.
+    x_test, y_test: the test set; default: 20 % of the examples.
+    pad: pixels for both axes of images, or (rows, columns); default: an eighth of each axis, 0 for axes below
+        SMALLEST_CROPPED. flip: default False. Neither is possible with a class for each pixel.
+    limit: how many examples outside the test set to use, evenly of each class; always the same ones.
+    task: a name or place, see `dnas.task`; default: by the type and shape of the targets.
     standardise: whether images and features are brought to mean 0 and standard deviation 1; default True.
-    kind: what x is, where its shape and type do not say it, such as "features" of a float array [N, T, F], or "images" of
-        images [N, 3, W, C] that would be taken for channels-first and refused.
-    class_names: of all classes, where there are more than `y` has or they have names.
-    Splits are stratified where an example has one class, else those of a fixed random permutation.
-    Raises ValueError, in one line that begins with `name`, on anything that does not fit.
+    kind: what x is, such as "features" for a float array [N, T, F], or "images" for images [N, 3, W, C] that would be
+        refused as channels-first; default: by its type and shape.
+    class_names: of all classes, if they have names or `y` lacks some of them.
+    Splits are stratified if an example has one class, else those of a fixed random permutation.
+    Raises ValueError that begins with `name` for anything that does not fit.
     """
     inputs = checked_inputs(name, x, kind)
     y = checked_count(name, y, inputs)
@@ -198,14 +198,14 @@ def padding(where: str, pad: int | Sequence[int]) -> tuple[int, int]:
 
 
 def default_padding(image: Sequence[int]) -> tuple[int, int]:
-    """The (rows, columns) of padding that suit images (H, W, C)."""
+    """The default (rows, columns) of padding for images (H, W, C)."""
     height, width = (size // 8 if size >= SMALLEST_CROPPED else 0 for size in image[:2])
     return height, width
 
 
 def assembled(name: str, inputs: np.ndarray, targets: np.ndarray, splits: Mapping[str, np.ndarray], classes: int, task: str,
               pad: int | Sequence[int] | None = None, flip: bool | None = None, standardise: bool | None = None) -> Dataset:
-    """The Dataset of checked inputs and targets in splits. Raises ValueError where an option is not for such data."""
+    """The Dataset of checked inputs and targets. Raises ValueError if an option is not for such data."""
     what, moving = kind_of(inputs), targets.ndim > 1 and targets.dtype.kind in "iu"
     rows, columns = padding(name, 0 if pad is None else pad)
     if (rows or columns or flip) and (what != "images" or moving):
@@ -229,7 +229,7 @@ def assembled(name: str, inputs: np.ndarray, targets: np.ndarray, splits: Mappin
 
 
 def with_task(data: Dataset, task: str | None) -> Dataset:
-    """`data` for another task that its targets fit as they are. Raises ValueError, in one line, where they do not."""
+    """`data` for another task. Raises ValueError if its targets do not fit that task unchanged."""
     if task is None or task == data.task:
         return data
     how = named(task)
@@ -242,12 +242,12 @@ def with_task(data: Dataset, task: str | None) -> Dataset:
 
 
 def strata(task: Task, targets: np.ndarray) -> np.ndarray:
-    """[N] what splits are stratified by: the classes of a task that has one an example, else all 0."""
+    """[N], by which splits are stratified: the classes if an example has one, else 0."""
     return targets if task.confusion else np.zeros(len(targets), np.int32)
 
 
 def outputs_of(targets: np.ndarray) -> int:
-    """Size of the last axis of outputs that fit checked targets: classes of integers, values or labels of floats."""
+    """Size of the outputs' last axis for checked targets: classes of integers, values or labels of floats."""
     if targets.dtype.kind == "f":
         return targets.shape[-1] if targets.ndim > 1 else 1
     return int(targets.max()) + 1
@@ -256,7 +256,7 @@ def outputs_of(targets: np.ndarray) -> int:
 def _checked_test(name, inputs, task, classes, x_test, y_test, kind) -> tuple[np.ndarray, np.ndarray]:
     if x_test is None or y_test is None:
         missing = "x_test" if x_test is None else "y_test"
-        raise ValueError(f"{name}: x_test and y_test come together; {missing} is missing")
+        raise ValueError(f"{name}: x_test and y_test need each other; {missing} is missing")
     where, things = f"{name}, test set", NOUNS[kind_of(inputs)] + "s"
     x_test = checked_inputs(where, x_test, kind)
     y_test = checked_count(where, y_test, x_test)

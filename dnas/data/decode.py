@@ -1,4 +1,4 @@
-"""Pictures (PNG, JPEG, WebP, BMP), from files that may hold anything to arrays of one size."""
+"""Decodes pictures (PNG, JPEG, WebP, BMP), from files with any content, to arrays of one size."""
 
 from __future__ import annotations
 
@@ -18,32 +18,31 @@ if TYPE_CHECKING:
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-"""Ends of the names of such files."""
+"""Ends of their file names."""
 OTHER_SUFFIXES = (".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".ppm", ".pgm")
-"""Those of pictures in formats that are not read."""
+"""Ends of file names of pictures in other formats, which are not read."""
 Fit = Literal["crop", "pad", "stretch"]
-"""How a picture is brought to a size: crop fills it and cuts off what reaches beyond, evenly on both sides; pad makes
-the picture fit whole, on black; stretch changes its proportions."""
+"""How a picture is brought to a size: crop fills it and cuts off the rest, evenly on both sides; pad fits the whole picture,
+on black; stretch changes its proportions."""
 FITS = get_args(Fit)
 MOST_PIXELS = 2**26
 GREY = ("1", "L", "LA")
 ORIENTATION, TURNS = 0x0112, ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE",
                               "ROTATE_90")
-"""The tag of EXIF that says how a camera was held, and what undoes its values from 2 on."""
+"""The EXIF tag of a picture's orientation, and the transformations that undo its values from 2 on."""
 THREADS, CHUNK = 8, 32
 """Most threads, whose number bounds the memory of large pictures, and how many pictures one of them decodes at a time."""
 
 
 class File(NamedTuple):
-    """A picture at the path `where`, or what `read` returns, which is then called `where` in messages."""
+    """A picture at the path `where`, or the bytes that `read` returns, which messages call `where`."""
 
     where: str
     read: Callable[[], bytes] | None = None
 
 
 class Header(NamedTuple):
-    """What a picture's header says: height and width in pixels, as it is to be shown; whether it is grey, and whether it
-    has transparent parts."""
+    """The header of a picture: height and width in pixels, upright; whether it is grey; whether it has transparent parts."""
 
     height: int
     width: int
@@ -52,9 +51,9 @@ class Header(NamedTuple):
 
 
 def is_picture(path: Path) -> bool:
-    """Whether the name or the content of a file is that of a picture, and be it broken or of a format that is not read.
+    """Whether the name or content of a file is that of a picture, even if broken or in a format that is not read.
 
-    A file that cannot be opened counts as one, so that the reason is given where it is read.
+    A file that cannot be opened counts as one; the reason is reported when it is read.
     """
     from PIL import Image
 
@@ -65,7 +64,7 @@ def is_picture(path: Path) -> bool:
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS):
             return True
-    except OSError as error:  # without a number where the content is at fault
+    except OSError as error:  # its errno is None if the content is at fault
         return error.errno is not None
     except Image.DecompressionBombError:
         return True
@@ -74,7 +73,7 @@ def is_picture(path: Path) -> bool:
 
 
 def headers(files: Sequence[File]) -> list[Header]:
-    """Those of all files. Raises ValueError, in one line that begins with the first that must be a picture and is not."""
+    """The headers of all files. Raises ValueError that begins with the first file that is not a picture."""
     read = lambda start: [_header(file) for file in files[start:start + CHUNK]]
     return [header for chunk in _in_threads(read, len(files)) for header in chunk]
 
@@ -83,10 +82,9 @@ def decode(files: Sequence[File], size: tuple[int, int], fit: Fit, channels: int
            on_broken: Callable[[int, ValueError], None] | None = None) -> np.ndarray:
     """The pictures as [N, H, W, channels] uint8 of `size` (H, W).
 
-    They stand upright as their EXIF says; transparent parts are laid on white. channels: 1 for grey, 3 for RGB.
-    on_broken: called with the number and the error of each picture that cannot be read, which stays black; from any thread.
-    Raises ValueError, without `on_broken`, in one line that begins with the first that is not a whole picture of a sensible
-    size.
+    They are turned upright by their EXIF; transparent parts are laid on white. channels: 1 for grey, 3 for RGB.
+    on_broken: called, from any thread, with the number and the error of each picture that cannot be read and stays black.
+    Raises ValueError, without `on_broken`, that begins with the first file that is not a whole picture of a sensible size.
     """
     images = np.zeros((len(files), *size, channels), np.uint8)
 
@@ -106,7 +104,7 @@ def decode(files: Sequence[File], size: tuple[int, int], fit: Fit, channels: int
 
 def _in_threads(work: Callable, count: int) -> Iterator:
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a size that is refused below, and of odd metadata
+        warnings.simplefilter("ignore")  # on sizes that are refused below, and on odd metadata
         yield from pool.map(work, range(0, count, CHUNK))
 
 
@@ -155,7 +153,7 @@ def _fitted(image: Image, size: tuple[int, int], fit: Fit) -> Image:
 
 @contextmanager
 def _opened(file: File) -> Iterator[Image]:
-    """The picture with its header read. What goes wrong with it inside the block becomes a ValueError."""
+    """The picture with its header read. Errors with it inside the block become ValueError."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -168,7 +166,7 @@ def _opened(file: File) -> Iterator[Image]:
                 raise ValueError("16-bit grey, which 8 bits cannot hold; store such images in a .npz")
             yield image
     except UnidentifiedImageError:
-        raise ValueError(f"{file.where}: not a PNG, JPEG, WebP or BMP picture; convert it, or take it away") from None
+        raise ValueError(f"{file.where}: not a PNG, JPEG, WebP or BMP picture; convert it, or remove it") from None
     except Image.DecompressionBombError:
         raise ValueError(f"{file.where}: a picture of more than {MOST_PIXELS:,} pixels; make it smaller") from None
     except Exception as error:  # decoders raise whatever they meet in a damaged file
@@ -177,7 +175,7 @@ def _opened(file: File) -> Iterator[Image]:
 
 
 def _turn(image: Image) -> str | None:
-    """What makes a photograph stand upright; None for nothing. (Pillow would decode a whole PNG to find its EXIF.)"""
+    """The transposition that turns a photograph upright, or None. (Pillow would decode a whole PNG to read its EXIF.)"""
     try:
         value = image.getexif().get(ORIENTATION, 1) if image.format != "PNG" else 1
         return TURNS[value - 2] if value in range(2, 9) else None

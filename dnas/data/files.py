@@ -21,7 +21,7 @@ BROKEN = (OSError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib
 
 
 class Arrays(NamedTuple):
-    """What a source holds: inputs [N, ...], targets [N, ...], and the same of its test set or None."""
+    """The arrays of a source: inputs [N, ...], targets [N, ...], and those of its test set or None."""
 
     x: np.ndarray
     y: np.ndarray
@@ -32,27 +32,27 @@ class Arrays(NamedTuple):
 def npz(path: Path) -> Arrays:
     """Arrays `x` and `y`, and `x_test` and `y_test` if there, of a .npz file; pickled objects are refused.
 
-    Raises ValueError, beginning with the path, where it is no such file or x is not what a network can take.
+    Raises ValueError, beginning with the path, if it is not such a file or x is not fit for a network.
     """
     with _opened(path) as file:
-        found = {name: _member(path, file, name) for name in Arrays._fields if name in file.files}
+        arrays = {name: _member(path, file, name) for name in Arrays._fields if name in file.files}
         names = ", ".join(file.files) or "none"
     for x, y in (("x", "y"), ("x_test", "y_test")):
-        missing = [name for name in (x, y) if name not in found]
+        missing = [name for name in (x, y) if name not in arrays]
         if x == "x" and missing:
             raise ValueError(f"{path}: no array {' or '.join(missing)}; its arrays are {names}, and it needs "
                              f"x (inputs) and y (targets)")
         if len(missing) == 1:
-            raise ValueError(f"{path}: x_test and y_test come together; {missing[0]} is missing")
+            raise ValueError(f"{path}: x_test and y_test need each other; {missing[0]} is missing")
         if not missing:
             where = str(path) if x == "x" else f"{path}, test set"
-            found[x] = checked_inputs(where, found[x])
-            found[y] = checked_count(where, found[y], found[x])
-    return Arrays(**found)
+            arrays[x] = checked_inputs(where, arrays[x])
+            arrays[y] = checked_count(where, arrays[y], arrays[x])
+    return Arrays(**arrays)
 
 
 def npz_inputs(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """Arrays `x`, and `y` if there is one, of a .npz file, as they are. Raises ValueError, beginning with the path."""
+    """Arrays `x`, and `y` if there is one, of a .npz file, unchecked. Raises ValueError, beginning with the path."""
     with _opened(path) as file:
         if "x" not in file.files:
             raise ValueError(f"{path}: no array x; its arrays are {', '.join(file.files) or 'none'}")
@@ -60,9 +60,9 @@ def npz_inputs(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def npz_graph(path: Path, names: Sequence[str]) -> dict[str, np.ndarray] | None:
-    """The arrays `names` of a .npz file that holds a graph, which has `edge_index`; None of another file.
+    """The arrays `names` of a .npz file with a graph, which has `edge_index`; None for another file.
 
-    Raises ValueError, beginning with the path, where it is no whole .npz file or lacks one of the arrays.
+    Raises ValueError, beginning with the path, if it is not a whole .npz file or lacks one of the arrays.
     """
     with _opened(path) as file:
         if "edge_index" not in file.files:
@@ -74,9 +74,9 @@ def npz_graph(path: Path, names: Sequence[str]) -> dict[str, np.ndarray] | None:
 
 
 def npz_pieces(paths: list[Path]) -> Arrays:
-    """The .npz pieces of one set, joined in the order given. One with `test` in its file name is test data.
+    """The .npz pieces of one set, joined in their order. One with `test` in its file name is test data.
 
-    Raises ValueError where pieces differ in the shape or type of their inputs, or all of them are test data.
+    Raises ValueError if pieces differ in the shape or type of their inputs, or all of them are test data.
     """
     train, test, first = [], [], None
     for path in paths:
@@ -96,16 +96,16 @@ def npz_pieces(paths: list[Path]) -> Arrays:
 
 def idx_folder(folder: Path) -> Arrays:
     """The four files of MNIST or Fashion-MNIST, plain or .gz. Raises ValueError naming the file at fault."""
-    found = {}
+    arrays = {}
     for field, stem in IDX.items():
         path = idx_file(folder, stem)
         if path is None:
             raise ValueError(f"{folder}: no {stem}-idx{_rank(stem)}-ubyte, plain or .gz; "
                              f"the folder needs all four idx files")
-        found[field] = _idx(path, _rank(stem))
+        arrays[field] = _idx(path, _rank(stem))
         if _rank(stem) == 1:
-            found[field] = checked_labels(str(path), found[field], len(found[field.replace("y", "x")]))
-    return Arrays(**found)
+            arrays[field] = checked_labels(str(path), arrays[field], len(arrays[field.replace("y", "x")]))
+    return Arrays(**arrays)
 
 
 def idx_file(folder: Path, stem: str) -> Path | None:
@@ -168,8 +168,8 @@ def _opened(path: Path):
     try:
         file = np.load(path, allow_pickle=False)
     except (*BROKEN, ValueError) as error:
-        # numpy takes whatever is no archive for a pickle, and its message then recommends to allow those
-        why = "it is no archive" if isinstance(error, ValueError) else _reason(error)
+        # numpy takes other files for pickles, and its message then recommends to allow those
+        why = "it is not an archive" if isinstance(error, ValueError) else _reason(error)
         raise ValueError(f"{path}: not a whole .npz file ({why}); "
                          f"numpy.savez(path, x=inputs, y=targets) writes one") from None
     if isinstance(file, np.ndarray):

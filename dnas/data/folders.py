@@ -10,11 +10,11 @@ from dnas.data.decode import File, Fit, is_picture
 from dnas.data.pictures import PARTS, Labelled, from_pictures
 
 NOT_PICTURES = ("Thumbs.db", "desktop.ini")
-"""Left by systems; so is what begins with a dot or is called __MACOSX."""
+"""Files that operating systems leave; names that begin with a dot and __MACOSX are ignored as well."""
 
 
 def holds_folders(folder: Path) -> bool:
-    """Whether there are folders in `folder`, which are then those of classes or splits."""
+    """Whether `folder` has sub-folders, of classes or splits."""
     return bool(_folders(folder))
 
 
@@ -22,9 +22,8 @@ def picture_folder(folder: Path, name: str, *, limit: int | None = None, resize:
                    fit: Fit | None = None) -> Dataset:
     """The Dataset of FOLDER/CLASS/PICTURE, or of FOLDER/train/CLASS/PICTURE beside test or val; see `PARTS`.
 
-    Classes are numbered in the order of their names. Files that are not pictures are skipped, see `is_picture`. The options
-    are those of `from_pictures`.
-    Raises ValueError, in one line that names the file or folder, for whatever is no such thing.
+    Classes are numbered in the order of their names. Files that are not pictures are skipped, see `is_picture`. Options:
+    see `from_pictures`. Raises ValueError that names the file or folder at fault.
     """
     parts = _parts(folder)
     class_names = [path.name for path in _folders(parts["train"])]
@@ -33,7 +32,7 @@ def picture_folder(folder: Path, name: str, *, limit: int | None = None, resize:
     for part, place in parts.items():
         for path in _folders(place):
             if path.name not in class_names:
-                raise ValueError(f"{path}: no class of {parts['train']}, which has {', '.join(class_names[:5])}"
+                raise ValueError(f"{path}: not a class of {parts['train']}, which has {', '.join(class_names[:5])}"
                                  f"{', ...' if len(class_names) > 5 else ''}")
             label = class_names.index(path.name)
             files, others = _files(path)
@@ -43,12 +42,12 @@ def picture_folder(folder: Path, name: str, *, limit: int | None = None, resize:
 
 
 def _parts(folder: Path) -> dict[str, Path]:
-    """The folder of each split by its part; {"train": folder} where there are only classes."""
+    """The folder of each split; {"train": folder} if there are only classes."""
     parts, others = {}, []
     for path in _folders(folder):
         part = PARTS.get(path.name.lower())
         if part in parts:
-            raise ValueError(f"{path}: {parts[part].name} is there as well; there is one folder for each split")
+            raise ValueError(f"{path}: {parts[part].name} exists too; there must be one folder for each split")
         if part:
             parts[part] = path
         else:
@@ -56,19 +55,19 @@ def _parts(folder: Path) -> dict[str, Path]:
     if "train" not in parts or not holds_folders(parts["train"]):
         return {"train": folder}
     if others:
-        raise ValueError(f"{folder / others[0]}: beside {parts['train'].name} there are only test and val; "
-                         "put classes into them, or take it away")
+        raise ValueError(f"{folder / others[0]}: beside {parts['train'].name} there may be only test and val; "
+                         "put classes into them, or remove it")
     return parts
 
 
 def _folders(folder: Path) -> list[Path]:
-    """Those in `folder`, by name."""
+    """The sub-folders of `folder`, by name."""
     return sorted((path for path in folder.iterdir()
                    if path.is_dir() and not path.name.startswith(".") and path.name != "__MACOSX"), key=lambda p: p.name)
 
 
 def _files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The pictures of a class, by name, and its other files. Whether pictures are whole is seen when they are read."""
+    """The pictures of a class, by name, whole or not, and its other files."""
     files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name not in NOT_PICTURES)
     inner = next((path for path in files if path.is_dir()), None)
     if inner:
@@ -77,5 +76,5 @@ def _files(folder: Path) -> tuple[list[Path], list[Path]]:
     pictures = [path for path in files if is_picture(path)]
     if not pictures:
         others = f", only others such as {files[0].name}" if files else ""
-        raise ValueError(f"{folder}: no pictures in it{others}; fill it or take it away")
+        raise ValueError(f"{folder}: no pictures in it{others}; fill it or remove it")
     return pictures, sorted({*files} - {*pictures})

@@ -1,4 +1,4 @@
-"""A graph as a data set: its nodes are what is classified, and all of it is seen at every step."""
+"""A graph as a data set: its nodes are classified, and every step sees the whole graph."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dnas.data.dataset import Dataset
 from dnas.data.splits import quantiles
 
 ARRAYS = ("x_data", "x_indices", "x_indptr", "x_shape", "edge_index", "y", "train_idx", "val_idx", "test_idx")
-"""What a .npz in planetoid's form holds."""
+"""Arrays of a .npz in planetoid's form."""
 
 
 class Graph(NamedTuple):
@@ -20,7 +20,7 @@ class Graph(NamedTuple):
 
     edges: [2, E] int32, each edge once, without loops.
     values, columns, starts: the features' non-zero entries by rows (CSR), float32 [Z], int32 [Z], int32 [N + 1].
-    features: columns there are.
+    features: number of columns.
     """
 
     edges: np.ndarray
@@ -36,11 +36,11 @@ class Graph(NamedTuple):
 
 
 def planetoid(where: str, name: str, arrays: Mapping[str, np.ndarray]) -> Dataset:
-    """The Dataset of the arrays named in ARRAYS: its images are the numbers of the nodes, [N, 1, 1, 1] float32.
+    """The Dataset of the arrays named in ARRAYS: its inputs are the numbers of the nodes, [N, 1, 1, 1] float32.
 
     Train and test are those of the file (planetoid, arXiv 1603.08861), valid is its validation set. The hold-out is all
-    nodes that belong to none of the three; where there are none, a fifth of each class of the validation set.
-    Raises ValueError, in one line that begins with `where`, where the arrays are no such graph.
+    nodes outside the three; if there are none, a fifth of each class of the validation set.
+    Raises ValueError, beginning with `where`, if the arrays are not such a graph.
     """
     graph = _graph(where, arrays)
     labels = checked_labels(where, arrays["y"], graph.nodes)
@@ -65,18 +65,18 @@ def planetoid(where: str, name: str, arrays: Mapping[str, np.ndarray]) -> Datase
 def _graph(where: str, arrays: Mapping[str, np.ndarray]) -> Graph:
     shape = np.asarray(arrays["x_shape"])
     if shape.shape != (2,) or shape.dtype.kind not in "iu" or shape.min() < 1:
-        raise ValueError(f"{where}: x_shape is {shape.tolist()}; it is [nodes, features]")
+        raise ValueError(f"{where}: x_shape is {shape.tolist()}; it must be [nodes, features]")
     nodes, features = map(int, shape)
     edges = _numbers(where, "edge_index", arrays["edge_index"], nodes)
     columns = _numbers(where, "x_indices", arrays["x_indices"], features)
     values, starts = np.asarray(arrays["x_data"], np.float32), np.asarray(arrays["x_indptr"], np.int32)
     if edges.ndim != 2 or len(edges) != 2:
-        raise ValueError(f"{where}: edge_index has shape {edges.shape}; it is [2, edges]")
+        raise ValueError(f"{where}: edge_index has shape {edges.shape}; it must be [2, edges]")
     if (edges[0] == edges[1]).any() or np.unique(np.sort(edges, 0), axis=1).shape != edges.shape:
-        raise ValueError(f"{where}: edge_index joins a node with itself, or two nodes twice; each edge is there once")
+        raise ValueError(f"{where}: edge_index joins a node with itself, or two nodes twice; each edge must be there once")
     if columns.shape != values.shape or values.ndim != 1 or not np.isfinite(values).all():
-        raise ValueError(f"{where}: x_data and x_indices have shapes {values.shape} and {columns.shape}; they are finite "
-                         "numbers and their columns, one each")
+        raise ValueError(f"{where}: x_data and x_indices have shapes {values.shape} and {columns.shape}; they must be "
+                         "finite numbers and their columns, one each")
     if starts.shape != (nodes + 1,) or starts[0] or starts[-1] != len(values) or (np.diff(starts) < 0).any():
         raise ValueError(f"{where}: x_indptr does not divide {len(values)} entries among {nodes} rows")
     return Graph(edges, values, columns, starts, features)
@@ -85,12 +85,12 @@ def _graph(where: str, arrays: Mapping[str, np.ndarray]) -> Graph:
 def _nodes(where: str, name: str, index, nodes: int) -> np.ndarray:
     index = _numbers(where, name, index, nodes)
     if index.ndim != 1:
-        raise ValueError(f"{where}: {name} has shape {index.shape}; it is a list of nodes")
+        raise ValueError(f"{where}: {name} has shape {index.shape}; it must be a list of nodes")
     return np.sort(index)
 
 
 def _numbers(where: str, name: str, index, end: int) -> np.ndarray:
     index = np.asarray(index)
     if index.dtype.kind not in "iu" or index.size and (index.min() < 0 or index.max() >= end):
-        raise ValueError(f"{where}: {name} holds something else than numbers 0..{end - 1}")
+        raise ValueError(f"{where}: {name} must hold whole numbers 0..{end - 1}")
     return index.astype(np.int32)

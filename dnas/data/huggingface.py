@@ -14,8 +14,8 @@ from dnas.data.pictures import PARTS, Labelled, from_pictures
 
 PREFIX = "hf:"
 SAVED = ("dataset_dict.json", "state.json")
-"""Files of which one lies in a folder that `save_to_disk` wrote."""
-FACTORY = "give a function of yours that returns (x, y) instead, as file.py:function"
+"""A folder that `save_to_disk` wrote has one of these files."""
+FACTORY = "instead, name a function of yours that returns (x, y), as file.py:function"
 
 
 def is_saved(folder: Path) -> bool:
@@ -26,16 +26,15 @@ def is_saved(folder: Path) -> bool:
 def hugging_face(source: str, *, limit: int | None = None, resize: Sequence[int] = (), fit: Fit | None = None) -> Dataset:
     """The Dataset of `source`: a name on the hub, or a folder that `save_to_disk` wrote or that holds parquet files.
 
-    It has one column of images, and one of classes or, of several, one called label. Pictures are decoded here, as those
-    of folders are. The options are those of `from_pictures`.
-    Raises ValueError, in one line that begins with `source`, where it cannot be had or is no such data.
+    It must have one column of images, and one of classes or one called label. Pictures are decoded as those of folders.
+    Options: see `from_pictures`. Raises ValueError, beginning with `source`, if it cannot be loaded or lacks the columns.
     """
     try:
         import datasets
     except ImportError:
-        raise ValueError(f"{source}: it takes the package datasets; pip install 'dnas[hf]'") from None
+        raise ValueError(f"{source}: it needs the package datasets; pip install 'dnas[hf]'") from None
     place = Path(source).expanduser()
-    datasets.config.HF_DATASETS_TRUST_REMOTE_CODE = False  # older versions ask whether to run the code that lies there
+    datasets.config.HF_DATASETS_TRUST_REMOTE_CODE = False  # older versions ask whether to run its code
     try:
         saved = any((place / name).is_file() for name in SAVED)
         loaded = (datasets.load_from_disk if saved else datasets.load_dataset)(str(place) if place.is_dir() else source)
@@ -45,7 +44,7 @@ def hugging_face(source: str, *, limit: int | None = None, resize: Sequence[int]
     splits = loaded if isinstance(loaded, dict) else {"train": loaded}
     parts = {PARTS[name]: rows for name, rows in splits.items() if name in PARTS}
     if "train" not in parts:
-        raise ValueError(f"{source}: its splits are {', '.join(splits)}; one is called train")
+        raise ValueError(f"{source}: its splits are {', '.join(splits)}; one must be called train")
     image, label = _columns(source, parts["train"].features, datasets)
     names, pictures = getattr(parts["train"].features[label], "names", None), []
     for part, rows in parts.items():
@@ -64,8 +63,8 @@ def _columns(source: str, features: Any, datasets: Any) -> tuple[str, str]:
     named = [name for name in ("label", "labels") if name in features and "int" in getattr(features[name], "dtype", "")]
     labels = classes if len(classes) == 1 else named
     if len(images) != 1 or len(labels) != 1:
-        raise ValueError(f"{source}: its columns are {', '.join(features)}; it takes one of images, and one of classes or "
-                         f"one called label; {FACTORY}")
+        raise ValueError(f"{source}: its columns are {', '.join(features)}; it must have one of images, and one of classes "
+                         f"or one called label; {FACTORY}")
     return images[0], labels[0]
 
 

@@ -1,4 +1,4 @@
-"""Labelled picture files, of whatever sizes, as a Dataset."""
+"""Labelled picture files of any sizes as a Dataset."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from dnas.data.splits import arranged
 
 PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "valid", "valid": "valid",
          "validation": "valid", "dev": "valid"}
-"""Names of the splits of a data set, and what they are here."""
+"""Common names of splits, and the part that each stands for."""
 UNCHANGED, SIDE, FIT = 64, 32, "crop"
-"""Largest side of pictures of one size that stay as they are by default; what all others become."""
+"""By default pictures of one size up to UNCHANGED stay as they are; all others become SIDE x SIDE by FIT."""
 LARGEST = 4096
 
 
@@ -32,18 +32,18 @@ class Labelled(NamedTuple):
 def from_pictures(where: str, name: str, pictures: Sequence[Labelled], class_names: Sequence[str], *,
                   limit: int | None = None, resize: Sequence[int] = (), fit: Fit | None = None,
                   skipped: Sequence[str] = ()) -> Dataset:
-    """The Dataset of pictures: uint8, grey where all of them are, else RGB.
+    """The Dataset of pictures: uint8, grey if all of them are, else RGB.
 
-    Pictures of the part `test` are the test set, those of `valid` the hold-out, or the test set where there is none.
-    limit: as for `dnas.data.load`; the others are not decoded. resize: the side in pixels or (height, width), () to leave
-    pictures of one size up to UNCHANGED and make all others SIDE x SIDE. fit: see `dnas.data.decode`; None is FIT.
-    skipped: files that lay beside the pictures, for the summary.
-    Raises ValueError, in one line that names the file or begins with `where`, for whatever does not fit.
+    Pictures of the part `test` are the test set, those of `valid` the hold-out, or the test set if there is none.
+    limit: as for `dnas.data.load`; pictures beyond it are not decoded. resize: the side in pixels or (height, width); by
+    default pictures of one size up to UNCHANGED stay as they are, all others become SIDE x SIDE. fit: default FIT.
+    skipped: files beside the pictures, for the summary.
+    Raises ValueError that names the file or begins with `where` for anything that does not fit.
     """
     fit = fit or FIT
     if fit not in FITS or len(resize) > 2 or not all(1 <= side <= LARGEST for side in resize):
-        raise ValueError(f"{where}: resize {' '.join(map(str, resize))} {fit}; it is a side or height and width in pixels, "
-                         f"1 to {LARGEST}, and one of {', '.join(FITS)}")
+        raise ValueError(f"{where}: resize {' '.join(map(str, resize))} {fit}; it must be a side or height and width in "
+                         f"pixels, 1 to {LARGEST}, and one of {', '.join(FITS)}")
     _check_classes(where, pictures, class_names)
     labels = np.array([picture.label for picture in pictures], np.int32)
     parts = np.array([picture.part for picture in pictures])
@@ -82,4 +82,4 @@ def _check_memory(where: str, images: int, size: tuple[int, int], channels: int)
     needed, there = images * size[0] * size[1] * channels, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if 2 * needed > there:
         raise ValueError(f"{where}: {images:,} images of {size[0]}x{size[1]}x{channels} take {needed / 2**30:,.1f} GiB, and "
-                         f"as much again to train; there are {there / 2**30:,.1f} GiB; take a smaller resize or a limit")
+                         f"as much again to train; there are {there / 2**30:,.1f} GiB; use a smaller resize or a limit")

@@ -1,4 +1,4 @@
-"""From what a user names (a data set, files, a folder, a factory) to a Dataset."""
+"""Loads a Dataset from its source: a name, files, a folder or a factory."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CLASS_WEIGHTS = ("equal", "balanced")
 
 
 class Options(NamedTuple):
-    """What `load` is given beside the source; None where nothing is."""
+    """Options of `load` that some sources refuse; None if unset."""
 
     limit: int | None = None
     task: str | None = None
@@ -43,12 +43,12 @@ class Options(NamedTuple):
     standardise: bool | None = None
 
     def refuse(self, name: str, option: str, why: str) -> None:
-        """Raises ValueError, in one line that begins with `name` and ends with `why`, where the option is given."""
+        """Raises ValueError that begins with `name` and ends with `why` if the option is set."""
         if getattr(self, option) is not None:
             raise ValueError(f"{name}: {option} {getattr(self, option)} {why}")
 
     def of_arrays(self) -> dict[str, Any]:
-        """Those that every source of arrays takes."""
+        """The options that every source of arrays takes."""
         return {"limit": self.limit, "task": self.task, "standardise": self.standardise}
 
 
@@ -75,7 +75,7 @@ def diabetes(**options) -> Dataset:
 
 
 DATASETS: dict[str, Callable[..., Dataset]] = {"digits": digits, "diabetes": diabetes}
-"""Loaders by name, whose options are those of `from_arrays`; the docstring is the line that lists the data set."""
+"""Loaders by name, with options of `from_arrays`; `dnas datasets` lists the first line of their docstrings."""
 
 
 def load(source: str | os.PathLike | Sequence[str | os.PathLike], *, limit: int | None = None,
@@ -87,11 +87,11 @@ def load(source: str | os.PathLike | Sequence[str | os.PathLike], *, limit: int 
 
     source: one of
         a name in DATASETS;
-        a .npz with `x` [N, ...] and `y` [N, ...], see `from_arrays`, and `x_test` and `y_test` if there are any;
+        a .npz with `x` [N, ...] and `y` [N, ...], see `from_arrays`, and perhaps `x_test` and `y_test`;
         a .npz with a graph in planetoid's form (the arrays of `dnas.data.graphs.ARRAYS`);
         several .npz, the pieces of one set in order: one with `test` in its file name is the test set;
-        a .csv table, its first line the names of the columns (`dnas.data.tables`);
-        a .txt text, whose characters are predicted from those before them (`dnas.data.text`);
+        a .csv table whose first line names the columns (`dnas.data.tables`);
+        a .txt text, of which each character is predicted from those before it (`dnas.data.text`);
         a folder of such .npz pieces (in the order of their names), of the four idx files of MNIST or Fashion-MNIST
         (plain or .gz), or of the binary batches of CIFAR-10;
         a folder of PNG, JPEG, WebP or BMP pictures, FOLDER/CLASS/PICTURE or FOLDER/train/CLASS/PICTURE beside test or val;
@@ -100,23 +100,22 @@ def load(source: str | os.PathLike | Sequence[str | os.PathLike], *, limit: int 
         (x, y) or (x, y, x_test, y_test).
 
     Args:
-        limit: Examples to keep outside the test set, evenly of each class; always the same ones.
+        limit: Examples to use outside the test set, evenly of each class; always the same ones.
         resize: Size in pixels of pictures from folders and hf:, a side or height and width.
-        fit: How pictures get that size: cut to fill, whole on black, or stretched.
-        task: What is predicted: a name, or the place of a function of yours that returns a Task.
-        target: Column of a .csv that is predicted.
-        window: Characters of a text that the network is given at once.
+        fit: How pictures get that size: cropped to fill it, whole on black, or stretched.
+        task: What to predict: a name, or the place of a function of yours that returns a Task.
+        target: Column of a .csv to predict.
+        window: Characters of a text in one input.
         standardise: Bring images and features to mean 0 and standard deviation 1, or leave them as they are.
-        augment: Yours: (key, inputs) -> inputs instead of crops and flips, as file.py:function or package.module:function.
-        class_weights: Losses of classes: as they come, or each class the same however few its examples.
+        augment: Function (key, inputs) -> inputs instead of crops and flips, as file.py:function or package.module:function.
+        class_weights: Weights of losses: equal for all examples, or balanced so that each class counts the same.
 
-    augment may be a function too, see `Dataset`, but only a place becomes part of `Dataset.source`, so that the data can be
-    read again with it. The result's `source` holds all that is not left at its default.
+    augment may also be a function, see `Dataset`, but only a place becomes part of the result's `source`.
 
     Augmentation by default: CIFAR-10 (or a 32x32x3 .npz with `cifar` in its name or its folder's) and idx files in a folder
     with `fashion` in its name get pad 4 and flips; other idx files pad 2; both pads only at 28x28 pixels. digits get pad 1,
-    all others what `from_arrays` takes by default.
-    Raises ValueError, in one line that names the file and what is wrong with it.
+    all others the defaults of `from_arrays`.
+    Raises ValueError that names the file and what is wrong with it.
     """
     names = [str(name) for name in ([source] if isinstance(source, (str, os.PathLike)) else source)]
     if not names:
@@ -131,7 +130,7 @@ def load(source: str | os.PathLike | Sequence[str | os.PathLike], *, limit: int 
     data = _read(names, options, sides, fit)
     if function is not None:
         if data.graph is not None:
-            raise ValueError(f"{data.name}: augment is not for a graph, whose nodes are all seen at every step")
+            raise ValueError(f"{data.name}: augment is not for a graph, all of whose nodes are used at every step")
         data = data._replace(augment=function)
     if class_weights == "balanced":
         data = data._replace(class_weights=balanced(data))
@@ -141,7 +140,7 @@ def load(source: str | os.PathLike | Sequence[str | os.PathLike], *, limit: int 
 
 def _source(names: Sequence[str], options: Options, resize: Sequence[int], fit: Fit | None, augment: str | None,
             class_weights: str) -> dict[str, Any]:
-    """What `Dataset.source` holds. Paths are absolute, so that it can be read from any folder."""
+    """The content of `Dataset.source`, with absolute paths."""
     whole = lambda number: None if number is None else operator.index(number)
     values = {"data": [_absolute(name) for name in names], "task": options.task, "target": options.target,
               "window": whole(options.window), "standardise": False if options.standardise is False else None,
@@ -156,7 +155,7 @@ def is_place(name: str) -> bool:
 
 
 def _absolute(name: str) -> str:
-    """A source of data as it is called from any folder."""
+    """A source of data that is valid from any folder."""
     prefix = PREFIX if name.startswith(PREFIX) else ""
     place = registry.absolute(name.removeprefix(prefix))
     path = os.path.expanduser(place)
@@ -164,30 +163,30 @@ def _absolute(name: str) -> str:
 
 
 def _read(names: Sequence[str], options: Options, resize: Sequence[int], fit: Fit | None) -> Dataset:
-    """The data set of these names, without weights of classes and an augmentation of the user's."""
+    """The data set of these names, without class weights and augmentation by the user."""
     end = Path(names[0]).suffix.lower()
     for option, suffix in ("target", ".csv"), ("window", ".txt"):
         if end != suffix:
             options.refuse(names[0], option, f"is for {suffix} files only")
     pictures = _pictures(names[0]) if len(names) == 1 else None
     if pictures:
-        options.refuse(names[0], "standardise", "is not for pictures, which always are")
+        options.refuse(names[0], "standardise", "is not for pictures, which are always standardised")
         return with_task(pictures(limit=options.limit, resize=resize, fit=fit), options.task)
     arrays = _arrays(names)
     if resize or fit:
-        raise ValueError(f"{names[0]}: resize and fit are for folders of pictures and hf:; this is arrays of one size")
+        raise ValueError(f"{names[0]}: resize and fit are for folders of pictures and hf:; these are arrays of one size")
     return arrays(options)
 
 
 def _carried(name: str, delimiter: str | None) -> np.ndarray | None:
-    """The numbers of a file that scikit-learn carries, without importing it, which takes a second; None without the file."""
+    """The numbers in a file of scikit-learn, without importing it, which takes a second; None if there is no file."""
     spec = importlib.util.find_spec("sklearn")
     path = Path(spec.origin).parent / "datasets" / "data" / name if spec and spec.origin else None
     return np.loadtxt(path, delimiter=delimiter) if path and path.is_file() else None
 
 
 def _arrays(names: Sequence[str]) -> Callable[[Options], Dataset]:
-    """What loads the arrays that `names` stand for. Raises ValueError where one of them is not there."""
+    """The loader of the arrays that `names` stand for. Raises ValueError if one does not exist."""
     if len(names) > 1:
         return partial(_from_npz, [_existing(name) for name in names])
     name = names[0]
@@ -202,7 +201,7 @@ def _arrays(names: Sequence[str]) -> Callable[[Options], Dataset]:
 
 
 def _pictures(name: str) -> Callable[..., Dataset] | None:
-    """What loads the pictures that `name` stands for; None if it stands for something else."""
+    """The loader of the pictures that `name` stands for; None if it does not name pictures."""
     if name.startswith(PREFIX):
         return partial(hugging_face, name.removeprefix(PREFIX))
     folder = Path(name).expanduser()
@@ -272,7 +271,7 @@ def _from_folder(folder: Path, options: Options) -> Dataset:
 
 
 def _suits(name: str, arrays: Arrays) -> tuple[int | None, bool]:
-    """(pad, flip) of npz data: those of CIFAR-10 if name and shape say so; pad None is the default."""
+    """(pad, flip) of npz data: those of CIFAR-10 by name and shape, else the defaults."""
     cifar = "cifar" in name.lower() and arrays.x.shape[1:] == (32, 32, 3)
     return (4, True) if cifar else (None, False)
 
@@ -288,11 +287,11 @@ def _from_factory(name: str, options: Options) -> Dataset:
             options.refuse(name, option, "is not for a ready Dataset; return (x, y) instead")
         empty = [part for part in SPLITS if not len(result.splits.get(part, ()))]
         if empty:
-            raise ValueError(f"{name}: its Dataset lacks examples for {', '.join(empty)}; each needs some")
+            raise ValueError(f"{name}: its Dataset lacks examples for {', '.join(empty)}; each split needs some")
         return with_task(result, options.task)
     if not isinstance(result, tuple) or len(result) not in (2, 4):
         what = f"a tuple of {len(result)}" if isinstance(result, tuple) else type(result).__name__
-        raise ValueError(f"{name}: it returned {what}; a factory returns a Dataset, (x, y) or "
+        raise ValueError(f"{name}: it returned {what}; a factory must return a Dataset, (x, y) or "
                          f"(x, y, x_test, y_test)")
     where, _, function = name.rpartition(":")
     short = f"{os.path.basename(where).removesuffix('.py')}:{function}"

@@ -1,4 +1,4 @@
-"""Fixed splits: which examples are for what. They depend on the data alone, on no seed."""
+"""Fixed splits of the examples, by the data alone, without a seed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ def split(labels: np.ndarray, test: np.ndarray | None = None,
           holdout: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """Four disjoint, sorted int32 index arrays that cover `labels` [N], stratified by class.
 
-    Of examples without classes all labels are 0, which makes the splits those of a fixed random permutation.
+    For examples without classes all labels are 0, and the splits are those of a fixed random permutation.
 
-    test, holdout: the indices of sets that there are. Without a test set 20 % of each class become it; of the rest, without
-    a hold-out, 10 % of each class; train and valid take half each of what is left. Depends on the labels alone, on no
-    seed.
+    test, holdout: indices of existing sets. Default: 20 % of each class for the test set, and 10 % of each class of the
+    rest for the hold-out; train and valid are half each of the remaining examples.
     """
     labels = np.asarray(labels)
     if test is None:
@@ -37,9 +36,9 @@ def arranged(name: str, labels: np.ndarray, test: np.ndarray | None = None, hold
              limit: int | None = None, noun: str = "image") -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """(rows, splits): which of `labels` are used, sorted, and the splits as indices into those.
 
-    test, holdout: as for `split`. limit: how many to keep outside these, evenly of each class; always the same ones.
-    noun: what an example is called in messages.
-    Raises ValueError, in one line that begins with `name`, for a limit out of range or a split that stays empty.
+    test, holdout: as for `split`. limit: how many to use outside these, evenly of each class; always the same ones.
+    noun: for an example, in messages.
+    Raises ValueError, beginning with `name`, for a limit out of range or a split that stays empty.
     """
     if test is None:
         test = _set_aside(labels, holdout)
@@ -53,12 +52,12 @@ def arranged(name: str, labels: np.ndarray, test: np.ndarray | None = None, hold
         if not len(index):
             outside = "the test set" if holdout is None else "the test set and the hold-out"
             raise ValueError(f"{name}: {len(rows) - len(apart)} {noun}s outside {outside} leave the "
-                             f"{part} split empty; it takes at least 6{' of some class' if labels.any() else ''}")
+                             f"{part} split empty; it needs at least 6{' of some class' if labels.any() else ''}")
     return rows, splits
 
 
 def quantiles(labels: np.ndarray) -> np.ndarray:
-    """Place in (0, 1) of each example among those of its class, in a shuffled order that never changes."""
+    """Place in (0, 1) of each example among those of its class, in a fixed random order."""
     order = np.random.default_rng(0).permutation(len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")]
     counts = np.bincount(labels)
@@ -69,7 +68,7 @@ def quantiles(labels: np.ndarray) -> np.ndarray:
 
 
 def _limited(name, labels, apart, limit, noun) -> np.ndarray:
-    """Indices of the sets apart and of `limit` of the other examples."""
+    """Indices of `apart` and of `limit` of the other examples."""
     rest = np.setdiff1d(np.arange(len(labels)), apart)
     if whole_number(f"{name}: limit", limit, 1) > len(rest):
         raise ValueError(f"{name}: limit {limit}, but it has {len(rest)} {noun}s outside the test set")

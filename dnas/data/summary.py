@@ -1,4 +1,4 @@
-"""What a person should know of a data set before it is used: sizes, targets, examples that are in two splits."""
+"""A summary of a data set: sizes, targets, examples that are in two splits."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from dnas.data.dataset import Dataset, Pictures
 from dnas.data.splits import SPLITS
 
 LISTED = 10
-"""Most classes whose numbers of examples are spelled out."""
+"""Most classes whose numbers of examples are listed."""
 PAIRS = 6
-"""Pairs of identical inputs that are named, of each two splits."""
+"""Pairs of identical inputs that are named for each two splits."""
 UNEVEN = 2
-"""Times as many examples as of the smallest class from which on weights are suggested."""
+"""Ratio of the largest class to the smallest from which weights are suggested."""
 
 
 class Leak(NamedTuple):
-    """Examples of the split `of` that `also` holds too, number by number, and the first PAIRS such (row, row)."""
+    """Number of examples of the split `of` that are also in `also`, and the first PAIRS (row, row) of them."""
 
     of: str
     also: str
@@ -31,7 +31,7 @@ class Leak(NamedTuple):
 
 
 def leaks(data: Dataset, same: np.ndarray | None = None) -> list[Leak]:
-    """The identical inputs of each two splits, those of the test set first. same: as `identical` gives it."""
+    """The identical inputs of each two splits, those of the test set first. same: of `identical`."""
     same = identical(data) if same is None else same
     pairs = []
     for of, also in itertools.combinations(reversed(SPLITS), 2):
@@ -44,26 +44,26 @@ def leaks(data: Dataset, same: np.ndarray | None = None) -> list[Leak]:
 
 
 def contradictions(data: Dataset, same: np.ndarray) -> int:
-    """How many inputs are identical to one with another target. same: as `identical` gives it."""
+    """How many inputs are identical to one with another target. same: of `identical`."""
     kinds = np.unique(np.stack([same, equal_rows(data.targets)]), axis=1)[0]
     return int((np.bincount(kinds)[same] > 1).sum())
 
 
 def identical(data: Dataset) -> np.ndarray:
-    """A number [N] for each input, equal for those whose pixels, features or tokens are."""
+    """A number [N] for each input, equal for identical inputs."""
     return equal_rows(data.inputs)
 
 
 def equal_rows(array: np.ndarray) -> np.ndarray:
-    """A number [N] for each row of `array` [N, ...], equal for those that are equal byte by byte."""
+    """A number [N] for each row of `array` [N, ...], equal for identical bytes."""
     rows = np.ascontiguousarray(array).reshape(len(array), -1).view(np.uint8)
     digests = [hashlib.blake2b(row, digest_size=16).digest() for row in rows]
     return np.unique(np.array(digests, "V16"), return_inverse=True)[1].reshape(-1)
 
 
 def describe(data: Dataset) -> str:
-    """A few lines for a person: shape and targets; the sizes of the splits and the augmentation; what pictures were
-    before; how targets are distributed; identical inputs in two splits."""
+    """A few lines: shape and targets, sizes of the splits, augmentation, original pictures, distribution of the targets,
+    identical inputs in two splits."""
     sizes = ", ".join(f"{name} {len(data.splits[name])}" for name in SPLITS)
     graph = data.graph
     if graph is not None:
@@ -132,7 +132,7 @@ def _pictures(before: Pictures, size: tuple[int, ...]) -> list[str]:
 
 
 def _targets(data: Dataset) -> list[str]:
-    """How the targets are distributed: at most one line."""
+    """The distribution of the targets: at most one line."""
     if data.task == "multilabel":
         shares = 100 * data.targets.mean(0)
         return [f"a label is set in {shares.min():.1f} % to {shares.max():.1f} % of the {NOUNS[data.kind]}s"]
@@ -174,12 +174,12 @@ def _leaks(data: Dataset) -> str:
 
 
 def counted(pairs: Sequence[Leak]) -> str:
-    """How many inputs each two splits have in common, in words."""
+    """How many inputs each two splits have in common, as text."""
     return ", ".join(f"{leak.images} of {leak.of} also in {leak.also}" for leak in pairs)
 
 
 def place(data: Dataset, row: int) -> str:
-    """Where an input is from: its file, or its number."""
+    """An input by its file, or its number."""
     name = data.pictures.files[row] if data.pictures else f"{NOUNS[data.kind]} {row}"
     return printable(name)
 

@@ -1,4 +1,4 @@
-"""A table as a data set: a .csv file whose rows are examples and one of whose columns is predicted."""
+"""A table as a data set: a .csv file whose rows are examples, with one column to predict."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from dnas.data.checks import checked_file
 from dnas.data.dataset import Columns, Dataset, from_arrays
 
 TARGETS = ("target", "label", "class", "y")
-"""Names of the column that is predicted where none is named, the first that is there."""
+"""Default names of the column to predict; the first that exists."""
 CLASSES = 20
-"""Most different integers that are taken for classes rather than for values."""
+"""Most different integers that count as classes rather than values."""
 CATEGORIES = 256
 """Most different texts of a column, each of which becomes a feature of 0 and 1."""
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 INTEGER = re.compile(r"[+-]?\d{1,9}", re.ASCII)
 INFINITE = re.compile(r"[+-]?inf(inity)?")
 MISSING = ("", "?", "na", "n/a", "nan", "null", "none")
-"""What stands for a missing number, in small letters; in a column of texts only the first does."""
+"""Cells of missing numbers, in small letters; in a column of texts only the first is missing."""
 
 
 class Table:
-    """The columns of a .csv file: `columns[name]` are the cells of one, `lines` the line of the file of each row.
+    """The columns of a .csv file: `columns[name]` are the cells of one, `lines` the line number of each row.
 
-    least: columns that it must have.
+    least: fewest columns.
     """
 
     def __init__(self, path: Path, least: int = 2):
@@ -48,8 +48,8 @@ class Table:
             if counts[name] > 1:
                 raise ValueError(f"{path}: two columns are called {name!r}; every column needs a name of its own")
         if len(names) < least:
-            raise ValueError(f"{path}: it has one column, {names[0][:60]!r}; columns are separated by commas, and one of "
-                             "several is predicted")
+            raise ValueError(f"{path}: it has one column, {names[0][:60]!r}; columns are separated by commas, and there "
+                             "must be several")
         for line, row in rows:
             if len(row) != len(names):
                 raise ValueError(f"{path}, line {line}: {len(row)} fields; the header names {len(names)} columns")
@@ -59,7 +59,7 @@ class Table:
         self.columns = {name: [row[i].strip() for _, row in rows] for i, name in enumerate(names)}
 
     def numbers(self, name: str) -> np.ndarray | None:
-        """The column as float64 [N]; None where it holds texts. Raises ValueError, naming the line, for a missing value."""
+        """The column as float64 [N]; None if it holds texts. Raises ValueError, naming the line, for a missing value."""
         cells = self.columns[name]
         missing = [cell.lower() in MISSING or INFINITE.fullmatch(cell.lower()) is not None for cell in cells]
         if all(NUMBER.fullmatch(cell) or gone for cell, gone in zip(cells, missing)) and not all(missing):
@@ -75,18 +75,18 @@ class Table:
             what = "an infinite number" if INFINITE.fullmatch(cell.lower()) else "a missing value"
             more = f", and {sum(missing) - 1} more of the column" if sum(missing) > 1 else ""
             raise ValueError(f"{self.path}, line {self.lines[first]}: column {name!r} is {cell!r}, {what}{more}; fill it, "
-                             "or take away the row or the column")
+                             "or remove the row or the column")
 
 
 def csv_table(path: Path, *, target: str | None = None, task: str | None = None, standardise: bool | None = None,
               limit: int | None = None) -> Dataset:
-    """The Dataset of a .csv file, its first line the names of the columns: inputs are features [N, F] float32.
+    """The Dataset of a .csv file whose first line names the columns: inputs are features [N, F] float32.
 
-    Columns of numbers are features as they are; each different text of any other column is a feature that is 0 or 1.
-    target: the column that is predicted; default the first of TARGETS that is there. Texts, and at most CLASSES different
+    A column of numbers is a feature; each different text of another column is a feature that is 0 or 1.
+    target: the column to predict; default: the first of TARGETS that exists. Texts, and at most CLASSES different
     integers, are classes, in the order of their names or values; other numbers are values, for regression.
     task: overrides that. standardise, limit: as for `from_arrays`.
-    Raises ValueError, in one line that names the file and the line or column, for whatever does not fit.
+    Raises ValueError that names the file and the line or column for anything that does not fit.
     """
     table = Table(path)
     target = _target(table, target)
@@ -98,10 +98,9 @@ def csv_table(path: Path, *, target: str | None = None, task: str | None = None,
 
 
 def features_of(table: Table, columns: Columns) -> np.ndarray:
-    """The features [N, F] float32 of a table's rows, as `columns` describes them; other columns are left out.
+    """The features [N, F] float32 of a table's rows, as `columns` describes them; other columns are ignored.
 
-    Raises ValueError, in one line that names the file, where a column is missing, or a cell is no number or a text that
-    is none of its column's.
+    Raises ValueError that names the file if a column is missing, or a cell is not a number or not a text of its column.
     """
     missing = [name for name, _ in columns.features if name not in table.columns]
     if missing:
@@ -111,8 +110,8 @@ def features_of(table: Table, columns: Columns) -> np.ndarray:
 
 
 def targets_of(table: Table, columns: Columns, classes: Sequence[str] = ()) -> np.ndarray | None:
-    """The targets [N]: numbers of the `classes` int32, or without classes values float64; None where the table has no
-    column of them, or an empty one. Raises ValueError, naming the line, for a cell that is neither."""
+    """The targets [N]: int32 indices into `classes`, or without classes float64 values; None if their column is missing or
+    empty. Raises ValueError, naming the line, for a cell that is neither."""
     cells = table.columns.get(columns.target)
     if cells is None or not any(cells):
         return None
@@ -129,7 +128,7 @@ def targets_of(table: Table, columns: Columns, classes: Sequence[str] = ()) -> n
     wrong = [i for i, name in enumerate(names) if name not in number]
     if wrong:
         raise ValueError(f"{table.path}, line {table.lines[wrong[0]]}: column {columns.target!r} is "
-                         f"{cells[wrong[0]][:40]!r}, which is none of the {len(classes)} classes, such as {classes[0]!r}")
+                         f"{cells[wrong[0]][:40]!r}, which is not one of the {len(classes)} classes, such as {classes[0]!r}")
     return np.array([number[name] for name in names], np.int32)
 
 
@@ -138,19 +137,19 @@ def _class_name(value: float) -> str:
 
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Number of the line on which it ends, and fields, of each row that is not blank."""
+    """(number of its last line, fields) of each row that is not blank."""
     try:
         text = checked_file(path).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[:error.start].count(b"\n") + 1
-        raise ValueError(f"{path}, line {line}: it is not UTF-8; the table has to be stored as that") from None
+        raise ValueError(f"{path}, line {line}: it is not UTF-8; the table must be stored as UTF-8") from None
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}; it should be a file that can be read") from None
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         return [(reader.line_num, row) for row in reader if row]
     except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}: {error}; fields with commas or line ends are in double "
+        raise ValueError(f"{path}, line {reader.line_num}: {error}; fields with commas or line ends must be in double "
                          "quotes") from None
 
 
@@ -159,10 +158,10 @@ def _target(table: Table, target: str | None) -> str:
     listed = ", ".join(names[:30]) + (", ..." if len(names) > 30 else "")
     if target is None:
         lower = {name.lower(): name for name in reversed(names)}
-        found = next((lower[name] for name in TARGETS if name in lower), None)
-        if found is None:
-            raise ValueError(f"{table.path}: --target has to name the column that is predicted; there are {listed}")
-        return found
+        default = next((lower[name] for name in TARGETS if name in lower), None)
+        if default is None:
+            raise ValueError(f"{table.path}: --target must name the column to predict; there are {listed}")
+        return default
     if target in names:
         return target
     near = difflib.get_close_matches(target, names, 1)
@@ -171,10 +170,10 @@ def _target(table: Table, target: str | None) -> str:
 
 
 def _predicted(table: Table, target: str, task: str | None) -> tuple[np.ndarray, list[str]]:
-    """The targets, and the names of their classes, none where they are values."""
+    """The targets, and the names of their classes, none if they are values."""
     values, cells = table.numbers(target), table.columns[target]
     if task in ("multilabel", "dense", "next-token"):
-        raise ValueError(f"{table.path}: task {task} needs several targets a row, and a table has one column of them; "
+        raise ValueError(f"{table.path}: task {task} needs several targets per row, and a table has one column of them; "
                          "--task classification or regression fits")
     if task == "regression" and values is None:
         wrong = next(i for i, cell in enumerate(cells) if not NUMBER.fullmatch(cell))
@@ -196,13 +195,13 @@ def _predicted(table: Table, target: str, task: str | None) -> tuple[np.ndarray,
 
 
 def _texts(table: Table, name: str) -> tuple[str, ...]:
-    """The different texts of a column in their order, none of a column of numbers."""
+    """The different texts of a column in order; none for a column of numbers."""
     if table.numbers(name) is not None:
         return ()
     texts = sorted(set(table.columns[name]))
     if len(texts) > CATEGORIES:
         raise ValueError(f"{table.path}: column {name!r} has {len(texts)} different texts, such as {texts[0][:40]!r}; more "
-                         f"than {CATEGORIES} are refused; take the column away, or turn it into numbers")
+                         f"than {CATEGORIES} are refused; remove the column, or turn it into numbers")
     return tuple(texts)
 
 
@@ -223,7 +222,7 @@ def _features(table: Table, name: str, texts: Sequence[str]) -> np.ndarray:
     number = {text: k for k, text in enumerate(texts)}
     wrong = next((i for i, cell in enumerate(cells) if cell not in number), None)
     if wrong is not None:
-        raise ValueError(f"{table.path}, line {table.lines[wrong]}: column {name!r} is {cells[wrong][:40]!r}, which is none "
-                         f"of its {len(texts)} texts, such as {texts[0][:40]!r}")
+        raise ValueError(f"{table.path}, line {table.lines[wrong]}: column {name!r} is {cells[wrong][:40]!r}, which is not "
+                         f"one of its {len(texts)} texts, such as {texts[0][:40]!r}")
     which = np.array([number[cell] for cell in cells])
     return (which.reshape(-1, 1) == np.arange(len(texts))).astype(np.float32)

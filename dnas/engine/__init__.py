@@ -1,1 +1,1 @@
-"""What runs: compiles programs, searches, trains, judges and diagnoses, one search or several lanes at once."""
+"""Compiles programs, searches (one or several lanes), trains, evaluates and diagnoses."""

@@ -1,4 +1,4 @@
-"""The folder in which XLA's compiled programs are kept from one process to the next."""
+"""The folder in which JAX keeps compiled programs from one process to the next."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ ADVICE = "compiling without a cache; name another folder with --cache or DNAS_CA
 
 
 def enable(option: str | None) -> Path | None:
-    """Makes jax keep compiled programs, and returns the folder, or None where there is to be no cache.
+    """Turns on JAX's cache of compiled programs, and returns its folder; None if there is no cache.
 
-    option: a folder, `off`, or None for the folder that JAX has already, else what the environment variable DNAS_CACHE
-        says, else `dnas/xla` in the user's cache folder. A new folder gets mode 0700. One that others can write to is not
-        used, for a program in it runs as it stands: that, and a folder that cannot be made, is a warning on standard error.
+    option: a folder, `off`, or None for the folder that JAX has already, else the environment variable DNAS_CACHE, else
+        `dnas/xla` in the user's cache folder. A new folder gets mode 0700. A folder that others can write to, whose
+        programs could be anyone's, or that cannot be created is not used, with a warning on standard error.
     """
     import jax
 

@@ -1,4 +1,4 @@
-"""Compiled programs: the only place that compiles what a search, a diagnosis, a selection or a training runs.
+"""The compiled programs of searches, diagnoses, selections and trainings; nothing else compiles them.
 
 All are compiled ahead of time, so that nothing can trace them again. Numbers of methods and trainings are arguments.
 """
@@ -43,15 +43,15 @@ def on_device(data: Dataset) -> Examples:
 
 
 def shape_of(tree: Tree) -> Tree:
-    """The shapes and types of arrays, with which a program is compiled."""
+    """The shapes and types of arrays, from which a program is compiled."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), tree)
 
 
 def program_key(program: str, key: Any, data: Dataset) -> Any:
-    """What a program is called in the cache of traced ones, see `dnas.engine.programs.compile_program`.
+    """The key of a program in the cache of traced ones, see `dnas.engine.programs.compile_program`.
 
-    key: JSON that names the space, the method's structure and the task with all their options; None if it cannot, and then
-    the answer is None, as it is where the data brings a function or a graph of its own.
+    key: JSON that names the space, the method's structure and the task with all their options, or None. The result is
+    None without it, and for data with its own augmentation or a graph.
     """
     if key is None or data.augment is not None or data.graph is not None:
         return None
@@ -62,13 +62,13 @@ def program_key(program: str, key: Any, data: Dataset) -> Any:
 
 def compile_search(algorithm: Algorithm, data: Dataset, examples: Examples, state: Tree, hyper: Hyper, steps: int,
                    batch: int, width: int | None = None, *, key: Any = None) -> Callable:
-    """Compiles steps of a search, see `start_steps`; each takes a row of the train and one of the valid split."""
+    """Compiles steps of a search, see `start_steps`; each uses a row of the train and one of the valid split."""
     return start_search(algorithm, data, examples, state, hyper, steps, batch, width, key=key)()
 
 
 def start_search(algorithm: Algorithm, data: Dataset, examples: Examples, state: Tree, hyper: Hyper, steps: int, batch: int,
                  width: int | None = None, *, key: Any = None) -> Callable[[], Callable]:
-    """The same in the background. Call what it returns to wait for the program."""
+    """The same in the background. Call the returned function to wait for the program."""
     def step(state, hyper, key, examples, train, valid):
         step_key, train_key, valid_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
         return algorithm.step(step_key, state, _loaded(train_key, data, examples, train),
@@ -79,7 +79,7 @@ def start_search(algorithm: Algorithm, data: Dataset, examples: Examples, state:
 
 def compile_training(trainer: Trainer, recipe: Recipe, data: Dataset, examples: Examples, state: Tree, hyper: Hyper,
                      steps: int, batch: int) -> Callable:
-    """Compiles steps of a network's training, see `start_steps`; each takes a row."""
+    """Compiles steps of a network's training, see `start_steps`; each uses a row."""
     def step(state, hyper, key, examples, rows):
         step_key, load_key = jax.random.split(jax.random.fold_in(key, state.step))
         loaded = _loaded(load_key, data, examples, rows)
@@ -93,13 +93,13 @@ def compile_training(trainer: Trainer, recipe: Recipe, data: Dataset, examples: 
 def start_steps(step: Callable, examples: Examples, state: Tree, hyper: Hyper, steps: int, batch: int, splits: int,
                 width: int | None = None, *, key: Any = None) -> Callable[[], Callable]:
     """Starts compiling `(state, hyper, key, examples, *rows, start, stop) -> state, metrics`: steps start..stop of an epoch
-    by `step(state, hyper, key, examples, *row) -> state, {name: scalar}`. Call what it returns to wait for the program.
+    by `step(state, hyper, key, examples, *row) -> state, {name: scalar}`. Call the returned function to wait for it.
 
-    rows: indices `[steps, batch]` of each of `splits` splits. metrics: {name: values}. On a CPU a call is one step, for the
-    gradient of a convolution is slow in its loops, and values are `[1]`, of that step; elsewhere it is a loop on the device,
-    one program serves any number of steps, and values are `[steps]`, 0 outside of start..stop.
-    With a `width` it is the same of so many lanes at once: state is a tuple of states like the one that is given, and
-    hyper, key, rows and metrics have a leading axis.
+    rows: indices `[steps, batch]` of each of `splits` splits. metrics: {name: values}. On a CPU, whose loops are slow
+    at the gradient of a convolution, a call is one step and values are `[1]`; elsewhere it is a loop on the device, for any
+    number of steps, and values are `[steps]`, 0 outside of start..stop.
+    With a `width` it runs as many lanes at once: state is a tuple of states, and hyper, key, rows and metrics have a
+    leading axis.
     """
     def steps_of(state, hyper, key, examples, *rows_start_stop):
         *rows, start, stop = rows_start_stop
@@ -130,11 +130,11 @@ def start_steps(step: Callable, examples: Examples, state: Tree, hyper: Hyper, s
 
 
 def epoch_of(program: Callable, examples: Examples, steps: int) -> Callable:
-    """An epoch `(state, hyper, key, *rows, on_metrics, steps=steps) -> state, what on_metrics returned last` of what
-    `compile_search` or `compile_training` returned.
+    """An epoch `(state, hyper, key, *rows, on_metrics, steps=steps) -> state, last return value of on_metrics` by the
+    program of `compile_search` or `compile_training`.
 
-    on_metrics(metrics, done): is given the values of the first `done` steps, about every METRICS_EVERY seconds and after
-    the last step. A smaller `steps` takes those of the first rows only.
+    on_metrics(metrics, done): called with the values of the first `done` steps, about every METRICS_EVERY seconds and
+    after the last step. A smaller `steps` uses the first rows only.
     """
     one_by_one = platform.on_cpu()
 
@@ -177,14 +177,13 @@ def compile_evaluation(space: SearchSpace, task: Task, data: Dataset, examples: 
 def start_scores(space: SearchSpace, task: Task, data: Dataset, examples: Examples, state: Tree, gates: Gates, batch: int,
                  width: int, *, split: str = "valid", key: Any = None) -> Callable[[], Callable]:
     """Starts compiling `(state, masks, first, last) -> {name: [len(masks), last - first]}`: the loss, called "loss", and the
-    task's metrics of the supernet under several gates, on examples of a split, with batch statistics. Call what it returns
-    to wait for the program.
+    task's metrics of the supernet under several gates, on examples of a split, with batch statistics. Call the returned
+    function to wait for the program.
 
-    masks: at most `width` mappings {group: [E, K]}; what else `gates` has besides the groups is as there unless they say it.
-    first, last: positions in the mixed split. Batches are the same whatever these are, so they must fall on multiples of
-    `batch`, or at the split's end.
+    masks: 1 to `width` mappings {group: [E, K]}; entries that they lack are those of `gates`.
+    first, last: positions in the mixed split, multiples of `batch` or the split's end.
 
-    One program for any number of masks: on a CPU, where a batch fills the cores, mask after mask; elsewhere at once.
+    One program serves any number of masks: on a CPU, where a batch fills the cores, in turn; elsewhere at once.
     """
     rows, _ = (jnp.asarray(a) for a in evaluation_indices(mixed(data.splits[split]), batch))
     total, names = len(data.splits[split]), ["loss", *task.metrics]
@@ -231,7 +230,7 @@ def start_scores(space: SearchSpace, task: Task, data: Dataset, examples: Exampl
 
 
 class Judgement(NamedTuple):
-    """What a trained network says of n examples. losses: [n]; metrics: {name: [n]}; predictions: [n, ...]."""
+    """Results of a trained network on n examples. losses: [n]; metrics: {name: [n]}; predictions: [n, ...]."""
 
     losses: np.ndarray
     metrics: Mapping[str, np.ndarray]
@@ -240,8 +239,7 @@ class Judgement(NamedTuple):
 
 def compile_judgement(network: Network, task: Task, data: Dataset, examples: Examples, weights: Tree, stats: Tree,
                       batch: int) -> Callable:
-    """Compiles `(weights, stats, rows [n]) -> Judgement` of examples by a trained network, by its running averages. One
-    program for any number of rows."""
+    """Compiles `(weights, stats, rows [n]) -> Judgement` of a trained network with its running averages, for any n."""
     def judge(weights, stats, examples, row):
         inputs, targets = normalise(examples.inputs[row], data.mean, data.std), examples.targets[row]
         outputs, _ = network.apply(weights, stats, inputs, train=False, key=None)
@@ -261,11 +259,11 @@ def compile_judgement(network: Network, task: Task, data: Dataset, examples: Exa
 
 def recalibrate_batch_norm(network: Network, data: Dataset, examples: Examples, weights: Tree, stats: Tree,
                            rows: np.ndarray) -> Tree:
-    """Stats in which each running average is the mean, over the mini-batches `rows` `[S, batch]` as they are stored, of what
-    the network averages; one that does not move stays as it was.
+    """Stats whose running averages are means over the mini-batches `rows` `[S, batch]`, without augmentation; those that
+    training does not change stay as they are.
 
-    An average moves to share * old + (1 - share) * new: of old zeros, and divided by 1 - share, that is the new alone,
-    and the share is its derivative with respect to the old.
+    An average changes to share * old + (1 - share) * new. From old = 0, dividing by 1 - share gives new; the share is the
+    derivative with respect to old.
     """
     def of_batch(weights, stats, examples, row):
         inputs = normalise(examples.inputs[row], data.mean, data.std)
@@ -282,8 +280,8 @@ def recalibrate_batch_norm(network: Network, data: Dataset, examples: Examples, 
 
 def compile_diagnosis(algorithm: Algorithm, data: Dataset, examples: Examples, state: Tree, hyper: Hyper,
                       batch: int) -> Callable:
-    """Compiles `(state, hyper) -> {"sharpness", "eigenvalue"}` of the method's losses, on the same few examples of the train
-    and valid splits every time."""
+    """Compiles `(state, hyper) -> {"sharpness", "eigenvalue"}` of the method's losses, on a fixed batch of the train and of
+    the valid split."""
     def first(split):
         rows = jnp.asarray(mixed(data.splits[split])[:batch])
         return _batch(data, examples.inputs[rows], examples.targets[rows])

@@ -13,15 +13,15 @@ from dnas.types import Tree
 
 
 def planned(compiled: jax.stages.Compiled) -> int | None:
-    """Bytes of a program's arguments, results and everything between, as XLA plans it; None where it does not say."""
+    """Bytes of a program's arguments, results and everything between, as XLA plans it; None if unavailable."""
     plan = compiled.memory_analysis()
     return plan and (plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes
                      - plan.alias_size_in_bytes)
 
 
 def available() -> int | None:
-    """Bytes that programs may take on the first device: all that its allocator has, or what the machine has free where
-    the device is its processor; None where nobody says."""
+    """Bytes that programs may use on the first device: all of its allocator, or the free memory of the machine if the
+    device is a CPU; None if unavailable."""
     if not on_cpu():
         return (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
     with contextlib.suppress(OSError, ValueError):
@@ -31,12 +31,12 @@ def available() -> int | None:
 
 
 def size(tree: Tree) -> int:
-    """Bytes of the arrays of `tree`, or of those that its shapes stand for."""
+    """Bytes of the arrays, or the shapes of arrays, in `tree`."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def spelled(count: int | None) -> str:
-    """Bytes for a person."""
+    """A number of bytes as text: 1.5 GiB."""
     if count is None:
         return "unknown"
     return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

@@ -1,15 +1,14 @@
-"""What tells whether a search is collapsing: skips, the discretisation gap, sharpness, curvature of the architecture.
+"""Signs of a search that collapses: skips, the discretisation gap, sharpness, curvature of the architecture.
 
-    gap        = by how much the task's metric is better of the mixture than of the one-hot network, the same weights, on
-                 the hold-out split: of classes the accuracy of the one minus that of the other
+    gap        = the task's metric of the mixture minus that of the one-hot network with the same weights (negated if less
+                 is better), on the hold-out split
     sharpness  = L(w + rho g / |g|) - L(w), g = dL/dw, L what the weights' player minimises, on a training batch
                  (Foret et al., arXiv 2010.01412)
     eigenvalue = the largest of d2 L_valid / d arch2, L_valid what the architecture's player minimises, on a validation batch
                  (Zela et al., RobustDARTS, arXiv 1909.09656, where it announces collapse; without the weight decay that
                  the authors' code adds to the diagonal)
 
-Both are of the method's own losses: with its relaxation, its perturbation and its terms. Whatever a method draws, it draws
-from the same key every time.
+Both losses include the method's relaxation, perturbation and terms. Random draws use the same key every time.
 """
 
 from __future__ import annotations
@@ -38,9 +37,9 @@ def sharpness(loss: Callable[[Tree], Array], weights: Tree, *, radius: float = 0
 
 
 def largest_eigenvalue(product: Callable[[np.ndarray], np.ndarray], size: int, *, tolerance: float = 1e-3) -> float:
-    """The algebraically largest eigenvalue of the symmetric matrix whose products with vectors `[size]` are given.
+    """The algebraically largest eigenvalue of the symmetric matrix whose product with a vector `[size]` is `product`.
 
-    By Lanczos iteration; exactly, column by column, where the matrix is small. tolerance: relative.
+    By Lanczos iteration; exactly, column by column, if the matrix is small. tolerance: relative.
     """
     if size < 8:
         matrix = np.stack([product(column) for column in np.eye(size)])
@@ -56,7 +55,7 @@ def curvature(loss: Callable) -> tuple[Callable, Callable]:
     """Two functions to compile: `sharp(state, hyper, train) -> sharpness` and
     `product(state, hyper, valid, vector) -> H vector`.
 
-    loss: that of `dnas.algorithms.method.Algorithm`. The leaves of `state.arch` in their order make up the vector.
+    loss: that of `dnas.algorithms.method.Algorithm`. The vector concatenates the leaves of `state.arch` in their order.
     """
     def sharp(state, hyper, train):
         of = loss("weights", state, train, hyper)
@@ -79,8 +78,8 @@ def skips(genotype: Genotype) -> int:
 def early_stop(epochs: Sequence[int], eigenvalues: Sequence[float]) -> tuple[int, int] | None:
     """DARTS-ES: (epoch at which to stop, epoch whose genotype to take), or None while the curvature does not grow.
 
-    eigenvalues: measured at `epochs`, at equal distances. The mean of the last WINDOW, centred in it, has grown by
-    more than FACTOR over DELTA measurements, of which none lies before epoch NOT_BEFORE.
+    eigenvalues: measured at `epochs`, equally spaced. Stops if their mean over WINDOW measurements has grown by more than
+    FACTOR within DELTA measurements, none of them before epoch NOT_BEFORE.
     """
     half = WINDOW // 2
     means = {i - half: np.mean(eigenvalues[max(i - WINDOW + 1, 0):i + 1]) for i in range(half, len(eigenvalues))}
@@ -92,7 +91,7 @@ def early_stop(epochs: Sequence[int], eigenvalues: Sequence[float]) -> tuple[int
 
 
 def collapse(records: Sequence[Mapping]) -> Stop | None:
-    """What the records of a search say of its collapse, and the epoch whose genotype to take instead; None if nothing."""
+    """A Stop with the epoch whose genotype to use, if the records of a search show a collapse, else None."""
     measured = [r for r in records if "eigenvalue" in r]
     if not measured:
         return None
@@ -104,5 +103,5 @@ def collapse(records: Sequence[Mapping]) -> Stop | None:
     if stop:
         return Stop(
             f"the architecture may be collapsing: by epoch {stop[0]} the largest eigenvalue of its Hessian had grown "
-            f"by more than {FACTOR} times; the genotype of epoch {stop[1]} is the one to take (DARTS-ES)", stop[1])
+            f"by more than {FACTOR} times; the genotype of epoch {stop[1]} should be used (DARTS-ES)", stop[1])
     return None

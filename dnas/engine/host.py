@@ -1,7 +1,7 @@
-"""Evaluates initialisers in NumPy: a first state is drawn, filled and stacked, and needs no compiled program for that.
+"""Evaluates initialisers in NumPy: the first state of a search needs no compiled program.
 
 Run by JAX, every shape of a constant, every callback and every loop is a program to compile, and one with a callback is
-in no cache: seconds at each start.
+not cached: seconds at each start.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from dnas.types import Tree
 
 
 def initial(init: Callable, key: Array, images: Array | jax.ShapeDtypeStruct, *others: Tree) -> Tree:
-    """`init(key, images, *others)`, bit for bit, but computed without the images, of which it may use the shape only.
+    """`init(key, images, *others)`, bit for bit, computed without the images, of which it may use the shape only.
 
-    One `init` is traced once for all keys. Under a trace, the result is staged into it.
+    An `init` is traced once for all keys. Under a trace, the result is part of that trace.
 
-    Raises ValueError where a value depends on the images.
+    Raises ValueError if a value depends on the images.
     """
     traced = jax.jit(init).trace(key, images, *others)
     needed, used = dce_jaxpr(traced.jaxpr.jaxpr, [True] * len(traced.jaxpr.jaxpr.outvars))
@@ -35,7 +35,7 @@ def initial(init: Callable, key: Array, images: Array | jax.ShapeDtypeStruct, *o
 
 
 def evaluate(jaxpr, consts, *args) -> list[Array]:
-    """`jax.core.eval_jaxpr` of concrete values, without a compilation for what NumPy can do."""
+    """`jax.core.eval_jaxpr` of concrete values, with NumPy where it suffices."""
     try:
         values = _evaluate(jaxpr, consts, *args)
     except (AttributeError, KeyError, TypeError):  # another version of JAX describes an operation in another way
@@ -59,7 +59,7 @@ def _of_keys(value):
 
 
 def _bound(eqn, *inputs):
-    """What JAX computes, compiled or from its cache."""
+    """The operation as JAX computes it, compiled or from its cache."""
     with eqn.ctx.manager:
         outputs = eqn.primitive.bind(*inputs, **eqn.primitive.get_bind_params(eqn.params))
     return outputs if eqn.primitive.multiple_results else [outputs]
@@ -103,7 +103,7 @@ def _scan(eqn, *inputs):
 
 
 def _jit(eqn, *inputs):
-    """In parts if it draws numbers; else as one program, as calling it would be."""
+    """Operation by operation if it draws numbers, else as one program."""
     body = eqn.params["jaxpr"]
     return _evaluate(body.jaxpr, body.consts, *inputs) if _draws(body.jaxpr) else _bound(eqn, *inputs)
 

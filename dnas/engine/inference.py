@@ -1,4 +1,4 @@
-"""A trained network at work: from inputs as the data set held them to outputs, predictions and metrics."""
+"""Applies a trained network: from inputs as stored in the data set to outputs, predictions and metrics."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from dnas.types import Array, Network
 
 
 def function(network: Network, takes: Input) -> Callable:
-    """(weights, stats, inputs as the data set held them) -> outputs, a pure function."""
+    """(weights, stats, inputs as stored in the data set) -> outputs, a pure function."""
     mean, std = (np.asarray(values, np.float32) for values in (takes.mean, takes.std))
     return lambda weights, stats, inputs: network.apply(weights, stats, normalise(inputs, mean, std), train=False,
                                                         key=None)[0]
 
 
 def predictions(task: Task) -> Callable:
-    """outputs -> what `TrainedNetwork.predict` gives: probabilities of classification, else what the task predicts."""
+    """outputs -> predictions of `TrainedNetwork.predict`: probabilities for classification, else `task.predict`."""
     return jax.nn.softmax if task.confusion else task.predict
 
 
 def in_batches(of_inputs: Callable, inputs: np.ndarray, batch: int = 256) -> np.ndarray:
-    """`of_inputs` of all inputs, in batches of one size of `batch` at most."""
+    """`of_inputs` of all inputs, in equal batches of at most `batch`."""
     rows, _ = evaluation_indices(np.arange(len(inputs)), batch)
     return np.concatenate([np.asarray(of_inputs(inputs[row])) for row in rows])[:len(inputs)]
 
@@ -36,13 +36,13 @@ def scores(task: Task, of_inputs: Callable, inputs: np.ndarray, targets: np.ndar
     """The mean over examples of each of the task's metrics. of_inputs: inputs `[B, ...]` -> outputs `[B, ..., size]`."""
     of = jax.jit(lambda outputs, targets: {name: metric(outputs, targets) for name, metric in task.metrics.items()})
     rows, weights = evaluation_indices(np.arange(len(inputs)), batch)
-    found = [of(of_inputs(inputs[row]), targets[row]) for row in rows]
-    values = {name: np.concatenate([np.asarray(each[name], np.float64) for each in found]) for name in task.metrics}
+    batches = [of(of_inputs(inputs[row]), targets[row]) for row in rows]
+    values = {name: np.concatenate([np.asarray(each[name], np.float64) for each in batches]) for name in task.metrics}
     return {name: float(np.average(of_all, weights=weights.reshape(-1))) for name, of_all in values.items()}
 
 
 def checked(inputs, takes: Input) -> Array:
-    """`inputs` if the network takes them. Raises ValueError, in one line, if not."""
+    """`inputs` as the network takes them. Raises ValueError if their shape or type does not fit."""
     if not hasattr(inputs, "dtype"):
         inputs = np.asarray(inputs, "float32" if takes.kind == "features" else None)
     shape = "".join(f", {size}" for size in takes.shape)

@@ -1,4 +1,4 @@
-"""Lanes: several searches advanced by one program, as a leading axis where the device is good at that, else in turn."""
+"""Lanes: several searches in one program, along a leading axis where that is fast, else in turn."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class NonFiniteLoss(RuntimeError):
 class LaneProgram(NamedTuple):
     """An epoch of several searches.
 
-    advance: `(states, hypers, keys, train, valid, *, on_metrics) -> states` of `width` lanes, all of them lists, train and
-        valid of rows `[steps, batch]`; on_metrics(metrics, done) as for `dnas.engine.compile.epoch_of`, with values
+    advance: `(states, hypers, keys, train, valid, *, on_metrics) -> states` of `width` lanes, all of them lists; train and
+        valid hold rows `[steps, batch]`; on_metrics(metrics, done) as for `dnas.engine.compile.epoch_of`, with values
         `[width, done]`.
-    width: lanes that one call advances; there are calls until all have been.
-    memory: bytes for all lanes, as estimated; None if unavailable. note: on both, for a person.
+    width: lanes that one call advances.
+    memory: bytes for all lanes, as estimated; None if unavailable. note: how the lanes run and the memory, as text.
     """
 
     advance: Callable
@@ -42,11 +42,11 @@ class LaneProgram(NamedTuple):
 
 def start_lanes(algorithm: Algorithm, data: Dataset, examples: Examples, state: Tree, hyper: Hyper, steps: int, batch: int,
                 lanes: int, *, at_once: bool | None = None, key: Any = None) -> Callable[[], LaneProgram]:
-    """Starts compiling an epoch of `lanes` searches with states like `state`: of as many at once as the memory allows. Call
-    what it returns to wait for it.
+    """Starts compiling an epoch of `lanes` searches with states like `state`: as many at once as fit the memory. Call the
+    returned function to wait for the program.
 
-    at_once: False for one after another by the program of a single one. None: so on a CPU, where a convolution of
-        several networks at once takes longer than their convolutions one by one; at once elsewhere.
+    at_once: False to run one after another by the program of a single search. None: False on a CPU, where a convolution
+        of several networks at once takes longer than one by one; True elsewhere.
     key: see `dnas.engine.compile.program_key`.
     """
     at_once = not on_cpu() if at_once is None else at_once
@@ -58,7 +58,7 @@ def start_lanes(algorithm: Algorithm, data: Dataset, examples: Examples, state: 
 
 def _fitting(start: Callable, started: Callable, examples: Examples, state: Tree, steps: int, lanes: int,
              at_once: bool) -> LaneProgram:
-    """The program of as many lanes as the memory allows: the one that was started, else of fewer lanes."""
+    """The program of as many lanes as fit the memory: the `started` one, else one of fewer lanes."""
     fitting, memory_there, all_at_once = lanes if at_once else 1, available(), None
     while True:
         width = -(-lanes // -(-lanes // fitting))
@@ -68,7 +68,7 @@ def _fitting(start: Callable, started: Callable, examples: Examples, state: Tree
         all_at_once = all_at_once or memory
         if width == 1 or None in (memory, memory_there) or memory <= memory_there:
             break
-        each = (plan - size(examples)) / width - size(state)  # beside its state, which is there in any case
+        each = (plan - size(examples)) / width - size(state)  # without its state, which is in memory in any case
         fitting = min(max(int((memory_there - size(examples) - lanes * size(state)) / each), 1), width - 1)
         started = start(-(-lanes // -(-lanes // fitting)))
     use = f"{spelled(memory)} of {spelled(memory_there)}"
@@ -86,7 +86,7 @@ def _fitting(start: Callable, started: Callable, examples: Examples, state: Tree
 
 
 def _in_turn(advance: Callable) -> Callable:
-    """`LaneProgram.advance` of the epoch of a program of a single search."""
+    """`LaneProgram.advance` by the program of a single search."""
     def run(states, hypers, keys, train, valid, *, on_metrics):
         each = lambda metrics, done: on_metrics({name: values[None] for name, values in metrics.items()}, done)
         return [advance(states[0], hypers[0], keys[0], train[0], valid[0], on_metrics=each)[0]]
@@ -95,7 +95,7 @@ def _in_turn(advance: Callable) -> Callable:
 
 
 def _at_once(advance: Callable) -> Callable:
-    """`LaneProgram.advance` of the epoch of a program of several lanes."""
+    """`LaneProgram.advance` by a program of several lanes."""
     def run(states, hypers, keys, train, valid, *, on_metrics):
         hyper = {name: np.stack([hyper[name] for hyper in hypers]) for name in hypers[0]}
         return list(advance(tuple(states), hyper, jnp.stack(keys), np.stack(train), np.stack(valid),
@@ -105,10 +105,10 @@ def _at_once(advance: Callable) -> Callable:
 
 
 class Epoch(NamedTuple):
-    """An epoch that a lane is due for: its state before it and what the steps are given.
+    """The next epoch of a lane: its state before it and the arguments of its steps.
 
-    train, valid: rows `[steps, batch]`. on_metrics(metrics, done, seconds): is given the values `[done]` of the first
-    steps, and this lane's share of the seconds that they took.
+    train, valid: rows `[steps, batch]`. on_metrics(metrics, done, seconds): called with the values `[done]` of the first
+    steps and this lane's share of their seconds.
     """
 
     state: Tree
@@ -119,19 +119,19 @@ class Epoch(NamedTuple):
     on_metrics: Callable
 
 
-class Advanced(NamedTuple):
-    """A lane after an epoch. summary: what its on_metrics returned last; seconds: its share of the time."""
+class EpochEnd(NamedTuple):
+    """A lane after an epoch. summary: last return value of its on_metrics; seconds: its share of the time."""
 
     state: Tree
     summary: object
     seconds: float
 
 
-def advance_lanes(program: LaneProgram, due: Mapping[int, Epoch]) -> dict[int, Advanced | NonFiniteLoss]:
-    """The epochs that are due, by the number of their lane; of a lane whose on_metrics raised NonFiniteLoss that error.
+def advance_lanes(program: LaneProgram, due: Mapping[int, Epoch]) -> dict[int, EpochEnd | NonFiniteLoss]:
+    """Runs the epochs that are due, by the number of their lane; a lane whose on_metrics raised NonFiniteLoss ends with it.
 
-    Lanes 0..width - 1 go at once, then the next `width`, each always in the same place: for what a lane computes depends on
-    its place in the last bits. Idle places repeat an active lane's steps; the result is discarded.
+    Lanes 0..width - 1 run at once, then the next `width`, each always at the same index of the program, on which the last
+    bits of its results depend. Idle lanes repeat an active lane's steps; the result is discarded.
     """
     groups = {}
     for number, epoch in due.items():
@@ -140,7 +140,7 @@ def advance_lanes(program: LaneProgram, due: Mapping[int, Epoch]) -> dict[int, A
             for place, lane in _advance_group(program, epochs).items()}
 
 
-def _advance_group(program: LaneProgram, due: Mapping[int, Epoch]) -> dict[int, Advanced | NonFiniteLoss]:
+def _advance_group(program: LaneProgram, due: Mapping[int, Epoch]) -> dict[int, EpochEnd | NonFiniteLoss]:
     began, summaries, failed = time.monotonic(), {}, {}
     active = next(iter(due.values()))
     idle = lambda: active._replace(state=jax.tree.map(jnp.copy, active.state))
@@ -160,4 +160,4 @@ def _advance_group(program: LaneProgram, due: Mapping[int, Epoch]) -> dict[int, 
     with contextlib.suppress(NonFiniteLoss):
         states, hypers, keys, train, valid, _ = map(list, zip(*(due.get(place) or idle() for place in range(program.width))))
         states = program.advance(states, hypers, keys, train, valid, on_metrics=on_metrics)
-    return {place: failed.get(place) or Advanced(states[place], summaries[place], share()) for place in due}
+    return {place: failed.get(place) or EpochEnd(states[place], summaries[place], share()) for place in due}

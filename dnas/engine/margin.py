@@ -1,4 +1,4 @@
-"""What the gates of a search say of how far it has decided."""
+"""How clearly the gates of a search prefer operations."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 from dnas.types import Gates, Group
 
 NEARLY_UNIFORM = 1.1
-"""A largest gate below so many times the uniform one says nothing. At 1.1 the first of five operations has 22.0 % and each
-other 19.5 %, its logit leads by 0.12: the weights were trained on what is nearly the plain mean of the operations, and the
-one that is chosen weighs hardly more than those that are dropped. Where logits begin (drawn at 1e-3) it is 1.001."""
+"""A largest gate below this multiple of the uniform one decides nothing. At 1.1 the first of five operations has 22.0 % and
+each other 19.5 %, a lead of 0.12 in its logit: the weights were trained on nearly the plain mean of the operations, and
+the chosen one weighs hardly more than those that are dropped. Initial logits (drawn at 1e-3) have 1.001."""
 
 
 class Margin(NamedTuple):
     """How clearly gates prefer operations: medians over the edges with a choice, of gates as shares of their edge's sum.
 
-    lead: of the largest gate over the next. largest: the largest gate. uniform: what each would be if all were equal.
+    lead: of the largest gate over the next. largest: the largest gate. uniform: the gate if all were equal.
     """
 
     lead: float
@@ -27,7 +27,7 @@ class Margin(NamedTuple):
 
 
 def margin_of(groups: Mapping[str, Group], gates: Gates) -> Margin:
-    """The margin of `gates` {group: [E, K]}. Where no edge has a choice every figure is 1."""
+    """The margin of `gates` {group: [E, K]}. If no edge has a choice, every figure is 1."""
     edges = []
     for name, group in groups.items():
         for row, allowed in zip(np.asarray(gates[name], np.float64), group.allowed):
@@ -38,7 +38,7 @@ def margin_of(groups: Mapping[str, Group], gates: Gates) -> Margin:
 
 
 def undecided(largest: float, uniform: float) -> str | None:
-    """In words, that a search with these medians (see `Margin`) has decided nothing; None where it has."""
+    """A sentence if a search with these medians (see `Margin`) has decided nothing, else None."""
     if uniform == 1 or largest >= NEARLY_UNIFORM * uniform:
         return None
     return (f"nothing is decided yet: the largest gate of an edge is {100 * largest:.1f} % (median) where "
@@ -52,6 +52,6 @@ def moves_logits(options: Mapping[str, Any]) -> bool:
 
 
 def what_decides(options: Mapping[str, Any]) -> str:
-    """In words, what would decide a search by a method with these options."""
+    """As text, what would decide a search by a method with these options."""
     searching = "more epochs, a larger --method.arch-lr, or " if moves_logits(options) else ""
     return f"{searching}`dnas select --selection perturbation` would decide it"

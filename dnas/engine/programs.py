@@ -1,8 +1,8 @@
-"""Compiles programs ahead of time, and keeps between processes what tracing them gave.
+"""Compiles programs ahead of time, and keeps their traced form between processes.
 
 A start spends its time on three things: tracing a function (Python), lowering it (Python), and compiling it (XLA). JAX keeps
-compiled programs in a folder, but has to trace and lower first to find them. Beside them this keeps the lowered form of a
-program whose caller names all that it depends on, so that the next process reads it instead.
+compiled programs in a folder, but has to trace and lower first to find them. Beside them this keeps the traced form of a
+program whose caller names all that it depends on, so that the next process reads that instead.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from dnas.platform import current, of_machine
 from dnas.platform import platform as on_platform
 
 COMPILER_OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}}
-"""What programs are compiled with, by platform. On a CPU the default gives convolutions to a library in which the gradient
-to the kernel takes twice as long as in the one before (jaxlib 0.10 and 0.12; see docs/speed.md)."""
+"""XLA's options, by platform. On a CPU the default library for convolutions takes twice as long for the gradient of the
+kernel as the earlier one (jaxlib 0.10 and 0.12; see docs/speed.md)."""
 
 REMEMBERED = 16
-"""Programs of this process that are not compiled again."""
+"""Most programs that one process holds to avoid compiling them again."""
 
 _SOURCES = ("dnas", "search_spaces")
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
 _NO_MATTER = ("cache", "log", "dump", "traceback", "profile", "warn")
-"""Words in the names of settings of JAX that change no program."""
+"""Words in the names of those settings of JAX that change no program."""
 _threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="compile")
 _programs: OrderedDict[Any, Future] = OrderedDict()
 _registered: set[type] = set()
@@ -50,17 +50,17 @@ _compiled_anew = 0
 
 def compile_program(function: Callable, args: Sequence, *, key: Any = None, donate_argnums: Sequence[int] = (),
                     platform: str | None = None) -> jax.stages.Compiled:
-    """The compiled `function(*args)`. In one process, and from one process to the next, equal programs are compiled once.
+    """The compiled `function(*args)`. Equal programs are compiled once, in one process and across processes.
 
     Args:
         args: arrays, or `jax.ShapeDtypeStruct` in their place, in any containers.
         key: JSON that names all that the function computes, except for `args`, the toolkit's own source, and the versions
-            of libraries: the space and its options, the method and its structure, constants of the data. With it, and
-            where JAX has a cache folder, a later process does not trace the function. None if anything comes from a
-            user's own code, or cannot be named.
-        platform: for which the function is traced, as `dnas.platform.platform` takes it.
+            of libraries: the space and its options, the method and its structure, constants of the data. With it and
+            JAX's cache, a later process does not trace the function. None if anything is a user's own code or cannot be
+            named.
+        platform: the platform to trace the function for, as `dnas.platform.platform` takes it.
 
-    Raises ValueError for a key that JSON cannot express, and what tracing or compiling raises.
+    Raises ValueError for a key that JSON cannot express, and the errors of tracing and compiling.
     """
     return start_compiling(function, args, key=key, donate_argnums=donate_argnums, platform=platform)()
 
@@ -86,7 +86,7 @@ def compiled_anew() -> int:
 
 
 def compile_lowered(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-    """The program, with COMPILER_OPTIONS where this version of XLA knows them."""
+    """The program, with COMPILER_OPTIONS if this version of XLA has them."""
     return _compile(lowered, COMPILER_OPTIONS.get(current()))
 
 
@@ -105,7 +105,7 @@ def _compile(lowered, options):
 
 
 def _on_event(event, **_):
-    """JAX says so in the thread that compiles."""
+    """Called by JAX in the thread that compiles."""
     if event == "/jax/compilation_cache/cache_hits":
         _thread.from_cache = True
 
@@ -114,23 +114,23 @@ jax.monitoring.register_event_listener(_on_event)
 
 
 def _lower(function, args, donated):
-    """An argument that is not used stays one, for else the texts of two programs could be equal that use different ones."""
+    """Keeps unused arguments: without them, programs that use different arguments could have equal texts."""
     return jax.jit(function, donate_argnums=donated, keep_unused=True).lower(*args)
 
 
 def _lower_traced(function, args, donated, path):
-    """The lowered function from the file `path`; else traced, and written there if JAX can export it.
+    """The lowered function from the file `path`; else traced, and written to `path` if JAX can export it.
 
-    Either way it is lowered from the exported form, so that XLA finds in its cache what an earlier process compiled.
+    Either way it is lowered from the exported form, so that XLA finds an earlier process's program in its cache.
     """
     _register_namedtuples(args)
     exported = _deserialized(traced.read(path))
     if exported is None:
         jitted = jax.jit(function, donate_argnums=donated)
-        jitted.trace(*args)  # raises what is wrong with the function, and the export need not trace it again
+        jitted.trace(*args)  # raises the function's own errors; the export does not trace it again
         try:
             data = bytes(export.export(jitted)(*args).serialize())
-        except Exception:  # of many types: callbacks, containers or custom calls that have no portable form
+        except Exception:  # of many types: callbacks, containers or custom calls that cannot be exported
             return _lower(function, args, donated)
         traced.write(path, data)
         exported = _deserialized(data)
@@ -151,7 +151,7 @@ def _register_namedtuples(tree):
         if part is not tree:
             if hasattr(type(part), "_fields") and type(part) not in _registered:
                 _registered.add(type(part))
-                with contextlib.suppress(ValueError):  # by somebody else, or another of that name, which is not exported
+                with contextlib.suppress(ValueError):  # registered elsewhere, or another of that name
                     name = f"{type(part).__module__}.{type(part).__qualname__}"
                     export.register_namedtuple_serialization(type(part), serialized_name=name)
             _register_namedtuples(part)
@@ -189,8 +189,8 @@ def _forget_failed(name, future):
 
 
 def _folder(args) -> Path | None:
-    """The folder of traced programs. None where JAX has no cache folder, or the arguments are on several devices or on
-    those of another machine, or the toolkit's source has changed since it was imported."""
+    """The folder of traced programs. None if JAX has no cache folder, the arguments are on several devices or on those
+    of another machine, or the toolkit's source has changed since it was imported."""
     cache = jax.config.jax_compilation_cache_dir
     if not cache or "://" in cache or not jax.config.jax_enable_compilation_cache or _source()[1] > _IMPORTED:
         return None
@@ -201,7 +201,7 @@ def _folder(args) -> Path | None:
 
 
 def _digest(key, args, donated) -> str:
-    """Of everything that the exported form depends on."""
+    """A digest of everything that the exported form depends on."""
     try:
         json.dumps(key)
     except (TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""What a person sees while a search runs: a line that moves on a terminal, a line an epoch elsewhere."""
+"""The display of a running search: one moving line on a terminal, one line per epoch elsewhere."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from dnas.printing import printable
 from dnas.task import Task
 
 WIDTH = 80
-"""Columns that a line an epoch keeps to, wherever it is read."""
+"""Most columns of the line of an epoch, outside a terminal."""
 BAR = 6, 20
 """Columns of the bar, least and most."""
 RATE_OVER = 600
-"""Seconds over whose steps the time left is estimated: more than an epoch's evaluation, so that it counts as well."""
+"""The time left is estimated from the steps of the last seconds: more than an evaluation takes, so that it counts too."""
 
 
 class Display(NamedTuple):
-    """say(text): a line of its own. step(done, record, rate): steps done of the whole run, this epoch's means so
-    far, examples per second. epoch(record, rate): an epoch's record is complete. Losses and metrics are numbers, or arrays
-    of several lanes. compiling(what): a context, see `compiling`."""
+    """say(text): prints a line. step(done, record, rate): steps done of the whole run, this epoch's means so far, examples
+    per second. epoch(record, rate): the record of a complete epoch. Losses and metrics are numbers, or arrays of several
+    lanes. compiling(what): a context, see `compiling`."""
 
     say: Callable[[str], None]
     step: Callable[[int, Mapping[str, Any], float], None]
@@ -39,7 +39,7 @@ class Display(NamedTuple):
     compiling: Callable[[str], contextlib.AbstractContextManager]
 
     def saying(self, say: Callable[[str], None]) -> Display:
-        """The same, but its lines go to `say`."""
+        """This display with `say` for its lines."""
         return self._replace(say=say, compiling=functools.partial(compiling, say=say))
 
 
@@ -49,7 +49,7 @@ SILENT = Display(lambda text: None, lambda done, record, rate: None, lambda reco
 
 @contextlib.contextmanager
 def display(task: Task, epochs: int, steps: int, done: int = 0) -> Iterator[Display]:
-    """Shows a run of `epochs` epochs of `steps` steps, of which `done` are behind it, by the metric that decides."""
+    """Shows a run of `epochs` epochs of `steps` steps, `done` of them done, by the task's first metric."""
     console = _console()
     say = lambda text: console.print(printable(text))
     with _Line(console, epochs * steps, done) as line:
@@ -71,9 +71,9 @@ def display(task: Task, epochs: int, steps: int, done: int = 0) -> Iterator[Disp
 
 @contextlib.contextmanager
 def compiling(what: str, *, say: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Inside, programs are compiled: shows on a terminal that it goes on and for how long, and in the end how long it took.
+    """A context in which programs are compiled: shows the seconds so far on a terminal, and at the end how long it took.
 
-    what: the programs, "the search step". say: what lines go to, and then nothing moves; the terminal unless given.
+    what: the programs, such as "the search step". say: prints the lines; None for the terminal, with a moving line.
     """
     if say:
         with _compiling(what, say=say):
@@ -98,7 +98,7 @@ def _compiling(what: str, *, say: Callable[[str], None], line: _Line | None = No
 
 
 class _Line(Progress):
-    """The last line of a terminal, which moves: how far a run is, or what is being compiled. Elsewhere there is none.
+    """The moving last line of a terminal: how far a run is, or what is being compiled. Elsewhere nothing.
 
     moves: whether it is a terminal.
     """
@@ -111,13 +111,13 @@ class _Line(Progress):
         self.add_task("", total=total, completed=done)
 
     def show(self, head: str, done: int, versions: Sequence[str]) -> None:
-        """So many steps are done. versions: of what is said of them, from the most to the least."""
+        """Shows `done` steps. versions: texts on them, from the longest to the shortest."""
         self.head, self.versions = head, versions
         self.update(self.task_ids[0], completed=done)
 
     @contextlib.contextmanager
     def spinning(self, text: str) -> Iterator[None]:
-        """Inside, the line is a sign that moves, the text and the seconds since then."""
+        """A context in which the line is a moving sign, the text and the seconds since its start."""
         self.busy = text, time.monotonic()
         try:
             yield
@@ -126,7 +126,7 @@ class _Line(Progress):
             self.refresh()
 
     def get_renderables(self):
-        """What the line is at this moment; a method of rich's."""
+        """The line at this moment; called by rich."""
         if not self.busy and not self.head:
             return
         [task], width = self.tasks, self.console.width
@@ -144,7 +144,7 @@ class _Line(Progress):
         yield line
 
     def _bar(self, share: float, width: int) -> list[tuple[str, str]]:
-        """A bar of so many columns, with the styles of its two parts."""
+        """A bar of `width` columns, as two parts with their styles."""
         full, ascii_only = math.floor(share * width), self.console.options.ascii_only
         sign = "-" if ascii_only else "\N{BOX DRAWINGS HEAVY HORIZONTAL}"
         rest = sign if self.console.color_system and not ascii_only else " "
@@ -153,9 +153,8 @@ class _Line(Progress):
 
 def shared(shown: Display, task: Task, names: Sequence[str],
            done: Sequence[int]) -> tuple[list[Display], Callable[[], None]]:
-    """A display for each of several lanes, with their names and the steps done so far, that show means on one.
-
-    The function beside them shows an epoch, when all that were to come to its end have.
+    """A display for each lane, by its name and the steps done so far, which show the lanes' means on `shown`; and a
+    function that shows an epoch once all its lanes have ended it.
     """
     done, means, records = list(done), {}, []
 
@@ -178,13 +177,13 @@ def shared(shown: Display, task: Task, names: Sequence[str],
 
 
 def _pooled(task: Task, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The losses and the metric that decides of several records, as arrays."""
+    """The losses and the first metric of several records, as arrays."""
     return {quantity: {split: np.array([record[quantity][split] for record in records])
                        for split in records[0][quantity]} for quantity in ("loss", task.metric)}
 
 
 def _console() -> Console:
-    """On the standard output itself, past what stands before it: that may hold back what a terminal obeys."""
+    """The console of the real standard output, whose wrapper may remove control characters."""
     file = sys.stdout
     while hasattr(file, "rich_proxied_file"):
         file = file.rich_proxied_file
@@ -205,8 +204,8 @@ def _fitting(texts: Sequence[str], width: int) -> str:
 
 
 def _versions(task: Task, record: Mapping[str, Any], rate: float) -> list[str]:
-    """What is said of an epoch, from all to nothing: the speed goes first, then the losses, then the splits in their order,
-    so that what nothing learns from stays longest."""
+    """Texts on an epoch, from the longest to the empty one: without the speed, then the losses, then one split after the
+    other in their order, so that splits that nothing learns from stay longest."""
     splits = [split for split in record["loss"] if split in record[task.metric]]
     metric = {split: metric_text(task, record[task.metric][split]) for split in splits}
     whole = [f"{split} {np.mean(record['loss'][split]):.3f} {metric[split]}" for split in splits]

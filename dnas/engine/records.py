@@ -1,4 +1,4 @@
-"""What the record of an epoch holds: metrics by split, entropies, decisions; and what none may hold."""
+"""Contents of the record of an epoch: metrics by split, entropies, decisions."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from dnas.types import OPEN, Array
 
 
 def counts(state: SearchState) -> dict[str, int]:
-    """{"decided": edges that are decided, "operations": in the race on the others}, over all groups."""
+    """{"decided": number of decided edges, "operations": allowed on the others}, over all groups."""
     open_edges = {name: np.asarray(rows) == OPEN for name, rows in state.decisions.items()}
     return {"decided": sum(int((~rows).sum()) for rows in open_edges.values()),
             "operations": sum(int(np.asarray(state.mask[name])[rows].sum()) for name, rows in open_edges.items())}
 
 
 def tagged(values: Mapping[str, float]) -> dict[str, Any]:
-    """{"train_loss": x} as {"loss": {"train": x}}, so that the curves of one quantity stand together."""
+    """{"train_loss": x} as {"loss": {"train": x}}, grouped by quantity."""
     record = {}
     for name, value in values.items():
         split, _, quantity = name.partition("_")
@@ -29,12 +29,12 @@ def tagged(values: Mapping[str, float]) -> dict[str, Any]:
 
 
 def of_split(record: Mapping[str, Any], split: str) -> dict[str, float]:
-    """{"loss": x, ...}: what a record of `tagged` values holds of a split."""
+    """{"loss": x, ...}: the values of a split in a record of `tagged` values."""
     return {name: values[split] for name, values in record.items() if isinstance(values, Mapping) and split in values}
 
 
 def entropy(gates: Mapping[str, Array]) -> dict[str, float]:
-    """Mean entropy in nats of each group's rows of gates, each scaled to sum to one; 0 when all edges are decided."""
+    """Mean entropy in nats of each group's rows of gates, each scaled to sum to one; 0 if all edges are decided."""
     def mean(rows):
         rows = np.asarray(rows, np.float64)
         share = rows / np.maximum(rows.sum(-1, keepdims=True), np.finfo(np.float64).tiny)

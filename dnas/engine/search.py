@@ -1,4 +1,4 @@
-"""The search loop: advances lanes epoch by epoch, judges and records them, and saves and restores their state."""
+"""The search loop: advances lanes epoch by epoch, evaluates and records them, and saves and restores their state."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dnas.data import Dataset, epoch_indices, steps_per_epoch
 from dnas.engine.compile import Examples, compile_diagnosis, compile_evaluation, on_device, shape_of
 from dnas.engine.diagnose import collapse, skips
 from dnas.engine.host import initial
-from dnas.engine.lanes import Epoch, NonFiniteLoss, advance_lanes, start_lanes
+from dnas.engine.lanes import Epoch, EpochEnd, NonFiniteLoss, advance_lanes, start_lanes
 from dnas.engine.progress import SILENT, Display, display, shared
 from dnas.engine.records import counts, entropy, of_split, refuse_non_finite, tagged
 from dnas.runs import checkpoint
@@ -30,9 +30,9 @@ from dnas.types import Array, Genotype, SearchSpace
 
 
 class Result(NamedTuple):
-    """What a search ends with.
+    """The result of a search.
 
-    state: the last state; genotype: what the method's own rule selects; gates: those by which the supernet is judged.
+    state: the last state; genotype: selected by the method's rule; gates: those by which the supernet is evaluated.
     holdout: {"loss": in nats or squared units, and each metric of the task} of the supernet, with batch statistics.
     records: a mapping for each epoch, the lines of metrics.jsonl; seconds: spent by this process.
     stopped: why it ended before its last epoch; None if it did not.
@@ -54,9 +54,9 @@ class Result(NamedTuple):
 
 
 class Lane(NamedTuple):
-    """One of several searches of a space by one program: its numbers, its seed, and its run directory if it has one.
+    """One of several searches of a space by one program: its method, its seed, and its run directory if it has one.
 
-    method: methods of lanes differ in nothing but numbers, as those that `Method.replace` gives. name: for messages.
+    method: those of all lanes may differ in numbers only, as by `Method.replace`. name: for messages.
     """
 
     method: Method
@@ -68,18 +68,18 @@ class Lane(NamedTuple):
 def search(space: SearchSpace, method: Method, data: Dataset, *, epochs: int, batch: int, seed: int = 0,
            run: RunDirectory | None = None, progress: bool = True, diagnose: int = 0, stop_on_collapse: bool = False,
            start: SearchState | None = None, key: Any = None) -> Result:
-    """Searches `space` by `method` on the train and valid splits, looking at the hold-out split after each epoch.
+    """Searches `space` by `method` on the train and valid splits, with an evaluation on the hold-out split after each epoch.
 
-    The same arguments give the same bits. With `run` everything of note is written into its directory, and a search
-    that was interrupted there goes on from its last whole checkpoint.
+    The same arguments give the same bits. With `run` the results are written into its directory, and an interrupted
+    search continues from its last whole checkpoint.
 
-    diagnose: epochs between diagnoses (see `dnas.engine.diagnose`), 0 for none; what they say of a collapse is shown, and
-        with `stop_on_collapse` ends the search with the genotype of the epoch before it.
-    start: the state of another search of this space, whose weights, logits, decisions and mask this one begins with.
+    diagnose: epochs between diagnoses (see `dnas.engine.diagnose`), 0 for none. A collapse is reported, and with
+        `stop_on_collapse` ends the search with the genotype of the epoch before it.
+    start: the state of another search of this space, whose weights, logits, decisions and mask are the initial ones.
     key: see `dnas.engine.compile.program_key`; None to trace the programs in each process.
 
-    Raises ValueError for a batch larger than a split and for a start that does not fit, NonFiniteLoss, and what
-    `dnas.runs.checkpoint` and `dnas.runs.directory` raise.
+    Raises ValueError for a batch larger than a split and a start that does not fit, NonFiniteLoss, and the errors of
+    `dnas.runs.checkpoint` and `dnas.runs.directory`.
     """
     [result] = search_lanes(space, [Lane(method, seed, run)], data, epochs=epochs, batch=batch, progress=progress,
                             diagnose=diagnose, stop_on_collapse=stop_on_collapse, start=start, key=key)
@@ -93,11 +93,11 @@ def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, ep
                  at_once: bool | None = None, key: Any = None) -> list[Result | NonFiniteLoss]:
     """Several searches by one program, each equal to `search` by itself up to rounding.
 
-    Lanes at different epochs, as an interruption leaves them, advance in groups until all are where the first is.
+    Lanes that were interrupted at different epochs advance in groups until all are level.
     at_once: see `dnas.engine.lanes.start_lanes`; in turn, as on a CPU, each is equal to `search` bit for bit.
 
-    A search whose loss is not finite ends there, with the error in place of its result; the others go on.
-    Raises ValueError where two lanes are the same or differ in more than numbers, and otherwise what `search` raises.
+    A search whose loss is not finite ends with the error in place of its result; the others continue.
+    Raises ValueError if two lanes are the same or differ in more than numbers, and the errors of `search`.
     """
     began, steps, task = time.monotonic(), steps_per_epoch(data, batch), task_of(data)
     _check_lanes(lanes)
@@ -108,14 +108,14 @@ def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, ep
     rules = [rule for rule in (lanes[0].method.stop, collapse if stop_on_collapse else None) if rule]
 
     with contextlib.ExitStack() as stack:
-        done = [found.epoch * steps for found in latest]
+        done = [last.epoch * steps for last in latest]
         shown = stack.enter_context(display(task, epochs, steps * len(lanes), sum(done))) if progress else SILENT
         displays, finish_epoch = [shown], lambda: None
         if len(lanes) > 1:
             displays, finish_epoch = shared(shown, task, _names(lanes), done)
-        active = [stack.enter_context(_Search.open(space, task, algorithm, data, lane, hyper, found, one, rules,
+        active = [stack.enter_context(_Search.open(space, task, algorithm, data, lane, hyper, last, one, rules,
                                                    epochs=epochs, batch=batch, steps=steps))
-                  for lane, hyper, found, one in zip(lanes, hypers, latest, displays)]
+                  for lane, hyper, last, one in zip(lanes, hypers, latest, displays)]
         if any(one.going for one in active):
             with shown.compiling("the search step and the evaluation"):
                 examples, first = on_device(data), active[0]
@@ -131,26 +131,26 @@ def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, ep
         while any(one.going for one in active):
             epoch = min(one.epoch for one in active if one.going)
             due = {place: one.next_epoch() for place, one in enumerate(active) if one.going and one.epoch == epoch}
-            for place, advanced in advance_lanes(program, due).items():
-                if isinstance(advanced, NonFiniteLoss):
-                    active[place].fail(advanced)
+            for place, end in advance_lanes(program, due).items():
+                if isinstance(end, NonFiniteLoss):
+                    active[place].fail(end)
                     if len(lanes) > 1:
-                        displays[place].say(str(advanced))
+                        displays[place].say(str(end))
                     continue
                 diagnosis = inspect if inspect and (epoch + 1) % diagnose == 0 else None
-                active[place].finish_epoch(advanced, evaluate, diagnosis)
+                active[place].finish_epoch(end, evaluate, diagnosis)
             finish_epoch()
         return [one.result(began) for one in active]
 
 
 class _Search:
-    """One search between its epochs: where it is, and what it leaves behind."""
+    """One search between its epochs: its state, its recorder and its display."""
 
     @classmethod
     @contextlib.contextmanager
     def open(cls, space: SearchSpace, task: Task, algorithm: Algorithm, data: Dataset, lane: Lane, hyper: Mapping[str, Any],
              latest: checkpoint.Latest, shown: Display, rules: Sequence[Callable], **sizes: int):
-        """The search of `lane` from its latest checkpoint on, its recorder open."""
+        """The search of `lane`, continued from its latest checkpoint, with its recorder open."""
         state = jax.tree.map(jnp.asarray, latest.tree)
         with open_search_recorder(lane.run, space, latest.epoch, state.arch) as recorder:
             for message in latest.skipped:
@@ -174,7 +174,7 @@ class _Search:
         return self.epoch < self.epochs and not self.stopped and not self.error
 
     def next_epoch(self) -> Epoch:
-        """What the next epoch's steps are given."""
+        """The arguments of the next epoch."""
         splits, before = self.data.splits, self.epoch * self.steps
         train, valid = epoch_indices(self.lane.seed, self.epoch, splits["train"], splits["valid"], self.batch)
 
@@ -187,11 +187,11 @@ class _Search:
 
         return Epoch(self.state, self.hyper, self.key, train, valid, on_metrics)
 
-    def finish_epoch(self, advanced, evaluate: Callable, inspect: Callable | None) -> None:
-        """Judges the supernet after an epoch, decides what the method decides, and writes all of it."""
-        self.state, (means, rate) = advanced.state, advanced.summary
+    def finish_epoch(self, end: EpochEnd, evaluate: Callable, inspect: Callable | None) -> None:
+        """Evaluates the supernet after an epoch, applies the method's decisions, and records both."""
+        self.state, (means, rate) = end.state, end.summary
         self.epoch += 1
-        began = time.monotonic() - advanced.seconds
+        began = time.monotonic() - end.seconds
         gates, genotype = self.algorithm.gates(self.state, self.hyper), self.algorithm.select(self.state, self.hyper)
         mixture = evaluate(self.state, gates)
         holdout = {f"holdout_{name}": value for name, value in mixture.items()}
@@ -206,7 +206,7 @@ class _Search:
             self.state = self._decided(record)
             record |= counts(self.state)
             genotype = self.algorithm.select(self.state, self.hyper)
-        genotype.decisions(self.space.groups)  # it refuses what is none of this space
+        genotype.decisions(self.space.groups)  # raises if it is not of this space
         timing = {"epoch": self.epoch, "examples_per_second": rate, "seconds": time.monotonic() - began}
         self.recorder.epoch(record, timing, self.state, genotype)
         self.shown.epoch(record, rate)
@@ -223,7 +223,7 @@ class _Search:
         self.recorder.fail(str(error))
 
     def result(self, began: float) -> Result | NonFiniteLoss:
-        """What the search ends with; writes the last files of its run."""
+        """The result of the search; writes the last files of its run."""
         if self.error:
             return self.error
         state, epoch = self.state, self.stopped.epoch if self.stopped else None
@@ -236,7 +236,7 @@ class _Search:
                       time.monotonic() - began, self.stopped, self.recorder.trajectory)
 
     def _decided(self, record: Mapping[str, Any]) -> SearchState:
-        """The state with the decisions and the mask that the method takes after an epoch."""
+        """The state with the method's decisions and mask after an epoch."""
         after = self.lane.method.decide(self.space, jax.device_get(self.state), record)
         return self.state._replace(**checked_decisions(self.space.groups, after))
 
@@ -257,7 +257,7 @@ def _check_lanes(lanes: Sequence[Lane]) -> None:
 
 
 def _names(lanes: Sequence[Lane]) -> list[str]:
-    """What messages call each lane: its name, or its seed and the numbers in which the lanes differ."""
+    """Names of the lanes for messages: the lane's own, or its seed and the numbers in which the lanes differ."""
     differing = [name for name in lanes[0].method.hyper if len({lane.method.hyper[name] for lane in lanes}) > 1]
     return [lane.name or ", ".join([f"seed {lane.seed}", *(f"{name} {lane.method.hyper[name]:g}" for name in differing)])
             for lane in lanes]
@@ -265,16 +265,16 @@ def _names(lanes: Sequence[Lane]) -> list[str]:
 
 def _latest(algorithm: Algorithm, inputs, hyper: Mapping[str, Any], lane: Lane,
             start: SearchState | None) -> checkpoint.Latest:
-    """Where a search was left: the last whole checkpoint of its run, else its first state."""
+    """The last whole checkpoint of a search's run, else its first state."""
     state = initial(algorithm.init, jax.random.fold_in(jax.random.key(lane.seed), 0), inputs, hyper)
     latest = checkpoint.latest(lane.run.checkpoints, state) if lane.run else None
     return latest or checkpoint.Latest(0, state if start is None else algorithm.begin(started_from(state, start)), [])
 
 
 def started_from(state: SearchState, start: SearchState) -> SearchState:
-    """A first state with the weights, running averages, logits, decisions and mask of another search of the same space.
+    """`state` with the weights, running averages, logits, decisions and mask of `start`.
 
-    Raises ValueError, in one line, where they are those of another space.
+    Raises ValueError if they are those of another space.
     """
     parts = {}
     for name in ("weights", "stats", "arch", "decisions", "mask"):
@@ -288,11 +288,11 @@ def started_from(state: SearchState, start: SearchState) -> SearchState:
 
 
 def estimate(space: SearchSpace, method: Method, data: Dataset, *, batch: int, searches: int = 1) -> dict[str, Any]:
-    """What a search, or several by one program, would need, without a step of it.
+    """The needs of a search, or of several by one program, without running a step.
 
     weights, macs: parameters and multiply-adds per example of the supernet; memory_bytes: peak of one step as XLA plans
-    it, None where it does not say; compile_seconds: of the step, from the cache where it is there. note: how several
-    searches would go, and in how much memory.
+    it, None if unavailable; compile_seconds: of the step, less if it is cached. note: how several searches would run, and
+    in how much memory.
     """
     steps_per_epoch(data, batch)
     algorithm, hyper = method.bind(space, task_of(data)), method.numbers_of(epochs=10**6, steps=1)
@@ -307,12 +307,12 @@ def estimate(space: SearchSpace, method: Method, data: Dataset, *, batch: int, s
 
 
 def state_shape(space: SearchSpace, method: Method, data: Dataset, batch: int) -> SearchState:
-    """The shapes and types of the states of a search, with which a checkpoint of one is read."""
+    """The shapes and types of a search's state, to read its checkpoint."""
     algorithm, inputs = method.bind(space, task_of(data)), input_shape(data, batch)
     hyper = method.hyper | ENGINE
     return jax.eval_shape(lambda key: algorithm.init(key, inputs, hyper), jax.random.key(0))
 
 
 def input_shape(data: Dataset, batch: int) -> jax.ShapeDtypeStruct:
-    """What a network is given of a mini-batch: normalised float32, or tokens int32."""
+    """The shape and type of a network's inputs: normalised float32, or tokens int32."""
     return jax.ShapeDtypeStruct((batch, *data.image), jnp.int32 if data.kind == "tokens" else jnp.float32)

@@ -1,7 +1,7 @@
 """Files of traced programs: private to the user, checked before they are used, and bounded in number and size.
 
-A file that is missing, damaged, or not the user's own reads as None; one that cannot be written is left out. Neither is an
-error, for whatever a file would hold can be computed.
+A file that is missing, damaged, or not the user's own reads as None; one that cannot be written is skipped. Neither is an
+error, because the content can be computed again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MOST, TOTAL = 256, 512 * 2**20
 
 
 def read(path: Path) -> bytes | None:
-    """What `write` wrote to `path`; None if there is no such file, or another user could have changed it."""
+    """The data that `write` wrote to `path`; None if there is no such file, or another user could have changed it."""
     try:
         if not _private(os.lstat(path.parent)):
             return None
@@ -40,7 +40,7 @@ def read(path: Path) -> bytes | None:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Makes `path` hold `data`, at once or not at all, and its folder if there is none."""
+    """Writes `data` to `path` atomically, and creates its folder if needed."""
     if len(data) > LARGEST - 2**10:
         return
     with contextlib.suppress(OSError):
@@ -59,7 +59,7 @@ def write(path: Path, data: bytes) -> None:
 
 
 def _head(path, data):
-    """What a file begins with: a digest of its name and content."""
+    """The head of a file: a digest of its name and content."""
     return MAGIC + hashlib.sha256(path.name.encode() + b"\0" + data).digest()
 
 
@@ -70,7 +70,7 @@ def _private(status):
 
 
 def _remove_oldest(folder):
-    """Keeps to MOST and TOTAL."""
+    """Removes the oldest files beyond MOST and TOTAL."""
     files = []
     for path in folder.iterdir():
         with contextlib.suppress(OSError):

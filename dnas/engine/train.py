@@ -1,4 +1,4 @@
-"""Trains a network by itself: SGD whose rate follows a cosine, by epochs, with everything of note in a run directory."""
+"""Trains a stand-alone network by epochs, and writes its metrics and checkpoints into a run directory."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from dnas.task import Task, task_of
 from dnas.types import Network, Stats, Weights
 
 RECALIBRATED = 100
-"""Mini-batches at most from which the statistics of inherited weights are computed."""
+"""Most mini-batches from which the statistics of inherited weights are computed."""
 PUBLISHED = Recipe()
 
 
 class Trained(NamedTuple):
-    """What a training ends with.
+    """The result of a training.
 
     weights, stats: of the last epoch. records: a mapping for each epoch, the lines of metrics.jsonl; the first is of
-    epoch 0 where the network started from given weights.
+    epoch 0 if the network started from other weights.
     report: {"loss", and each metric of the task}, of the reported split after the last epoch, None if none is reported;
     seconds: spent by this process. final: the same of the final split, None without one; errors: the standard error of
-    each of its metrics. confusion: of the final split, examples `[true class, predicted class]`, None where the task has no
+    each of its metrics. confusion: of the final split, examples `[true class, predicted class]`, None unless the task has
     single classes.
     """
 
@@ -57,22 +57,22 @@ def train(network: Network, data: Dataset, *, epochs: int, batch: int, recipe: R
           splits: Sequence[str] = ("train", "valid"), report: str | None = "holdout", final: str | None = None,
           start: tuple[Weights, Stats] | None = None, teacher: Teacher | None = None, run: RunDirectory | None = None,
           progress: bool = True, say: Callable[[str], None] | None = None) -> Trained:
-    """Trains `network` on `splits`, augmented as in a search, and looks at `report` after each epoch.
+    """Trains `network` on `splits`, augmented as in a search, and evaluates it on `report` after each epoch.
 
-    The same arguments give the same bits. With `run` everything of note is written into its directory, and a training
-    that was interrupted there goes on from its last whole checkpoint; best.safetensors has the weights and stats of
+    The same arguments give the same bits. With `run` the results are written into its directory, and an interrupted
+    training continues from its last whole checkpoint; best.safetensors has the weights and stats of
     the epoch with the best reported metric, last.safetensors those of the last epoch.
 
     Args:
-        splits, report: of the data set. final: a split that is looked at once, when all is done.
-        batch: examples in a mini-batch, with which splits are evaluated too.
-        start: weights and stats to start from, such as `SearchSpace.inherit` gives. The stats are computed anew from
-            examples of `splits`, and `report` is looked at, before the first epoch; there may be 0 epochs then.
+        splits, report: of the data set. final: a split that is evaluated once, at the end.
+        batch: examples in a mini-batch, for evaluations as well.
+        start: weights and stats to start from, such as those of `SearchSpace.inherit`. Before the first epoch the stats
+            are computed from examples of `splits` and `report` is evaluated; epochs may be 0.
         teacher: see `dnas.algorithms.distillation.supernet_teacher`; its share of the loss is recipe.distill.
-        progress: show how it goes on. say: what lines go to, where not to the terminal.
+        progress: show the progress. say: prints the lines; default: on the terminal.
 
-    Raises ValueError for settings out of range, NonFiniteLoss, and what `dnas.runs.checkpoint` and
-    `dnas.runs.directory` raise.
+    Raises ValueError for settings out of range, NonFiniteLoss, and the errors of `dnas.runs.checkpoint` and
+    `dnas.runs.directory`.
     """
     began, task = time.monotonic(), task_of(data)
     _check(splits, report, final, epochs, least=0 if start else 1)
@@ -146,7 +146,7 @@ def best(records: Sequence[Mapping[str, Any]], split: str, task: Task) -> int:
 
 
 def _resumed(run: RunDirectory | None, state: TrainState, epochs: int, fresh: int) -> tuple[TrainState, int, list[str]]:
-    """The state to go on from, the epochs behind it (`fresh` without a checkpoint), and what a person should know."""
+    """The state to continue from, its epochs (`fresh` without a checkpoint), and messages."""
     latest = checkpoint.latest(run.checkpoints, state) if run else None
     if not latest:
         return state, fresh, []
@@ -183,7 +183,7 @@ def _check(splits: Sequence[str], report: str | None, final: str | None, epochs:
         if name not in SPLITS:
             raise ValueError(f"no split {name!r}; they are {', '.join(SPLITS)}")
     if not splits or len(set(splits)) != len(splits):
-        raise ValueError(f"splits to train on are {', '.join(splits) or 'none'}; it takes one or more, each once")
+        raise ValueError(f"splits to train on are {', '.join(splits) or 'none'}; they must be one or more, each once")
     for name in judged:
         if name in splits:
             raise ValueError(f"the {name} split is trained on, so it cannot say how good the network is")

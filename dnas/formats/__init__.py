@@ -1,7 +1,7 @@
-"""Forms of a trained network that others read, by name. Each is a function (network, folder) -> outputs.
+"""Export formats of a trained network by name. Each is a function (network, folder) -> outputs.
 
-It writes a `dnas.TrainedNetwork` into files of that folder called NAME, and returns the function inputs -> outputs of what
-was written, as read back from there, which `dnas.export` compares. It raises ValueError where the network has no such form.
+It writes a `dnas.TrainedNetwork` into files of that folder called NAME, and returns the function inputs -> outputs that it
+reads back from them, for `dnas.export` to compare. It raises ValueError if the network cannot be exported so.
 """
 
 FORMATS = {
@@ -11,4 +11,4 @@ FORMATS = {
 }
 """Place of each function; `dnas.registry.resolve` imports it."""
 NAME = "network"
-"""What the files are called."""
+"""Name of the files, without suffix."""

@@ -1,4 +1,4 @@
-"""The weights by their names, and in the metadata all that is needed to use them: what `dnas.load` reads."""
+"""The weights by name, with metadata that is enough to use them: the format of `dnas.load`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One program with its weights, which JAX runs without this toolkit, and a JSON that says what goes in and comes out."""
+"""One program with its weights, which JAX runs without this toolkit, and a JSON that describes inputs and outputs."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def stablehlo(network: TrainedNetwork, folder: Path) -> Callable:
-    """One program, weights included, from inputs as the data set held them to outputs; for any number of inputs where the
-    network can be traced for that, else for one. Beside it a .json says what goes in, and what comes out and means."""
+    """One program, weights included, from inputs as stored in the data set to outputs; for any number of inputs if the
+    network can be traced so, else for one. Beside it a .json describes the inputs and outputs."""
     run, takes = function(network.network, network.described.input), network.described.input
     gives = network.described.output
     outputs = jax.jit(lambda inputs: run(network.weights, network.stats, inputs))
@@ -33,7 +33,7 @@ def stablehlo(network: TrainedNetwork, folder: Path) -> Callable:
 
     try:
         exported, batch = program(*export.symbolic_shape("batch")), "any"
-    except Exception:  # whatever a network does with its shapes, it may do with a number
+    except Exception:  # a network may do anything with its shapes, and may work with a number
         exported, batch = program(1), 1
     inputs = {"kind": takes.kind, "shape": [batch, *takes.shape], "type": takes.dtype}
     inputs |= {"fit": takes.fit} if takes.kind == "images" else {}

@@ -1,4 +1,4 @@
-"""Published methods by name, each a file of its own that composes the parts of `dnas`."""
+"""Published methods by name, each a file that composes parts of `dnas.algorithms`."""
 
 METHODS = {
     "darts": "dnas.methods.darts:darts",

@@ -4,7 +4,7 @@
     weights <- SGD on   d L_train(w, arch) / d w
 
 Every default is that of the authors' code for CIFAR-10. Departures: the epoch's last incomplete batch is dropped, and
-the validation pass leaves no trace in the running averages of batch norm.
+the validation pass does not change the running averages of batch norm.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ def darts(*, lr: float = 0.025, lr_min: float = 0.001, momentum: float = 0.9, de
 
     Args:
         lr: learning rate of the weights in the first epoch; falls along a cosine, once an epoch.
-        lr_min: where that cosine ends.
+        lr_min: last value of that cosine.
         momentum: of the weights' SGD.
         decay: weight decay of the weights.
         clip: largest global norm of the weights' gradient.
         arch_lr: learning rate of the architecture's Adam (betas 0.5, 0.999).
         arch_decay: weight decay of the architecture, coupled as in torch.
         arch_warmup: epochs before the first architecture step.
-        arch_every: weight steps to one architecture step.
+        arch_every: weight steps per architecture step.
         arch_frozen: never move the architecture (DARTS-PT's "fix alpha").
-        edge_normalisation: learn a weight for each edge, shared out among those into a node (PC-DARTS).
+        edge_normalisation: learn the weight of each edge among those into its node (PC-DARTS).
         hypergradient: estimator of the architecture's gradient.
-        terms: of the Neumann series, or iterations of conjugate gradient.
-        distill: earlier supernets that teach the present one; 0 for none (SD-DARTS).
-        distill_weight: of the divergence from the teachers.
-        distill_temperature: of teachers' and student's probabilities.
-        distill_vote: how teachers agree: mean of probabilities, or count of first choices.
-        distill_every: when a teacher is taken.
-        distill_warmup: epochs over which the weight rises.
-        distill_arch: distil in the architecture step too.
+        terms: terms of the Neumann series, or iterations of conjugate gradient.
+        distill: number of earlier supernets that teach the present one (SD-DARTS).
+        distill_weight: weight of the divergence from the teachers.
+        distill_temperature: temperature of the teachers' and the student's probabilities.
+        distill_vote: mean of the teachers' probabilities, or count of their first choices.
+        distill_every: how often the supernet becomes a teacher.
+        distill_warmup: epochs over which the weight rises from 0.
+        distill_arch: distil in the architecture step as well.
 
-    Raises ValueError where one is out of range.
+    Raises ValueError if one is out of range.
     """
     if hypergradient not in HYPERGRADIENTS:
         raise ValueError(f"hypergradient {hypergradient!r} must be one of {', '.join(HYPERGRADIENTS)}")
@@ -63,7 +63,7 @@ def darts(*, lr: float = 0.025, lr_min: float = 0.001, momentum: float = 0.9, de
                "arch_decay": arch_decay, "arch_warmup": arch_warmup, "arch_every": arch_every}
     settings = {"neumann": lambda hyper: {"terms": terms, "lr": hyper["lr"]},
                 "conjugate-gradient": lambda hyper: {"iterations": terms}}.get(hypergradient, lambda hyper: {})
-    HYPERGRADIENTS[hypergradient](**settings(numbers))  # it refuses settings out of range
+    HYPERGRADIENTS[hypergradient](**settings(numbers))  # raises if one is out of range
     estimator = None if arch_frozen else lambda hyper: HYPERGRADIENTS[hypergradient](**settings(hyper))
     relaxation = edge_normalised(softmax()) if edge_normalisation else softmax()
     method = Method(numbers, Player(relaxation, arch_adam), Player(relaxation, weights_sgd),
@@ -84,7 +84,7 @@ def weights_sgd(hyper, t):
 
 
 def unclipped_sgd(hyper, t):
-    """The same without clipping, by whose step the authors' second order looks ahead."""
+    """The same without clipping, for the lookahead step of the authors' second order."""
     return sgd(cosine_by_epoch("lr", "lr_min")(hyper, t), momentum=hyper["momentum"], decay=hyper["decay"])
 
 
@@ -94,7 +94,7 @@ def arch_adam(hyper, t):
 
 
 def check(hyper):
-    """Raises ValueError where one of the numbers is out of range."""
+    """Raises ValueError if one of the numbers is out of range."""
     refuse_negative(**{name: hyper[name] for name in ("lr", "lr_min", "momentum", "decay", "arch_lr", "arch_decay",
                                                       "arch_warmup")})
     if not hyper["momentum"] < 1:
@@ -105,4 +105,4 @@ def check(hyper):
         raise ValueError(f"arch_every is {hyper['arch_every']}, it must be a whole number, at least 1")
     if hyper["arch_warmup"] >= hyper.get("epochs", float("inf")) and hyper["arch_warmup"]:
         raise ValueError(f"arch_warmup {hyper['arch_warmup']} leaves none of {hyper['epochs']} epochs to the architecture; "
-                         "give more epochs or a smaller arch_warmup")
+                         "use more epochs or a smaller arch_warmup")

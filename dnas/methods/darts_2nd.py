@@ -2,8 +2,8 @@
 
     arch <- Adam on  d L_valid(w', arch) / d arch,   w' = w after one optimiser step on L_train(w, arch)
 
-All other defaults are those of `darts`. Departure: by default the derivative through w' is exact and w' is the step as
-it is taken, clipping included; `hypergradient finite-difference` is the paper's approximation, without clipping.
+All other defaults are those of `darts`. Departure: by default the derivative through w' is exact and w' is the actual
+step, clipping included; `hypergradient finite-difference` is the paper's approximation, without clipping.
 """
 
 from dnas.methods.darts import darts

@@ -20,18 +20,18 @@ def rarts(*, coupling: float = 1.0, weight: float = 1.0, merged: bool = True, lr
     """RARTS.
 
     Args:
-        coupling: beta, that holds the two networks together; lr * coupling must be below 2.
-        weight: lambda, of the training loss beside the validation loss.
+        coupling: beta, how strongly the two networks pull each other; lr * coupling must be below 2.
+        weight: lambda, weight of the training loss beside the validation loss.
         merged: two passes a step; otherwise the exact sweep of four.
         lr: learning rate of both networks in the first epoch; falls along a cosine, once an epoch.
-        lr_min: where that cosine ends.
+        lr_min: last value of that cosine.
         momentum: of the networks' SGD.
         decay: weight decay of the networks.
         clip: largest global norm of a network's gradient.
         arch_lr: learning rate of the architecture's Adam (betas 0.5, 0.999).
         arch_decay: weight decay of the architecture, coupled as in torch.
 
-    Raises ValueError where lr and coupling break the bound below which a descent step on the coupling can converge.
+    Raises ValueError if lr * coupling is 2 or more, where descent on the coupling diverges.
     """
     numbers = {"coupling": coupling, "weight": weight, "lr": lr, "lr_min": lr_min, "momentum": momentum, "decay": decay,
                "clip": clip, "arch_lr": arch_lr, "arch_decay": arch_decay}
@@ -39,11 +39,11 @@ def rarts(*, coupling: float = 1.0, weight: float = 1.0, merged: bool = True, lr
 
 
 def check(hyper):
-    """Raises ValueError where one of the numbers is out of range."""
+    """Raises ValueError if one of the numbers is out of range."""
     check_darts({"arch_warmup": 0, "arch_every": 1, **hyper})
     if not (hyper["coupling"] > 0 and hyper["weight"] > 0):
         raise ValueError(f"rarts needs coupling > 0 and weight > 0, got {hyper['coupling']} and {hyper['weight']}")
     lr, coupling = hyper["lr"], hyper["coupling"]
     if lr * coupling >= 2:
         raise ValueError(f"lr {lr} times coupling {coupling} is {lr * coupling:g}: rarts diverges unless "
-                         f"lr * coupling < 2; take coupling < {2 / lr:g}")
+                         f"lr * coupling < 2; use coupling < {2 / lr:g}")

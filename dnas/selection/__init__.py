@@ -9,4 +9,4 @@ SELECTIONS = {
 }
 """Place of each factory; `dnas.registry.resolve` imports it."""
 COMPARED = ("magnitude", "perturbation", "sampled", "random")
-"""Those that a comparison is of unless it names others."""
+"""Default selections of a comparison."""

@@ -8,26 +8,26 @@ from dnas.selection.types import Progress, Selection, Unsuitable
 
 
 def magnitude() -> Selection:
-    """The operations with the largest shares of their edge: an edge's own weight, if it has one, does not count."""
+    """The operations with the largest shares of their edge's gates; weights of edges do not count."""
     return _largest(shares)
 
 
 def magnitude_edge() -> Selection:
-    """The operations with the largest gates, which hold the edges' weights too (PC-DARTS, arXiv 1907.05737, eq. 2).
+    """The operations with the largest gates, weights of edges included (PC-DARTS, arXiv 1907.05737, eq. 2).
 
-    Raises Unsuitable, once it begins, on a run without edge normalisation: there it is what `magnitude` is.
+    Its `begin` raises Unsuitable on a run without edge normalisation, where it equals `magnitude`.
     """
     return _largest(weighted)
 
 
 def shares(context):
-    """The gates `[E, K]` of each group, each edge's scaled to sum to one."""
+    """The gates `[E, K]` of each group, scaled to sum to one on each edge."""
     gates = {name: np.asarray(rows, np.float64) for name, rows in context.gates(context.state).items()}
     return {name: rows / np.maximum(rows.sum(-1, keepdims=True), 1e-30) for name, rows in gates.items()}
 
 
 def weighted(context):
-    """The gates `[E, K]` of each group as they are. Raises Unsuitable where every edge weighs one."""
+    """The gates `[E, K]` of each group as they are. Raises Unsuitable if every edge weighs one."""
     gates = {name: np.asarray(rows, np.float64) for name, rows in context.gates(context.state).items()}
     if all(np.allclose(rows.sum(-1), 1, atol=1e-4) for rows in gates.values()):
         raise Unsuitable("magnitude-edge needs a run with edge normalisation (--method pc-darts, or "
@@ -37,8 +37,8 @@ def weighted(context):
 
 def _largest(scores) -> Selection:
     def begin(context):
-        found = {name: rows.astype(np.float32) for name, rows in scores(context).items()}
-        return Progress(context.state, np.int32(0), found, np.int64(0))
+        values = {name: rows.astype(np.float32) for name, rows in scores(context).items()}
+        return Progress(context.state, np.int32(0), values, np.int64(0))
 
     return Selection(lambda context: 0, begin, lambda key, context, progress: progress,
                      lambda context, progress: context.space.genotype(progress.scores),

@@ -1,15 +1,15 @@
 """DARTS-PT: perturbation-based selection (Wang et al., ICLR 2021, arXiv 2108.04392).
 
-    an edge's operation  = argmin over o of accuracy of the supernet without o on that edge
-    a node's two edges   = those whose removal costs the most accuracy
+    operation of an edge  = argmin over o of the supernet's accuracy without o on that edge
+    two edges of a node   = those whose removal costs the most accuracy
 
 Edges are decided in random order, with epochs of fine-tuning at a tenth of the learning rate in between. Removing sets
 a gate to zero and does not renormalise its row; the supernet keeps batch statistics; the whole validation split counts.
-A removed edge of a node stays in place while its siblings are scored, and goes when the node is decided.
+Edges into a node are all in place while they are scored, and are removed when the node is decided.
 
-Defaults are those of the authors' scripts: five epochs between decisions, accuracy as criterion. Departures: decisions
-fall on every `interval`-th epoch, where the authors' last one on NAS-Bench-201 comes an epoch early; the selection ends
-with the last decision, where they train the decided network for an epoch more.
+Defaults are those of the authors' scripts: five epochs between decisions, accuracy as criterion. Departures: every
+decision follows `interval` epochs (the authors' last one on NAS-Bench-201 is an epoch early), and the selection ends with
+the last decision (the authors train the decided network for another epoch).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dnas.types import REMOVED, Genotype
 
 
 class Event(NamedTuple):
-    """Decisions taken at one moment: an edge of every group, or a node's. By group; None where it has none left."""
+    """The edge or node (`kind`) to decide next in each group; None in groups that have none left."""
 
     kind: str
     chosen: dict[str, int | None]
@@ -36,13 +36,13 @@ def perturbation(*, interval: int = 5, criterion: Literal["metric", "loss"] = "m
 
     Args:
         interval: Epochs of fine-tuning between decisions; 0 for none.
-        criterion: What tells how much an operation is missed: the task's metric (such as accuracy), or the loss, without it.
+        criterion: What measures the harm of removing an operation: the task's metric (such as accuracy), or the loss.
         images: Validation images to score on; 0 for all.
-        racing: Stop scoring an operation once it can no longer be the one, at `confidence`. Not in the paper.
-        confidence: Of a race, over all its comparisons.
-        seed: Of the order of the edges; that of the search unless given.
+        racing: Stop scoring an operation once it cannot be the best any more, at `confidence`. Not in the paper.
+        confidence: Confidence of a race over all its comparisons.
+        seed: Seed of the order in which edges are decided; default: the search's seed.
 
-    Raises ValueError where one is out of range.
+    Raises ValueError if one is out of range.
     """
     refuse_negative(interval=interval, images=images, seed=seed or 0)
     if criterion not in ("metric", "loss"):
@@ -57,9 +57,9 @@ def perturbation(*, interval: int = 5, criterion: Literal["metric", "loss"] = "m
         return schedule(context.space, context.seed if seed is None else seed)
 
     def plan(context):
-        found = order(context)
-        masks = sum(len(_candidates(context.space, event, name)) for event in found for name in context.space.groups)
-        return {"evaluations": masks * used(context), "epochs": interval * (len(found) - 1)}
+        events = order(context)
+        masks = sum(len(_candidates(context.space, event, name)) for event in events for name in context.space.groups)
+        return {"evaluations": masks * used(context), "epochs": interval * (len(events) - 1)}
 
     def steps(context):
         events = len(order(context))
@@ -97,9 +97,9 @@ def perturbation(*, interval: int = 5, criterion: Literal["metric", "loss"] = "m
         else:
             edges = _edges_into(context.space.groups[name], where)
             # ties: of equal edges the later one goes first
-            kept = sorted(range(len(edges)), key=lambda i: (-missed[i], i))[:_kept(context.space, name, where)]
+            remaining = sorted(range(len(edges)), key=lambda i: (-missed[i], i))[:_in_degree(context.space, name, where)]
             for i, e in enumerate(edges):
-                decisions[e] = decisions[e] if i in kept else REMOVED
+                decisions[e] = decisions[e] if i in remaining else REMOVED
         return state._replace(decisions=state.decisions | {name: decisions}), scores, evaluated
 
     def genotype(context, progress):
@@ -109,11 +109,11 @@ def perturbation(*, interval: int = 5, criterion: Literal["metric", "loss"] = "m
 
 
 def schedule(space, seed: int) -> list[Event]:
-    """The decisions in their order: every edge of every group, then every node of those spaces that drop edges."""
+    """The decisions in order: every edge of every group, then every node, if the space drops edges."""
     rng = np.random.default_rng(seed)
     edges = {name: rng.permutation(group.shape[0]) for name, group in space.groups.items()}
     nodes = {name: rng.permutation([node for node in dict.fromkeys(t for _, t in group.edges)
-                                    if _kept(space, name, node) < len(_edges_into(group, node))])
+                                    if _in_degree(space, name, node) < len(_edges_into(group, node))])
              for name, group in space.groups.items()}
     events = []
     for kind, order in ("edge", edges), ("node", nodes):
@@ -126,14 +126,14 @@ def _edges_into(group, node) -> list[int]:
     return [e for e, (_, target) in enumerate(group.edges) if target == node]
 
 
-def _kept(space, name, node) -> int:
+def _in_degree(space, name, node) -> int:
     """Edges into a node that the space's own rule keeps."""
     even = space.genotype({g: np.ones(group.shape) for g, group in space.groups.items()})
     return sum(choice.target == node for choice in even.choices[name])
 
 
 def _candidates(space, event: Event, name: str) -> list[np.ndarray]:
-    """Masks `[E, K]` of what each candidate of an event takes away from a group."""
+    """Masks `[E, K]` of the gates that each candidate of an event removes from a group."""
     group, where = space.groups[name], event.chosen[name]
     if where is None:
         return []
@@ -146,7 +146,7 @@ def _candidates(space, event: Event, name: str) -> list[np.ndarray]:
 
 
 def _missed(context, state, masks, criterion, images, confidence):
-    """How much each mask hurts `[M]`, and the images evaluated. A mask that left a race has -inf."""
+    """The harm `[M]` of each mask, and the number of images evaluated. Masks that left a race have -inf."""
     metric, better = context.task.metric, context.task.better
 
     def hurt(losses, values):
@@ -159,16 +159,16 @@ def _missed(context, state, masks, criterion, images, confidence):
     if confidence is None:
         values = hurt(*scored(masks, 0, images))
         return values.mean(-1), values.size
-    looks = rounds(images, context.rows)
+    ends = rounds(images, context.rows)
     alive, losses, hits, evaluated = list(range(len(masks))), np.zeros((len(masks), 0)), np.zeros((len(masks), 0)), 0
-    for first, last in zip([0, *looks], looks):
-        found = scored([masks[m] for m in alive], first, last)
+    for first, last in zip([0, *ends], ends):
+        batch = scored([masks[m] for m in alive], first, last)
         evaluated += len(alive) * (last - first)
-        losses, hits = (np.concatenate([seen, new], 1) for seen, new in zip((losses, hits), found))
-        # masks whose every loss is the same bits are the same network: the first of them speaks for all
+        losses, hits = (np.concatenate([seen, new], 1) for seen, new in zip((losses, hits), batch))
+        # masks with bit-identical losses are the same network: the first of them stands for all
         stay = np.sort(np.unique(losses, axis=0, return_index=True)[1])
         alive, losses, hits = [alive[i] for i in stay], losses[stay], hits[stay]
-        stay = race(hurt(losses, hits), images, confidence, comparisons=(len(masks) - 1) * len(looks))
+        stay = race(hurt(losses, hits), images, confidence, comparisons=(len(masks) - 1) * len(ends))
         alive, losses, hits = [m for m, s in zip(alive, stay) if s], losses[stay], hits[stay]
         if len(alive) == 1:
             break
@@ -178,7 +178,7 @@ def _missed(context, state, masks, criterion, images, confidence):
 
 
 def rounds(images: int, rows: int) -> list[int]:
-    """After how many images a race looks who is left: early and often at first, whole batches of `rows`, and all."""
+    """Numbers of images after which a race drops masks: often at first, in whole batches of `rows`, and all at last."""
     shares = (0.03, 0.06, 0.1, 0.15, 0.22, 0.32, 0.45, 0.6, 0.75, 0.9, 1)
     return sorted({min(images, rows * max(1, round(share * images / rows))) for share in shares} | {images})
 
@@ -186,8 +186,8 @@ def rounds(images: int, rows: int) -> list[int]:
 def race(values: np.ndarray, images: int, confidence: float, *, comparisons: int) -> np.ndarray:
     """Which rows of `values [M, seen]` may still have the largest mean over all `images`: boolean `[M]`.
 
-    Paired differences to the leading row, normal approximation for sampling without replacement, the confidence shared
-    out among `comparisons`.
+    Paired differences to the leading row, normal approximation for sampling without replacement, the confidence divided
+    among `comparisons`.
     """
     from scipy.stats import norm
 

@@ -1,4 +1,4 @@
-"""Selections that draw: one genotype at random, or the best of several drawn from the architecture's distribution.
+"""Random selections: one genotype drawn uniformly, or the best of several drawn from the gates.
 
 The best of N draws by supernet accuracy is how SETN (Dong & Yang, ICCV 2019) and random search with weight sharing
 (Li & Talwalkar, UAI 2019, arXiv 1902.07638) choose.
@@ -14,10 +14,10 @@ from dnas.types import Genotype
 
 
 def random(*, seed: int | None = None) -> Selection:
-    """A genotype drawn uniformly: random scores, and then the space's own rule.
+    """A genotype drawn uniformly: the space's own rule on random scores.
 
     Args:
-        seed: Of the draw; that of the search unless given.
+        seed: Seed of the draw; default: the search's seed.
 
     Raises ValueError for a negative seed.
     """
@@ -37,8 +37,8 @@ def sampled(*, draws: int = 100, seed: int | None = None) -> Selection:
     """The genotype with the best validation metric in the supernet among several drawn from the gates.
 
     Args:
-        draws: Genotypes that are tried.
-        seed: Of the draws; that of the search unless given.
+        draws: How many genotypes to try.
+        seed: Seed of the draws; default: the search's seed.
 
     Raises ValueError for fewer than one draw or a negative seed.
     """
@@ -81,7 +81,7 @@ def sampled(*, draws: int = 100, seed: int | None = None) -> Selection:
 
 
 def draw(context, rng) -> Genotype:
-    """A genotype drawn from the gates: Gumbel noise on their logarithms, and then the space's own rule."""
+    """A genotype drawn from the gates: the space's own rule on their logarithms plus Gumbel noise."""
     noisy = {name: np.log(np.maximum(np.asarray(rows, np.float64), 1e-30)) + rng.gumbel(size=rows.shape)
              for name, rows in context.gates(context.state).items()}
     return context.space.genotype({name: np.exp(rows - rows.max()) for name, rows in noisy.items()})

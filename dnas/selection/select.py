@@ -1,4 +1,4 @@
-"""Runs a selection on a trained supernet, a step at a time, and keeps what it finds."""
+"""Runs a selection on a trained supernet step by step, and saves its progress and result."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from dnas.types import REMOVED, Genotype, SearchSpace, Tree
 FINE_TUNING = 0.1
 """Share of the first learning rate at which the weights are fine-tuned (DARTS-PT, arXiv 2108.04392)."""
 COST = {"evaluations": (int,), "epochs": (int,), "seconds": (int, float)}
-"""What cost.json holds."""
+"""Numbers in cost.json and their types."""
 WIDTH = 8
 """Least number of masks that the scoring program takes."""
 
 
 class SelectionResult(NamedTuple):
-    """What a selection ends with. scores: {name: [E, K]}; cost: evaluations (examples forward through the supernet),
+    """The result of a selection. scores: {name: [E, K]}; cost: evaluations (examples forward through the supernet),
     epochs of fine-tuning, seconds of its steps, those before an interruption included."""
 
     genotype: Genotype
@@ -46,14 +46,14 @@ class SelectionResult(NamedTuple):
 def selection_context(space: SearchSpace, method: Method, data: Dataset, state: Tree, *, batch: int, epochs: int,
                       seed: int = 0, key: Any = None,
                       compiling: Callable[[str], AbstractContextManager] = SILENT.compiling) -> Context:
-    """What selections work with, of the trained `state` of a search of `epochs` epochs. Compiles its two programs when they
+    """The context of selections on the trained `state` of a search of `epochs` epochs. Compiles its two programs when they
     are first needed.
 
     Fine-tuning is the search step at FINE_TUNING of its first learning rate. The weights' optimiser starts afresh, the
-    architecture's goes on.
+    architecture's continues.
 
-    key: see `dnas.engine.compile.program_key`; that of the search, so that its compiled step is found.
-    compiling: shows that a program is being compiled, such as `dnas.engine.progress.compiling`; nothing unless given.
+    key: see `dnas.engine.compile.program_key`; that of the search reuses its compiled step.
+    compiling: shows that a program is being compiled, such as `dnas.engine.progress.compiling`.
     """
     examples, steps, task = on_device(data), steps_per_epoch(data, batch), task_of(data)
     algorithm = method.bind(space, task)
@@ -79,7 +79,7 @@ def selection_context(space: SearchSpace, method: Method, data: Dataset, state: 
 
     def tune(state, epoch, steps=steps):
         indices = epoch_indices(seed, 1_000_000 + epoch, data.splits["train"], data.splits["valid"], batch)
-        copied = jax.tree.map(jnp.array, state)  # the step takes what it is given
+        copied = jax.tree.map(jnp.array, state)  # the step donates its state
         key = jax.random.fold_in(jax.random.key(seed), 2)
         return program("tune")(copied, tuning, key, *indices, on_metrics=lambda metrics, done: None, steps=steps)[0]
 
@@ -101,19 +101,19 @@ def _timed(function: Callable) -> float:
 
 def select(selection: Selection, context: Context, *, folder: Path | None = None, key: jax.Array | None = None,
            say: Callable[[str], None] = lambda text: None) -> SelectionResult:
-    """Takes all steps of `selection`. With `folder` it saves each, goes on from the last, and writes the result there:
-    genotype.json, scores.npz and cost.json.
+    """Runs all steps of `selection`. With `folder` it saves each, continues from the last, and writes genotype.json,
+    scores.npz and cost.json there.
 
-    Raises what `dnas.runs.checkpoint` raises for damaged files.
+    Raises the errors of `dnas.runs.checkpoint` for damaged files.
     """
     key = jax.random.key(context.seed) if key is None else key
     progress, total = selection.begin(context), selection.steps(context)
     if folder is not None:
-        found = checkpoint.latest(folder / "checkpoints", progress)
-        if found:
-            for message in found.skipped:
+        latest = checkpoint.latest(folder / "checkpoints", progress)
+        if latest:
+            for message in latest.skipped:
                 say(message)
-            progress = found.tree
+            progress = latest.tree
             refuse_non_finite(progress.state, f"{folder}: the supernet's")
             say(f"continuing after step {int(progress.step)} of {total}")
     while int(progress.step) < total:
@@ -133,19 +133,19 @@ def select(selection: Selection, context: Context, *, folder: Path | None = None
 
 
 def _step_text(context: Context, decisions: Mapping[str, np.ndarray], evaluations: int, after: Progress) -> str:
-    """What a step has done, in words: which edges it decided, and for what, since `decisions`."""
-    found = []
+    """A step as text: the edges that it decided since `decisions`, and their operations."""
+    decided = []
     for name, before in decisions.items():
         now = np.asarray(after.state.decisions[name])
         for e in np.flatnonzero(now != before):
             source, target = context.space.groups[name].edges[e]
             op = "is removed" if now[e] == REMOVED else f"is {context.space.groups[name].edge_ops(e)[now[e]]}"
-            found.append(f"{name} {source}->{target} {op}")
+            decided.append(f"{name} {source}->{target} {op}")
     tried = np.asarray(after.scores.get(TRIED, np.nan))
-    if not found and np.isfinite(tried).any():
+    if not decided and np.isfinite(tried).any():
         best = context.task.better * np.nanmax(context.task.better * tried)
         return f"{np.isfinite(tried).sum()} tried, the best has {metric_text(context.task, best)}"
-    return ", ".join(found) or ("fine-tuning" if int(after.evaluations) == evaluations else "no edge is decided yet")
+    return ", ".join(decided) or ("fine-tuning" if int(after.evaluations) == evaluations else "no edge is decided yet")
 
 
 def _write(folder: Path, chosen: SelectionResult) -> None:
@@ -156,15 +156,15 @@ def _write(folder: Path, chosen: SelectionResult) -> None:
 
 
 def refuse_non_finite(state: Tree, what: str) -> None:
-    """Raises ValueError, in one line that begins with `what`, where the state of a supernet holds NaN or infinity."""
+    """Raises ValueError, beginning with `what`, if the state of a supernet holds NaN or infinity."""
     for part in ("weights", "stats", "arch"):
         checkpoint.refuse_non_finite(getattr(state, part), f"{what} {part}")
 
 
 def load_selected(folder: Path) -> SelectionResult | None:
-    """What a finished selection wrote in `folder`; None if it has not finished.
+    """The result that a finished selection wrote in `folder`; None if it has not finished.
 
-    Raises ValueError, in one line, for damaged files.
+    Raises ValueError for damaged files.
     """
     if not (folder / "genotype.json").exists():
         return None
@@ -173,7 +173,7 @@ def load_selected(folder: Path) -> SelectionResult | None:
 
 
 def load_cost(folder: Path) -> dict[str, float]:
-    """What a finished selection cost: evaluations, epochs, seconds. Raises ValueError, in one line, for a damaged file."""
+    """The cost of a finished selection: evaluations, epochs, seconds. Raises ValueError for a damaged file."""
     try:
         cost = read_json(folder / "cost.json")
     except ValueError as error:

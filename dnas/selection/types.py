@@ -1,4 +1,4 @@
-"""What a selection is, and what it is given to work with."""
+"""The interface of selections: their context, progress and functions."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from dnas.types import Array, Gates, Genotype, SearchSpace, Tree
 
 
 class Unsuitable(ValueError):
-    """A selection cannot work on this run: raised by `begin`."""
+    """Raised by `begin` if a selection cannot work on this run."""
 
 
 class Context(NamedTuple):
-    """What a selection works with: a trained supernet, and two compiled programs to try things on it.
+    """A trained supernet with two compiled programs, to evaluate and to fine-tune it.
 
-    gates(state) -> the gates by which the supernet is judged, decided edges one-hot.
+    gates(state) -> the gates by which the supernet is evaluated, decided edges one-hot.
     score(state, masks, first=0, last=examples) -> {"loss", and each metric of the task: [M, examples]}: of the supernet
         under each of the gates in `masks`, a list of at most `width` mappings {group: [E, K]}, on validation examples
         number first..last. Losses in nats or squared units. Batch statistics.
     tune(state, epoch) -> state: one epoch of the search step at a tenth of the first learning rate; decided edges stay.
     examples: of the validation split. rows: examples in a batch of `score`, which computes whole batches.
     seed: of the search, for selections that draw.
-    seconds(plan) -> how long a plan takes here, measured on a batch of each program that it needs; compiles them.
+    seconds(plan) -> duration of a plan, measured on a batch of each program that it needs; compiles them.
     """
 
     space: SearchSpace
@@ -42,13 +42,12 @@ class Context(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far a selection has come, as arrays only: it is saved after every step.
+    """The progress of a selection, arrays only, saved after every step.
 
-    state: the supernet, with the decisions taken. step: steps taken. scores: {group: [E, K]}, what the selection found
-    out about each operation, more is better, NaN where nothing; other names may hold arrays of its own, of which
-    TRIED `[N]` and TRIED/group `[N, E]` are the task's first metric of whole genotypes and their operations'
-    indices. evaluations: examples that went forward through the supernet. seconds: spent so far, counted by
-    `dnas.selection.select`.
+    state: the supernet with its decisions. step: steps done. scores: {group: [E, K]}, the score of each operation, more
+    is better, NaN if unknown; other names may hold arrays of the selection's own, of which TRIED `[N]` and TRIED/group
+    `[N, E]` are the task's first metric of whole genotypes and their operations' indices. evaluations: examples passed
+    forward through the supernet. seconds: counted by `dnas.selection.select`.
     """
 
     state: Tree
@@ -66,7 +65,7 @@ class Selection(NamedTuple):
     """A way of choosing a genotype, in steps.
 
     steps(context) -> how many there are; begin(context) -> Progress; step(key, context, progress) -> Progress;
-    genotype(context, progress) -> Genotype, once all are taken; plan(context) -> {"evaluations", "epochs"} it will cost.
+    genotype(context, progress) -> Genotype, after the last step; plan(context) -> {"evaluations", "epochs"}, its cost.
     """
 
     steps: Callable[[Context], int]

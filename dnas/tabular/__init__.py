@@ -1,1 +1,1 @@
-"""Tabular ground truth as arrays: what networks reached that others trained. For reports; no search reads it."""
+"""Tables of published results of trained networks, as arrays. For reports; no search reads them."""
