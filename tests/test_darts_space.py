@@ -267,6 +267,18 @@ def test_looped_and_unrolled_edges_are_the_same_function(reduction):
         np.testing.assert_allclose(leaf, other, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.parametrize("cell", [Cell, LoopedCell])
+@pytest.mark.parametrize("train", [True, False])
+def test_every_edge_has_a_noise_of_its_own(cell, train):
+    """A node is the sum of its edges, whose variances add up."""
+    cell = cell(("noise",), 1, False, False, False, name="cell_1")
+    x, gates = jnp.zeros((64, 8, 8, 1)), jnp.ones((14, 1))
+    variables = cell.init(jax.random.key(0), x, x, gates, True)
+    rngs = {"dropout": jax.random.key(1)} if train else {}
+    y = cell.apply(variables, x, x, gates, train, mutable=["batch_stats"], rngs=rngs)
+    assert np.allclose(np.var(y[0], (0, 1, 2)), (2, 3, 4, 5), rtol=0.1)
+
+
 def test_noise_is_new_in_every_training_step_and_fixed_in_evaluation():
     space = s4(IMAGE, 3, channels=1, cells=3, scan="off")
     images = jnp.asarray(np.random.default_rng(0).normal(size=(2, *IMAGE)), jnp.float32)
