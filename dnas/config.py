@@ -78,14 +78,21 @@ def build_selection(name: str, options: Mapping[str, Any] | None = None) -> tupl
 
 
 def space_of(config: Mapping[str, Any], data: Dataset, where: str, trust: bool | Collection[str]) -> SearchSpace:
-    """The space of the config that was read from the file `where`. trust: see `dnas.registry.refuse_untrusted`."""
-    name, options = _part(config, "space", where, trust)
+    """The space of the config that was read from the file `where`. trust: see `dnas.registry.refuse_untrusted`.
+
+    A space that was given as an object is built again if its name is registered.
+    """
+    name, options = named_part(config, "space", where, trust)
+    if not registry.is_place(name, "space") and name not in registry.names("space"):
+        raise ValueError(f"{where}: the space {name[:80]!r} is not registered here; if it was an object of your own, give "
+                         "it again (in Python space=)")
+    options = {option: value for option, value in options.items() if option not in ("image", "classes")}
     return build_space(name, data, options)
 
 
 def method_of(config: Mapping[str, Any], where: str, trust: bool | Collection[str]) -> Method:
     """The method of the config that was read from the file `where`, without its budget."""
-    return build_method(*_part(config, "method", where, trust))
+    return build_method(*named_part(config, "method", where, trust))
 
 
 def data_of(config: Mapping[str, Any], where: str, trust: bool | Collection[str], splits=("train",)) -> Dataset:
@@ -158,9 +165,9 @@ def read_config(path: str | Path) -> dict[str, Any]:
     """The config.json of a search, or of the run directory `path`. Raises ValueError, in one line, for anything else."""
     from dnas.runs.files import read_json
 
-    file = Path(path).expanduser()
-    file = file / "config.json" if file.is_dir() else file
-    config = read_json(file)
+    path = Path(path).expanduser()
+    file = path / "config.json" if path.is_dir() else path
+    config = read_json(path.resolve() if path.is_symlink() and path.is_file() else file)  # a person may name a link
     for key in config:
         if key not in (*SEARCH, "digest"):
             near = difflib.get_close_matches(key, SEARCH, 1)
@@ -168,12 +175,14 @@ def read_config(path: str | Path) -> dict[str, Any]:
             raise ValueError(f"{file}: unknown key {key!r}; {hint}")
     for part in ("space", "method"):
         if part in config and not (isinstance(config[part], Mapping) and config[part].get("name") == ""):
-            _part(config, part, str(file), True)
+            named_part(config, part, str(file), True)
     return config
 
 
-def _part(config: Mapping[str, Any], part: str, where: str, trust: bool | Collection[str]) -> tuple[str, dict[str, Any]]:
-    """Name and options of a part of a config, if it may be built."""
+def named_part(config: Mapping[str, Any], part: str, where: str,
+               trust: bool | Collection[str]) -> tuple[str, dict[str, Any]]:
+    """Name and options of a part of a config. Raises ValueError where it has no name, or one that may not be imported, see
+    `dnas.registry.refuse_untrusted`."""
     said = config.get(part)
     if not isinstance(said, Mapping) or not isinstance(said.get("name"), str):
         raise ValueError(f'{where}: {part} is {str(said)[:80]}; it must be {{"name": ..., and its options}}')

@@ -83,7 +83,7 @@ def refuse_untrusted(name: str, kind: str, where: str, trust: bool | Collection[
     if trust is True or not is_place(name, kind) or trust and name in trust:
         return
     raise ValueError(f"{where} names the {kind} {name[:120]!r}, and nothing is imported because a file says so: if you "
-                     f"trust that place, name it yourself (--{kind}, in Python {kind}=), or say --trust (trust=True)")
+                     f"trust that place, say --trust (in Python trust=True) or name it yourself where there is --{kind} ({kind}=)")
 
 
 def resolve(name: str, kind: str) -> Callable:

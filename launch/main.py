@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import gc
 import importlib
@@ -10,7 +11,10 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import TextIO
 
+from dnas.printing import printable
+from launch.interrupts import exit_code, interruptible
 from launch.text import plain
 
 COMMANDS = {
@@ -30,7 +34,7 @@ COMMANDS = {
     "methods": ("launch.lists:methods", "list the search methods"),
     "datasets": ("launch.lists:datasets", "list the data sets and the forms in which data can be given"),
 }
-FAILED, BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
+FAILED, BAD_INPUT, BROKEN_PIPE = 1, 2, 141
 GARBAGE = 10_000, 10, 10
 """Thresholds of the garbage collector. Imports and traces make many objects that stay, and by default a tenth of the time
 until the first step goes into looking through them again and again."""
@@ -42,23 +46,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line `argv` (that of the process unless given) and returns its exit code.
 
     0: done; 1: it failed on the way, such as by a loss that is not finite; 2: bad input, or files that cannot be read
-    or written; 130: interrupted. What is wrong is one line on standard error; DNAS_DEBUG=1 adds the traceback.
+    or written; 130, 143, 129: ended by Ctrl-C, SIGTERM, SIGHUP. What is wrong is one line on standard error; DNAS_DEBUG=1
+    adds the traceback. Nothing that is printed can command a terminal.
     """
     _sure_of_output()
     gc.set_threshold(*GARBAGE)
-    try:
-        code = _run(list(sys.argv[1:] if argv is None else argv))
-        sys.stdout.flush()
-        return code
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else FAILED if stop.code else 0
-    except KeyboardInterrupt as interrupt:
-        return _say(str(interrupt) or "interrupted", INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
-    except Exception as error:
-        return _say(*_explained(error))
+    with contextlib.redirect_stdout(Plain(sys.stdout)), contextlib.redirect_stderr(Plain(sys.stderr)), \
+            interruptible() as received:
+        try:
+            code = _run(list(sys.argv[1:] if argv is None else argv))
+            sys.stdout.flush()
+            return code
+        except SystemExit as stop:
+            return stop.code if isinstance(stop.code, int) else FAILED if stop.code else 0
+        except KeyboardInterrupt as interrupt:
+            return _say("dnas", str(interrupt) or "interrupted", exit_code(received))
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return BROKEN_PIPE
+        except Exception as error:
+            if received:  # which raised another error where it met code that is not Python
+                return _say("dnas", "interrupted", exit_code(received))
+            return _say("dnas: error", *_explained(error))
+
+
+class Plain:
+    """A stream that passes on texts as `printable` makes them. What rich writes for a terminal to obey goes past it."""
+
+    def __init__(self, stream: TextIO):
+        self.rich_proxied_file = stream
+
+    def write(self, text: str) -> int:
+        """Writes a text."""
+        return self.rich_proxied_file.write(printable(text))
+
+    def __getattr__(self, name: str):
+        return getattr(self.rich_proxied_file, name)
 
 
 def usage() -> str:
@@ -73,6 +96,8 @@ def _sure_of_output() -> None:
     """Whatever a file is called can be printed, in any encoding; and where there is no output at all, nothing is."""
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (it stays open as long as the process)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
 
@@ -109,10 +134,9 @@ def _explained(error: Exception) -> tuple[str, int]:
     return f"{type(error).__name__}: {first} (DNAS_DEBUG=1 shows where)", FAILED
 
 
-def _say(text: str, code: int) -> int:
+def _say(prefix: str, text: str, code: int) -> int:
     if os.environ.get("DNAS_DEBUG", "0") not in ("", "0"):
         traceback.print_exc()
-    prefix = "dnas" if code == INTERRUPTED else "dnas: error"
     line = plain(" ".join(text.split()))
     print(f"{prefix}: {line if len(line) <= LONGEST else line[:LONGEST] + ' ...'}", file=sys.stderr)
     return code

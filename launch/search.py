@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launch.arguments import load_data
+from launch.arguments import is_given, load_data
 from launch.search_options import read_search, settings_of
 from launch.text import budget_lines, size_text
 
@@ -31,6 +31,8 @@ def main(argv: Sequence[str]) -> int:
     own = {name: values[name] for name in ("epochs", "batch", "seed", "diagnose", "stop_on_collapse", "start")}
     plan = plan_search(**{"space": spaces[0], "method": methods[0], "data": data, **several}, **own,
                        seeds=values["seeds"] if values["seeds"] != 1 else None, budget=Budget(**values["budget_options"]))
+    if values["config"] and values["start"] and not is_given(argv, "start"):
+        _refuse_other_start(values["config"], plan)
     out = Path(values["run"]).expanduser() if values["run"] else default_folder(plan)
     try:
         runs = run_searches(plan, out, progress=values["progress"], cache=values["cache"])
@@ -38,6 +40,17 @@ def main(argv: Sequence[str]) -> int:
         raise KeyboardInterrupt(f"interrupted; `{_again(argv, plan, out)}` goes on from its last checkpoint") from None
     print(report_runs(plan, runs, out) if plan.several else report(runs[0]))
     return 0
+
+
+def _refuse_other_start(path: str, plan: SearchPlan) -> None:
+    """Raises ValueError where the run that a config began with is not as it was then, or another took its place."""
+    from dnas.api.supernet import FINGERPRINT
+    from dnas.config import read_config
+
+    there, here = read_config(path)["start"], plan.settings[0].config["start"]
+    if any(there.get(key) != here[key] for key in FINGERPRINT):
+        raise ValueError(f"{path} began with epoch {there.get('epoch')} of the search in {there['run']}, and another "
+                         f"supernet is there now, of epoch {here['epoch']}; to begin with it say --start {there['run']}")
 
 
 def report(run: Run) -> str:

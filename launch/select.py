@@ -26,7 +26,10 @@ def main(argv: Sequence[str]) -> int:
     from launch.text import budget_lines, size_text
 
     options = values.pop("selection_options")
-    chosen = dnas.select(values.pop("run"), **values, **options)
+    try:
+        chosen = dnas.select(values.pop("run"), **values, **options)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted; the same command goes on from the last step") from None
     supernet = chosen.run.supernet
     print("", terminal_cell(chosen.genotype, supernet.space.groups), supernet.space.format(chosen.genotype), "", sep="\n")
     print(f"size       {size_text(supernet.space.cost(chosen.genotype))} as a network of its own")

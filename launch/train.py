@@ -31,10 +31,13 @@ def main(argv: Sequence[str]) -> int:
     """Runs `dnas train`. Raises what is wrong as ValueError, RunWriteError or NonFiniteLoss."""
     values = _read(argv)
     what = str(_selection(values["what"], values["selection"])) if values["selection"] else values["what"]
+    from dnas import registry
     from dnas.api.architectures import architecture_of
     from dnas.api.train import default_folder, run_training_plan
     from dnas.api.training_plan import plan_training
 
+    if not values["trust"] and values["selection"]:  # whose place may be imported, since the user names it
+        values["trust"] = {registry.absolute(values["selection"])}
     architecture = architecture_of(what, space=values["space"], trust=values["trust"])
     listed = ("splits", *(option.name for option in (*options_of(TRAIN, without=NOT_OF_PLAN), *options_of(RECIPE))))
     options = {name: values[name] for name in listed if name == "trust" or is_given(argv, name)}

@@ -260,7 +260,8 @@ def test_one_supernet_at_a_time_and_one_data_set_for_all(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("names, message", [
-    ([], "runs are none"), ("absent", "is not a run directory"), (["run-0", "choice"], "is a selection"),
+    ([], "runs are none"), ("absent", "does not exist"), ("empty", "holds no search"),
+    (["run-0", "choice"], "is a selection"),
     (["run-0", "numbers"], "is of task classification, and"), (["bare"], "has no checkpoint; `dnas search --config")])
 def test_runs_that_cannot_be_compared(runs, names, message, tmp_path):
     made = runs / "run-0"
@@ -271,6 +272,7 @@ def test_runs_that_cannot_be_compared(runs, names, message, tmp_path):
     config = json.loads((made / "config.json").read_text())
     (tmp_path / "numbers" / "config.json").write_text(json.dumps(config | {"task": "regression"}))
     (tmp_path / "choice").mkdir()
+    (tmp_path / "empty").mkdir()
     (tmp_path / "choice" / "config.json").write_text(json.dumps({"selection": {"name": "random"}, "run": ".."}))
     named = str(tmp_path / names) if isinstance(names, str) else [str(tmp_path / name) for name in names]
     with pytest.raises(ValueError, match=message):

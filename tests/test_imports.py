@@ -12,7 +12,7 @@ FILES = [path for top in FORBIDDEN for path in sorted((ROOT / top).rglob("*.py")
 ROOMS = ("types", "task", "data", "algorithms", "methods", "runs", "engine", "selection", "config", "tabular", "reports",
          "api", "formats")
 """Of dnas; each may import those before it."""
-ANYWHERE = ("platform", "registry", "options", "shared_options")
+ANYWHERE = ("platform", "registry", "options", "shared_options", "printing")
 """Modules of dnas that every room may import, and that import none."""
 INSIDE = [path for path in FILES if path.relative_to(ROOT).parts[0] == "dnas"]
 

@@ -138,7 +138,7 @@ def million(genotype):
     (dict(space=lambda s: s.update(stages=10**6)), "stages is 1000000; it must be a whole number, at most 16"),
     (dict(space=lambda s: only(s, name="darts", cells=10**6)), "cells is 1000000; it must be a whole number, at most 100"),
     (dict(space=lambda s: only(s, name="nasbench201", cells=10**6, scan="off")), "cells is 1000000; it must be"),
-    (dict(space=lambda s: s.update(depth=3)), "unexpected keyword argument 'depth'"),
+    (dict(space=lambda s: s.update(depth=3)), "has no option depth; its options are"),
     (dict(space=lambda s: s.update(name="../../evil.py:space")), "if you trust that"),
     (dict(space=lambda s: s.update(name="evil")), "no space 'evil'"),
     (dict(input=lambda i: i.update(std=[0])), "its input is not that of a network"),

@@ -7,7 +7,7 @@ from importlib import metadata
 import pytest
 
 import dnas
-from dnas import registry
+from dnas import config, registry
 from dnas.methods import METHODS
 from search_spaces import SPACES
 
@@ -67,3 +67,12 @@ def test_jax_is_not_imported(code):
     done = subprocess.run([sys.executable, "-c", f"{code}; import sys; assert 'jax' not in sys.modules"],
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_label_shows_what_differs_from_the_defaults_and_imports_nothing(tmp_path):
+    assert config.label({"name": "darts", "lr": 0.5, "arch_every": 1}, "method") == "darts (lr 0.5)"
+    (tmp_path / "mine.py").write_text("import absent\ndef f(*, n: int = 1, m: int = 2):\n    pass\ng = absent.of(f)\n")
+    for name, shown in ("f", "m 3"), ("g", "n 1, m 3"), ("absent", "n 1, m 3"):
+        place = f"{tmp_path}/mine.py:{name}"
+        assert config.label({"name": place, "n": 1, "m": 3}, "space") == f"{place} ({shown})"
+    assert config.label({"name": "absent.package:f", "n": 1}, "space") == "absent.package:f (n 1)"

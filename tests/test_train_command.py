@@ -138,7 +138,7 @@ def test_a_genotype_file_says_how_its_space_was_built(place, capsys):
     (["darts-v2", "--splits", "train", "train"], "splits are train, train; they must be one or more"),
     (["darts-v2", "--preset", "fast"], "fast"), (["darts-v2", "--batch", "9999"], "batch 9999 is larger"),
     (["darts-v2", "--data", "digit"], "did you mean 'digits'"), (["darts-v2", "--epoch=3"], "did you mean --epochs?"),
-    (["evil.json"], "nothing is imported because a file says so: if you trust that place, name it yourself (--space"),
+    (["evil.json"], "nothing is imported because a file says so: if you trust that place, say --trust"),
     (["toy.json"], "no space 'toy'"),
     (["toy.json", "--space", TOY, "--cells", "2"], "has no option cells; its options are channels"),
     (["toy.json", "--space", TOY, "--auxiliary", "0.4"], "no auxiliary head"),

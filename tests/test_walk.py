@@ -87,9 +87,10 @@ def test_arrays_and_objects_of_ones_own_are_given_again(images, tmp_path):
     run = dnas.search(space, method, arrays, epochs=1, batch=16, out=tmp_path / "run", progress=False)
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["digest"] == arrays.digest() and config["method"]["name"] == "" and config["method"]["lr"] == 0.05
-    for parts, message in ({}, "the run was given arrays, array:bright; give the same data again"), (
-            {"data": arrays, "space": space}, "the method was an object of somebody's own"), (
-            {"data": dnas.data.from_arrays("other", images[0][::-1], images[1])}, "other arrays than those"):
+    other = dnas.data.from_arrays("other", images[0][::-1], images[1])
+    for parts, message in (({}, "the run was given arrays, array:bright; give the same data again"),
+                           ({"data": arrays, "space": space}, "the method was an object of somebody.s own, without a name; give it again"),
+                           ({"data": other, "space": space, "method": method}, "other arrays than those")):
         with pytest.raises(ValueError, match=message):
             _ = dnas.open(tmp_path / "run", **parts).supernet
     again = dnas.open(tmp_path / "run", data=arrays, space=space, method=method)
@@ -98,6 +99,21 @@ def test_arrays_and_objects_of_ones_own_are_given_again(images, tmp_path):
     with pytest.raises(ValueError, match="holds a run of another config: digest is"):
         other = dnas.data.from_arrays("bright", images[0][::-1], images[1])
         dnas.search(space, method, other, epochs=1, batch=16, out=tmp_path / "run", progress=False)
+
+
+def test_a_shipped_space_may_be_an_object(walk, tmp_path):
+    """Its name and options are enough to open the run again; one of another name is given again."""
+    from search_spaces.width import width
+    from tests.toy_space import toy
+
+    _, data, _, _, _ = walk
+    space = width(data.image, data.classes, channels=4, stages=1)
+    dnas.search(space, dnas.method("darts"), data, epochs=1, batch=16, out=tmp_path / "run", progress=False)
+    again = dnas.open(tmp_path / "run").supernet.space
+    assert again.groups == space.groups and again.options == space.options
+    dnas.search(toy(data.image, data.classes), "darts", data, epochs=1, batch=16, out=tmp_path / "own", progress=False)
+    with pytest.raises(ValueError, match="the space 'toy' is not registered here; .* give it again .in Python space=."):
+        _ = dnas.open(tmp_path / "own").supernet
 
 
 def test_methods_that_differ_in_numbers_are_lanes(walk, tmp_path):

@@ -17,14 +17,15 @@ from dnas.api.open import open as open_run
 from dnas.api.published import published
 from dnas.api.search_plan import stem
 from dnas.api.select import Selected
-from dnas.api.supernet import search_config
+from dnas.api.supernet import FINGERPRINT, search_config
 from dnas.data.pictures import LARGEST
 from dnas.runs import checkpoint
 from dnas.runs.directory import load_genotype
 from dnas.runs.files import read_json
 from dnas.runs.index import kind_of
 from dnas.runs.model_file import MOST
-from dnas.runs.trust import config_digest, trusted
+from dnas.runs.trust import allowed, config_digest, trusted
+from dnas.selection.select import load_cost
 from dnas.shared_options import SharedOptions
 from dnas.types import Genotype, SearchSpace
 
@@ -55,41 +56,45 @@ class Architecture:
 
 
 def architecture_of(what: str | Path | Run | Selected | Genotype, *, space: str | None = None,
-                    trust: bool = False) -> Architecture:
-    """The architecture that `what` names. space: the place of its space, in the user's own words.
+                    trust: bool | Collection[str] = False) -> Architecture:
+    """The architecture that `what` names. space: the place of its space, in the user's own words. trust: other places that
+    may be imported, True for whatever its files name.
 
     Raises ValueError, in one line, for whatever cannot be read.
     """
-    allowed = trust or ({registry.absolute(space)} if space else set())
+    places = allowed(trust, space)
     if isinstance(what, Genotype):
-        return _alone(what, "genotype", "the genotype", allowed)
+        return _alone(what, "genotype", "the genotype", places)
     if isinstance(what, Selected):
         config = what.run.config
         return Architecture(what.genotype, stem(f"{_name(what.run)}-{what.selection['name']}"), config["space"], config,
-                            f"{what.run.folder}/config.json", _trusted(what.run, allowed), search=what.run, choice=what)
+                            f"{what.run.folder}/config.json", _trusted(what.run, places), search=what.run, choice=what)
     if isinstance(what, Run) and what.folder is None:
         return Architecture(what.genotype, _name(what), what.config["space"], what.config, "the run's config", True,
                             search=what)
     path = what.folder if isinstance(what, Run) else Path(what).expanduser()
     if not path.exists():
-        return _alone(published(str(what)), str(what), str(what), allowed)
+        return _alone(published(str(what)), str(what), str(what), places)
     if path.name == "genotype.json" and (path.parent / "config.json").exists():
         path = path.parent
+    elif path.is_symlink() and path.is_file():
+        path = path.resolve()  # a person may name a link
     config = read_json(path / "config.json") if (path / "config.json").exists() else {}
     genotype = load_genotype(path)
     if not config:
         name = path.resolve().parent.name if path.name == "genotype.json" else path.stem
-        return _alone(genotype, stem(name), str(path), allowed)
+        return _alone(genotype, stem(name), str(path), places)
     kind, where = kind_of(path, config), str(path / "config.json")
     if kind == "select":
-        return _chosen(path, config, genotype, allowed)
+        return _chosen(path, config, genotype, places)
     if not isinstance(config.get("space"), Mapping) or not isinstance(config["space"].get("name"), str):
         raise ValueError(f'{where}: space is {str(config.get("space"))[:80]}; it must be {{"name": ..., and its options}}')
     common = genotype, stem(path.resolve().name), config["space"], config, where
     if kind == "search":
-        run = what if isinstance(what, Run) else open_run(path, space=space, trust=trust)
-        return Architecture(*common, _trusted(run, allowed), search=run)
-    return Architecture(*common, trusted(path, config, allowed), path, *_origin(path, config, space, trust))
+        run = what if isinstance(what, Run) else open_run(path, space=space, trust=places)
+        return Architecture(*common, _trusted(run, places), search=run)
+    places = _trusted(what, places) if isinstance(what, Run) else trusted(path, config, places)
+    return Architecture(*common, places, path, *_origin(path, config, places))
 
 
 def network_space(architecture: Architecture, data: Any, place: str | None = None, **size: int | None) -> SearchSpace:
@@ -139,26 +144,36 @@ def _alone(genotype: Genotype, name: str, where: str, trust: bool | Collection[s
 
 def _chosen(path: Path, config: Mapping[str, Any], genotype: Genotype, trust: bool | Collection[str]) -> Architecture:
     """A choice that a selection wrote; where its run was moved, the choice inside it was moved too."""
-    if not isinstance(config.get("run"), str) or not isinstance(config.get("selection"), Mapping):
-        raise ValueError(f"{path / 'config.json'} is not the config of a selection: it needs run and selection")
+    if not isinstance(config.get("run"), str):
+        raise ValueError(f"{path / 'config.json'} is of a choice from a run in memory; give the genotype.json alone")
     folder = Path(os.path.normpath(path.resolve() / config["run"]))
     if not (folder / "config.json").is_file():
         raise ValueError(f"{path} is a choice from the run {folder}, which is not there; put it back, or give the "
-                         "genotype.json")
+                         "genotype.json alone")
     searched = search_config(folder)
     refuse_other_run(folder, config, f"the choice in {path}")
-    run = open_run(folder, trust=trust is True) if trust is True or not trust else open_run(folder, space=next(iter(trust)))
-    cost = read_json(path / "cost.json") if (path / "cost.json").exists() else {}
-    choice = Selected(genotype, {}, cost, config["selection"], run, path)
+    run = open_run(folder, trust=trust)
+    choice = _selected(path, config, genotype, run, trust)
     return Architecture(genotype, stem(f"{folder.name}-{path.resolve().name}"), searched["space"], searched,
                         str(folder / "config.json"), _trusted(run, trust), search=run, choice=choice)
+
+
+def _selected(path: Path, config: Mapping[str, Any], genotype: Genotype, run: Run,
+              trust: bool | Collection[str]) -> Selected:
+    """The choice in `path`, as its config says it was chosen from `run`."""
+    selection = config.get("selection")
+    if not isinstance(selection, Mapping) or not isinstance(selection.get("name"), str):
+        raise ValueError(f'{path / "config.json"}: selection is {str(selection)[:80]}; it must be {{"name": ..., and its '
+                         "options}")
+    cost = load_cost(path) if (path / "cost.json").exists() else {}
+    return Selected(genotype, {}, cost, selection, run, path, trusted(path, config, trust))
 
 
 def refuse_other_run(folder: Path, said: Mapping[str, Any], what: str) -> None:
     """Raises ValueError where the run in `folder` is not the one of which a config says something: another may have taken
     its place. said: {"config": digest of the run's config, "epoch", "checkpoint": digest of the state at that epoch}."""
     epoch, other = said.get("epoch"), said.get("config") != config_digest(read_json(folder / "config.json"))
-    file = folder / "checkpoints" / f"{epoch:05d}.safetensors" if isinstance(epoch, int) else None
+    file = folder / "checkpoints" / f"{epoch:05d}.safetensors" if type(epoch) is int else None
     if not other and file and file.is_file():
         other = checkpoint.read(file).digest != said.get("checkpoint")
     if other:
@@ -166,25 +181,33 @@ def refuse_other_run(folder: Path, said: Mapping[str, Any], what: str) -> None:
                          "its place")
 
 
-def _origin(path: Path, config: Mapping[str, Any], space: str | None, trust: bool) -> tuple[Run | None, Selected | None]:
-    """The search, and the choice from it, that a training inherits from or is taught by, if it says so."""
+def _origin(path: Path, config: Mapping[str, Any], trust: bool | Collection[str]) -> tuple[Run | None, Selected | None]:
+    """The search, and the choice from it, that a training inherits from or is taught by; None where it does not say so, or
+    the search is not there."""
     origin = config.get("supernet")
     if not isinstance(origin, Mapping) or not isinstance(origin.get("run"), str):
         return None, None
     folder = Path(origin["run"])
     if not (folder / "config.json").is_file():
         return None, None
-    refuse_other_run(folder, origin, f"the training in {path}")
-    run, choice = open_run(folder, space=space, trust=trust), origin.get("choice")
-    if not isinstance(choice, str) or not (Path(choice) / "config.json").is_file():
+    what = f"the training in {path}"
+    refuse_other_run(folder, origin, what)
+    run = open_run(folder, trust=trust)
+    if not isinstance(origin.get("choice"), str):
         return run, None
-    choice = Path(choice)
-    chosen, cost = read_json(choice / "config.json"), read_json(choice / "cost.json")
-    return run, Selected(load_genotype(choice), {}, cost, chosen["selection"], run, choice)
+    choice = Path(origin["choice"])
+    if not (choice / "config.json").is_file():
+        raise ValueError(f"{what} goes on from the choice in {choice}, which is not there; put it back, or begin another "
+                         "training")
+    chosen = read_json(choice / "config.json")
+    if {key: chosen.get(key) for key in FINGERPRINT} != {key: origin.get(key) for key in FINGERPRINT}:
+        raise ValueError(f"{what} is from another choice than the one that is now in {choice}; another may have taken its "
+                         "place")
+    return run, _selected(choice, chosen, load_genotype(choice), run, trust)
 
 
 def _trusted(run: Run, trust: bool | Collection[str]) -> bool | Collection[str]:
-    return True if run.folder is None else trusted(run.folder, run.config, trust)
+    return True if run.trust is True or trust is True else {*run.trust, *trust}
 
 
 def _name(run: Run) -> str:

@@ -17,11 +17,12 @@ from dnas.algorithms.supervised import Recipe
 from dnas.api.comparison_plan import ComparisonPlan, PlannedRun, Truth, plan_comparison, refuse_other_space
 from dnas.api.open import Run
 from dnas.api.search_plan import BATCH
-from dnas.api.select import Selected, choose, print_flushed, selection_folder
+from dnas.api.select import Selected, choose, selection_folder
 from dnas.api.supernet import Supernet, budget_of, fingerprint, program_key
 from dnas.engine import cache as caches
 from dnas.engine.compile import compile_evaluation, on_device
 from dnas.engine.train import train as run_training
+from dnas.printing import print_flushed
 from dnas.reports import comparison
 from dnas.reports.comparison import Entry
 from dnas.reports.comparison_page import ComparedRun, Comparison
@@ -104,17 +105,19 @@ def _opened(plan: ComparisonPlan, folder: Path) -> RunDirectory:
 
 
 def _compare(plan: ComparisonPlan, folder: Path | None, say: Callable[[str], None]) -> Comparison:
-    """One run after another, so that one supernet at a time is in memory; of equal data one set."""
+    """One run after another, so that one supernet at a time is in memory. Runs of equal configs share their data and space,
+    of which JAX then traces less."""
     entries, runs, notes, shared = [], [], [], {}
-    sources = [json.dumps([each.run.config.get(key) for key in (*configs.DATA, "digest")]) for each in plan.runs]
-    for position, (planned, source) in enumerate(zip(plan.runs, sources)):
+    keys = [_shareable(each.run.config) for each in plan.runs]
+    for position, (planned, of) in enumerate(zip(plan.runs, keys)):
         say(f"run        {position + 1} of {len(plan.runs)}: {planned.name}")
-        run = planned.run.reopened(shared.get(source))
+        run = planned.run.reopened(**{part: shared[key] for part, key in of.items() if key in shared})
         here = _on_run(plan, planned, run, folder, say)
         entries, notes = entries + here.entries, notes + here.notes
         runs.append(ComparedRun(planned.name, planned.label, run.config, dict(run.supernet.space.groups)))
-        shared[source] = run.supernet.data
-        shared = {key: data for key, data in shared.items() if key in sources[position + 1:]}
+        shared |= {key: getattr(run.supernet, part) for part, key in of.items()}
+        needed = {key for later in keys[position + 1:] for key in later.values()}
+        shared = {key: part for key, part in shared.items() if key in needed}
         del run, here
     if not entries:
         raise NothingSuits(f"no selection suits any of the runs: {'; '.join(notes)}")
@@ -122,6 +125,12 @@ def _compare(plan: ComparisonPlan, folder: Path | None, say: Callable[[str], Non
                 "table": plan.truth and plan.truth.described}
     where = read_json(folder / "environment.json") if folder else environment()
     return Comparison(entries, runs, plan.metrics, plan.percent, notes, settings, where, folder)
+
+
+def _shareable(config: Mapping[str, Any]) -> dict[str, str]:
+    """What tells the data and the space of a run from those of other runs."""
+    data = [config.get(key) for key in (*configs.DATA, "digest")]
+    return {"data": json.dumps(data), "space": json.dumps([config["space"], data])}
 
 
 class OnRun(NamedTuple):

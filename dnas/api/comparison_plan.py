@@ -148,7 +148,12 @@ def _runs(runs: str | Path | Run | Sequence[str | Path | Run], trust: bool) -> l
             opened.append(each)
             continue
         folder = Path(each).expanduser()
+        if not folder.is_dir():
+            raise ValueError(f"{folder} {'is not a folder' if folder.exists() else 'does not exist'}; give the folder of a "
+                             "search, or one that holds searches")
         inside = [] if (folder / "config.json").exists() else [path for path in find(folder) if _is_search(path)]
+        if not inside and not (folder / "config.json").exists():
+            raise ValueError(f"{folder} holds no search; give the folder of one, or one that holds some")
         for path in inside or [folder]:
             search_config(path)  # says what would help for a folder of anything else
             opened.append(open_run(path, trust=trust))
@@ -178,7 +183,7 @@ def _labels(all_configs: Sequence[Mapping[str, Any]]) -> list[str]:
         if key == "space":
             return named_by(config, key)
         if key == "start":
-            return f"start {value['run']}"
+            return f"start {value['run'] or 'in memory'}"
         if isinstance(value, Mapping):
             value = [f"{name} {number}" for name, number in value.items()]
         return " ".join([key, *map(str, value if isinstance(value, list) else ["none" if value is None else value])])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,12 +12,13 @@ import numpy as np
 from dnas import config as configs
 from dnas import registry
 from dnas.api.load import TrainedNetwork, network_of
-from dnas.api.select import print_flushed
 from dnas.data import Dataset
 from dnas.data import load as load_data
 from dnas.data.checks import NOUNS
 from dnas.engine.inference import in_batches, scores
 from dnas.engine.progress import metric_text
+from dnas.printing import print_flushed
+from dnas.runs.files import temporary_folder
 from dnas.runs.trust import trusted
 from dnas.task import Task
 
@@ -70,8 +69,7 @@ def export(network: str | Path | TrainedNetwork, formats: str | Sequence[str], *
     out = _out(out, network)
     network = network_of(network, space=space, task=task, trust=trust, cache=cache)
     sample = _sample(network, data, task, trust)
-    stage = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=next(up for up in out.absolute().parents if up.is_dir())))
-    try:
+    with temporary_folder(next(up for up in out.absolute().parents if up.is_dir()), out.name) as stage:
         readers = {name: write(network, stage) for name, write in writers.items()}
         outputs = in_batches(network.logits, sample.inputs)
         say(f"compared    on {sample.text}")
@@ -79,8 +77,6 @@ def export(network: str | Path | TrainedNetwork, formats: str | Sequence[str], *
             say(f"{name:<12}{_compared(name, network.task, sample.targets, outputs, in_batches(read, sample.inputs))}")
         out.mkdir(parents=True, exist_ok=True)
         return [_moved(file, out) for file in sorted(stage.iterdir()) if file.is_file()]
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
 
 
 def _names(formats: str | Sequence[str]) -> list[str]:
@@ -97,6 +93,8 @@ def _out(out: str | Path | None, network: str | Path | TrainedNetwork) -> Path:
         if path is None:
             raise ValueError("out is missing: the network lies in no folder; it must be a folder to write into")
         out = (path if path.is_dir() else path.parent) / "export"
+        if out.is_symlink():
+            raise ValueError(f"{out} is a link, which is not followed; say where to write by out")
     out = Path(out).expanduser()
     if out.exists() and not out.is_dir():
         raise ValueError(f"out is {out}, a file; it must be a folder")

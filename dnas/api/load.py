@@ -6,10 +6,12 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
 
+from dnas import config as configs
 from dnas import registry
 from dnas.api.open import Run
 from dnas.api.open import open as open_run
@@ -17,8 +19,7 @@ from dnas.engine import cache as caches
 from dnas.engine.inference import checked, function, predictions
 from dnas.runs import checkpoint, model_file
 from dnas.runs.model_file import ModelDescription
-from dnas.runs.trust import trusted
-from dnas.shared_options import SharedOptions, shared_options
+from dnas.runs.trust import begun_here
 from dnas.task import Task
 from dnas.types import Array, Genotype, Network, SearchSpace, Stats, Weights
 
@@ -104,7 +105,7 @@ def load(path: str | Path, *, space: str | None = None, task: str | None = None,
     if file.exists() and file.suffix != ".safetensors":
         raise ValueError(f"{file} is not a .safetensors file; name the run directory of a training, or its "
                          f"{model_file.FILE}")
-    content = checkpoint.read(file)
+    content = checkpoint.read(file, follow=not path.is_dir())
     described = model_file.describe(content)
     run = open_run(folder) if file.name == model_file.FILE and (folder / "config.json").is_file() else None
     space, task = _places(described, run, space, task, trust)
@@ -160,30 +161,26 @@ def _file(folder: Path) -> Path:
 
 def _places(described: ModelDescription, run: Run | None, space: str | None, task: str | None,
             trust: bool) -> tuple[str | None, str | None]:
-    """The places of the space and the task that may be imported: what the user names, else what the run's own config says
-    where it may be trusted. The file alone keeps no path."""
-    config = run.config if run else {}
-    allowed = trusted(run.folder, config, trust) if run else trust
-    name = config["space"].get("name") if isinstance(config.get("space"), Mapping) else None
-    if space is None and allowed is True:
-        space = name if isinstance(name, str) and registry.is_place(name, "space") else described.space["name"]
-    if task is None and allowed is True:
-        task = config.get("task") if isinstance(config.get("task"), str) else described.output.task
-    return space, task
+    """The places of the space and the task that may be imported: those that the user names, else those that the config of a
+    run which was begun here says, else with `trust` whatever the file says. The file alone keeps no path."""
+    config = run.config if run and (trust is True or begun_here(run.folder, run.config)) else {}
+    known = config["space"].get("name") if isinstance(config.get("space"), Mapping) else None
+    if space is None and isinstance(known, str) and registry.is_place(known, "space"):
+        space = known
+    if task is None and isinstance(config.get("task"), str):
+        task = config["task"]
+    return space or (described.space["name"] if trust is True else None), task or (
+        described.output.task if trust is True else None)
 
 
 def _space(file: Path, described: ModelDescription, place: str | None) -> SearchSpace:
-    name = place or described.space["name"]
+    name, takes = place or described.space["name"], described.input
     if not place:
         registry.refuse_untrusted(name, "space", f"{file}", False)
-    options = {option: value for option, value in described.space.items() if option != "name"}
-    shared = {option: options[option] for option in SharedOptions._fields if option in options}
-    offered = {"image": described.input.shape, "classes": described.output.size}
-    if described.input.vocabulary is not None and "vocabulary" not in options:
-        offered["vocabulary"] = described.input.vocabulary
+    options = {option: value for option, value in described.space.items() if option not in ("name", "image", "classes")}
+    data = SimpleNamespace(image=takes.shape, classes=described.output.size, graph=None, vocabulary=takes.vocabulary)
     try:
-        with shared_options(SharedOptions(**shared)):
-            built = registry.build(name, "space", SearchSpace, options=options, **offered, **shared)
+        built = configs.build_space(name, data, options)
         if not described.config.get("inherit"):
             return built
         if built.inherited is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from dnas.engine.search import Result
 from dnas.runs.directory import load_genotype
 from dnas.runs.files import read_arrays, read_json, records
 from dnas.runs.index import kind_of, load_groups, number, quality_of, summary
+from dnas.runs.trust import allowed, trusted
 from dnas.types import Genotype, Group, SearchSpace
 
 
@@ -35,6 +36,15 @@ class Run:
     def kind(self) -> str:
         """search, train, select or compare."""
         return kind_of(self.folder or Path("run"), self.config)
+
+    @property
+    def trust(self) -> bool | Collection[str]:
+        """The places that may be imported for it: what the user named who opened it; True for all that its config names,
+        where the user said so, began the run here, or built its parts in this process."""
+        if self._supernet or self.folder is None:
+            return True
+        named = allowed(self._parts.get("trust", False), self._parts.get("space"), self._parts.get("method"))
+        return trusted(self.folder, self.config, named)
 
     @functools.cached_property
     def records(self) -> list[dict[str, Any]]:
@@ -70,14 +80,13 @@ class Run:
         and imports nothing; raises ValueError, in one line, for what `supernet` could not load."""
         return fingerprint(self._supernet) if self._supernet else fingerprint_in(self.folder, **self._parts)
 
-    def reopened(self, data: Dataset | None = None) -> Run:
-        """This run as it lies in its directory, so that what is loaded of it is not kept here; itself if it is in memory.
-
-        data: what was read already of the run's config, which so is not read again.
-        """
+    def reopened(self, **parts) -> Run:
+        """This run as it lies in its directory, so that what is loaded of it is not held by this one; itself if it is in
+        memory. parts: the space and the data of its config where they are at hand, which then are not built again."""
         if self._supernet:
             return self
-        return Run(self.folder, self.config, self.results, parts={**self._parts, "data": self._parts.get("data") or data})
+        own = {name: part for name, part in self._parts.items() if part is not None}
+        return Run(self.folder, self.config, self.results, parts={**parts, **own})
 
     @functools.cached_property
     def gates(self) -> Mapping[str, np.ndarray]:

@@ -20,6 +20,7 @@ from dnas.engine import cache as caches
 from dnas.engine.lanes import NonFiniteLoss
 from dnas.engine.margin import margin_of
 from dnas.engine.search import Lane, Result, search_lanes
+from dnas.printing import print_flushed
 from dnas.reports import cells, figures
 from dnas.reports.duplicates import draw_duplicates
 from dnas.runs.directory import holds_run, open_run
@@ -61,12 +62,12 @@ def search(space: str | SearchSpace | Sequence[str | SearchSpace] = "nasbench201
     """
     plan = plan_search(space, method, data, epochs=epochs, batch=batch, seed=seed, seeds=seeds, budget=budget,
                        diagnose=diagnose, stop_on_collapse=stop_on_collapse, start=start)
-    runs = run_searches(plan, out, progress=progress, cache=cache, say=print if progress else lambda text: None)
+    runs = run_searches(plan, out, progress=progress, cache=cache, say=print_flushed if progress else lambda text: None)
     return runs if plan.several else runs[0]
 
 
 def run_searches(plan: SearchPlan, out: str | Path | None, *, progress: bool = True, cache: str | None = None,
-                 say: Callable[[str], None] = print) -> list[Run]:
+                 say: Callable[[str], None] = print_flushed) -> list[Run]:
     """Carries out a plan, in run directories below `out` unless that is None. say: what lines for a person go to.
 
     A search whose loss is not finite ends; the others go on. Raises NonFiniteLoss at the end if there was one.

@@ -232,12 +232,19 @@ def _trace(space: SearchSpace, method: Method, data: Dataset, batch: int, epochs
         raise ValueError(f"space {name} cannot be built for this data: {type(error).__name__}: {error}") from error
 
 
+def _named(groups: list[list[Setting]], data: Dataset) -> set[str]:
+    """The names of all that the user searches with: another run that says the same places may import them."""
+    sources = [part.source["name"] for group in groups for part in (group[0].space, group[0].method) if part.source]
+    given = [data.source.get(key) for key in ("task", "augment")]
+    return {name for name in (*sources, *data.source.get("data", ()), *given) if name}
+
+
 def _started(start: str | Path | Run, groups: list[list[Setting]], data: Dataset, batch: int, budget: Budget):
     """The state that all searches begin with, and lines about it; their configs name it.
 
     Raises ValueError, in one line, where it does not fit.
     """
-    other = start.supernet if isinstance(start, Run) else load_supernet(start)
+    other = start.supernet if isinstance(start, Run) else load_supernet(start, trust=_named(groups, data))
     where = other.folder or "the run in memory"
     for group in groups:
         space, method = group[0].space, budgeted(group[0].method, group[0].space, budget)

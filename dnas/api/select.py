@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 
 from dnas import config as configs
+from dnas import registry
 from dnas.algorithms.players import SearchState
 from dnas.api.open import Run
 from dnas.api.open import open as open_search
 from dnas.api.supernet import fingerprint
 from dnas.engine import cache as caches
+from dnas.printing import print_flushed
 from dnas.reports.cells import draw_genotype
 from dnas.reports.text import duration
 from dnas.runs import checkpoint
 from dnas.runs.directory import holds_run, open_run
-from dnas.selection.select import SelectionResult, load_selected
+from dnas.selection.select import SelectionResult, load_selected, refuse_non_finite
 from dnas.selection.select import select as run_selection
 from dnas.selection.types import Selection
 from dnas.types import Genotype
@@ -33,7 +35,7 @@ class Selected:
 
     scores: {group: [E, K]}, more is better, NaN where nothing is known. cost: {"evaluations": examples forward
     through the supernet, "epochs" of fine-tuning, "seconds"}. selection: {"name": ..., options}. run: of the supernet.
-    folder: where the choice is written, None in memory.
+    folder: where the choice is written, None in memory. trust: the places that may be imported to read it, True for all.
     """
 
     genotype: Genotype
@@ -42,16 +44,23 @@ class Selected:
     selection: Mapping[str, Any]
     run: Run
     folder: Path | None = None
+    trust: bool | Collection[str] = False
 
     @functools.cached_property
     def fine_tuned(self) -> SearchState | None:
         """The supernet's state as the selection fine-tuned it; None if it did not, or in memory."""
         if not self.cost.get("epochs") or self.folder is None:
             return None
-        options = {name: value for name, value in self.selection.items() if name != "name"}
-        selection, _ = configs.build_selection(self.selection["name"], options)
+        name, where = self.selection["name"], f"{self.folder}/config.json"
+        registry.refuse_untrusted(name, "selection", where, self.trust)
+        options = {option: value for option, value in self.selection.items() if option != "name"}
+        selection, _ = configs.build_selection(name, options)
         latest = checkpoint.latest(self.folder / "checkpoints", selection.begin(self.run.supernet.context), set_aside=False)
-        return latest.tree.state if latest else None
+        if latest is None:
+            raise ValueError(f"{self.folder} has no checkpoint of the supernet that the selection fine-tuned; restore its "
+                             "folder checkpoints, or remove it to select again")
+        refuse_non_finite(latest.tree.state, f"{self.folder}: the fine-tuned supernet's")
+        return latest.tree.state
 
     def __repr__(self) -> str:
         where = f" in {self.folder}" if self.folder else ""
@@ -61,8 +70,9 @@ class Selected:
         return self.genotype._repr_svg_()
 
 
-def select(run: str | Run, selection: str = "perturbation", *, out: str | None = None, trust: bool = False,
-           cache: str | None = None, progress: bool = True, **options) -> Selected:
+def select(run: str | Run, selection: str = "perturbation", *, out: str | None = None, space: str | None = None,
+           method: str | None = None, trust: bool = False, cache: str | None = None, progress: bool = True,
+           **options) -> Selected:
     """Chooses an architecture from the trained supernet of a search.
 
     run: a run, or its directory. selection: a registered name (`dnas.selection.SELECTIONS`), package.module:factory or
@@ -70,6 +80,8 @@ def select(run: str | Run, selection: str = "perturbation", *, out: str | None =
 
     Args:
         out: Where the choice is written, and continued if it was interrupted; RUN/selections/SELECTION unless given.
+        space: Where the run's space is, if it is your own: package.module:factory or file.py:factory.
+        method: Where its method is, likewise.
         trust: Import whatever places the run's config names.
         cache: Folder in which compiled programs are kept for the next time, or off.
         progress: Show how the selection goes on.
@@ -78,7 +90,7 @@ def select(run: str | Run, selection: str = "perturbation", *, out: str | None =
     Raises ValueError, in one line, where the run has no supernet, or `out` holds the choice of other options or of another
     supernet, and `dnas.selection.types.Unsuitable` where the selection cannot work on it.
     """
-    run = run if isinstance(run, Run) else open_search(run, trust=trust)
+    run = run if isinstance(run, Run) else open_search(run, space=space, method=method, trust=trust)
     built, source = configs.build_selection(selection, options)
     caches.enable(cache)
     folder = Path(out).expanduser() if out else run.folder and selection_folder(run.folder, selection)
@@ -140,10 +152,5 @@ def selection_folder(run: Path, name: str) -> Path:
     return run / "selections" / name.rpartition(":")[2]
 
 
-def print_flushed(text: str) -> None:
-    """Prints a line at once."""
-    print(text, flush=True)
-
-
 def _selected(result: SelectionResult, source: Mapping[str, Any], run: Run, folder: Path | None) -> Selected:
-    return Selected(result.genotype, result.scores, result.cost, dict(source), run, folder)
+    return Selected(result.genotype, result.scores, result.cost, dict(source), run, folder, trust=True)

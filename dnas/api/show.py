@@ -71,15 +71,15 @@ def show(what: str | Path | Run | Selected | Genotype, *, space: str | None = No
     """
     architecture = architecture_of(what, space=space, trust=trust)
     genotype, data = architecture.genotype, inputs_of(architecture.genotype)
-    built = network_space(architecture, data, space, cells=cells, channels=channels)
-    genotype.decisions(built.groups)  # refuses one that is not of this space
+    rebuilt = network_space(architecture, data, space, cells=cells, channels=channels)
+    genotype.decisions(rebuilt.groups)  # refuses one that is not of this space
     folder = what.folder if isinstance(what, Run) else Path(what).expanduser() if isinstance(what, (str, Path)) else None
     in_memory = isinstance(what, Run) and folder is None
-    logits = dict(what.logits) if in_memory and what.kind == "search" else folder and read_logits(folder, built.groups)
+    logits = dict(what.logits) if in_memory and what.kind == "search" else folder and read_logits(folder, rebuilt.groups)
     target = None if out is None else Path(out).expanduser()
     if target and target.exists() and not target.is_dir():
         raise ValueError(f"out is {target}, a file; it must be a folder")
-    overview = Overview(genotype, built, layers(built, genotype, data.image), built.cost(genotype), data.image, logits)
+    overview = Overview(genotype, rebuilt, layers(rebuilt, genotype, data.image), rebuilt.cost(genotype), data.image, logits)
     return overview if target is None else _drawn(overview, target)
 
 

@@ -20,8 +20,8 @@ from dnas.engine.search import state_shape
 from dnas.runs import checkpoint
 from dnas.runs.files import read_json
 from dnas.runs.index import kind_of
-from dnas.runs.trust import config_digest, trusted
-from dnas.selection.select import selection_context
+from dnas.runs.trust import allowed, config_digest, trusted
+from dnas.selection.select import refuse_non_finite, selection_context
 from dnas.selection.types import Context
 from dnas.task import TASKS
 from dnas.types import SearchSpace
@@ -59,48 +59,47 @@ class Supernet:
 
 
 def load_supernet(folder: str | Path, *, space: str | SearchSpace | None = None, method: str | Method | None = None,
-                  data: Dataset | None = None, trust: bool = False) -> Supernet:
+                  data: Dataset | None = None, trust: bool | Collection[str] = False) -> Supernet:
     """The last whole checkpoint of the search in `folder`; writes nothing.
 
     Args:
         space, method: what the run's config says by a place to import, named again by the user; or the objects, where the
             run was given objects that have no name.
         data: the data set, where the run was given arrays.
-        trust: import whatever places the config names.
+        trust: places that may be imported too; True for whatever the config names.
 
     Raises ValueError, in one line, where there is no checkpoint, and as `dnas.registry.refuse_untrusted`.
     """
     folder = Path(folder).expanduser()
-    config, allowed = _checked(folder, space, method, data, trust)
+    config, places = _checked(folder, space, method, data, trust)
     where = str(folder / "config.json")
-    data = _same_data(config, data, where) if data is not None else configs.data_of(config, where, allowed)
+    data = configs.data_of(config, where, places) if data is None else data
     if not isinstance(space, SearchSpace):
-        space = configs.space_of(_renamed(config, "space", space), data, where, allowed)
+        space = configs.space_of(_renamed(config, "space", space), data, where, places)
     if not isinstance(method, Method):
-        method = configs.method_of(_renamed(config, "method", method), where, allowed)
+        method = configs.method_of(_renamed(config, "method", method), where, places)
     template = state_shape(space, budgeted(method, space, budget_of(config)), data, config["batch"])
     latest = checkpoint.latest(folder / "checkpoints", template, set_aside=False)
     if latest is None:
         raise _no_checkpoint(folder)
+    refuse_non_finite(latest.tree, f"{folder}, epoch {latest.epoch}: the supernet's")
     return Supernet(folder, config, space, method, data, latest.tree, latest.epoch, latest.digest, tuple(latest.skipped))
 
 
 def _checked(folder: Path, space=None, method=None, data=None, trust=False) -> tuple[dict[str, Any], bool | Collection[str]]:
     """The config of the search in `folder`, and what may be imported for it. Raises ValueError where something must be
-    imported that may not, or has no name by which it could be built again."""
+    imported that may not, has no name by which it could be built again, or is other data."""
     config, where = search_config(folder), str(folder / "config.json")
-    said = {registry.absolute(part) for part in (space, method) if isinstance(part, str)}
-    allowed = trusted(folder, config, trust or said)
+    places = trusted(folder, config, allowed(trust, space, method))
     if data is None:
-        configs.refuse_untrusted_data(config, where, allowed)
+        configs.refuse_untrusted_data(config, where, places)
+    elif "digest" in config and config["digest"] != data.digest():
+        raise ValueError(f"{where}: the run was given other arrays than those of {data.name!r}; its data was "
+                         f"{' '.join(map(str, config.get('data', [])))}")
     for kind, part in (("space", space), ("method", method)):
-        if part is not None and not isinstance(part, str):
-            continue
-        name = _renamed(config, kind, part)[kind]["name"]
-        if not name:
-            raise ValueError(f"{where}: the run was given a {kind} of your own; give the same again (in Python {kind}=)")
-        registry.refuse_untrusted(name, kind, where, allowed)
-    return config, allowed
+        if part is None or isinstance(part, str):
+            configs.named_part(_renamed(config, kind, part), kind, where, places)
+    return config, places
 
 
 def _no_checkpoint(folder: Path) -> ValueError:
@@ -125,6 +124,10 @@ def search_config(folder: Path) -> dict[str, Any]:
     return configs.read_config(folder)
 
 
+FINGERPRINT = "config", "epoch", "checkpoint"
+"""Keys of what tells a supernet from another that took its place."""
+
+
 def fingerprint(supernet: Supernet) -> dict[str, Any]:
     """What tells a supernet from another that took its place: {"config": digest, "epoch", "checkpoint": digest}."""
     return {"config": config_digest(json.loads(json.dumps(supernet.config))), "epoch": supernet.epoch,
@@ -142,6 +145,14 @@ def fingerprint_in(folder: Path, **parts) -> dict[str, Any]:
     if newest is None:
         raise _no_checkpoint(folder)
     return {"config": config_digest(config), "epoch": newest[0], "checkpoint": newest[1]}
+
+
+def refuse_other_state(supernet: Supernet, said: Mapping[str, Any], what: str) -> None:
+    """Raises ValueError where a supernet is not the one of which a config says something. said: with its fingerprint."""
+    here = fingerprint(supernet)
+    if {key: said.get(key) for key in FINGERPRINT} != here:
+        raise ValueError(f"{what} is from epoch {said.get('epoch')} of a search, and {supernet.folder or 'the run'} has "
+                         f"another supernet now, of epoch {here['epoch']}: its search went on, or another took its place")
 
 
 def budget_of(config: Mapping[str, Any]) -> Budget:
@@ -170,11 +181,3 @@ def program_key(space: SearchSpace, method: Method, data: Dataset, budget: Budge
 def _renamed(config: Mapping[str, Any], part: str, name: str | None) -> Mapping[str, Any]:
     """The config with the part called as the user calls it."""
     return config if name is None else {**config, part: {**config[part], "name": registry.absolute(name)}}
-
-
-def _same_data(config: Mapping[str, Any], data: Dataset, where: str) -> Dataset:
-    """`data`. Raises ValueError where the config has the digest of other arrays."""
-    if "digest" in config and config["digest"] != data.digest():
-        raise ValueError(f"{where}: the run was given other arrays than those of {data.name!r}; its data was "
-                         f"{' '.join(map(str, config.get('data', [])))}")
-    return data

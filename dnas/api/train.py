@@ -13,13 +13,14 @@ import jax
 from dnas.api.load import TrainedNetwork, trained_network
 from dnas.api.open import Run
 from dnas.api.search_plan import space_config, stem
-from dnas.api.select import Selected, print_flushed
+from dnas.api.select import Selected
 from dnas.api.training_plan import TrainingPlan, plan_training
 from dnas.data import Dataset, describe
 from dnas.engine import cache as caches
 from dnas.engine.search import input_shape
 from dnas.engine.train import Trained, best
 from dnas.engine.train import train as run_training
+from dnas.printing import print_flushed
 from dnas.reports.cells import draw_genotype
 from dnas.reports.confusion import draw_confusion, shares
 from dnas.reports.figures import draw_curves
@@ -70,7 +71,7 @@ def train(what: str | Path | Run | Selected | Genotype, data: str | Dataset | No
 
 
 def run_training_plan(plan: TrainingPlan, out: str | Path | None, *, cache: str | None = None, progress: bool = True,
-                      say: Callable[[str], None] = print) -> TrainedNetwork:
+                      say: Callable[[str], None] = print_flushed) -> TrainedNetwork:
     """Carries out a plan, in the run directory `out` unless that is None. say: what lines for a person go to."""
     caches.enable(cache)
     if out is None:
@@ -121,7 +122,8 @@ def results_of(plan: TrainingPlan, result: Trained) -> dict[str, Any]:
 
 def _announce(plan: TrainingPlan, folder: Path | None, say: Callable[[str], None]) -> None:
     cost, built = plan.space.cost(plan.architecture.genotype), space_config(plan.space)
-    size = ", ".join(f"{built[name]} {name}" for name in ("cells", "channels") if name in built)
+    size = ", ".join(f"{built[name]} {name if built[name] > 1 else name[:-1]}" for name in ("cells", "channels")
+                     if name in built)
     say(describe(plan.data))
     say(f"genotype  {plan.space.format(plan.architecture.genotype)}")
     say(f"network   {cost['params']:,} parameters, {cost['macs']:,} multiply-adds per example{size and f'; {size}'}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -18,10 +19,11 @@ from dnas.algorithms.distillation import supernet_teacher
 from dnas.algorithms.supervised import Recipe
 from dnas.api.architectures import Architecture, architecture_of, network_space
 from dnas.api.search_plan import BATCH, SEEDS, check_space, space_config
-from dnas.api.supernet import Supernet, fingerprint
+from dnas.api.supernet import Supernet, fingerprint, refuse_other_state
 from dnas.data import Dataset, balanced, check_augment, steps_per_epoch
 from dnas.data import load as load_data
 from dnas.engine.search import input_shape
+from dnas.runs.files import read_json
 from dnas.types import Network, SearchSpace
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -162,10 +164,19 @@ def _origin(architecture: Architecture, recipe: Recipe, inherit: bool, splits: S
     if not (inherit or recipe.distill):
         return _Origin()
     option = "inherit" if inherit else "distill"
+    before = architecture.config.get("supernet") if architecture.training else None
     if architecture.search is None:
+        if isinstance(before, Mapping) and isinstance(before.get("run"), str):
+            here = shlex.quote(str(architecture.training))
+            raise ValueError(f"{option} needs the supernet of {before['run']}, which is not there; if it was moved to RUN, "
+                             f"`dnas train RUN --run {here}` with the options of this training goes on")
         raise ValueError(f"{option} needs the supernet of a search, and {architecture.name} has none; give the run "
                          "directory of a search, or a folder of its selections")
     supernet, choice = architecture.search.supernet, architecture.choice
+    if before:
+        refuse_other_state(supernet, before, f"the training in {architecture.training}")
+    if choice and choice.folder:
+        refuse_other_state(supernet, read_json(choice.folder / "config.json"), f"the choice in {choice.folder}")
     _refuse_leak(option, supernet, data, splits)
     which = f"the supernet of {supernet.folder or 'the run in memory'}, epoch {supernet.epoch}"
     folder = lambda path: path and str(path.absolute())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from dnas.engine.programs import compiled_anew
+from dnas.printing import printable
 from dnas.task import Task
 
 WIDTH = 80
@@ -49,6 +51,7 @@ SILENT = Display(lambda text: None, lambda done, record, rate: None, lambda reco
 def display(task: Task, epochs: int, steps: int, done: int = 0) -> Iterator[Display]:
     """Shows a run of `epochs` epochs of `steps` steps, of which `done` are behind it, by the metric that decides."""
     console = _console()
+    say = lambda text: console.print(printable(text))
     with _Line(console, epochs * steps, done) as line:
         holdout = {}
 
@@ -63,7 +66,7 @@ def display(task: Task, epochs: int, steps: int, done: int = 0) -> Iterator[Disp
                 head = f"epoch {record['epoch']}/{epochs}  "
                 console.print(head + _fitting(_versions(task, record, rate)[:-1], WIDTH - len(head)))
 
-        yield Display(console.print, step, epoch, functools.partial(_compiling, say=console.print, line=line))
+        yield Display(say, step, epoch, functools.partial(_compiling, say=say, line=line))
 
 
 @contextlib.contextmanager
@@ -181,7 +184,11 @@ def _pooled(task: Task, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _console() -> Console:
-    return Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+    """On the standard output itself, past what stands before it: that may hold back what a terminal obeys."""
+    file = sys.stdout
+    while hasattr(file, "rich_proxied_file"):
+        file = file.rich_proxied_file
+    return Console(file=file, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def _clock(seconds: float | None) -> str:

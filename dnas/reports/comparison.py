@@ -113,30 +113,31 @@ def summarise(entries: Sequence[Entry]) -> list[Summary]:
         members = [e for e in entries if (e.method, e.selection) == (method, selection)]
         values = {}
         for metric in METRICS:
-            found = [e.values[metric] for e in members if metric in e.values]
-            if found:
-                values[metric] = float(np.mean(found)), float(np.std(found, ddof=1)) if len(found) > 1 else None, len(found)
+            numbers = [e.values[metric] for e in members if metric in e.values]
+            if numbers:
+                deviation = float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None
+                values[metric] = float(np.mean(numbers)), deviation, len(numbers)
         rows.append(Summary(method, selection, len(members), values))
     return rows
 
 
 def differences(entries: Sequence[Entry], metrics: Iterable[str]) -> list[Difference]:
     """Every pair of selections within a method, and every pair of methods within a selection (by seed)."""
-    found = []
+    rows = []
     for metric in metrics:
-        known = [e for e in entries if metric in e.values]
+        measured = [e for e in entries if metric in e.values]
         for within, across, pair in (("method", "selection", "run"), ("selection", "method", "seed")):
-            for kept in dict.fromkeys(getattr(e, within) for e in known):
+            for common in dict.fromkeys(getattr(e, within) for e in measured):
                 table: dict[str, dict] = {}
-                for e in known:
-                    if getattr(e, within) == kept:
+                for e in measured:
+                    if getattr(e, within) == common:
                         table.setdefault(getattr(e, across), {})[getattr(e, pair)] = e.values[metric]
                 for first, second in itertools.combinations(table, 2):
                     both = [key for key in table[first] if key in table[second]]
                     if both:
                         gaps = np.array([table[first][key] - table[second][key] for key in both])
-                        found.append(Difference(metric, kept, first, second, *_interval(gaps), len(both)))
-    return found
+                        rows.append(Difference(metric, common, first, second, *_interval(gaps), len(both)))
+    return rows
 
 
 def _interval(values: np.ndarray) -> tuple[float, float | None, float | None]:
@@ -190,12 +191,12 @@ def agreement(first: Genotype, second: Genotype) -> float:
 
 def agreements(entries: Sequence[Entry]) -> dict[str, dict[tuple[str, str], float]]:
     """For each method the mean agreement over its runs of every two selections."""
-    found: dict[str, dict[tuple[str, str], list[float]]] = {}
+    shares: dict[str, dict[tuple[str, str], list[float]]] = {}
     for a, b in itertools.combinations(entries, 2):
         if a.run == b.run:
-            found.setdefault(a.method, {}).setdefault((a.selection, b.selection), []).append(
+            shares.setdefault(a.method, {}).setdefault((a.selection, b.selection), []).append(
                 agreement(a.genotype, b.genotype))
-    return {method: {pair: float(np.mean(values)) for pair, values in pairs.items()} for method, pairs in found.items()}
+    return {method: {pair: float(np.mean(values)) for pair, values in pairs.items()} for method, pairs in shares.items()}
 
 
 def scored(scores: Mapping[str, np.ndarray], decisions: Mapping[str, np.ndarray]) -> np.ndarray | None:
@@ -224,8 +225,8 @@ def correlation(scores: np.ndarray | None, truth: np.ndarray) -> dict[str, float
 
     if scores is None:
         return {}
-    known = np.isfinite(scores) & np.isfinite(truth)
-    scores, truth = scores[known], truth[known]
+    finite = np.isfinite(scores) & np.isfinite(truth)
+    scores, truth = scores[finite], truth[finite]
     if len(scores) < 3 or np.ptp(scores) == 0 or np.ptp(truth) == 0:
         return {}
     return {"kendall": float(kendalltau(scores, truth).statistic), "spearman": float(spearmanr(scores, truth).statistic),
@@ -234,8 +235,8 @@ def correlation(scores: np.ndarray | None, truth: np.ndarray) -> dict[str, float
 
 def shown(metrics: Iterable[Summary]) -> list[str]:
     """The metrics that any row knows, in the order of the columns."""
-    known = {metric for row in metrics for metric in row.values}
-    return [metric for metric in METRICS if metric in known]
+    present = {metric for row in metrics for metric in row.values}
+    return [metric for metric in METRICS if metric in present]
 
 
 def spell(metric: Metric, value: tuple[float, float | None, int] | None) -> str:

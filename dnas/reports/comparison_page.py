@@ -248,7 +248,8 @@ def _meaning(compared: Comparison, metric: str) -> str:
 def _settings(compared: Comparison) -> list[str]:
     """The command if there was one, the selections with their options, the versions, and the config of every run."""
     command = compared.environment.get("command")
-    selections = [[each["name"], ", ".join(f"{name} {value}" for name, value in each.items() if name != "name")]
+    selections = [[each["name"], ", ".join(f"{name} {value}" for name, value in each.items()
+                                            if name != "name" and value is not None)]
                   for each in compared.settings["selections"]]
     versions = [[key, value] for key, value in compared.environment.items() if key != "command"]
     return [html.heading("How it was made"), *([html.code(command)] if command else []),

@@ -13,7 +13,8 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #1c1c1c; background: #fff; m
        padding: 0 1.2rem }
 h1 { font-size: 1.6rem; margin: 0 0 .3rem } h2 { font-size: 1.15rem; margin: 2.2rem 0 .5rem }
 p { max-width: 60rem; margin: .5rem 0 } .quiet { color: #555 }
-.wide { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem }
+.wide { overflow-x: auto; margin: .6rem 0 1.2rem }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem }
 th, td { padding: .25rem .8rem .25rem 0; text-align: right; border-bottom: 1px solid #e3e3e3; white-space: nowrap }
 th { border-bottom: 2px solid #888; font-weight: 600 } th.text, td.text { text-align: left } td.best { font-weight: 700 }
 td.text + td.text { white-space: normal; overflow-wrap: anywhere } td { vertical-align: top }

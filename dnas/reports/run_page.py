@@ -57,7 +57,8 @@ def run_page(folder: Path) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         run = _read(folder, Path(scratch))
         parts = [part for section in SECTIONS for part in section(run)]
-    return html.page(folder.resolve().name, parts)
+    path = folder.resolve()
+    return html.page(f"{path.parent.name}/{path.name}" if path.name.isdigit() else path.name, parts)
 
 
 def _read(folder: Path, scratch: Path) -> RunContent:
@@ -169,7 +170,7 @@ def _cells(run: RunContent) -> list[str]:
     if run.genotype is None:
         return []
     text = [html.code(terminal_cell(run.genotype, run.groups))] if run.groups else []
-    return [html.heading("What was found" if run.summary.kind == "search" else "The network's cells"),
+    return [html.heading("The cells" if run.summary.kind == "search" else "The network's cells"),
             _drawn(run, run.genotype, run.folder, "The operation on each edge that is kept"), *text]
 
 
@@ -262,7 +263,7 @@ def _classes(run: RunContent) -> list[str]:
 def _selections(run: RunContent) -> list[str]:
     """The choices made afterwards from the same supernet; one that cannot be read is a line."""
     rows, pictures, notes = [], [], []
-    for folder in sorted(path.parent for path in run.folder.glob("selections/*/config.json")):
+    for folder in index.choices(run.folder):
         one = index.summary(folder)
         if one.status != "done":
             notes.append(html.paragraph(f"{folder.name}: {one.status}{one.note and f', {one.note}'}", quiet=True))

@@ -50,13 +50,14 @@ class CorruptCheckpoint(ValueError):
 
 class File(NamedTuple):
     """A checkpoint as it was read. header: what it says of its arrays and itself; body: where the arrays begin; size: bytes
-    of the whole; content: all of them, None where the file is larger than AT_ONCE."""
+    of the whole; content: all of them, None where the file is larger than AT_ONCE; follow: see `read`."""
 
     path: Path
     header: dict
     body: int
     size: int
     content: bytes | None
+    follow: bool
 
     @property
     def digest(self) -> str:
@@ -118,16 +119,17 @@ def _encoded(tree: Tree, metadata: Mapping[str, str], name: Callable) -> tuple[b
     return head.replace(_NO_DIGEST.encode(), sha256.encode(), 1), body, sha256
 
 
-def read(path: str | Path) -> File:
+def read(path: str | Path, *, follow: bool = False) -> File:
     """Reads a checkpoint. Raises CorruptCheckpoint unless every byte is as written, ValueError where there is none.
 
     Of a file larger than AT_ONCE only the header is read, and `arrays` checks the rest once it is known to be wanted.
+    follow: a link as well, where a person named it rather than a run.
     """
     path = Path(path)
     if not os.path.lexists(path):
         raise ValueError(f"{path} does not exist")
     try:
-        with opened(path) as (file, size):
+        with opened(path, follow=follow) as (file, size):
             start = file.read(8)
             body = 8 + int.from_bytes(start, "little")
             if len(start) < 8 or size < body:
@@ -144,7 +146,7 @@ def read(path: str | Path) -> File:
     if content is not None:
         _check_digest(path, header, content, body)
     _check_layout(path, header, size - body)
-    return File(path, header, body, size, content)
+    return File(path, header, body, size, content, follow)
 
 
 def restore(path: str | Path, template: Tree) -> tuple[Tree, dict[str, str]]:
@@ -168,7 +170,7 @@ def arrays(file: File, template: Tree, *, name: Callable = jax.tree_util.keystr)
                              f"there, {_shown(here.get(leaf))} here")
     content = file.content
     if content is None:
-        content = read_bytes(path)
+        content = read_bytes(path, follow=file.follow)
         if len(content) != file.size:
             raise CorruptCheckpoint(path, "it has changed while it was read")
         _check_digest(path, header, content, body)
@@ -176,6 +178,14 @@ def arrays(file: File, template: Tree, *, name: Callable = jax.tree_util.keystr)
     leaves = [np.frombuffer(content, jnp.dtype(dtype), count=math.prod(shape), offset=starts[leaf]).reshape(shape).copy()
               for leaf, (shape, dtype) in here.items()]
     return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+
+def refuse_non_finite(tree: Tree, what: str) -> None:
+    """Raises ValueError, in one line that begins with `what`, where an array of numbers holds NaN or infinity."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        leaf = np.asarray(leaf)
+        if jnp.issubdtype(leaf.dtype, jnp.inexact) and not np.isfinite(leaf).all():
+            raise ValueError(f"{what} cannot be used: {PLAIN(path) or 'it'} has values that are not finite")
 
 
 def latest(folder: str | Path, template: Tree, *, set_aside: bool = True) -> Latest | None:

@@ -42,6 +42,8 @@ COMMAND: contextvars.ContextVar[str | None] = contextvars.ContextVar("command", 
 """The command line that is running, which environment.json remembers; None in a program of somebody's own."""
 FOLDERS = "checkpoints", "selections", "trained"
 """Those that a run writes in."""
+MOVABLE = "run", "choice"
+"""Keys of a config that say where another run is, beside a digest of its checkpoint: a run may be moved."""
 MOST_SHOWN = 8
 """Differences between two configs that a message names."""
 
@@ -133,7 +135,8 @@ class RunDirectory:
 
 
 def open_run(path: str | Path, config: Mapping[str, Any]) -> RunDirectory:
-    """Creates the run directory `path`, or resumes the one there if its config.json equals `config`.
+    """Creates the run directory `path`, or resumes the one there if its config.json equals `config`. Where another run is
+    that it goes on from may differ, and is written anew.
 
     Raises ValueError, before anything is written, where the directory holds a run of another config (each differing
     key is named), results without a checkpoint, or something else than a run, cannot be written to, or is in use by another
@@ -148,9 +151,9 @@ def open_run(path: str | Path, config: Mapping[str, Any]) -> RunDirectory:
         raise ValueError(f"cannot write in {folder}: {error.strerror}; choose another folder") from None
     try:
         resumed = holds_run(folder, config)
-        clean(folder)
-        clean(folder / "checkpoints")
-        if not resumed:
+        for inside in folder, *(folder / name for name in FOLDERS):
+            clean(inside)
+        if not resumed or read_json(folder / "config.json") != config:
             write_json(folder / "config.json", config)
         if not (folder / "environment.json").exists():
             write_json(folder / "environment.json", environment())
@@ -259,6 +262,10 @@ def _refuse_other(folder: Path, old: Mapping[str, Any], config: Mapping[str, Any
         if names[0] != names[1]:  # of another space or method the options would only be noise
             old, config = old | {part: {"name": names[0]}}, {**config, part: {"name": names[1]}}
     old, new = flatten(old, "."), flatten(config, ".")
+    for key in {**old, **new}:
+        within, _, name = key.rpartition(".")
+        if name in MOVABLE and f"{within}.checkpoint".removeprefix(".") in new:
+            old[key] = new[key] = None
     differing = [f"{key} is {_shown(old, key)} there, {_shown(new, key)} here"
                  for key in {**old, **new} if _shown(old, key) != _shown(new, key)]
     if len(differing) > MOST_SHOWN:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import io
 import json
 import math
 import os
+import shutil
 import stat
 import struct
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -21,6 +24,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+
+from dnas.runs import lock
 
 LARGEST = {".json": 2**26, ".jsonl": 2**28, ".npz": 2**30, ".safetensors": 2**36, ".svg": 2**24, ".png": 2**24}
 """Bytes of a file that is read, by the end of its name."""
@@ -50,10 +55,12 @@ class Unreadable(ValueError):
 
 
 @contextlib.contextmanager
-def opened(path: str | Path) -> Iterator[tuple[BinaryIO, int]]:
-    """An ordinary file, open for reading, and how many bytes it has. Raises Unreadable at once where it is anything else."""
+def opened(path: str | Path, *, follow: bool = False) -> Iterator[tuple[BinaryIO, int]]:
+    """An ordinary file, open for reading, and how many bytes it has. Raises Unreadable at once where it is anything else.
+
+    follow: a link as well, where a person named it rather than a run."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
     except OSError as error:
         why = "it is a link, which is not followed" if error.errno == errno.ELOOP else error.strerror
         raise Unreadable(path, why) from None
@@ -66,9 +73,9 @@ def opened(path: str | Path) -> Iterator[tuple[BinaryIO, int]]:
         yield file, status.st_size
 
 
-def read_bytes(path: str | Path) -> bytes:
-    """The content of an ordinary file. Raises Unreadable."""
-    with opened(path) as (file, size):
+def read_bytes(path: str | Path, *, follow: bool = False) -> bytes:
+    """The content of an ordinary file. Raises Unreadable. follow: see `opened`."""
+    with opened(path, follow=follow) as (file, size):
         try:
             return file.read(size)
         except OSError as error:
@@ -198,10 +205,27 @@ def append_record(path: Path, record: Mapping[str, Any]) -> None:
         os.close(file)
 
 
-def clean(folder: Path) -> None:
-    """Removes the temporary files that a killed `write_atomic` left. Only for the process that writes the run."""
-    for leftover in folder.glob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
+def clean(folder: Path, pattern: str = ".*.tmp") -> None:
+    """Removes the temporary files that a killed `write_atomic` left, and each `temporary_folder` whose process has ended.
+    Only for the process that writes the run."""
+    for leftover in folder.glob(pattern):
+        if not leftover.is_dir() or leftover.is_symlink():
+            leftover.unlink(missing_ok=True)
+        elif lock.holder(leftover) is None:
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
+    """A new folder below `parent`, there until the block ends. What killed processes left of this name is removed."""
+    clean(parent, f".{glob.escape(name)}-*.tmp")
+    folder = Path(tempfile.mkdtemp(prefix=f".{name}-", suffix=".tmp", dir=parent))
+    try:
+        with lock.take(folder):
+            (folder / "files").mkdir()
+            yield folder / "files"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def as_json(value: Any) -> Any:

@@ -104,6 +104,13 @@ def find(top: Path) -> Iterator[Path]:
         inside[:] = sorted(name for name in inside if name not in leave and not name.startswith("."))
 
 
+def choices(folder: Path) -> list[Path]:
+    """The folders of the selections inside of a run, finished or not, by name. Links are not followed."""
+    inside = folder / "selections"
+    return [] if inside.is_symlink() else sorted(path.parent for path in inside.glob("*/config.json")
+                                                 if not path.parent.is_symlink())
+
+
 def summary(folder: Path) -> Summary:
     """What the run in `folder` says of itself; what cannot be read makes it broken, and nothing is raised for it."""
     held = lock.holder(folder)
@@ -144,7 +151,7 @@ def _summary(folder: Path, kind: str, config: Mapping[str, Any]) -> Summary:
         epoch=None if epochs is None else int(epoch), epochs=None if epochs is None else int(epochs),
         metric=quality.metric if of else "", value=scale * values[of] if of else None, unit=unit if of else "",
         better=quality.better, of=of, seconds=math.fsum(seconds) if seconds else None,
-        selections=sum(1 for _ in folder.glob("selections/*/genotype.json")), date=str(environment.get("date", "")),
+        selections=sum((path / "genotype.json").exists() for path in choices(folder)), date=str(environment.get("date", "")),
         note=str(failure.get("error", "")))
 
 

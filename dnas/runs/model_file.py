@@ -146,10 +146,11 @@ def describe(file: checkpoint.File) -> ModelDescription:
 def restore(file: checkpoint.File, weights: Weights, stats: Stats) -> tuple[Weights, Stats]:
     """The arrays of the file in the structure of `weights` and `stats`, which may be ShapeDtypeStructs.
 
-    Raises ValueError naming the first that is missing, new, or of another shape or type.
+    Raises ValueError naming the first that is missing, new, of another shape or type, or not finite.
     """
-    found = checkpoint.arrays(file, {"params": weights, "batch_stats": stats}, name=checkpoint.PLAIN)
-    return found["params"], found["batch_stats"]
+    arrays = checkpoint.arrays(file, {"params": weights, "batch_stats": stats}, name=checkpoint.PLAIN)
+    checkpoint.refuse_non_finite(arrays, f"{file.path}: the network")
+    return arrays["params"], arrays["batch_stats"]
 
 
 def _last(name: str) -> str:

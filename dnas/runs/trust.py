@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from dnas import registry
 from dnas.runs.files import write_atomic
 
 
@@ -38,6 +39,11 @@ def begun_here(folder: Path, config: Mapping[str, Any]) -> bool:
 def trusted(folder: Path, config: Mapping[str, Any], trust: bool | Collection[str] = False) -> bool | Collection[str]:
     """`trust`, or True where the run was begun here."""
     return trust is True or begun_here(folder, config) or trust
+
+
+def allowed(trust: bool | Collection[str], *named: Any) -> bool | Collection[str]:
+    """`trust`, and those of the names that a user gave, which may be objects or None as well."""
+    return trust is True or {*(trust or ()), *(registry.absolute(name) for name in named if isinstance(name, str))}
 
 
 def config_digest(config: Mapping[str, Any]) -> str:

@@ -114,6 +114,7 @@ def select(selection: Selection, context: Context, *, folder: Path | None = None
             for message in found.skipped:
                 say(message)
             progress = found.tree
+            refuse_non_finite(progress.state, f"{folder}: the supernet's")
             say(f"continuing after step {int(progress.step)} of {total}")
     while int(progress.step) < total:
         started = time.monotonic()
@@ -152,6 +153,12 @@ def _write(folder: Path, chosen: SelectionResult) -> None:
     write_arrays(folder / "scores.npz", chosen.scores)
     write_json(folder / "cost.json", chosen.cost)
     write_atomic(folder / "genotype.json", chosen.genotype.to_json() + "\n")
+
+
+def refuse_non_finite(state: Tree, what: str) -> None:
+    """Raises ValueError, in one line that begins with `what`, where the state of a supernet holds NaN or infinity."""
+    for part in ("weights", "stats", "arch"):
+        checkpoint.refuse_non_finite(getattr(state, part), f"{what} {part}")
 
 
 def load_selected(folder: Path) -> SelectionResult | None:
