@@ -61,21 +61,16 @@ def operations(standalone: bool) -> dict[str, Callable[..., nn.Module]]:
 
 
 class Cell(nn.Module):
-    """Two inputs, each brought to `channels`, and four nodes.
+    """Two inputs, each brought to `channels`, and four nodes, each the sum of its edges.
 
-    reduction: halve the image on the edges from the inputs. reduced: the cell before did, so that input 0 is twice as
-    large as input 1. scan: run edges of equal operations and stride as one loop, whose body is compiled once.
-
-    The variables of an edge lie under `edge_SOURCE_TARGET` either way. A loop cannot hold modules of different names,
-    so the edges are called as functions of their variables, and of a key each, which in evaluation is always the same.
-    Initialising traces every kind of edge once and puts out zeros.
+    ops: names of the operations that are on the edges, or one such tuple an edge. reduction: halve the image on the edges
+    from the inputs. reduced: the cell before did, so that input 0 is twice as large as input 1.
     """
 
-    group: Group
+    ops: tuple
     channels: int
     reduction: bool
     reduced: bool
-    scan: bool
     standalone: bool
 
     @nn.compact
@@ -83,58 +78,65 @@ class Cell(nn.Module):
         bring = partial(ReLUConvBN, self.channels, affine=self.standalone, kernel=1)
         first = partial(FactorizedReduce, self.channels, affine=self.standalone) if self.reduced else bring
         inputs = [first(name="pre_0")(s0, train), bring(name="pre_1")(s1, train)]
+        return jnp.concatenate(self.nodes(inputs, gates, train), -1)
+
+    def nodes(self, inputs, gates, train):
+        """Values of the four nodes, edge after edge."""
+        nodes = [*inputs, 0, 0, 0, 0]
+        for e, (source, target) in enumerate(EDGES):
+            nodes[target] += self.edge(e)(nodes[source], gates[e], train)
+        return nodes[2:]
+
+    def edge(self, e, **options):
+        """The module of edge number `e`."""
+        (source, target), constructors = EDGES[e], operations(self.standalone)
+        names = self.ops if isinstance(self.ops[0], str) else self.ops[e]
+        return MixedOp({op: constructors[op] for op in names}, stride=2 if self.reduction and source < 2 else 1,
+                       name=f"edge_{source}_{target}", **options)
+
+
+class LoopedCell(Cell):
+    """The same under arrays of gates, edges of equal operations and stride in one loop, whose body is compiled once.
+
+    A loop cannot hold modules of different names, so the edges are called as functions of their variables, which lie where
+    those of a Cell do, and of a key each, which in evaluation is always the same. Initialising traces every kind of edge
+    once and puts out zeros.
+    """
+
+    def nodes(self, inputs, gates, train):
+        """In a reduction cell the edges that stride are looped over first, and then those that do not."""
         key = self.make_rng("dropout") if train and self.has_rng("dropout") else \
             jax.random.key(zlib.crc32(self.name.encode()))
         keys = jax.random.split(key, len(EDGES))
+        everything, inner = range(len(EDGES)), [e for e, (source, _) in enumerate(EDGES) if source > 1]
+        inputs = jnp.stack(inputs)
+        nodes = jnp.zeros((4, *(inputs[0, :, ::2, ::2] if self.reduction else inputs[0]).shape), inputs.dtype)
         if self.is_initializing():
             self.create(inputs[0], gates)
-            x = inputs[0][:, ::2, ::2] if self.reduction else inputs[0]
-            return jnp.zeros((*x.shape[:-1], 4 * self.channels), x.dtype)
-        run = self.looped if self.scan and not isinstance(gates[0], int) else self.unrolled
-        return jnp.concatenate(run(inputs, gates, keys, train), -1)
+            return list(nodes)
+        run = partial(self.loop, gates=gates, keys=keys, train=train)
+        if not self.reduction:
+            return list(run(everything, jnp.concatenate([inputs, nodes]), lambda nodes, source: nodes[source], 0)[2:])
+        nodes = run([e for e in everything if e not in inner], nodes, lambda nodes, source: inputs[source], 2)
+        return list(run(inner, nodes, lambda nodes, source: nodes[source - 2], 2))
 
-    def edge(self, e: int) -> MixedOp:
-        """The module of edge number `e`, a child of none."""
-        (source, target), ops = EDGES[e], operations(self.standalone)
-        return MixedOp({op: ops[op] for op in self.group.edge_ops(e)}, stride=2 if self.reduction and source < 2 else 1,
-                       name=f"edge_{source}_{target}", parent=None)
+    def edge(self, e):
+        """A child of none."""
+        return super().edge(e, parent=None)
 
     def create(self, x, gates):
         """Initial variables of the edges, drawn at once where edges are alike: a fraction of the time."""
         alike = defaultdict(list)
         for e, edge in enumerate(map(self.edge, range(len(EDGES)))):
-            alike[tuple(edge.ops), edge.stride, gates[e] if isinstance(gates[0], int) else None].append(e)
+            alike[edge.stride].append(e)
         keys = jax.random.split(self.make_rng("params"), len(EDGES))
-        for (_, stride, _), edges in alike.items():
+        for stride, edges in alike.items():
             seen = x[:, ::2, ::2] if self.reduction and stride == 1 else x
             drawn = jax.vmap(lambda key, e=edges[0], x=seen: self.edge(e).init(key, x, gates[e], True))(
                 keys[np.array(edges)])
             for e, variables in zip(edges, unstacked(drawn, len(edges))):
                 for kind, value in variables.items():
                     self.put_variable(kind, self.edge(e).name, value)
-
-    def unrolled(self, nodes, gates, keys, train):
-        """Values of the four nodes, edge after edge."""
-        nodes = nodes + [0, 0, 0, 0]
-        for e, (source, target) in enumerate(EDGES):
-            edge = self.edge(e)
-            y, updated = edge.apply(self.variables_of(edge), nodes[source], gates[e], train, rngs={"dropout": keys[e]},
-                                    mutable=["batch_stats"])
-            self.keep(edge, updated)
-            nodes[target] += y
-        return nodes[2:]
-
-    def looped(self, inputs, gates, keys, train):
-        """The same in one loop; in a reduction cell the edges that stride, and then those that do not."""
-        everything, inner = range(len(EDGES)), [e for e, (source, _) in enumerate(EDGES) if source > 1]
-        inputs = jnp.stack(inputs)
-        run = partial(self.loop, gates=gates, keys=keys, train=train)
-        if not self.reduction:
-            nodes = jnp.concatenate([inputs, jnp.zeros((4, *inputs.shape[1:]), inputs.dtype)])
-            return list(run(everything, nodes, lambda nodes, source: nodes[source], 0)[2:])
-        nodes = jnp.zeros((4, *inputs[0, :, ::2, ::2].shape), inputs.dtype)
-        nodes = run([e for e in everything if e not in inner], nodes, lambda nodes, source: inputs[source], 2)
-        return list(run(inner, nodes, lambda nodes, source: nodes[source - 2], 2))
 
     def loop(self, edges, nodes, read, first, *, gates, keys, train):
         """Adds `edges` up into `nodes [N, B, H, W, C]`, the first of which is node number `first`.
@@ -200,14 +202,15 @@ class Auxiliary(nn.Module):
 class Network(nn.Module):
     """Stem of three times `channels`, the cells, and the head. Reduction cells double the channels.
 
-    auxiliary: while training, return the logits of an auxiliary head as well.
+    ops: of normal and of reduction cells. looped: under arrays of gates, loop over the edges of a cell. auxiliary: while
+    training, return the logits of an auxiliary head as well.
     """
 
-    groups: Mapping[str, Group]
+    ops: Mapping[str, tuple]
     channels: int
     cells: int
     classes: int
-    scan: bool
+    looped: bool = False
     standalone: bool = False
     auxiliary: bool = False
 
@@ -219,8 +222,8 @@ class Network(nn.Module):
         for i in range(self.cells):
             kind = "reduce" if i in reductions else "normal"
             channels *= 2 if kind == "reduce" else 1
-            cell = Cell(self.groups[kind], channels, kind == "reduce", i - 1 in reductions, self.scan, self.standalone,
-                        name=f"cell_{i}")
+            cell = LoopedCell if self.looped and not isinstance(gates[kind][0], int) else Cell
+            cell = cell(self.ops[kind], channels, kind == "reduce", i - 1 in reductions, self.standalone, name=f"cell_{i}")
             s0, s1 = s1, cell(s0, s1, gates[kind], train)
             if self.auxiliary and train and i == reductions[1]:
                 auxiliary = Auxiliary(self.classes, name="auxiliary")(s1, train)
@@ -261,10 +264,10 @@ def cell_space(name, groups, image, classes, *, channels, cells, scan=None) -> S
     if current_options().partial_channels > 1 and (image[0] % 4 or image[1] % 4):
         raise ValueError(f"{name} with partial channels needs images whose sides are multiples of 4, "
                          f"got {image[0]}x{image[1]}")
-    loop = scan is not None and use_scan(scan, len(EDGES))
-    network = partial(Network, groups, channels, cells, classes, loop)
+    looped = scan is not None and use_scan(scan, len(EDGES))
+    network = partial(Network, {kind: group.ops for kind, group in groups.items()}, channels, cells, classes)
     options = {"image": list(image), "classes": classes, "channels": channels, "cells": cells}
-    return flax_space(name, network(), groups, image=image, standalone=network(standalone=True),
+    return flax_space(name, network(looped), groups, image=image, standalone=network(standalone=True),
                       auxiliary=network(standalone=True, auxiliary=True), rule=top_two,
                       options=options if scan is None else {**options, "scan": scan},
                       format=to_string, parse=partial(from_string, groups))

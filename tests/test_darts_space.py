@@ -10,7 +10,7 @@ import pytest
 from dnas.shared_options import SharedOptions, shared_options
 from dnas.types import Choice, Genotype, Group
 from search_spaces import robust_darts
-from search_spaces.darts import EDGES, GROUPS, OPS, Cell, darts, top_two
+from search_spaces.darts import EDGES, GROUPS, OPS, Cell, LoopedCell, darts, top_two
 from search_spaces.genotypes import GENOTYPES, genotype
 from search_spaces.nasbench201 import nasbench201
 from search_spaces.robust_darts import s1, s2, s3, s4
@@ -237,34 +237,46 @@ def test_sides_of_any_length_are_rounded_up(image):
 @pytest.mark.parametrize("reduction", [False, True])
 def test_looped_and_unrolled_edges_are_the_same_function(reduction):
     rng = np.random.default_rng(0)
-    ops = ("none", "skip_connect", "dil_conv_3x3", "noise")
+    ops = ("none", "skip_connect", "dil_conv_3x3")
     s0, s1 = rng.normal(size=(2, 4, 4, 2)), rng.normal(size=(2, 4, 4, 4))
     if not reduction:
         s1 = s1[:, ::2, ::2]
     gates = rng.random((14, len(ops)))
 
-    def cell(scan):
-        return Cell(Group(EDGES, ops), 2, reduction, not reduction, scan, False, name="cell_1")
+    def cell(looped):
+        return (LoopedCell if looped else Cell)(ops, 2, reduction, not reduction, False, name="cell_1")
 
-    shapes = [jax.eval_shape(lambda key, scan=scan: cell(scan).init(key, s0, s1, gates, True), jax.random.key(0))
-              for scan in (False, True)]
+    shapes = [jax.eval_shape(lambda key, looped=looped: cell(looped).init(key, s0, s1, gates, True), jax.random.key(0))
+              for looped in (False, True)]
     assert shapes[0] == shapes[1]
     weights, stats = (jax.tree.map(lambda leaf: rng.uniform(0.5, 1, leaf.shape), shapes[0][kind])
                       for kind in ("params", "batch_stats"))
 
-    def run(scan):
+    def run(looped):
         def loss(weights, gates, inputs):
-            y, after = cell(scan).apply({"params": weights, "batch_stats": stats}, *inputs, gates, True,
+            y, after = cell(looped).apply({"params": weights, "batch_stats": stats}, *inputs, gates, True,
                                         mutable=["batch_stats"], rngs={"dropout": jax.random.key(1)})
             return jnp.sum(jnp.sin(y)), after
         grad = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
-        return (jax.jit(grad) if scan else grad)(weights, gates, (s0, s1))
+        return (jax.jit(grad) if looped else grad)(weights, gates, (s0, s1))
 
     with jax.enable_x64(True):
         on, off = run(True), run(False)
     assert jax.tree.structure(on) == jax.tree.structure(off)
     for leaf, other in zip(jax.tree.leaves(on), jax.tree.leaves(off)):
         np.testing.assert_allclose(leaf, other, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("cell", [Cell, LoopedCell])
+@pytest.mark.parametrize("train", [True, False])
+def test_every_edge_has_a_noise_of_its_own(cell, train):
+    """A node is the sum of its edges, whose variances add up."""
+    cell = cell(("noise",), 1, False, False, False, name="cell_1")
+    x, gates = jnp.zeros((64, 8, 8, 1)), jnp.ones((14, 1))
+    variables = cell.init(jax.random.key(0), x, x, gates, True)
+    rngs = {"dropout": jax.random.key(1)} if train else {}
+    y = cell.apply(variables, x, x, gates, train, mutable=["batch_stats"], rngs=rngs)
+    assert np.allclose(np.var(y[0], (0, 1, 2)), (2, 3, 4, 5), rtol=0.1)
 
 
 def test_noise_is_new_in_every_training_step_and_fixed_in_evaluation():

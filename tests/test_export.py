@@ -1,6 +1,5 @@
 """`dnas.export` and its command: every form is read back and gives the same logits, without the toolkit where it says so."""
 
-import ast
 import json
 import shutil
 import subprocess
@@ -13,20 +12,11 @@ from safetensors import safe_open
 import dnas
 from dnas.api.export import Unfaithful
 from dnas.data import load as load_data
-from dnas.runs.model_file import Output
 from launch.main import main
-from search_spaces import SPACES, standalone
-from search_spaces.darts import darts
-from search_spaces.export import flax
-from search_spaces.nasbench201 import nasbench201
-from search_spaces.robust_darts import s4
 from tests.test_load import refused
 from tests.test_train_command import TOY
 from tests.toy_space import toy
 
-CELL = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|nor_conv_1x1~0|none~1|avg_pool_3x3~2|"
-CELLS = ("normal sep_conv_3x3:1, skip_connect:0 | dil_conv_3x3:2, sep_conv_5x5:0 | dil_conv_5x5:3, none:0 | -; "
-         "reduce max_pool_3x3:0, skip_connect:1 | avg_pool_3x3:1, max_pool_3x3:2 | sep_conv_3x3:0, skip_connect:3 | -")
 ALONE = """
 import sys
 for name in ("dnas", "search_spaces", "launch"):
@@ -76,28 +66,6 @@ def test_safetensors_hold_all_that_is_needed(exported):
     assert np.asarray(dnas.load(exported / "network.safetensors").predict(np.zeros((3, 8, 8, 1), np.uint8))).shape == (3, 10)
 
 
-@pytest.mark.parametrize("name, space, text", [
-    ("nasbench201", nasbench201((8, 8, 1), 10, channels=2, cells=2), CELL),
-    ("nasbench201", nasbench201((8, 8, 1), 10, channels=2, cells=1), CELL),
-    ("darts", darts((8, 8, 1), 10, channels=2, cells=3), CELLS)], ids=["stacked", "one cell", "darts"])
-def test_a_flax_file_is_the_network(untrained, tmp_path, name, space, text):
-    """All operations of both families, and edges and nodes that are left out."""
-    trained = dnas.load(untrained(name, space, space.parse(text)))
-    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
-    logits = flax(trained, tmp_path)(images)
-    np.testing.assert_allclose(logits, trained.logits(images), 1e-5, 1e-5)
-    text = (tmp_path / "network.py").read_text()
-    modules = {node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
-               for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import | ast.ImportFrom)}
-    assert {module.split(".")[0] for module in modules} <= {"functools", "math", "pathlib", "flax", "jax", "safetensors"}
-    unused = {"MaxPool", "FactorizedReduce"} if name == "nasbench201" else {"nor_conv_1x1", "Residual", "Stage"}
-    assert not any(word in text for word in unused) and len(text.splitlines()) < 330
-
-
-def test_the_families_are_spaces():
-    assert set(standalone.FAMILIES) == set(SPACES) - {"graph", "dense"}
-
-
 def test_a_space_of_the_users_own_is_exported_where_the_user_says_where_it_is(untrained, capsys):
     folder = untrained("mine.py:toy", toy(), toy().genotype({"chain": np.eye(4)[[2, 1]]}))
     error = refused(capsys, "export", folder, "--format", "stablehlo", "--cache", "off")
@@ -107,14 +75,6 @@ def test_a_space_of_the_users_own_is_exported_where_the_user_says_where_it_is(un
     assert "64 images drawn at random" in out and "accuracy" not in out
     assert {path.name for path in (folder / "export").iterdir()} == {f"network.{end}" for end in (
         "stablehlo", "json", "py", "safetensors")}
-
-
-def test_a_network_that_draws_noise_has_no_file():
-    space = s4((8, 8, 1), 10, channels=2, cells=3)
-    genotype = space.genotype({name: np.eye(2)[[0] * 14] for name in space.groups})
-    gives = Output("classification", 2, ("a", "b"))
-    with pytest.raises(ValueError, match="it has the operation noise, which draws"):
-        standalone.source("s4", space, genotype, None, gives)
 
 
 @pytest.mark.parametrize("wrong", [lambda logits: logits + 1e-3, lambda logits: logits * (1 + 1e-4), lambda logits: -logits])

@@ -40,25 +40,6 @@ class Chosen(int):
         return chosen
 
 
-class Ordered(Mapping):
-    """A mapping whose order lasts: Flax sorts dicts by their keys where a module is repeated in a loop."""
-
-    def __init__(self, items: Mapping):
-        self._items = dict(items)
-
-    def __getitem__(self, key):
-        return self._items[key]
-
-    def __iter__(self):
-        return iter(self._items)
-
-    def __len__(self):
-        return len(self._items)
-
-    def __hash__(self):
-        return hash(tuple(self._items.items()))
-
-
 class MixedOp(nn.Module):
     """The operations of one edge, mixed by a gate or reduced to one of them (DARTS, arXiv 1806.09055, eq. 2).
 
@@ -78,12 +59,12 @@ class MixedOp(nn.Module):
     stride: int = 1
 
     def __post_init__(self):
-        self.ops = Ordered(self.ops)
+        self.ops = tuple(dict(self.ops).items())  # Flax sorts dicts where a module is repeated in a loop
         super().__post_init__()
 
     @nn.compact
     def __call__(self, x, gate, train):
-        names, parts = list(self.ops), current_options().partial_channels
+        names, parts = [name for name, _ in self.ops], current_options().partial_channels
         channels = self.channels or x.shape[-1]
         if channels % parts or x.shape[-1] % parts:
             raise ValueError(f"edge {self.name!r} has {x.shape[-1]} channels, "
@@ -93,7 +74,8 @@ class MixedOp(nn.Module):
 
         def build(k):
             def run(edge, x):
-                y = edge.ops[names[k]](channels=channels // parts, stride=edge.stride, name=names[k])(x, train)
+                name, operation = edge.ops[k]
+                y = operation(channels=channels // parts, stride=edge.stride, name=name)(x, train)
                 return edge.dropped(y) if train and _dropping.get() is not None and y is not x else y
 
             if current_options().remat and not isinstance(gate, int):

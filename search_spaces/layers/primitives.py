@@ -7,6 +7,7 @@ momentum 0.1), so that published numbers can be compared.
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable
 from functools import partial
 
@@ -222,7 +223,7 @@ class SepConv(nn.Module):
 class Noise(nn.Module):
     """Independent N(0, 1) of the shape that the edge puts out, whatever the input (S4, arXiv 1909.09656).
 
-    Drawn from the stream `dropout`; the same noise at every call without that stream.
+    Drawn from the stream `dropout`; the same noise at every call without that stream, another one in every module.
     """
 
     channels: int
@@ -230,6 +231,7 @@ class Noise(nn.Module):
 
     @nn.compact
     def __call__(self, x, train):
-        key = self.make_rng("dropout") if self.has_rng("dropout") else jax.random.key(0)
+        key = self.make_rng("dropout") if self.has_rng("dropout") else \
+            jax.random.key(zlib.crc32("/".join(self.path).encode()))
         shape = jax.eval_shape(lambda x: strided(x, self.stride), x).shape
         return jax.random.normal(key, (*shape[:-1], self.channels), x.dtype)

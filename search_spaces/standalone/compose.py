@@ -2,7 +2,7 @@
 
 Definitions of this toolkit, and of the modules beside the one that a network's class is in, are copied; everything else is
 imported as it was. A name that two of the copied modules define stays that of the first module, and the other gets an
-underscore. Functions of the toolkit that `leaves` defines too come from there.
+underscore. What `plain` defines is taken from there, wherever in the toolkit the same name is defined.
 """
 
 from __future__ import annotations
@@ -15,13 +15,17 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence, Set
+from itertools import pairwise
 from pathlib import Path
 from pprint import pformat
 from types import ModuleType
 from typing import Any, NamedTuple
 
-LEAVES = "search_spaces.standalone.leaves"
+import flax.linen as nn
+
+PLAIN = "search_spaces.standalone.plain"
 TOOLKIT = ("dnas", "search_spaces")
 WIDTH = 120
 
@@ -54,22 +58,21 @@ class Module(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """imports: statements; definitions: their texts in order; names: what each of `Key` is called there; modules: those that
-    were copied from."""
+    """imports: statements; definitions: module and text of each, in order; names: what each of `Key` is called there;
+    modules: those that were copied from."""
 
     imports: tuple[str, ...]
-    definitions: tuple[str, ...]
+    definitions: tuple[tuple[str, str], ...]
     names: Mapping[Key, str]
     modules: tuple[str, ...]
 
 
-def compose(starts: Sequence[Key], constants: Sequence[str] = (),
-            edit: Callable[[Definition], Definition] = lambda definition: definition,
-            instead: Mapping[Key, Key] = {}) -> Parts:
+def compose(starts: Sequence[Key], constants: Sequence[str], used: Set[type], instead: Mapping[str, str]) -> Parts:
     """The parts of a file that defines `starts`, whose first module is the one that others must lie beside to be copied.
 
     constants: names that the file assigns itself, in place of definitions of the modules in this package.
-    edit: applied to every definition. instead: definitions to take in place of others.
+    used: classes of Flax modules; of others in the toolkit only the name is defined. instead: of definitions of `plain`,
+    others that take their place.
 
     Raises ValueError, in one line, for what cannot be copied.
     """
@@ -88,10 +91,10 @@ def compose(starts: Sequence[Key], constants: Sequence[str] = (),
         here = module_of(module)
         if module.startswith("search_spaces.standalone") and name in constants:
             return None
-        if _in_toolkit(module) and name in module_of(LEAVES).definitions:
-            return LEAVES, name
+        if _in_toolkit(module) and module != PLAIN and name in module_of(PLAIN).definitions:
+            return PLAIN, instead.get(name, name)
         if name in here.definitions:
-            return instead.get((module, name), (module, name))
+            return module, name
         for one in here.imports.get(name, ()):
             if not _copied(one.origin, starts[0][0]):
                 return here.imports[name]
@@ -111,7 +114,7 @@ def compose(starts: Sequence[Key], constants: Sequence[str] = (),
         if len(several) != 1:
             raise ValueError(f"{name} is not set in {module_of(module).file} by one statement at its top, which could be "
                              "copied")
-        needed[key] = definition = edit(several[0])
+        needed[key] = definition = _unused(name) if _left_out(key, used) else several[0]
         edges.setdefault(module, set())
         read_names = {node.id for node in names_in(definition.node)}
         for other in sorted(read_names):
@@ -137,14 +140,14 @@ def compose(starts: Sequence[Key], constants: Sequence[str] = (),
         raise ValueError(f"the modules {', '.join(error.args[1])} need each other") from None
     finals = {key: key[1] for key in starts} | _finals(needed, starts[0][0], {*constants, *bound})
     texts = {}
-    for key in sorted(needed, key=lambda key: (key[0].endswith("usage"), order.index(key[0]), needed[key].line)):
+    for key in sorted(needed, key=lambda key: (order.index(key[0]), needed[key].line)):
         targets = {node.id: resolve(key[0], node.id) for node in names_in(needed[key].node)} | {key[1]: key}
         changes = {name: finals[target] for name, target in targets.items()
                    if isinstance(target, tuple) and finals.get(target, name) != name}
-        texts.setdefault((key[0], needed[key].line), renamed(needed[key], changes))
+        texts.setdefault((key[0], needed[key].text), renamed(needed[key], changes))
     statements = tuple(statement for _, several in bound.values() for statement in several)
     copied = tuple(module_of(name).file for name in order if not name.startswith("search_spaces.standalone"))
-    return Parts(statements, tuple(texts.values()), finals, copied)
+    return Parts(statements, tuple((module, text) for (module, _), text in texts.items()), finals, copied)
 
 
 def read(name: str) -> Module:
@@ -220,12 +223,36 @@ def assigned(name: str, value: Any) -> str:
     return f"{name} = " + f"\n{' ' * (len(name) + 3)}".join(lines)
 
 
+def spaced(definitions: Sequence[str]) -> str:
+    """The definitions one after another, assignments in one block."""
+    text = definitions[0]
+    for before, after in pairwise(definitions):
+        assignments = not any(each.startswith(("def ", "class ", "@")) for each in (before, after))
+        text += ("\n" if assignments else "\n\n\n") + after
+    return text + "\n"
+
+
 def grouped(imports: Sequence[str]) -> str:
-    """The statements in two groups, of the standard library and of others, each in order."""
-    module = lambda statement: statement.split()[1]
-    order = sorted(set(imports), key=lambda statement: (statement.startswith("from"), module(statement)))
-    standard = [statement for statement in order if module(statement).split(".")[0] in sys.stdlib_module_names]
-    return "\n".join([*standard, "", *(statement for statement in order if statement not in standard)])
+    """The statements in two groups, of the standard library and of others, each in order and one for each module."""
+    names = defaultdict(set)
+    for statement in imports:
+        start, _, name = statement.partition(" import ") if statement.startswith("from ") else (statement, "", "")
+        names[start].add(name)
+    order = sorted(names, key=lambda start: (start.startswith("from"), start))
+    standard = [start for start in order if start.split()[1].split(".")[0] in sys.stdlib_module_names]
+    line = lambda start: f"{start} import {', '.join(sorted(names[start]))}" if start.startswith("from") else start
+    return "\n".join([*map(line, standard), "", *(line(start) for start in order if start not in standard)])
+
+
+def _left_out(key: Key, used: Set[type]) -> bool:
+    """Whether it is a Flax module of the toolkit that is not among those used."""
+    value = getattr(sys.modules[key[0]], key[1]) if _in_toolkit(key[0]) and key[0] != PLAIN else None
+    return isinstance(value, type) and issubclass(value, nn.Module) and value not in used
+
+
+def _unused(name: str) -> Definition:
+    text = f"{name} = nn.Module  # not in this network"
+    return Definition(1, text, ast.parse(text).body[0])
 
 
 def _imports(node: ast.Import | ast.ImportFrom, module: str) -> Iterator[tuple[str, Import]]:

@@ -1,4 +1,4 @@
-"""How a network that stands alone is used: source of the files that `source` writes."""
+"""How an exported network is used: the last definitions of the files that `search_spaces.export` writes."""
 
 from pathlib import Path
 
@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from flax.traverse_util import unflatten_dict
 from safetensors.numpy import load_file
 
-from search_spaces.standalone.nasbench201 import Network
-
+MODULE = None
+GATES = {}
 SCALE = 255
 MEAN = [0.5]
 STD = [0.25]
@@ -21,13 +21,14 @@ def load(path=WEIGHTS):
 
 
 @jax.jit
-def logits(variables, images):
-    """Logits [B, classes] of images [B, H, W, C], the pixels as they were in the data."""
-    images = (images.astype(jnp.float32) / SCALE - jnp.array(MEAN)) / jnp.array(STD)
-    return Network().apply(variables, images)
+def logits(variables, inputs):
+    """Outputs [B, ...] of inputs [B, ...] as they were in the data."""
+    if not jnp.issubdtype(inputs.dtype, jnp.signedinteger):  # tokens stay as they are
+        inputs = (inputs.astype(jnp.float32) / SCALE - jnp.array(MEAN)) / jnp.array(STD)
+    return MODULE.apply(variables, inputs, GATES, False)
 
 
 @jax.jit
-def predict(variables, images):
-    """Probabilities [B, classes] of the same images."""
-    return jax.nn.softmax(logits(variables, images))
+def predict(variables, inputs):
+    """Probabilities [B, classes] of the same inputs."""
+    return jax.nn.softmax(logits(variables, inputs))

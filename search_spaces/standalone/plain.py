@@ -1,4 +1,4 @@
-"""What searched networks come down to, in Flax's and JAX's own words: source of the files that `dnas export` writes.
+"""What searched networks come down to, in Flax's and JAX's own words, for the files that `search_spaces.export` writes.
 
 What has these names elsewhere in this toolkit is for searches, and fast on a CPU. This computes the same.
 """
@@ -14,36 +14,42 @@ import jax.numpy as jnp
 from jax import lax
 
 from dnas.types import REMOVED
-from search_spaces.layers.mixed import Ordered, channel_shuffle, strided
+from search_spaces.layers.mixed import channel_shuffle, strided
 
 PARTIAL_CHANNELS = 1
 SCAN = "auto"
 
 
 class MixedOp(nn.Module):
-    """The operation that was chosen for an edge: number `gate` of `ops`; REMOVED gives zeros.
-
-    Operations see the first 1 / PARTIAL_CHANNELS of the channels, the others pass by.
-    """
+    """The operation that was chosen for an edge: number `gate` of `ops`; REMOVED gives zeros."""
 
     ops: Mapping[str, Callable[..., nn.Module]]
     channels: int | None = None
     stride: int = 1
 
     def __post_init__(self):
-        self.ops = Ordered(self.ops)
+        self.ops = tuple(dict(self.ops).items())  # Flax sorts dicts where a module is repeated in a loop
         super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x, gate, train):
+        channels = self.channels or x.shape[-1]
+        if gate == REMOVED:
+            return jnp.zeros((*strided(x, self.stride).shape[:-1], channels), x.dtype)
+        name, operation = self.ops[gate]
+        return operation(channels=channels, stride=self.stride, name=name)(x, train)
+
+
+class PartialMixedOp(MixedOp):
+    """The same; the operation sees the first 1 / PARTIAL_CHANNELS of the channels, the others pass by."""
 
     @nn.compact
     def __call__(self, x, gate, train):
         channels, own = self.channels or x.shape[-1], x.shape[-1] // PARTIAL_CHANNELS
         if gate == REMOVED:
             return jnp.zeros((*strided(x, self.stride).shape[:-1], channels), x.dtype)
-        name = list(self.ops)[gate]
-        operation = self.ops[name](channels=channels // PARTIAL_CHANNELS, stride=self.stride, name=name)
-        y = operation(x[..., :own], train)
-        if PARTIAL_CHANNELS == 1:
-            return y
+        name, operation = self.ops[gate]
+        y = operation(channels=channels // PARTIAL_CHANNELS, stride=self.stride, name=name)(x[..., :own], train)
         passed, window = x[..., own:], (self.stride,) * (x.ndim - 2)
         if self.stride > 1 and window:
             passed = nn.max_pool(passed, window, window, "SAME")

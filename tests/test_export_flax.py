@@ -1,5 +1,7 @@
-"""Flax files whose modules are copied: networks of spaces of one's own, and those that go on from a supernet's weights."""
+"""Flax files: the networks of shipped spaces, of spaces of one's own, and those that go on from a supernet's weights."""
 
+import ast
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +15,9 @@ from dnas.runs import model_file
 from dnas.shared_options import SharedOptions, shared_options
 from search_spaces.darts import darts
 from search_spaces.dense import dense
-from search_spaces.export import flax
+from search_spaces.export import flax, flax_source
 from search_spaces.nasbench201 import nasbench201
-from search_spaces.robust_darts import s4
+from search_spaces.robust_darts import s1, s4
 from search_spaces.width import width
 from tests.toy_causal import causal
 from tests.toy_frameworks import toy_pure
@@ -38,10 +40,11 @@ assert updated["batch_stats"].keys() == variables["batch_stats"].keys()
 """
 
 
-def saved(folder, place, space, takes=IMAGES, gives=CLASSES, inherit=False, seed=0):
-    """A network of `space`, drawn with its running averages and written into `folder`, as it is read from there."""
+def saved(folder, place, space, takes=IMAGES, gives=CLASSES, inherit=False, seed=0, text=None):
+    """A network of `space`, `text` or drawn, its running averages random, as it is read from its file."""
     draw = np.random.default_rng(seed)
-    genotype = space.genotype({name: draw.random(group.shape) for name, group in space.groups.items()})
+    genotype = space.parse(text) if text else space.genotype(
+        {name: draw.random(group.shape) for name, group in space.groups.items()})
     network = (space.inherited if inherit else space).network(genotype)
     inputs = jax.ShapeDtypeStruct((1, *takes.shape), "int32" if takes.kind == "tokens" else "float32")
     weights, stats = network.init(jax.random.key(0), inputs)
@@ -81,6 +84,52 @@ def test_a_network_of_a_space_of_ones_own_runs_without_the_toolkit(tmp_path):
     done = subprocess.run([sys.executable, "-c", ALONE], cwd=tmp_path / "export", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(np.load(tmp_path / "export" / "flax.npy"), trained.logits(images), 1e-5, 1e-5)
+
+
+CELL = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|nor_conv_1x1~0|none~1|avg_pool_3x3~2|"
+CELLS = ("normal sep_conv_3x3:1, skip_connect:0 | dil_conv_3x3:2, sep_conv_5x5:0 | dil_conv_5x5:3, none:0 | -; "
+         "reduce max_pool_3x3:0, skip_connect:1 | avg_pool_3x3:1, max_pool_3x3:2 | sep_conv_3x3:0, skip_connect:3 | -")
+
+
+@pytest.mark.parametrize("name, space, text, lines", [
+    ("nasbench201", nasbench201(IMAGE, 10, channels=2, cells=2), CELL, 280),
+    ("nasbench201", nasbench201(IMAGE, 10, channels=2, cells=1), CELL, 280),
+    ("darts", darts(IMAGE, 10, channels=2, cells=3), CELLS, 390),
+    ("s1", s1(IMAGE, 10, channels=2, cells=3), "normal skip_connect:0 | - | - | -; reduce max_pool_3x3:0 | - | - | -", 330),
+    ("s4", s4(IMAGE, 10, channels=2, cells=3), "normal noise:0, noise:1 | - | noise:2 | -; reduce - | noise:0 | - | -", 330),
+    ("width", width(IMAGE, 10, channels=4, stages=2), "4-3-8-6", 170),
+], ids=["stacked", "one cell", "darts", "s1", "noise", "width"])
+def test_networks_of_shipped_spaces(tmp_path, name, space, text, lines):
+    """All operations, edges and nodes that are left out; and new weights have the same names and shapes."""
+    trained = saved(tmp_path, name, space, text=text)
+    source = exported(trained, tmp_path, pixels())
+    imported = {node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
+                for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import | ast.ImportFrom)}
+    assert {module.split(".")[0] for module in imported} <= {
+        "__future__", "collections", "functools", "math", "pathlib", "zlib", "flax", "jax", "numpy", "safetensors"}
+    assert len(source.splitlines()) <= lines and max(map(len, source.splitlines())) <= 125
+    file = sys.modules["dnas_exported_network"]
+    fresh = jax.eval_shape(lambda key: file.MODULE.init(key, np.zeros((1, *IMAGE), np.float32), file.GATES, True),
+                           jax.random.key(0))
+    assert jax.tree.map(np.shape, fresh) == jax.tree.map(np.shape, trained.variables)
+
+
+def test_operations_that_the_genotype_does_not_have_are_left_out(tmp_path):
+    space = nasbench201(IMAGE, 10, channels=2, cells=1)
+    text = exported(saved(tmp_path, "nasbench201", space, text=CELL.replace("avg_pool_3x3", "none")), tmp_path, pixels())
+    assert "AvgPool = nn.Module  # not in this network" in text and "class AvgPool" not in text
+    assert "def avg_pool" not in text and "class ReLUConvBN" in text and "PARTIAL_CHANNELS" not in text
+
+
+def test_nothing_that_a_received_file_calls_itself_becomes_a_part_of_the_program(tmp_path):
+    name = 'x"""; raise SystemExit; """'
+    trained = saved(tmp_path, f"{HERE}/toy_space.py:toy", toy(IMAGE, 10))
+    output = trained.described.output._replace(task=name, classes=(name,) * 10)
+    for gives in output, output._replace(classes=()):
+        described = trained.described._replace(space={"name": name}, output=gives)
+        text = flax_source(dataclasses.replace(trained, described=described))
+        assert name not in ast.get_docstring(ast.parse(text)) and "SystemExit" not in ast.dump(ast.parse(
+            text.replace(repr(name), "0")))
 
 
 @pytest.mark.parametrize("name, make, options", [
