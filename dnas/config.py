@@ -33,6 +33,8 @@ DESCRIBED = ("class_names", "metric")
 SEARCH = ("space", "method", *DATA, *DESCRIBED, "epochs", "batch", "seed", "diagnose", "stop_on_collapse", "start", "budget")
 """Keys of the config of a search: all that its result depends on."""
 SHARED = "dnas.shared_options:SharedOptions"
+BOUNDS = {"epochs": (1, 10**6), "batch": (1, 10**9), "seed": (0, 2**32 - 1), "diagnose": (0, 10**6)}
+"""Least and largest value of each whole number of a search."""
 
 
 def build_space(name: str, data: Any, options: Mapping[str, Any] | None = None) -> SearchSpace:
@@ -177,6 +179,14 @@ def read_config(path: str | Path) -> dict[str, Any]:
         if part in config and not (isinstance(config[part], Mapping) and config[part].get("name") == ""):
             named_part(config, part, str(file), True)
     return config
+
+
+def refuse_out_of_range(values: Mapping[str, Any], where: str = "") -> None:
+    """Raises ValueError, that begins with `where`, for one of the numbers in BOUNDS that is not a whole one in them."""
+    for name, value in values.items():
+        least, most = BOUNDS[name]
+        if type(value) is not int or not least <= value <= most:
+            raise ValueError(f"{where}{name} is {repr(value)[:80]}; it must be a whole number, {least} to {most:,}")
 
 
 def named_part(config: Mapping[str, Any], part: str, where: str,

@@ -374,6 +374,9 @@ def test_edge_weights_are_logits_of_their_own(float64):
     ({"arch_warmup": -1}, "arch_warmup is -1"), ({"clip": 0.0}, "clip is 0.0"),
     ({"arch_every": 0}, "arch_every is 0"), ({"distill": -1}, "distill is -1"), ({"lr": "fast"}, "lr is 'fast'"),
     ({"hypergradient": "third-order"}, "'third-order' must be one of first-order, unrolled"),
+    ({"distill": 10**9}, "distill is 1000000000, it must be 0 to 100"),
+    ({"hypergradient": "neumann", "terms": 10**9}, "terms is 1000000000; it must be 0 to 1000"),
+    ({"hypergradient": "conjugate-gradient", "terms": 10**9}, "iterations is 1000000000; it must be 1 to 10,000"),
     ({"hypergradient": "neumann", "terms": -1}, "terms is -1"), ({"hypergradient": "neumann", "lr": 0.0}, "lr is 0.0"),
     ({"hypergradient": "conjugate-gradient", "terms": 0}, "iterations is 0"),
 ])

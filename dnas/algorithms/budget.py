@@ -44,6 +44,15 @@ class Budget(NamedTuple):
         """{"params", "macs": limit}: those that are set."""
         return {name: float(getattr(self, name)) for name in NAMES if getattr(self, name) is not None}
 
+    def check(self) -> Budget:
+        """The budget. Raises ValueError where a limit, or the weight, is not a positive number."""
+        for name, value in self._asdict().items():
+            if value is not None and not (isinstance(value, (int, float)) and 0 < value < float("inf")):
+                raise ValueError(f"budget.{name} is {value!r}; it must be a positive number")
+        if self.weight != Budget().weight and not self.limits:
+            raise ValueError("budget.weight needs budget.params or budget.macs")
+        return self
+
 
 def budgeted(method: Method, space: SearchSpace, budget: Budget) -> Method:
     """`method` with a term that pulls its architecture player towards the budget, and a selection within it.

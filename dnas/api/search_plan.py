@@ -85,14 +85,10 @@ def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = No
     spaces, methods = (list(part) if type(part) in (list, tuple) else [part] for part in (space, method))
     several = [spaces, methods] != [[space], [method]] or seeds is not None
     seeds = _seeds(seed, seeds)
-    bounds = ("epochs", epochs, 1, 10**6), ("batch", batch, 1, 10**9), ("diagnose", diagnose, 0, 10**6)
-    for name, value, least, most in bounds:
-        if value is not None and not (type(value) is int and least <= value <= most):
-            raise ValueError(f"{name} is {value!r}; it must be a whole number, {least} to {most:,}")
+    configs.refuse_out_of_range({"epochs": epochs, "diagnose": diagnose, **({} if batch is None else {"batch": batch})})
     if stop_on_collapse and not diagnose:
         raise ValueError("stop_on_collapse needs diagnose, the epochs between diagnoses")
-    budget = budget or Budget()
-    _check_budget(budget)
+    budget = (budget or Budget()).check()
     data = data if isinstance(data, Dataset) else load_data(data)
     notes, smaller = [], min(len(data.splits["train"]), len(data.splits["valid"]))
     if batch is None:
@@ -182,14 +178,6 @@ def _seeds(seed: int, seeds: int | Sequence[int] | None) -> list[int]:
     if len(set(listed)) < len(listed):
         raise ValueError(f"seeds {listed} name a seed twice; each search needs a seed of its own")
     return listed
-
-
-def _check_budget(budget: Budget) -> None:
-    for name, value in budget._asdict().items():
-        if value is not None and not (isinstance(value, (int, float)) and 0 < value < float("inf")):
-            raise ValueError(f"budget.{name} is {value!r}; it must be a positive number")
-    if budget.weight != Budget().weight and not budget.limits:
-        raise ValueError("budget.weight needs budget.params or budget.macs")
 
 
 def _names(pairs: Sequence[tuple[SearchSpace, Method]]) -> list[str]:

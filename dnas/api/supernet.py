@@ -121,7 +121,13 @@ def search_config(folder: Path) -> dict[str, Any]:
     if kind != "search":
         what, run = ("selection", f", {folder.resolve().parent.parent}") if kind == "select" else ("comparison", "")
         raise ValueError(f"{folder} is a {what}, which has no supernet of its own; give the run of its search{run}")
-    return configs.read_config(folder)
+    config, where = configs.read_config(folder), f"{folder / 'config.json'}: "
+    configs.refuse_out_of_range({name: config.get(name) for name in ("epochs", "batch", "seed")}, where)
+    try:
+        budget_of(config).check()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}budget is {str(config['budget'])[:80]} ({error})") from None
+    return config
 
 
 FINGERPRINT = "config", "epoch", "checkpoint"

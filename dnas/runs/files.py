@@ -64,12 +64,15 @@ def opened(path: str | Path, *, follow: bool = False) -> Iterator[tuple[BinaryIO
     except OSError as error:
         why = "it is a link, which is not followed" if error.errno == errno.ELOOP else error.strerror
         raise Unreadable(path, why) from None
+    status, most, why = os.fstat(handle), LARGEST.get(Path(path).suffix, LARGEST[".json"]), None
+    if not stat.S_ISREG(status.st_mode):
+        why = "it is a folder" if stat.S_ISDIR(status.st_mode) else "it is not an ordinary file"
+    elif status.st_size > most:
+        why = f"it has {status.st_size:,} bytes; more than {most:,} are not read"
+    if why:
+        os.close(handle)
+        raise Unreadable(path, why)
     with open(handle, "rb") as file:
-        status, most = os.fstat(handle), LARGEST.get(Path(path).suffix, LARGEST[".json"])
-        if not stat.S_ISREG(status.st_mode):
-            raise Unreadable(path, "it is a folder" if stat.S_ISDIR(status.st_mode) else "it is not an ordinary file")
-        if status.st_size > most:
-            raise Unreadable(path, f"it has {status.st_size:,} bytes; more than {most:,} are not read")
         yield file, status.st_size
 
 

@@ -33,6 +33,10 @@ def random(*, seed: int | None = None) -> Selection:
                      lambda context: {"evaluations": 0, "epochs": 0})
 
 
+MOST = 10**6
+"""Draws: their scores are held in memory and saved after every step."""
+
+
 def sampled(*, draws: int = 100, seed: int | None = None) -> Selection:
     """The genotype with the best validation metric in the supernet among several drawn from the gates.
 
@@ -40,10 +44,10 @@ def sampled(*, draws: int = 100, seed: int | None = None) -> Selection:
         draws: How many genotypes to try.
         seed: Seed of the draws; default: the search's seed.
 
-    Raises ValueError for fewer than one draw or a negative seed.
+    Raises ValueError for fewer than one draw, more than MOST, or a negative seed.
     """
-    if draws < 1:
-        raise ValueError(f"draws is {draws}, it must be at least 1")
+    if not 1 <= draws <= MOST:
+        raise ValueError(f"draws is {draws}, it must be at least 1, and at most {MOST:,}")
     refuse_negative(seed=seed or 0)
 
     def steps(context):

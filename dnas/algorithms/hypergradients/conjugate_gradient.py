@@ -25,6 +25,9 @@ from jax.scipy.sparse.linalg import cg
 
 from .products import products
 
+MOST = 10_000
+"""Iterations: as many lie between two looks at whether a person wants to end it."""
+
 
 def conjugate_gradient(*, iterations: int = 5, damping: float = 0.0, reverse: bool = False):
     """Returns `hypergradient(inner, outer, weights, arch, lookahead) -> (value, aux), grad`.
@@ -32,10 +35,10 @@ def conjugate_gradient(*, iterations: int = 5, damping: float = 0.0, reverse: bo
     iterations: at most so many, of one product with H each. damping: what is added to H's diagonal. reverse: see
     `products`. Costs one gradient evaluation each of `inner` and `outer` and `iterations` + 2 Hessian-vector
     products; `lookahead` is never called. The value and auxiliary output are those of `outer(weights, arch)`;
-    grad is a pytree like `arch`. Raises ValueError for fewer than one iteration or negative damping.
+    grad is a pytree like `arch`. Raises ValueError for fewer than one iteration, more than MOST, or negative damping.
     """
-    if iterations < 1:
-        raise ValueError(f"iterations is {iterations}, but must be 1 or more")
+    if not 1 <= iterations <= MOST:
+        raise ValueError(f"iterations is {iterations}; it must be 1 to {MOST:,}")
     if not damping >= 0:
         raise ValueError(f"damping is {damping}, but must be 0 or more")
 

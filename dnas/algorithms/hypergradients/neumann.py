@@ -24,6 +24,9 @@ import jax.numpy as jnp
 
 from .products import products
 
+MOST = 1000
+"""Terms: each is a part of the program."""
+
 
 def neumann(*, terms: int = 2, lr: float = 0.025, reverse: bool = False):
     """Returns `hypergradient(inner, outer, weights, arch, lookahead) -> (value, aux), grad`.
@@ -31,10 +34,10 @@ def neumann(*, terms: int = 2, lr: float = 0.025, reverse: bool = False):
     terms: the highest power in the series. lr: its step, about the learning rate of the weights. reverse: see
     `products`. Costs one gradient evaluation each of `inner` and `outer` and `terms` + 1 Hessian-vector products;
     `lookahead` is never called. The value and auxiliary output are those of `outer(weights, arch)`; grad is a
-    pytree like `arch`. Raises ValueError for negative terms or an lr that is not positive.
+    pytree like `arch`. Raises ValueError for negative terms, more than MOST, or an lr that is not positive.
     """
-    if terms < 0:
-        raise ValueError(f"terms is {terms}, but must be 0 or more")
+    if not 0 <= terms <= MOST:
+        raise ValueError(f"terms is {terms}; it must be 0 to {MOST}")
     if isinstance(lr, (int, float)) and not lr > 0:  # a traced rate was checked as a number of the method
         raise ValueError(f"lr is {lr}, but must be positive")
 
