@@ -25,7 +25,6 @@ from jax.scipy.sparse.linalg import cg
 
 from .products import products
 
-
 MOST = 10_000
 """Iterations: as many lie between two looks at whether a person wants to end it."""
 

@@ -24,7 +24,6 @@ import jax.numpy as jnp
 
 from .products import products
 
-
 MOST = 1000
 """Terms: each is a part of the program."""
 
