@@ -2,16 +2,10 @@
 
 
 def entry() -> int:
-    """Entry point of the installed command, quiet if it is interrupted while it starts or ends."""
-    import signal
-    import sys
+    """What the installed command calls: the command line of the process, until somebody wants it to end."""
+    from launch import interrupts
 
-    try:
-        from launch.main import main
+    interrupts.handle()
+    from launch.main import main
 
-        code = main()
-    except KeyboardInterrupt:
-        print("dnas: interrupted", file=sys.stderr)
-        code = 130
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    return code
+    return main()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dnas.options import REQUIRED, Option
 from dnas.selection import COMPARED, SELECTIONS
 from launch.arguments import flag_values, options_of, part_options, read_command
+from launch.interrupts import working
 from launch.parser import Positional, Shown
 
 RUNS = Option("runs", tuple[str, ...], REQUIRED, "Run directories of searches: several methods, several seeds. A folder "
@@ -26,16 +27,14 @@ def main(argv: Sequence[str]) -> int:
                "table": Shown("FILE", "none"), "out": Shown("DIR", "comparison in the folder, or beside the first run")},
         groups={group: part_options("selection", name) for group, name in zip(short, names)},
         titles={group: f"options of the selection {name}" for group, name in zip(short, names)})
-    import dnas
+    from dnas.api.compare import compare
     from dnas.api.comparison_plan import default_folder
 
     runs, out = values["runs"], values["out"] or default_folder(values["runs"])
     selections = [(name, values[f"{group}_options"]) for group, name in zip(short, names)]
     options = {name: values[name] for name in ("train_epochs", "table", "column", "trust", "cache", "progress")}
-    try:
-        result = dnas.compare(runs, selections, out=out, **options)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("interrupted; the same command continues") from None
+    with working("the same command goes on from what is done"):
+        result = compare(runs, selections, out=out, **options)
     print(f"\n{result}\n")
     print(f"written    {result.folder} (report.html, comparison.csv, comparison.json, comparison.svg)")
     return 0

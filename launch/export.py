@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dnas import registry
 from dnas.options import REQUIRED, Option
 from launch.arguments import DATA, options_of, read_command
+from launch.interrupts import working
 from launch.parser import Positional, Shown
 
 NETWORK = Option("network", str, REQUIRED, "The run directory of a training, or a weights.safetensors.")
@@ -23,10 +24,11 @@ def main(argv: Sequence[str]) -> int:
              "out": Shown("DIR", "export, beside the weights"), "data": Shown("SOURCE ...", "that of the run"),
              "space": Shown("FACTORY", "that of the run"), "task": Shown("FACTORY", "that of the run")}
     values = read_command("export", __doc__, argv, options, shown=shown)
-    import dnas
+    from dnas.api.export import export
     from launch.text import plain
 
-    files = dnas.export(values.pop("network"), values.pop("format"), data=values.pop("data") or None, **values)
+    with working():
+        files = export(values.pop("network"), values.pop("format"), data=values.pop("data") or None, **values)
     for file in files:
         print(f"written     {plain(str(file))}  {file.stat().st_size:,} bytes")
     return 0

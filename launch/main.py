@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from dnas.printing import printable
-from launch.interrupts import exit_code, interruptible
+from launch.interrupts import exit_code, received
 from launch.text import plain
 
 COMMANDS = {
@@ -51,8 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     _sure_of_output()
     gc.set_threshold(*GARBAGE)
-    with contextlib.redirect_stdout(Plain(sys.stdout)), contextlib.redirect_stderr(Plain(sys.stderr)), \
-            interruptible() as received:
+    with contextlib.redirect_stdout(Plain(sys.stdout)), contextlib.redirect_stderr(Plain(sys.stderr)):
         try:
             code = _run(list(sys.argv[1:] if argv is None else argv))
             sys.stdout.flush()
@@ -60,13 +59,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         except SystemExit as stop:
             return stop.code if isinstance(stop.code, int) else FAILED if stop.code else 0
         except KeyboardInterrupt as interrupt:
-            return _say("dnas", str(interrupt) or "interrupted", exit_code(received))
+            return _say("dnas", str(interrupt) or "interrupted", exit_code())
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return BROKEN_PIPE
         except Exception as error:
-            if received:  # code that is not Python turned the interrupt into another error
-                return _say("dnas", "interrupted", exit_code(received))
+            if received:  # an interrupt becomes another error where it meets code that is not Python
+                return _say("dnas", "interrupted", exit_code())
             return _say("dnas: error", *_explained(error))
 
 
@@ -143,4 +142,6 @@ def _say(prefix: str, text: str, code: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from launch import entry
+
+    sys.exit(entry())

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from dnas.options import REQUIRED, Option
 from launch.arguments import flag_value, options_of, part_options, read_command
+from launch.interrupts import working
 from launch.parser import Positional, Shown
 
 DEFAULT = "perturbation"
@@ -21,15 +22,13 @@ def main(argv: Sequence[str]) -> int:
                           shown={"run": Positional("RUN"), "out": Shown("DIR", "RUN/selections/SELECTION")},
                           groups={"selection": part_options("selection", name)},
                           titles={"selection": f"options of the selection {name}"})
-    import dnas
+    from dnas.api.select import select
     from dnas.reports.cells import terminal_cell
     from launch.text import budget_lines, size_text
 
     options = values.pop("selection_options")
-    try:
-        chosen = dnas.select(values.pop("run"), **values, **options)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("interrupted; the same command continues from the last step") from None
+    with working("the same command goes on from the last step"):
+        chosen = select(values.pop("run"), **values, **options)
     supernet = chosen.run.supernet
     print("", terminal_cell(chosen.genotype, supernet.space.groups), supernet.space.format(chosen.genotype), "", sep="\n")
     print(f"size       {size_text(supernet.space.cost(chosen.genotype))} as a network of its own")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dnas.options import REQUIRED, Option
-from launch.arguments import LOAD, data_options, flag_value, has_option, load_data, options_of, read_command
+from launch.arguments import LOAD, data_options, flag_value, load_data, options_of, read_command
+from launch.interrupts import working
 from launch.parser import Positional, Shown
 
 if TYPE_CHECKING:
@@ -43,12 +44,9 @@ def main(argv: Sequence[str]) -> int:
     options = {name: values[name] for name in listed if name == "trust" or has_option(argv, name)}
     plan = plan_training(what, _data(values, argv, architecture), **options)
     folder = Path(values["run"]).expanduser() if values["run"] else default_folder(plan)
-    try:
+    where = shlex.quote(str(folder))
+    with working(f"`dnas train {where} --run {where}` goes on from its last checkpoint"):
         network = run_training_plan(plan, folder, cache=values["cache"], progress=values["progress"])
-    except KeyboardInterrupt:
-        where = shlex.quote(str(folder))
-        again = f"dnas train {where} --run {where}"
-        raise KeyboardInterrupt(f"interrupted; `{again}` continues from its last checkpoint") from None
     print(report(plan, network, folder))
     return 0
 
