@@ -32,6 +32,8 @@ DESCRIBED = ("class_names", "metric")
 """Keys that describe the data and are not options."""
 SEARCH = ("space", "method", *DATA, *DESCRIBED, "epochs", "batch", "seed", "diagnose", "stop_on_collapse", "start", "budget")
 """Keys of the config of a search: all that its result depends on."""
+ARRAYS = "array:"
+"""Begins the name of data that was given as arrays."""
 SHARED = "dnas.shared_options:SharedOptions"
 BOUNDS = {"epochs": (1, 10**6), "batch": (1, 10**9), "seed": (0, 2**32 - 1), "diagnose": (0, 10**6)}
 """Least and largest value of each whole number of a search."""
@@ -103,6 +105,8 @@ def data_of(config: Mapping[str, Any], where: str, trust: bool | Collection[str]
     options = {key: config[key] for key in DATA if key in config and key != "data"}
     chosen = checked_options(where, factory_options.read("dnas.data.sources:load"), options)
     data = load_data(names, **{key: chosen[key] for key in options})
+    if "digest" in config and data.digest() != config["digest"]:
+        raise ValueError(f"{where}: the data {', '.join(names)[:200]} is not what it was when the run began; put it back")
     return data if data.class_weights is None else data._replace(class_weights=balanced(data, splits))
 
 
@@ -124,7 +128,7 @@ def source_names(config: Mapping[str, Any], where: str) -> list[str]:
     names = config.get("data")
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{where}: data is {str(names)[:80]}; it must be a list of names or paths")
-    if "digest" in config:
+    if names[0].startswith(ARRAYS):
         raise ValueError(f"{where}: the run's data were arrays, {names[0]}; pass the same data again (in Python data=)")
     return names
 
@@ -142,8 +146,8 @@ def described(data: Dataset) -> dict[str, Any]:
 
 
 def data_source(data: Dataset) -> dict[str, Any]:
-    """The arguments of `dnas.data.load` for the data; for arrays in memory a name and a digest of their content."""
-    return dict(data.source) or {"data": [f"array:{data.name}"], "digest": data.digest()}
+    """The arguments of `dnas.data.load` for the data, or a name of arrays in memory; and a digest of its content."""
+    return {**(data.source or {"data": [f"{ARRAYS}{data.name}"]}), "digest": data.digest()}
 
 
 def label(source: Mapping[str, Any], kind: str, also: Collection[str] = ()) -> str:

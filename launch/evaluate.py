@@ -48,6 +48,10 @@ def _checked(json: str | None, values: dict) -> Path | None:
     inputs = [Path(value).expanduser() for value in values.values() if value]
     if out and any(out.resolve() in (path.resolve(), (path / "genotype.json").resolve()) for path in inputs):
         raise ValueError(f"--json {out} would replace what is evaluated; choose another file")
+    if out:
+        from dnas.runs.directory import refuse_run_file
+
+        refuse_run_file(out)
     return out
 
 

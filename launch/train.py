@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dnas.options import REQUIRED, Option
-from launch.arguments import LOAD, data_options, flag_value, load_data, options_of, read_command
+from launch.arguments import LOAD, data_options, flag_value, has_option, load_data, options_of, read_command
 from launch.interrupts import working
 from launch.parser import Positional, Shown
 
@@ -92,7 +92,7 @@ def _data(values: Mapping[str, Any], argv: Sequence[str], architecture):
         return load_data(values | {"data": values["data"] or ("digits",)})
     if not said:
         return None
-    config = dict(architecture.config) | {name: list(values[name]) if isinstance(values[name], tuple) else values[name]
+    config = {key: value for key, value in architecture.config.items() if key != "digest"} | {name: list(values[name]) if isinstance(values[name], tuple) else values[name]
                                           for name in said}
     named = {values[name] for name in ("task", "augment") if name in said}
     trust = architecture.trust if architecture.trust is True else {*architecture.trust, *named}

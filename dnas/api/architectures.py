@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import types
 from collections.abc import Collection, Mapping
@@ -17,7 +18,7 @@ from dnas.api.open import open as open_run
 from dnas.api.published import published
 from dnas.api.search_plan import stem
 from dnas.api.select import Selected
-from dnas.api.supernet import FINGERPRINT, search_config
+from dnas.api.supernet import search_config
 from dnas.data.pictures import LARGEST
 from dnas.runs import checkpoint
 from dnas.runs.directory import load_genotype
@@ -93,8 +94,8 @@ def architecture_of(what: str | Path | Run | Selected | Genotype, *, space: str 
     if kind == "search":
         run = what if isinstance(what, Run) else open_run(path, space=space, trust=places)
         return Architecture(*common, _trusted(run, places), search=run)
-    places = _trusted(what, places) if isinstance(what, Run) else trusted(path, config, places)
-    return Architecture(*common, places, path, *_origin(path, config, places))
+    mine = _trusted(what, places) if isinstance(what, Run) else trusted(path, config, places)
+    return Architecture(*common, mine, path, *_origin(path, config, places))
 
 
 def network_space(architecture: Architecture, data: Any, place: str | None = None, **size: int | None) -> SearchSpace:
@@ -181,9 +182,18 @@ def refuse_other_run(folder: Path, said: Mapping[str, Any], what: str) -> None:
                          "its place")
 
 
+def choice_fingerprint(folder: Path) -> dict[str, Any]:
+    """What tells a choice from another that took its place: its folder, and digests of its config, its genotype and the
+    supernet that it fine-tuned."""
+    tuned = checkpoint.newest(folder / "checkpoints")
+    return {"folder": str(folder.absolute()), "config": config_digest(read_json(folder / "config.json")),
+            "genotype": hashlib.sha256(load_genotype(folder).to_json().encode()).hexdigest(),
+            "checkpoint": tuned[1] if tuned else ""}
+
+
 def _origin(path: Path, config: Mapping[str, Any], trust: bool | Collection[str]) -> tuple[Run | None, Selected | None]:
     """The search, and the choice from it, that a training inherits from or is taught by; None where it does not say so, or
-    the search is not there."""
+    the search is not there. trust: the user's own word; that a training was begun here says nothing of what it names."""
     origin = config.get("supernet")
     if not isinstance(origin, Mapping) or not isinstance(origin.get("run"), str):
         return None, None
@@ -193,14 +203,15 @@ def _origin(path: Path, config: Mapping[str, Any], trust: bool | Collection[str]
     what = f"the training in {path}"
     refuse_other_run(folder, origin, what)
     run = open_run(folder, trust=trust)
-    if not isinstance(origin.get("choice"), str):
+    pinned = origin.get("choice")
+    if not isinstance(pinned, Mapping) or not isinstance(pinned.get("folder"), str):
         return run, None
-    choice = Path(origin["choice"])
+    choice = Path(pinned["folder"])
     if not (choice / "config.json").is_file():
         raise ValueError(f"{what} goes on from the choice in {choice}, which is not there; put it back, or begin another "
                          "training")
     chosen = read_json(choice / "config.json")
-    if {key: chosen.get(key) for key in FINGERPRINT} != {key: origin.get(key) for key in FINGERPRINT}:
+    if choice_fingerprint(choice) != pinned:
         raise ValueError(f"{what} is from another choice than the one that is now in {choice}; another may have taken its "
                          "place")
     return run, _selected(choice, chosen, load_genotype(choice), run, trust)

@@ -18,6 +18,7 @@ from dnas.api.examples import PictureFiles, paths_of, read_examples
 from dnas.api.load import TrainedNetwork, network_of
 from dnas.engine.inference import in_batches, predictions, scores
 from dnas.engine.progress import metric_text
+from dnas.runs.directory import refuse_run_file
 from dnas.runs.files import write_atomic
 
 FORMS = (".csv", ".json")
@@ -195,4 +196,5 @@ def _out(file: Path, inputs: Sequence[Path]) -> Path:
         raise ValueError(f"out is {file}; it must be a file in a folder that exists")
     if os.path.realpath(file) in map(os.path.realpath, inputs):
         raise ValueError(f"out {file} would replace what is predicted; choose another file")
+    refuse_run_file(file)
     return file

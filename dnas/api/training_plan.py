@@ -17,7 +17,7 @@ from dnas import options as factory_options
 from dnas import registry
 from dnas.algorithms.distillation import supernet_teacher
 from dnas.algorithms.supervised import Recipe
-from dnas.api.architectures import Architecture, architecture_of, network_space
+from dnas.api.architectures import Architecture, architecture_of, choice_fingerprint, network_space
 from dnas.api.search_plan import BATCH, SEEDS, check_space, space_config
 from dnas.api.supernet import Supernet, fingerprint, refuse_other_state
 from dnas.data import Dataset, balanced, check_augment, steps_per_epoch
@@ -180,7 +180,8 @@ def _origin(architecture: Architecture, recipe: Recipe, inherit: bool, splits: S
     _refuse_leak(option, supernet, data, splits)
     which = f"the supernet of {supernet.folder or 'the run in memory'}, epoch {supernet.epoch}"
     folder = lambda path: path and str(path.absolute())
-    config = {"run": folder(supernet.folder), **fingerprint(supernet), "choice": choice and folder(choice.folder)}
+    config = {"run": folder(supernet.folder), **fingerprint(supernet)}
+    config["choice"] = choice_fingerprint(choice.folder) if choice and choice.folder else None
     space, arguments, lines = None, {}, [f"note      {message}" for message in supernet.messages]
     if inherit:
         space = supernet.space.inherited

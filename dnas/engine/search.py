@@ -268,6 +268,8 @@ def _latest(algorithm: Algorithm, inputs, hyper: Mapping[str, Any], lane: Lane,
     """The last whole checkpoint of a search's run, else its first state."""
     state = initial(algorithm.init, jax.random.fold_in(jax.random.key(lane.seed), 0), inputs, hyper)
     latest = checkpoint.latest(lane.run.checkpoints, state) if lane.run else None
+    if latest:
+        checkpoint.refuse_non_finite(latest.tree, f"{lane.run.checkpoints}, epoch {latest.epoch}: the state")
     return latest or checkpoint.Latest(0, state if start is None else algorithm.begin(started_from(state, start)), [])
 
 

@@ -150,6 +150,7 @@ def _resumed(run: RunDirectory | None, state: TrainState, epochs: int, fresh: in
     latest = checkpoint.latest(run.checkpoints, state) if run else None
     if not latest:
         return state, fresh, []
+    checkpoint.refuse_non_finite(latest.tree, f"{run.checkpoints}, epoch {latest.epoch}: the state")
     going = latest.epoch < epochs
     where = f"continuing after epoch {latest.epoch} of {epochs}" if going else f"all {epochs} epochs are done"
     return jax.tree.map(jnp.asarray, latest.tree), latest.epoch, [*latest.skipped, where]

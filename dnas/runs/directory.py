@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import numpy as np
 from dnas.runs import lock as locks
 from dnas.runs import trust
 from dnas.runs.files import (
+    TEMPORARY,
     Unreadable,
     append_record,
     as_json,
@@ -41,6 +43,11 @@ FAILED = "failed.json"
 COMMAND: contextvars.ContextVar[str | None] = contextvars.ContextVar("command", default=None)
 """The command line that is running, which environment.json remembers; None in a program of somebody's own."""
 FOLDERS = "checkpoints", "selections", "trained"
+ENDS = "results.json", "weights.safetensors"
+"""Files that a run writes when it has ended."""
+OWN = (*ENDS, "config.json", "environment.json", "groups.json", "genotype.json", "cost.json", "failed.json", "comparison.json",
+       "comparison.csv")
+"""Files of runs beside arrays and records, which nothing else may replace."""
 """Those that a run writes in."""
 MOVABLE = "run", "choice"
 """Keys of a config that say where another run is, beside a digest of its checkpoint: a run may be moved."""
@@ -241,7 +248,7 @@ def holds_run(folder: Path, config: Mapping[str, Any]) -> bool:
     path = folder / "config.json"
     if not path.exists():
         for stranger in sorted(p.name for p in folder.iterdir()):
-            if stranger != locks.NAME and not (stranger.startswith(".") and stranger.endswith(".tmp")):
+            if stranger != locks.NAME and not TEMPORARY.fullmatch(stranger):
                 raise ValueError(f"{folder} is not empty (it has {stranger}) and holds no run; "
                                  "choose a new or empty folder")
         return False
@@ -277,23 +284,34 @@ def _refuse_other(folder: Path, old: Mapping[str, Any], config: Mapping[str, Any
 
 def _refuse_links(folder: Path) -> None:
     """Raises ValueError where a folder of the run is a link: what is written and removed there would be somewhere else."""
-    for name in FOLDERS:
-        if (folder / name).is_symlink():
-            raise ValueError(f"{folder / name} is a link, and a run writes in its own folder only; put the folder itself "
-                             "there")
+    parents = [folder.parent] if folder.parent.name == "selections" else []
+    for path in (*parents, *(folder / name for name in FOLDERS)):
+        if path.is_symlink():
+            raise ValueError(f"{path} is a link, and a run writes in its own folder only; put the folder itself there")
 
 
 def _refuse_restart(folder: Path) -> None:
-    """Raises ValueError where the run has results but no checkpoint: it cannot go on, and must not begin again over them.
+    """Raises ValueError where the run has results that its checkpoints do not reach: it cannot go on to them, and must not
+    compute them again over those that are there.
 
-    A run that was killed in its first epoch may have one record before its first checkpoint.
+    A run that was killed may have one record more than checkpoints. A corrupt checkpoint that was set aside counts as one.
     """
-    if any((folder / "checkpoints").glob("*.safetensors")):
+    files = [path.stem for path in (folder / "checkpoints").glob("*.*") if path.suffix in (".safetensors", ".corrupt")]
+    saved = max((int(stem) for stem in files if re.fullmatch(r"\d{5,9}", stem)), default=None)
+    last = max((record.get("epoch", 0) for record in records(folder / "metrics.jsonl")), default=0)
+    if saved is None and last <= 1 and not any((folder / name).exists() for name in ENDS):
         return
-    done = len(records(folder / "metrics.jsonl"))
-    if done > 1 or (folder / "results.json").exists():
-        raise ValueError(f"{folder} has the results of {done} epochs but no checkpoint, so it cannot go on, and to begin "
-                         "again would overwrite them: restore its folder checkpoints, or choose another folder")
+    if saved is None or last > saved + 1:
+        there = "no checkpoint" if saved is None else f"checkpoints up to epoch {saved} only"
+        raise ValueError(f"{folder} has the results of {last} epochs but {there}, so it cannot go on, and to begin again "
+                         "would overwrite them: restore its folder checkpoints, or choose another folder")
+
+
+def refuse_run_file(path: Path) -> None:
+    """Raises ValueError where `path` is a file that a run is made of, which nothing else may replace."""
+    own = path.name in OWN or path.suffix in (".npz", ".jsonl", ".safetensors")
+    if own and any((folder / "config.json").exists() for folder in (path.absolute().parent, path.absolute().parent.parent)):
+        raise ValueError(f"{path} is a file of a run itself, and would be replaced; choose another file")
 
 
 def _shown(flat: Mapping[str, Any], key: str) -> str:

@@ -13,6 +13,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import stat
 import struct
@@ -34,6 +35,10 @@ LARGEST_DIRECTORY = 2**20
 LARGEST_EPOCH = 10**9
 DEEPEST = 50
 """Lists and objects inside of each other in a JSON text."""
+
+
+TEMPORARY = re.compile(r"\..+\.\d+\.tmp|\..+-\w{8}\.tmp")
+"""Names of the temporary files and folders that are written here."""
 
 
 class RunWriteError(OSError):
@@ -212,6 +217,8 @@ def clean(folder: Path, pattern: str = ".*.tmp") -> None:
     """Removes the temporary files that a killed `write_atomic` left, and each `temporary_folder` whose process has ended.
     Only for the process that writes the run."""
     for leftover in folder.glob(pattern):
+        if not TEMPORARY.fullmatch(leftover.name):
+            continue  # somebody else's
         if not leftover.is_dir() or leftover.is_symlink():
             leftover.unlink(missing_ok=True)
         elif lock.holder(leftover) is None:

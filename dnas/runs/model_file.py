@@ -6,7 +6,6 @@ Any reader of safetensors opens it. The arrays are called `params/stem_conv/kern
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +26,7 @@ FILE = "weights.safetensors"
 DTYPES = {"images": ("uint8", "float32"), "features": ("float32",), "tokens": ("int32",), "nodes": ("float32",)}
 """Of the inputs of each kind."""
 MOST = 2**20
+TINY = 1e-30
 """Entries along an axis of inputs other than images, and of outputs."""
 LONGEST = {"genotype": 10**6, "space": 10**6, "input": 10**8, "output": 10**8, "config": 10**6}
 """Characters of each part of the metadata. Inputs of many features have as many means, outputs as many names of classes."""
@@ -179,7 +179,7 @@ def _input(path: str | Path, said: Mapping[str, Any]) -> Input:
                  and all(type(size) is int and 0 < size <= most for size in found.shape)
                  and (len(found.shape) == 3 if found.kind == "images" else len(found.shape) > 0)
                  and len(found.mean) == len(found.std) == (1 if tokens else found.shape[-1])
-                 and _finite(found.mean) and _finite(found.std) and min(found.std) > 0
+                 and _finite(found.mean) and _finite(found.std) and min(found.std) >= TINY
                  and found.fit in FITS and (type(found.vocabulary) is int and found.vocabulary > 0) == tokens
                  and isinstance(found.characters, str) and len(found.characters) in (0, found.vocabulary)
                  and list(found.characters) == sorted(set(found.characters))
@@ -208,10 +208,10 @@ def _output(path: str | Path, said: Mapping[str, Any]) -> Output:
                        several(said["target_std"]))
         mean, std = found.target_mean, found.target_std
         sound = (isinstance(found.task, str) and found.task.isprintable() and type(found.size) is int
-                 and 0 < found.size <= MOST and len(found.classes) in (0, found.size)
+                 and 0 < found.size <= MOST and len(found.classes) in (*([] if found.task == "classification" else [0]), found.size)
                  and all(isinstance(name, str) and name.isprintable() for name in found.classes)
                  and (mean is None) == (std is None)
-                 and (mean is None or len(mean) == len(std) == found.size and _finite(mean + std) and min(std) > 0))
+                 and (mean is None or len(mean) == len(std) == found.size and _finite(mean + std) and min(std) >= TINY))
     except (LookupError, OverflowError, TypeError):
         sound = False
     if not sound:
@@ -221,4 +221,4 @@ def _output(path: str | Path, said: Mapping[str, Any]) -> Output:
 
 
 def _finite(values: tuple[Any, ...]) -> bool:
-    return all(math.isfinite(value) for value in values)
+    return all(abs(value) < 1 / TINY for value in values)
