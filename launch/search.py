@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launch.arguments import load_data
+from launch.arguments import has_option, load_data
 from launch.interrupts import working
 from launch.search_options import read_search, settings_of
 from launch.text import budget_lines, size_text
@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     if values["config"] and values["start"] and not has_option(argv, "start"):
         _refuse_other_start(values["config"], plan)
     out = Path(values["run"]).expanduser() if values["run"] else default_folder(plan)
-    with working(f"`{_again(argv, plan, out)}` goes on from its last checkpoint"):
+    with working(f"`{_again(argv, plan, out)}` continues from its last checkpoint"):
         runs = run_searches(plan, out, progress=values["progress"], cache=values["cache"])
     print(report_runs(plan, runs, out) if plan.several else report(runs[0]))
     return 0

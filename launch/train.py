@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     plan = plan_training(what, _data(values, argv, architecture), **options)
     folder = Path(values["run"]).expanduser() if values["run"] else default_folder(plan)
     where = shlex.quote(str(folder))
-    with working(f"`dnas train {where} --run {where}` goes on from its last checkpoint"):
+    with working(f"`dnas train {where} --run {where}` continues from its last checkpoint"):
         network = run_training_plan(plan, folder, cache=values["cache"], progress=values["progress"])
     print(report(plan, network, folder))
     return 0
@@ -92,8 +92,8 @@ def _data(values: Mapping[str, Any], argv: Sequence[str], architecture):
         return load_data(values | {"data": values["data"] or ("digits",)})
     if not said:
         return None
-    config = {key: value for key, value in architecture.config.items() if key != "digest"} | {name: list(values[name]) if isinstance(values[name], tuple) else values[name]
-                                          for name in said}
+    config = {key: value for key, value in architecture.config.items() if key != "digest"}  # of other examples
+    config |= {name: list(values[name]) if isinstance(values[name], tuple) else values[name] for name in said}
     named = {values[name] for name in ("task", "augment") if name in said}
     trust = architecture.trust if architecture.trust is True else {*architecture.trust, *named}
     return configs.data_of(config, architecture.where, trust, values["splits"] or ("train", "valid"))

@@ -278,7 +278,7 @@ def test_names_in_a_genotype_can_be_printed(tmp_path, capsys, name):
         (tmp_path / "genotype.json").write_text(text.replace(old, json.dumps(name)))
         for command in "show", "evaluate":
             code, out, err = said(capsys, command, tmp_path / "genotype.json")
-            assert code == 2 and not out and "names of letters that can be printed" in err and err[:-1].isprintable()
+            assert code == 2 and not out and "all names printable" in err and err[:-1].isprintable()
 
 
 def test_what_killed_processes_left_is_removed(tmp_path):
@@ -287,10 +287,10 @@ def test_what_killed_processes_left_is_removed(tmp_path):
     for folder in "", "checkpoints", "trained":
         (tmp_path / "run" / folder).mkdir(exist_ok=True)
         (tmp_path / "run" / folder / ".x.json.1.tmp").write_text("half")
-    (tmp_path / "run" / ".export-abc.tmp" / "files").mkdir(parents=True)
+    (tmp_path / "run" / ".export-abcd1234.tmp" / "files").mkdir(parents=True)
     with temporary_folder(tmp_path / "run", "export") as used:
-        assert not (tmp_path / "run" / ".export-abc.tmp").exists() and used.is_dir()
-        (tmp_path / "run" / ".export-def.tmp").mkdir()
+        assert not (tmp_path / "run" / ".export-abcd1234.tmp").exists() and used.is_dir()
+        (tmp_path / "run" / ".export-defg5678.tmp").mkdir()
         open_run(tmp_path / "run", {"epochs": 1}).close()
         assert used.is_dir() and list((tmp_path / "run").rglob(".*.tmp")) == [used.parent]
     assert not list((tmp_path / "run").rglob(".*"))

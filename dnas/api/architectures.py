@@ -186,7 +186,8 @@ def choice_fingerprint(folder: Path) -> dict[str, Any]:
     """What tells a choice from another that took its place: its folder, and digests of its config, its genotype and the
     supernet that it fine-tuned."""
     tuned = checkpoint.newest(folder / "checkpoints")
-    return {"folder": str(folder.absolute()), "config": config_digest(read_json(folder / "config.json")),
+    config = {key: value for key, value in read_json(folder / "config.json").items() if key != "run"}  # which may move
+    return {"folder": str(folder.absolute()), "config": config_digest(config),
             "genotype": hashlib.sha256(load_genotype(folder).to_json().encode()).hexdigest(),
             "checkpoint": tuned[1] if tuned else ""}
 

@@ -45,11 +45,11 @@ COMMAND: contextvars.ContextVar[str | None] = contextvars.ContextVar("command", 
 FOLDERS = "checkpoints", "selections", "trained"
 ENDS = "results.json", "weights.safetensors"
 """Files that a run writes when it has ended."""
-OWN = (*ENDS, "config.json", "environment.json", "groups.json", "genotype.json", "cost.json", "failed.json", "comparison.json",
-       "comparison.csv")
+OWN = (*ENDS, "config.json", "environment.json", "groups.json", "genotype.json", "cost.json", "failed.json",
+       "comparison.json", "comparison.csv")
 """Files of runs beside arrays and records, which nothing else may replace."""
 """Those that a run writes in."""
-MOVABLE = "run", "choice"
+MOVABLE = "run", "folder"
 """Keys of a config that say where another run is, beside a digest of its checkpoint: a run may be moved."""
 MOST_SHOWN = 8
 """Differences between two configs that a message names."""

@@ -208,7 +208,8 @@ def _output(path: str | Path, said: Mapping[str, Any]) -> Output:
                        several(said["target_std"]))
         mean, std = found.target_mean, found.target_std
         sound = (isinstance(found.task, str) and found.task.isprintable() and type(found.size) is int
-                 and 0 < found.size <= MOST and len(found.classes) in (*([] if found.task == "classification" else [0]), found.size)
+                 and 0 < found.size <= MOST and len(found.classes) in (0, found.size)
+                 and (found.classes or found.task != "classification")
                  and all(isinstance(name, str) and name.isprintable() for name in found.classes)
                  and (mean is None) == (std is None)
                  and (mean is None or len(mean) == len(std) == found.size and _finite(mean + std) and min(std) >= TINY))
