@@ -98,7 +98,8 @@ def test_a_second_one_ends_it_at_once(tmp_path):
     """While it cleans up after the first, and without a word more."""
     code = ("import sys, time\nimport launch.search\nfrom launch import entry\nfrom launch.interrupts import working\n"
             "def search(argv):\n    with working('that goes on'):\n        try:\n            print('on', flush=True)\n"
-            "            time.sleep(60)\n        finally:\n            print('cleans', flush=True)\n            time.sleep(60)\n"
+            "            time.sleep(60)\n        finally:\n            print('cleans', flush=True)\n"
+            "            time.sleep(60)\n"
             "launch.search.main = search\nsys.argv[1:] = ['search']\nsys.exit(entry())")
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           text=True) as process:
