@@ -136,14 +136,14 @@ class Run:
 
 
 def open(path: str | Path, *, space: str | SearchSpace | None = None, method: Any = None, data: Dataset | None = None,
-         trust: bool = False) -> Run:
+         trust: bool | Collection[str] = False) -> Run:
     """The run in the directory `path`, finished or not.
 
     Args:
         space, method: what the run's config says by a place to import (file.py:factory), named again by the user; or the
             objects, for a run that was given objects of the user's own.
         data: the data set, for a run that was given arrays.
-        trust: Import whatever places the run's config names.
+        trust: True to import whatever places the run's config names; or the places that may be imported.
 
     These are for its `supernet`; all else imports nothing. Raises ValueError, in one line, where there is no run.
     """

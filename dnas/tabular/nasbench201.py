@@ -179,7 +179,8 @@ def latencies(path: str | Path) -> Latencies:
 
 
 def _arrays(path: str | Path) -> dict[str, np.ndarray]:
-    checked_file(Path(path))
+    if isinstance(path, (str, Path)):  # what was just made may be in memory
+        checked_file(Path(path))
     try:
         file = np.load(path, allow_pickle=False)
     except FileNotFoundError:
