@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 
 class Started(NamedTuple):
-    """A search before its first step. plan: see `dnas.api.search_plan`; algorithm, hyper: its method, bound, and its numbers;
-    examples: its data on the device; state: the first one."""
+    """A search before its first step. plan: see `dnas.api.search_plan`; algorithm, hyper: its method, bound, and its
+    numbers; examples: its data on the device; state: the first one."""
 
     plan: Any
     batch: int

@@ -188,7 +188,8 @@ def _part(config: Mapping[str, Any], part: str, where: str, trust: bool | Collec
     if not isinstance(said, Mapping) or not isinstance(said.get("name"), str):
         raise ValueError(f'{where}: {part} is {str(said)[:80]}; it must be {{"name": ..., and its options}}')
     if not said["name"]:
-        raise ValueError(f"{where}: the {part} was an object of somebody's own, without a name; give it again (in Python {part}=)")
+        raise ValueError(f"{where}: the {part} was an object of somebody's own, without a name; give it again (in Python "
+                         f"{part}=)")
     registry.refuse_untrusted(said["name"], part, where, trust)
     return said["name"], {option: value for option, value in said.items() if option != "name"}
 

@@ -10,8 +10,8 @@ from dnas.options import REQUIRED, Option
 from launch.arguments import options_of, read_command
 from launch.parser import Positional, Shown
 
-WHAT = Option("what", str, REQUIRED, "A run directory, a folder of its selections, a genotype.json, or a published name such "
-              "as darts-v2.")
+WHAT = Option("what", str, REQUIRED, "A run directory, a folder of its selections, a genotype.json, or a published name "
+              "such as darts-v2.")
 
 
 def main(argv: Sequence[str]) -> int:

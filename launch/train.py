@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from dnas.api.training_plan import TrainingPlan
 
 WHAT = Option("what", str, REQUIRED,
-              "A run directory, a folder of its selections, a genotype.json, or a published name such as darts-v2. The folder "
-              "of an earlier training repeats it, with its options.")
+              "A run directory, a folder of its selections, a genotype.json, or a published name such as darts-v2. The "
+              "folder of an earlier training repeats it, with its options.")
 SELECTION = Option("selection", str | None, None, "Train the choice RUN/selections/SELECTION of that run.")
 SPLITS = Option("splits", tuple[Literal["train", "valid", "holdout"], ...], (),
                 "What is trained on. Published: all but the test set, so that no hold-out metric is reported.")

@@ -60,6 +60,14 @@ def test_a_command_prints_nothing_that_a_terminal_obeys(folder, capfd, argv):
     assert max((len(line) for line in out.splitlines() if "--format" not in argv), default=0) < 1000
 
 
+def test_a_run_shows_itself_in_python_without_that(folder):
+    change = json.loads((folder / "config.json").read_text()) | {"metric": SEARCH.get("metric", {
+        "name": "mae", "better": 1, "percent": False})}
+    (folder / "config.json").write_text(json.dumps(change))
+    (folder / "results.json").write_text(json.dumps({"cell": ESCAPE}))
+    assert safe(repr(dnas.open(folder))) and "?[31m" in repr(dnas.open(folder))
+
+
 def test_no_number_makes_a_line_of_hundreds_of_digits(folder, capsys):
     assert main(["runs", "runs"]) == 0
     header, line = capsys.readouterr().out.splitlines()

@@ -313,6 +313,21 @@ def test_what_was_begun_is_remembered_privately(tmp_path, monkeypatch):
     assert not trust.begun_here(tmp_path / "run", config)
 
 
+def test_nothing_is_written_where_a_link_in_a_run_leads(place, capsys):
+    """Neither a selection nor an export."""
+    Path("precious").mkdir()
+    for link, argv in (("run/selections", ["select", "run", "--selection", "random", "--cache", "off"]),
+                       ("run/selections/random", ["compare", "run", "--selection", "random", "--out", "out", *QUICK]),
+                       ("net/export", ["export", "net", "--format", "safetensors"])):
+        if Path(link).exists():
+            shutil.rmtree(link)
+        Path(link).parent.mkdir(exist_ok=True)
+        Path(link).symlink_to(place / "precious")
+        refused(capsys, argv, f"{link} is a link")
+        assert not list(Path("precious").iterdir()) and not Path("out").exists()
+        Path(link).unlink()
+
+
 def snapshot(folder):
     return {path.relative_to(folder): path.read_bytes() for path in sorted(Path(folder).rglob("*")) if path.is_file()}
 

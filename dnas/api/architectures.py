@@ -121,7 +121,7 @@ def network_space(architecture: Architecture, data: Any, place: str | None = Non
 
 def inputs_of(genotype: Genotype) -> Any:
     """What the genotype's options say of the inputs and outputs of its network, in place of a data set: image, classes,
-    graph and vocabulary; 32x32x3 images and 10 classes where they say nothing. Raises ValueError for inputs that cannot be."""
+    graph and vocabulary; 32x32x3 images and 10 classes where they say nothing. Raises ValueError for what cannot be."""
     image = genotype.options.get("image", [32, 32, 3])
     most = MOST if isinstance(image, list) and len(image) < 3 else LARGEST
     if not isinstance(image, list) or not image or not all(type(n) is int and 0 < n <= most for n in image):

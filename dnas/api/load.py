@@ -132,8 +132,8 @@ def network_of(network: str | Path | TrainedNetwork, *, space: str | None, task:
     if isinstance(network, (str, os.PathLike)):
         return load(network, space=space, task=task, trust=trust, cache=cache)
     if not isinstance(network, TrainedNetwork):
-        raise ValueError(f"network is {type(network).__name__}; it must be what dnas.load or dnas.train returns, or the path "
-                         "of a training")
+        raise ValueError(f"network is {type(network).__name__}; it must be what dnas.load or dnas.train returns, or the "
+                         "path of a training")
     caches.enable(cache)
     return network
 

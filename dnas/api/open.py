@@ -13,6 +13,7 @@ from dnas.api.supernet import Supernet, fingerprint, fingerprint_in, load_supern
 from dnas.data import Dataset
 from dnas.engine.records import of_split
 from dnas.engine.search import Result
+from dnas.printing import printable
 from dnas.runs.directory import load_genotype
 from dnas.runs.files import read_arrays, read_json, records
 from dnas.runs.index import kind_of, load_groups, number, quality_of, summary
@@ -120,7 +121,7 @@ class Run:
         lines = [f"<{self.kind} {'in ' + str(self.folder) if self.folder else 'in memory'}: {epochs}" +
                  ("" if value is None else f", hold-out {quality.text(value)}")]
         lines += [f" {self.results['cell']}"] if self.results.get("cell") else []
-        return "\n".join(lines) + ">"
+        return printable("\n".join(lines) + ">")
 
     def _repr_html_(self) -> str | None:
         """Of a search in a notebook, the picture of its cells below a line of text."""

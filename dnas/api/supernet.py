@@ -98,7 +98,8 @@ def _checked(folder: Path, space=None, method=None, data=None, trust=False) -> t
             continue
         name = _renamed(config, kind, part)[kind]["name"]
         if not name:
-            raise ValueError(f"{where}: the run was given a {kind} of your own; give the same again (in Python {kind}=)")
+            raise ValueError(f"{where}: the {kind} was an object of somebody's own, without a name; give it again (in Python "
+                             f"{kind}=)")
         registry.refuse_untrusted(name, kind, where, places)
     return config, places
 
@@ -120,8 +121,9 @@ def search_config(folder: Path) -> dict[str, Any]:
             "name the run of the search that its genotype is from"
         raise ValueError(f"{folder} is a training, which has no supernet; {other}")
     if kind != "search":
+        which = f", {folder.resolve().parent.parent}" if kind == "select" else ""
         raise ValueError(f"{folder} is a {'selection' if kind == 'select' else 'comparison'}, which has no supernet of its "
-                         f"own; give the run of its search" + (f", {folder.resolve().parent.parent}" if kind == "select" else ""))
+                         f"own; give the run of its search{which}")
     config, where = configs.read_config(folder), f"{folder / 'config.json'}: "
     configs.refuse_out_of_range({name: config.get(name) for name in ("epochs", "batch", "seed")}, where)
     try:

@@ -46,8 +46,8 @@ duplicates."""
 class TrainingPlan(NamedTuple):
     """A training that was checked and can begin.
 
-    steps: of an epoch. arguments: of `dnas.engine.train.train`, beside the recipe. lines: what it takes from a supernet, for a
-    person.
+    steps: of an epoch. arguments: of `dnas.engine.train.train`, beside the recipe. lines: what it takes from a supernet, for
+    a person.
     """
 
     architecture: Architecture
@@ -99,8 +99,9 @@ def plan_training(what, data=None, *, preset=None, splits=None, space=None, cell
     config = {"genotype": {"name": built.format(architecture.genotype), **json.loads(architecture.genotype.to_json())},
               "space": space_config(built), **configs.described(data), "splits": list(splits), "epochs": epochs,
               "batch": batch, "seed": seed, **how._asdict(), "inherit": inherit, **origin.config}
+    lines = [*origin.lines, *([f"batch     {batch} examples, all that there are"] if shrunk else [])]
     return TrainingPlan(architecture, data, built, network, how, epochs, batch, seed, splits, steps, config,
-                        origin.arguments, [*origin.lines, *([f"batch     {batch} examples, all that there are"] if shrunk else [])])
+                        origin.arguments, lines)
 
 
 def default_options(architecture: Architecture, preset: str | None) -> dict[str, Any]:
