@@ -34,8 +34,9 @@ class Selected:
     """The architecture that a selection chose from a trained supernet.
 
     scores: {group: [E, K]}, more is better, NaN where the selection found nothing out. cost: {"evaluations": examples
-    forward through the supernet, "epochs" of fine-tuning, "seconds"}. selection: {"name": ..., options}. run: of the supernet.
-    folder: where the choice is written, None in memory. trust: the places that may be imported to read it, True for all.
+    forward through the supernet, "epochs" of fine-tuning, "seconds"}. selection: {"name": ..., options}. run: of the
+    supernet. folder: where the choice is written, None in memory. trust: the places that may be imported to read it, True for
+    all.
     """
 
     genotype: Genotype

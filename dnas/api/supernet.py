@@ -73,7 +73,7 @@ def load_supernet(folder: str | Path, *, space: str | SearchSpace | None = None,
     folder = Path(folder).expanduser()
     config, places = _checked(folder, space, method, data, trust)
     where = str(folder / "config.json")
-    data = _same_data(config, data, where) if data is not None else configs.data_of(config, where, places)
+    data = configs.data_of(config, where, places) if data is None else data
     if not isinstance(space, SearchSpace):
         space = configs.space_of(_renamed(config, "space", space), data, where, places)
     if not isinstance(method, Method):
@@ -93,13 +93,16 @@ def _checked(folder: Path, space=None, method=None, data=None, trust=False) -> t
     places = trusted(folder, config, allowed(trust, space, method))
     if data is None:
         configs.refuse_untrusted_data(config, where, places)
+    elif "digest" in config and config["digest"] != data.digest():
+        raise ValueError(f"{where}: the run was given other arrays than those of {data.name!r}; its data was "
+                         f"{' '.join(map(str, config.get('data', [])))}")
     for kind, part in (("space", space), ("method", method)):
         if part is not None and not isinstance(part, str):
             continue
         name = _renamed(config, kind, part)[kind]["name"]
         if not name:
-            raise ValueError(f"{where}: the {kind} was an object of somebody's own, without a name; give it again (in Python "
-                             f"{kind}=)")
+            raise ValueError(f"{where}: the {kind} was an object of somebody's own, without a name; give it again (in "
+                             f"Python {kind}=)")
         registry.refuse_untrusted(name, kind, where, places)
     return config, places
 
@@ -190,11 +193,3 @@ def program_key(space: SearchSpace, method: Method, data: Dataset, budget: Budge
 def _renamed(config: Mapping[str, Any], part: str, name: str | None) -> Mapping[str, Any]:
     """The config with the part called as the user calls it."""
     return config if name is None else {**config, part: {**config[part], "name": registry.absolute(name)}}
-
-
-def _same_data(config: Mapping[str, Any], data: Dataset, where: str) -> Dataset:
-    """`data`. Raises ValueError where the config has the digest of other arrays."""
-    if "digest" in config and config["digest"] != data.digest():
-        raise ValueError(f"{where}: the run was given other arrays than those of {data.name!r}; its data was "
-                         f"{' '.join(map(str, config.get('data', [])))}")
-    return data
