@@ -35,8 +35,8 @@ class Selected:
 
     scores: {group: [E, K]}, more is better, NaN where the selection found nothing out. cost: {"evaluations": examples
     forward through the supernet, "epochs" of fine-tuning, "seconds"}. selection: {"name": ..., options}. run: of the
-    supernet. folder: where the choice is written, None in memory. trust: the places that may be imported to read it, True for
-    all.
+    supernet. folder: where the choice is written, None in memory. trust: the places that may be imported to read it, True
+    for all.
     """
 
     genotype: Genotype
