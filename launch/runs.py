@@ -10,7 +10,7 @@ from typing import Literal
 
 from dnas.options import Option
 from dnas.reports.text import columns, duration
-from dnas.runs.index import Summary, list_runs
+from dnas.runs.index import Quality, Summary, list_runs
 from launch.arguments import options_of, read_command
 from launch.parser import Positional
 from launch.text import plain, terminal_width
@@ -23,6 +23,8 @@ LEFT = COLUMNS[:6]
 """Columns of texts, aligned left."""
 LEAST = "choices", "on", "time", "kind", "seed", "data", "space", "method"
 """Columns that a narrow terminal does not show, the least important first; the name of a folder often says the last ones."""
+LONGEST = 40
+"""Letters of a cell other than the folder."""
 NOTE = 40
 """Longest note that must fit too, such as who is running it."""
 
@@ -63,12 +65,12 @@ def as_table(runs: Sequence[Summary], width: int | None = None) -> str:
 
 def _row(one: Summary) -> list[str]:
     epoch = "" if one.epoch is None else f"{one.epoch}/{one.epochs}"
-    return [str(one.folder), one.status, one.kind, one.method, one.space, one.data,
-            "" if one.seed is None else str(one.seed), epoch, _quality(one), one.of,
-            "" if one.seconds is None else duration(one.seconds), str(one.selections or "")]
+    cells = [one.status, one.kind, one.method, one.space, one.data, "" if one.seed is None else str(one.seed), epoch,
+             _quality(one), one.of, "" if one.seconds is None else duration(one.seconds), str(one.selections or "")]
+    return [str(one.folder), *(cell if len(cell) <= LONGEST else f"{cell[:LONGEST - 3]}..." for cell in cells)]
 
 
 def _quality(one: Summary) -> str:
     if one.value is None:
         return ""
-    return f"{one.value:.2f} %" if one.unit else f"{one.metric} {one.value:.4g}"
+    return Quality(one.metric, one.better, True).text(one.value / 100) if one.unit else f"{one.metric} {one.value:.4g}"

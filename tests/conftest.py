@@ -49,3 +49,17 @@ def untrained(tmp_path_factory):
         return folder
 
     return made
+
+
+@pytest.fixture(scope="session")
+def originals(tmp_path_factory):
+    """A search of a registered space, `run`, with a selection in it, and a training of what it found, `net`."""
+    import dnas
+
+    top = tmp_path_factory.mktemp("originals")
+    data = dnas.data.load("digits", limit=200)
+    space = dnas.space("width", data, channels=4, stages=1, layers=1)
+    run = dnas.search(space, "darts", data, epochs=2, batch=16, out=top / "run", progress=False, cache="off")
+    dnas.select(run, "magnitude", progress=False, cache="off")
+    dnas.train(run, epochs=1, batch=16, out=top / "net", progress=False, cache="off")
+    return top

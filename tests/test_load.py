@@ -212,3 +212,24 @@ def test_weights_of_another_shape_are_refused(run, tmp_path):
     model_file.save(file, trained.described, trained.weights, trained.stats)
     with pytest.raises(ValueError, match="leaf params/head/dense/bias is float32.11. there, float32.10. here"):
         dnas.load(file)
+
+
+@pytest.mark.parametrize("part", ["weights", "stats"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(run, tmp_path, part, value):
+    network = dnas.load(run)
+    trees = {"weights": network.weights, "stats": network.stats}
+    leaves, structure = jax.tree.flatten(trees[part])
+    leaves[-1] = np.full_like(leaves[-1], value)
+    trees[part] = jax.tree.unflatten(structure, leaves)
+    model_file.save(tmp_path / model_file.FILE, network.described, trees["weights"], trees["stats"])
+    with pytest.raises(ValueError, match="the network cannot be used: .* has values that are not finite"):
+        dnas.load(tmp_path)
+
+
+def test_a_link_that_a_person_names_is_followed_and_one_in_a_run_is_not(run, tmp_path):
+    (tmp_path / "linked.safetensors").symlink_to(run / model_file.FILE)
+    assert dnas.load(tmp_path / "linked.safetensors").genotype == dnas.load(run).genotype
+    (tmp_path / model_file.FILE).symlink_to(run / model_file.FILE)
+    with pytest.raises(ValueError, match="it is a link, which is not followed"):
+        dnas.load(tmp_path)

@@ -1,4 +1,4 @@
-"""A run from elsewhere decides nothing that is imported; one's own run is neither lost nor mixed up with another."""
+"""A run from elsewhere decides nothing that is imported."""
 
 import contextlib
 import json
@@ -38,18 +38,6 @@ COMMANDS = {
 NEEDED = [(name, kind) for name in COMMANDS for kind in
           {"show": ("space",), "train": ("space", "data", "augment", "task")}.get(name, KINDS)]
 """What each command builds of a run."""
-
-
-@pytest.fixture(scope="module")
-def originals(tmp_path_factory):
-    """A search of a registered space, `run`, with a selection in it, and a training of what it found, `net`."""
-    top = tmp_path_factory.mktemp("originals")
-    data = dnas.data.load("digits", limit=200)
-    space = dnas.space("width", data, channels=4, stages=1, layers=1)
-    run = dnas.search(space, "darts", data, epochs=2, batch=16, out=top / "run", progress=False, cache="off")
-    dnas.select(run, "magnitude", progress=False, cache="off")
-    dnas.train(run, epochs=1, batch=16, out=top / "net", progress=False, cache="off")
-    return top
 
 
 @pytest.fixture(scope="module")
@@ -388,3 +376,18 @@ def test_the_same_config_at_another_state_is_not_taken_for_it_either(place, caps
     shutil.copytree("moved", "run")
     Path("run/checkpoints/00002.safetensors").unlink()
     refused(capsys, ["train", "chosen", "--inherit", "--run", "out", *QUICK], "is from epoch 2 of a search", "of epoch 1")
+
+
+def test_nothing_is_written_where_a_link_in_a_run_leads(place, capsys):
+    """Neither a selection nor an export."""
+    Path("precious").mkdir()
+    for link, argv in (("run/selections", ["select", "run", "--selection", "random", "--cache", "off"]),
+                       ("run/selections/random", ["compare", "run", "--selection", "random", "--out", "out", *QUICK]),
+                       ("net/export", ["export", "net", "--format", "safetensors"])):
+        if Path(link).exists():
+            shutil.rmtree(link)
+        Path(link).parent.mkdir(exist_ok=True)
+        Path(link).symlink_to(place / "precious")
+        refused(capsys, argv, f"{link} is a link")
+        assert not list(Path("precious").iterdir()) and not Path("out").exists()
+        Path(link).unlink()

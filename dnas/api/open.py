@@ -13,6 +13,7 @@ from dnas.api.supernet import Supernet, fingerprint, fingerprint_in, load_supern
 from dnas.data import Dataset
 from dnas.engine.records import of_split
 from dnas.engine.search import Result
+from dnas.printing import printable
 from dnas.runs.directory import load_genotype
 from dnas.runs.files import read_arrays, read_json, records
 from dnas.runs.index import kind_of, load_groups, number, quality_of, summary
@@ -119,7 +120,7 @@ class Run:
         lines = [f"<{self.kind} {'in ' + str(self.folder) if self.folder else 'in memory'}: {epochs}" +
                  ("" if value is None else f", hold-out {quality.text(value)}")]
         lines += [f" {self.results['cell']}"] if self.results.get("cell") else []
-        return "\n".join(lines) + ">"
+        return printable("\n".join(lines) + ">")
 
     def _repr_html_(self) -> str | None:
         """Of a search in a notebook, the picture of its cells below a line of text."""
@@ -135,14 +136,14 @@ class Run:
 
 
 def open(path: str | Path, *, space: str | SearchSpace | None = None, method: Any = None, data: Dataset | None = None,
-         trust: bool = False) -> Run:
+         trust: bool | Collection[str] = False) -> Run:
     """The run in the directory `path`, finished or not.
 
     Args:
         space, method: what the run's config says by a place to import (file.py:factory), named again by the user; or the
             objects, for a run that was given objects of the user's own.
         data: the data set, for a run that was given arrays.
-        trust: Import whatever places the run's config names.
+        trust: True to import whatever places the run's config names; or the places that may be imported.
 
     These are for its `supernet`; all else imports nothing. Raises ValueError, in one line, where there is no run.
     """

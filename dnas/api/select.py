@@ -18,7 +18,7 @@ from dnas.api.open import Run
 from dnas.api.open import open as open_search
 from dnas.api.supernet import fingerprint
 from dnas.engine import cache as caches
-from dnas.printing import print_flushed
+from dnas.printing import print_flushed, printable
 from dnas.reports.cells import draw_genotype
 from dnas.reports.text import duration
 from dnas.runs import checkpoint
@@ -64,7 +64,8 @@ class Selected:
 
     def __repr__(self) -> str:
         where = f" in {self.folder}" if self.folder else ""
-        return f"<chosen by {self.selection['name']}{where}: {self.genotype!r}, {self.cost['seconds']:.1f} s>"
+        cost = f", {self.cost['seconds']:.1f} s" if "seconds" in self.cost else ""
+        return printable(f"<chosen by {self.selection['name']}{where}: {self.genotype!r}{cost}>")
 
     def _repr_svg_(self) -> str:
         return self.genotype._repr_svg_()
@@ -148,8 +149,13 @@ def refuse_other_choice(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def selection_folder(run: Path, name: str) -> Path:
-    """Where a selection of this name is written in a run."""
-    return run / "selections" / name.rpartition(":")[2]
+    """Where a selection of this name is written in a run. Raises ValueError where that is a link, and so somewhere else."""
+    folder = run / "selections" / name.rpartition(":")[2]
+    for place in folder.parent, folder:
+        if place.is_symlink():
+            raise ValueError(f"{place} is a link, and a selection is written in its run only; put the folder itself there, "
+                             "or choose another one (--out, in Python out=)")
+    return folder
 
 
 def _selected(result: SelectionResult, source: Mapping[str, Any], run: Run, folder: Path | None) -> Selected:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+LONGEST = 1e9
+"""Seconds, 30 years, that are told in hours."""
+
 
 def columns(rows: Sequence[Sequence[str]], *, left: int) -> str:
     """Rows of texts in columns; the first `left` are aligned left."""
@@ -13,7 +16,9 @@ def columns(rows: Sequence[Sequence[str]], *, left: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """12 s, 3 min 20 s, 2 h 5 min."""
+    """12 s, 3 min 20 s, 2 h 5 min; 1e+12 s of what cannot be."""
+    if abs(seconds) >= LONGEST:
+        return f"{seconds:.3g} s"
     seconds = round(seconds)
     if seconds < 60:
         return f"{max(seconds, 1)} s"

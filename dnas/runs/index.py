@@ -36,7 +36,9 @@ class Quality(NamedTuple):
 
     def text(self, value: float) -> str:
         """A value for a person: 98.60 %, or mae 44.1."""
-        return f"{100 * value:.2f} %" if self.percent else f"{self.metric} {value:.4g}"
+        if self.percent:
+            return f"{100 * value:.2f} %" if abs(value) < 1e6 else f"{100 * value:.3g} %"
+        return f"{self.metric} {value:.4g}"
 
 
 class Summary(NamedTuple):
