@@ -159,6 +159,7 @@ def test_places_are_imported_for_the_comparison_where_they_are_trusted(run, monk
     (tmp_path / "mine.py").write_text("import numpy as np\n\ndef f():\n"
                                       "    return np.zeros((200, 8, 8), np.uint8), np.arange(200) % 10\n")
     config = json.loads((copy / "config.json").read_text())
+    del config["digest"]  # of the digits
     config |= {"data": [f"{tmp_path}/mine.py:f"], "limit": None, "augment": f"{tmp_path}/absent.py:g"}
     (copy / "config.json").write_text(json.dumps(config))
     with monkeypatch.context() as patched:
