@@ -104,7 +104,10 @@ def data_of(config: Mapping[str, Any], where: str, trust: bool | Collection[str]
     names = refuse_untrusted_data(config, where, trust)
     options = {key: config[key] for key in DATA if key in config and key != "data"}
     chosen = checked_options(where, factory_options.read("dnas.data.sources:load"), options)
-    data = load_data(names, **{key: chosen[key] for key in options})
+    try:
+        data = load_data(names, **{key: chosen[key] for key in options})
+    except ValueError as error:
+        raise ValueError(f"{where} names data that cannot be loaded: {error}") from None
     if "digest" in config and data.digest() != config["digest"]:
         raise ValueError(f"{where}: the data {', '.join(names)[:200]} is not what it was when the run began; put it back")
     return data if data.class_weights is None else data._replace(class_weights=balanced(data, splits))
@@ -129,7 +132,8 @@ def source_names(config: Mapping[str, Any], where: str) -> list[str]:
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{where}: data is {str(names)[:80]}; it must be a list of names or paths")
     if names[0].startswith(ARRAYS):
-        raise ValueError(f"{where}: the run's data were arrays, {names[0]}; pass the same data again (in Python data=)")
+        raise ValueError(f"{where}: the run's data were arrays, {names[0]}; pass the same data again: "
+                         "dnas.open(RUN, data=data)")
     return names
 
 

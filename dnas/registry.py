@@ -34,6 +34,10 @@ GROUPS = {**{kind: f"dnas.{kind}s" for kind in REGISTRIES}, "space": "dnas.searc
 """Groups of entry points by which other distributions add names of each kind."""
 
 
+_file_modules: dict[tuple, ModuleType] = {}
+"""Modules of files that were imported, so that a file that has not changed stays one module."""
+
+
 def registered(kind: str) -> Mapping[str, Any]:
     """The names of `kind`, one of REGISTRIES, that this toolkit has, each with its place."""
     module, _, attribute = REGISTRIES[kind].partition(":")
@@ -188,6 +192,10 @@ def _file_module(place: str, where: str) -> ModuleType:
     path = Path(where).expanduser()
     if not path.is_file():
         raise ValueError(f"{place}: no file {where!r}; it must be file.py:factory or package.module:factory")
+    status, text = path.stat(), path.read_bytes()
+    version = os.path.realpath(path), status.st_mtime_ns, text
+    if version in _file_modules:
+        return _file_modules[version]
     spec = importlib.util.spec_from_file_location(f"dnas_file_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -195,6 +203,7 @@ def _file_module(place: str, where: str) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         raise _failed(place, error) from error
+    _file_modules[version] = module
     return module
 
 

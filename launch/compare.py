@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     runs, out = values["runs"], values["out"] or default_folder(values["runs"])
     selections = [(name, values[f"{group}_options"]) for group, name in zip(short, names)]
     options = {name: values[name] for name in ("train_epochs", "table", "column", "trust", "cache", "progress")}
-    with working("the same command goes on from what is done"):
+    with working("the same command continues from what is done"):
         result = compare(runs, selections, out=out, **options)
     print(f"\n{result}\n")
     print(f"written    {result.folder} (report.html, comparison.csv, comparison.json, comparison.svg)")

@@ -130,16 +130,16 @@ def _of_config(path: str, names: Mapping[str, str | None], argv: Sequence[str]) 
         defaults[part] = there
         said = {option: value for option, value in config[part].items() if option != "name"}
         defaults[f"{part}_options"] = configs.checked_options(f"{where}: {part} {there}", part_options(part, there), said)
+    said = {key: config[key] for key in configs.DATA if key in config and key != "data"}
+    defaults |= configs.checked_options(where, options_of(LOAD), said) | {"standardise": config.get("standardise", True)}
     if flag_value(argv, "--data") is None and "data" in config:
-        said = {key: config[key] for key in configs.DATA if key in config and key != "data"}
-        defaults |= configs.checked_options(where, options_of(LOAD), said)
         defaults["data"] = tuple(configs.source_names(config, where))
-        places = [("data", name) for name in defaults["data"] if is_place(name)]
+    if "data" in config:
+        places = [("data", name) for name in defaults.get("data", ()) if is_place(name)]
         places += [(kind, config[kind]) for kind in ("task", "augment") if isinstance(config.get(kind), str)]
         for kind, name in places:
             if flag_value(argv, f"--{kind}") is None:
                 registry.refuse_untrusted(name, kind, where, trust)
-        defaults["standardise"] = config.get("standardise", True)
     own = [option for option in options_of(SEARCH) if option.name in OWN]
     defaults |= configs.checked_options(where, own, {key: config[key] for key in OWN if key in config})
     if isinstance(config.get("budget"), Mapping):

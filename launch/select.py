@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     from launch.text import budget_lines, size_text
 
     options = values.pop("selection_options")
-    with working("the same command goes on from the last step"):
+    with working("the same command continues from the last step"):
         chosen = select(values.pop("run"), **values, **options)
     supernet = chosen.run.supernet
     print("", terminal_cell(chosen.genotype, supernet.space.groups), supernet.space.format(chosen.genotype), "", sep="\n")

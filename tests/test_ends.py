@@ -63,7 +63,7 @@ def test_a_search_that_is_told_to_end_says_how_to_go_on(tmp_path):
         _, err = process.communicate(timeout=60)
     assert process.returncode == 129
     again = f"dnas search --config '{tmp_path}/a run/config.json' --run '{tmp_path}/a run'"
-    assert err == f"dnas: interrupted; `{again}` goes on from its last checkpoint\n"
+    assert err == f"dnas: interrupted; `{again}` continues from its last checkpoint\n"
     assert summary(tmp_path / "a run").status == "interrupted" and not list((tmp_path / "a run").rglob(".*"))
 
 
@@ -71,11 +71,11 @@ def test_a_training_a_selection_and_a_comparison_too(copy):
     """Each as soon as it works: its folder is there, and its process lives on until the signal."""
     run = copy / "run"
     cases = ((["train", run, "--epochs", "9999", "--space", TOY, "--run", copy / "net", *QUICK],
-              copy / "net" / "metrics.jsonl", f"`dnas train {copy}/net --run {copy}/net` goes on"),
+              copy / "net" / "metrics.jsonl", f"`dnas train {copy}/net --run {copy}/net` continues"),
              (["select", run, "--selection.interval", "999", "--space", TOY, "--cache", "off"],
-              run / "selections" / "perturbation" / "checkpoints", "the same command goes on from the last step"),
+              run / "selections" / "perturbation" / "checkpoints", "the same command continues from the last step"),
              (["compare", run, "--selection", "magnitude", "--train-epochs", "9999", "--trust", "--out", copy / "out",
-               *QUICK], run / "selections" / "magnitude" / "genotype.json", "the same command goes on from what is done"))
+               *QUICK], run / "selections" / "magnitude" / "genotype.json", "the same command continues from what is done"))
     for argv, sign, hint in cases:
         with started(*argv) as process:
             waited(process, sign.exists)

@@ -95,7 +95,14 @@ def test_arrays_and_objects_of_ones_own_are_given_again(images, tmp_path):
             _ = dnas.open(tmp_path / "run", **parts).supernet
     again = dnas.open(tmp_path / "run", data=arrays, space=space, method=method)
     assert again.supernet.epoch == 1 and again.genotype == run.genotype
-    assert dnas.select(again, "random", progress=False).folder == tmp_path / "run" / "selections" / "random"
+    choice = dnas.select(again, "random", progress=False)
+    assert choice.folder == tmp_path / "run" / "selections" / "random"
+    for what in run, again, choice:  # neither the arrays nor the space has to be given again
+        network = dnas.train(what, epochs=1, batch=16, progress=False)
+        assert network.genotype.space == "toy" and network.results["train_examples"] == 173
+    assert dnas.train(run, space=space, epochs=1, batch=16, progress=False).genotype == run.genotype
+    with pytest.raises(ValueError, match="the space toy was given as an object, whose size cannot be changed"):
+        dnas.train(run, channels=8, progress=False)
     with pytest.raises(ValueError, match="holds a run of another config: digest is"):
         other = dnas.data.from_arrays("bright", images[0][::-1], images[1])
         dnas.search(space, method, other, epochs=1, batch=16, out=tmp_path / "run", progress=False)
@@ -148,6 +155,8 @@ def test_methods_that_differ_in_numbers_are_lanes(walk, tmp_path):
     (lambda data: dnas.train("absent"), "no published genotype 'absent'"),
     (lambda data: dnas.train("darts-v2", data, preset="cifa"), "preset is 'cifa'; it must be one of quick"),
     (lambda data: dnas.train("darts-v2", data, rate=1), "training has no option rate; its options are lr"),
+    (lambda data: dnas.search("width", "darts", data, budget=5), "budget is 5; it must be a Budget"),
+    (lambda data: dnas.estimate("width", "darts", data, seeds=0), "seeds is 0; it must be a whole number, 1 to"),
     (lambda data: dnas.estimate("width", "dart", data), "no method 'dart'")])
 def test_wrong_arguments_are_one_clear_line(walk, tmp_path, monkeypatch, call, message):
     monkeypatch.chdir(tmp_path)

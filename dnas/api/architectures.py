@@ -98,12 +98,21 @@ def architecture_of(what: str | Path | Run | Selected | Genotype, *, space: str 
     return Architecture(*common, mine, path, *_origin(path, config, places))
 
 
-def network_space(architecture: Architecture, data: Any, place: str | None = None, **size: int | None) -> SearchSpace:
+def network_space(architecture: Architecture, data: Any, place: str | SearchSpace | None = None,
+                  **size: int | None) -> SearchSpace:
     """The space of the architecture's network for this data.
 
-    place: of its factory, in the user's own words; size: options to change, None for those that stay.
+    place: of its factory, in the user's own words; size: options to change, None for those that stay. A space that was given
+    as an object is taken as it is.
     Raises ValueError, in one line, where there is no such space or it cannot be built.
     """
+    own = place if isinstance(place, SearchSpace) else architecture.search and architecture.search.parts.get("space")
+    if isinstance(own, SearchSpace) and own.source is None and (place is None or own is place):
+        if any(value is not None for value in size.values()):
+            raise ValueError(f"the space {own.name} was given as an object, whose size cannot be changed; give another")
+        return own
+    if isinstance(place, SearchSpace):
+        place = place.source["name"]
     name = registry.absolute(place) if place else architecture.space["name"]
     if not place:
         registry.refuse_untrusted(name, "space", architecture.where, architecture.trust)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from dnas.algorithms.budget import Budget, budgeted
 from dnas.algorithms.method import Method
-from dnas.api.search_plan import SearchPlan, plan_search
+from dnas.api.search_plan import MOST, SearchPlan, plan_search
 from dnas.data import Dataset
 from dnas.engine import cache as caches
 from dnas.engine.devices import spelled
@@ -44,6 +44,8 @@ def estimate(space: str | SearchSpace = "nasbench201", method: str | Method = "d
 
 def estimate_plan(plan: SearchPlan, *, seeds: int = 1, cache: str | None = None) -> Estimate:
     """The same of a plan, of its first search for so many seeds."""
+    if type(seeds) is not int or not 1 <= seeds <= MOST:
+        raise ValueError(f"seeds is {seeds!r}; it must be a whole number, 1 to {MOST:,}")
     caches.enable(cache)
     setting = plan.settings[0]
     return Estimate(**estimate_search(setting.space, budgeted(setting.method, setting.space, plan.budget), plan.data,

@@ -69,6 +69,13 @@ class Run:
         """The edges that are searched, by name."""
         return dict(self._supernet.space.groups) if self._supernet else load_groups(self.folder) or {}
 
+    @property
+    def parts(self) -> dict[str, Any]:
+        """The objects of which the run is, as far as they are at hand without loading: space, method, data."""
+        if self._supernet:
+            return {name: getattr(self._supernet, name) for name in ("space", "method", "data")}
+        return {name: part for name, part in self._parts.items() if part is not None and not isinstance(part, str | bool)}
+
     @functools.cached_property
     def supernet(self) -> Supernet:
         """The trained supernet of a search: its space, method, data and state. Raises ValueError where there is none."""

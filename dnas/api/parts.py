@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from dnas import config as configs
 from dnas.algorithms.method import Method
-from dnas.data import Dataset
+from dnas.data import Dataset, load
 from dnas.types import SearchSpace
 
 
-def space(name: str, data: Dataset, **options) -> SearchSpace:
+def space(name: str, data: str | Dataset, **options) -> SearchSpace:
     """The search space `name` for the inputs and outputs of a data set.
 
+    data: a data set, or what `dnas.data.load` takes.
     name: a registered name (`dnas spaces` lists them), package.module:factory or file.py:factory.
     options: of its factory, and those of `dnas.shared_options.SharedOptions`, which every space has.
 
     Raises ValueError, in one line, for an unknown name or option, and for a value that an option cannot have.
     """
-    return configs.build_space(name, data, options)
+    return configs.build_space(name, load(data) if isinstance(data, str) else data, options)
 
 
 def method(name: str, **options) -> Method:

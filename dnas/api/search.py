@@ -48,7 +48,7 @@ def search(space: str | SearchSpace | Sequence[str | SearchSpace] = "nasbench201
         seed: Seed of everything random, 0 to 4294967295.
         seeds: Several seeds, or how many, starting at `seed`.
         out: The run directory, and of several searches a folder that holds one for each; None keeps them in memory. A
-            search that was interrupted there goes on from its last checkpoint.
+            search that was interrupted there continues from its last checkpoint.
         budget: Limits on the network that the search ends with.
         diagnose: Epochs between diagnoses: discretisation gap, sharpness, curvature, skips. 0: none.
         stop_on_collapse: End the search when a diagnosis says that it is collapsing.

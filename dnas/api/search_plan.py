@@ -88,6 +88,8 @@ def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = No
     configs.refuse_out_of_range({"epochs": epochs, "diagnose": diagnose, **({} if batch is None else {"batch": batch})})
     if stop_on_collapse and not diagnose:
         raise ValueError("stop_on_collapse needs diagnose, the epochs between diagnoses")
+    if budget is not None and not isinstance(budget, Budget):
+        raise ValueError(f"budget is {budget!r}; it must be a Budget, such as dnas.Budget(macs=20e6)")
     budget = (budget or Budget()).check()
     data = data if isinstance(data, Dataset) else load_data(data)
     notes, smaller = [], min(len(data.splits["train"]), len(data.splits["valid"]))

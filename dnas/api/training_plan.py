@@ -80,7 +80,8 @@ def plan_training(what, data=None, *, preset=None, splits=None, space=None, cell
         _refuse_other_size(architecture, space, cells, channels, recipe.get("auxiliary", 0.0))
         options |= {"cells": None, "channels": None, "auxiliary": 0.0}
     how = _recipe({name: value for name, value in options.items() if name not in OPTIONS})
-    epochs, batch, splits = options["epochs"], options["batch"], tuple(options["splits"])
+    splits = options["splits"]
+    epochs, batch, splits = options["epochs"], options["batch"], (splits,) if isinstance(splits, str) else tuple(splits)
     _check(epochs, batch, seed, splits, least=0 if inherit else 1)
     data = _data(architecture, data, splits)
     origin = _origin(architecture, how, inherit, splits, data)
@@ -151,8 +152,8 @@ def _check(epochs, batch, seed, splits, least: int) -> None:
 
 def _data(architecture: Architecture, data: str | Dataset | None, splits: Sequence[str]) -> Dataset:
     """The data set to train on: the one that was given, else that of the search."""
-    if data is None and architecture.search and architecture.search.folder is None:
-        data = architecture.search.supernet.data
+    if data is None and architecture.search:
+        data = architecture.search.parts.get("data")
     if data is None and architecture.config:
         return configs.data_of(architecture.config, architecture.where, architecture.trust, splits)
     data = load_data(data or "digits") if not isinstance(data, Dataset) else data
@@ -230,8 +231,8 @@ def _digests(data: Dataset, *splits: str) -> list[bytes]:
 def _refuse_other_size(architecture: Architecture, space, cells, channels, auxiliary) -> None:
     """Raises ValueError where a training that inherits was asked for another network than the supernet's own."""
     own = architecture.space
-    asked = {"space": (space and registry.absolute(space), own["name"]), "cells": (cells, own.get("cells")),
-             "channels": (channels, own.get("channels"))}
+    asked = {"space": (registry.absolute(space) if isinstance(space, str) else None, own["name"]),
+             "cells": (cells, own.get("cells")), "channels": (channels, own.get("channels"))}
     for name, (value, there) in asked.items():
         if value is not None and value != there:
             raise ValueError(f"{name} is {value}: inherit trains the supernet's own network, its {name}: {there}")

@@ -43,12 +43,12 @@ FAILED = "failed.json"
 COMMAND: contextvars.ContextVar[str | None] = contextvars.ContextVar("command", default=None)
 """The command line that is running, which environment.json remembers; None in a program of somebody's own."""
 FOLDERS = "checkpoints", "selections", "trained"
+"""Folders in a run's folder that it writes in."""
 ENDS = "results.json", "weights.safetensors"
 """Files that a run writes when it has ended."""
 OWN = (*ENDS, "config.json", "environment.json", "groups.json", "genotype.json", "cost.json", "failed.json",
        "comparison.json", "comparison.csv")
 """Files of runs beside arrays and records, which nothing else may replace."""
-"""Those that a run writes in."""
 MOVABLE = "run", "folder"
 """Keys of a config that say where another run is, beside a digest of its checkpoint: a run may be moved."""
 MOST_SHOWN = 8
@@ -303,7 +303,8 @@ def _refuse_restart(folder: Path) -> None:
         return
     if saved is None or last > saved + 1:
         there = "no checkpoint" if saved is None else f"checkpoints up to epoch {saved} only"
-        raise ValueError(f"{folder} has the results of {last} epochs but {there}, so it cannot go on, and to begin again "
+        what = f"the results of {last} epochs" if last else next(name for name in ENDS if (folder / name).exists())
+        raise ValueError(f"{folder} has {what} but {there}, so it cannot continue, and to begin again "
                          "would overwrite them: restore its folder checkpoints, or choose another folder")
 
 

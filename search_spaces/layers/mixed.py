@@ -70,7 +70,7 @@ class MixedOp(nn.Module):
             raise ValueError(f"edge {self.name!r} has {x.shape[-1]} channels, "
                              f"not a multiple of partial_channels {parts}")
         x = materialised(x)
-        seen, passed = x[..., :x.shape[-1] // parts], x[..., x.shape[-1] // parts:]
+        seen, passed = (x, None) if parts == 1 else (x[..., :x.shape[-1] // parts], x[..., x.shape[-1] // parts:])
 
         def build(k):
             def run(edge, x):
