@@ -1,5 +1,6 @@
 """How runs end before their time: by a signal, by a loss that is not finite, by values that are not."""
 
+import itertools
 import json
 import os
 import pty
@@ -225,16 +226,17 @@ def test_a_cost_of_another_shape(copy, capsys, cost):
 def test_a_config_that_is_no_search_of_any_kind(copy, capsys):
     """Whatever a value of a config is, it is one line."""
     before = Path("run/config.json").read_text()
+    readers = itertools.cycle((["select", "run", "--trust", "--selection", "random", "--out", "out", "--cache", "off"],
+                               ["train", "run", "--trust", "--epochs", "1", "--run", "out", *QUICK],
+                               ["compare", "run", "--trust", "--selection", "random", "--out", "out", *QUICK]))
     for key, value in (("budget", 3), ("budget", {"a": 1}), ("budget", {"params": "x"}), ("batch", "x"), ("batch", 0),
                        ("epochs", None), ("epochs", 10**30), ("seed", -1), ("seed", 1.5), ("limit", "x"), ("limit", -1),
                        ("space", 1), ("method", {"name": 1}), ("method", {"name": "darts", "lr": "x"}), ("data", []),
                        ("method", {"name": "darts", "lr": -1}), ("start", 3), ("start", {"run": 3}), ("diagnose", "x"),
                        ("space", {"name": "width", "channels": 10**12}), ("metric", []), ("task", 3), ("augment", [])):
         Path("run/config.json").write_text(json.dumps(json.loads(before) | {key: value}))
-        for argv in (["select", "run", "--trust", "--selection", "random", "--out", "out", "--cache", "off"],
-                     ["train", "run", "--trust", "--epochs", "1", "--run", "out", *QUICK],
-                     ["search", "--config", "run/config.json", "--trust", "--epochs", "1", "--run", "out", *QUICK],
-                     ["compare", "run", "--trust", "--selection", "random", "--out", "out", *QUICK]):
+        for argv in (["search", "--config", "run/config.json", "--trust", "--epochs", "1", "--run", "out", *QUICK],
+                     next(readers)):
             capsys.readouterr()
             code, err = main(argv), capsys.readouterr().err
             assert code in (0, 2) and err.count("\n") == (code == 2), (key, value, argv, err)
