@@ -20,6 +20,7 @@ from jax import lax
 from search_spaces.layers.batch_norm import normalised
 from search_spaces.layers.convolution import conv
 from search_spaces.layers.depthwise import depthwise
+from search_spaces.layers.forms import edge_index, paths_of_edges
 from search_spaces.layers.mixed import strided
 from search_spaces.layers.pooling import avg_pool, max_pool
 
@@ -231,7 +232,10 @@ class Noise(nn.Module):
 
     @nn.compact
     def __call__(self, x, train):
-        key = self.make_rng("dropout") if self.has_rng("dropout") else \
-            jax.random.key(zlib.crc32("/".join(self.path).encode()))
+        if self.has_rng("dropout"):
+            key = self.make_rng("dropout")
+        else:
+            names = [zlib.crc32("/".join(path).encode()) for path in paths_of_edges(self.path)]
+            key = jax.random.key(jnp.array(names, jnp.uint32)[edge_index()])
         shape = jax.eval_shape(lambda x: strided(x, self.stride), x).shape
         return jax.random.normal(key, (*shape[:-1], self.channels), x.dtype)
