@@ -13,6 +13,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,9 +30,14 @@ from dnas.engine import traced
 from dnas.platform import current, of_machine
 from dnas.platform import platform as on_platform
 
-COMPILER_OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}}
-"""XLA's options, by platform. On a CPU the default library for convolutions takes twice as long for the gradient of the
-kernel as the earlier one (jaxlib 0.10 and 0.12; see docs/speed.md)."""
+COMPILER_OPTIONS = (
+    ("cpu", "", {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}),
+    ("cuda", "0.12", {"xla_gpu_enable_triton_gemm": False}))
+"""(platform, version, options): XLA's options on a platform for each jaxlib before a version, "" for all.
+
+On a CPU the default library for convolutions takes twice as long for the gradient of the kernel as the earlier one (jaxlib
+0.10 and 0.12; see docs/speed.md). On a GPU jaxlib 0.10.2 aborts the process over the gradient of a product with a strided
+slice, which the DARTS space has, where it may choose Triton for products; 0.12.0 does not."""
 
 REMEMBERED = 16
 """Most programs that one process holds to avoid compiling them again."""
@@ -85,9 +91,17 @@ def compiled_anew() -> int:
     return _compiled_anew
 
 
+def compiler_options(jaxlib: str | None = None) -> dict[str, Any]:
+    """COMPILER_OPTIONS for the platform to trace for and a version of jaxlib, by default the installed one."""
+    numbers = lambda text: tuple(map(int, re.findall(r"\d+", text)[:3]))
+    jaxlib = numbers(jaxlib or version("jaxlib"))
+    return {name: value for platform, before, options in COMPILER_OPTIONS for name, value in options.items()
+            if platform == current() and (not before or jaxlib < numbers(before))}
+
+
 def compile_lowered(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
     """The program, with COMPILER_OPTIONS if this version of XLA has them."""
-    return _compile(lowered, COMPILER_OPTIONS.get(current()))
+    return _compile(lowered, compiler_options())
 
 
 def _compile(lowered, options):
@@ -160,7 +174,7 @@ def _register_namedtuples(tree):
 def _of_text(lowered):
     """Starts compiling a lowered function, unless this process has compiled the same text."""
     if getattr(lowered._lowering, "const_args", None):  # constants that are not in the text
-        return _threads.submit(_compile, lowered, COMPILER_OPTIONS.get(current())).result
+        return _threads.submit(_compile, lowered, compiler_options()).result
     text = hashlib.sha256(lowered.as_text().encode()).hexdigest()
     return _start((text, current(), lowered.in_tree, lowered.out_tree), lowered)
 
@@ -168,7 +182,7 @@ def _of_text(lowered):
 def _start(name, lowered):
     with _lock:
         if name not in _programs:
-            _programs[name] = _threads.submit(_compile, lowered, COMPILER_OPTIONS.get(current()))
+            _programs[name] = _threads.submit(_compile, lowered, compiler_options())
             _programs[name].add_done_callback(functools.partial(_forget_failed, name))
         result = _remembered(name)
         while len(_programs) > REMEMBERED:
