@@ -16,6 +16,8 @@ FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after
 """Operations that do nothing when the program runs."""
 FREE_CALLS = {"AllocateBuffer"}
 """Targets of custom calls that do nothing."""
+LIBRARIES = ("__cublas$", "__cudnn$")
+"""Beginnings of the targets of custom calls whose second result is room to work in, which few kernels use."""
 TRANSFERS = {"copy-start", "slice-start", "dynamic-slice-start", "dynamic-update-slice-start"}
 """Copies between the device's memories that run beside its kernels."""
 SLICES = {"slice", "dynamic-slice", "gather"}
@@ -175,12 +177,13 @@ class _Program:
             inside = {f"{line.name} {n}": Instruction(f"{line.name} {n}", body[name].shapes, "parameter", (), f"{n}", False)
                       for n, name in enumerate(line.operands) if name in body}
             inside[line.name] = line._replace(operands=tuple(inside), root=True)
+        results = line.shapes[:1] if _target(line).startswith(LIBRARIES) else line.shapes
         parameters = [each for each in inside.values() if each.opcode == "parameter"]
         written = _written(inside)
         reads = [(sum(array.size for array in each.shapes), each.shapes[0].space, _read(inside, each))
                  for each in parameters if each.shapes]
         writes = [(array.size if part is None else part, array.space)
-                  for array, part in zip(line.shapes, written + [None] * len(line.shapes))]
+                  for array, part in zip(results, written + [None] * len(results))]
         return [(whole if part is None else min(part, whole), space) for whole, space, part in reads] + writes
 
     def operations(self, body: Mapping[str, Instruction], line: Instruction) -> int:

@@ -8,6 +8,7 @@ program whose caller names all that it depends on, so that the next process read
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import hashlib
 import importlib.util
@@ -15,12 +16,12 @@ import json
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from threading import RLock, local
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax import export
@@ -39,6 +40,8 @@ On a CPU the default library for convolutions takes twice as long for the gradie
 0.10 and 0.12; see docs/speed.md). On a GPU jaxlib 0.10.2 aborts the process over the gradient of a product with a strided
 slice, which the DARTS space has, where it may choose Triton for products; 0.12.0 does not."""
 
+_listed: contextvars.ContextVar[list[Listed] | None] = contextvars.ContextVar("listed", default=None)
+
 REMEMBERED = 16
 """Most programs that one process holds to avoid compiling them again."""
 
@@ -52,6 +55,25 @@ _registered: set[type] = set()
 _lock = RLock()
 _thread = local()
 _compiled_anew = 0
+
+
+class Listed(NamedTuple):
+    """A program that `listed` kept from being compiled."""
+
+    function: Callable
+    args: tuple
+    donate_argnums: tuple[int, ...]
+
+
+@contextlib.contextmanager
+def listed() -> Iterator[list[Listed]]:
+    """A block in which this thread puts programs into the list that it gets, and compiles none: for `dnas.engine.targets`.
+    In place of a compiled program there is None."""
+    token = _listed.set([])
+    try:
+        yield _listed.get()
+    finally:
+        _listed.reset(token)
 
 
 def compile_program(function: Callable, args: Sequence, *, key: Any = None, donate_argnums: Sequence[int] = (),
@@ -75,6 +97,9 @@ def start_compiling(function: Callable, args: Sequence, *, key: Any = None, dona
                     platform: str | None = None) -> Callable[[], jax.stages.Compiled]:
     """The same in the background: returns once the function is traced. Call what it returns to wait for the program."""
     donated = tuple(donate_argnums)
+    if _listed.get() is not None:
+        _listed.get().append(Listed(function, tuple(args), donated))
+        return lambda: None
     with on_platform(platform) if platform else contextlib.nullcontext():
         folder = None if key is None else _folder(args)
         if folder is None:

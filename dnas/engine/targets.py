@@ -1,8 +1,8 @@
 """Compiles programs for chips that this machine does not have, and reads what they would do there.
 
-XLA compiles for a chip from a description of it. For a GPU that takes the package jax[cuda13], for a TPU jax[tpu], both of
-the installed version of JAX, and no driver. Nothing is measured: a GPU's compiler picks among its kernels by trying them, and
-without the GPU takes its defaults.
+XLA compiles for a chip from a description of it. For a GPU that takes the package jax[cuda13], for a TPU jax[tpu], both
+of the installed version of JAX, and no driver. Nothing is measured: a GPU's compiler picks among its kernels by trying
+them, and without the GPU takes its defaults.
 
 A compiler that fails may end the process, so `examine` compiles in one of its own. What is traced here is exported into it.
 """
@@ -35,8 +35,9 @@ ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HO
 PACKAGES = {"cuda": (("jax_cuda13_plugin", "jax_cuda12_plugin"), "jax[cuda13]"), "tpu": (("libtpu",), "jax[tpu]")}
 """Modules of which one is in the package that compiles for a platform, and the name of that package."""
 H100 = """gpu_device_info { threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
-shared_memory_per_core: 233472 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128 block_dim_limit_x: 2147483647
-block_dim_limit_y: 65535 block_dim_limit_z: 65535 memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98
+shared_memory_per_core: 233472 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
+block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98
 device_memory_size: 84942979072 shared_memory_per_block_optin: 232448 cuda_compute_capability { major: 9 }
 registers_per_core_limit: 65536 registers_per_block_limit: 65536 }
 platform_name: "CUDA" dnn_version_info { major: 9 minor: 10 } device_description_str: "NVIDIA H100 80GB HBM3" """
@@ -46,8 +47,8 @@ platform_name: "CUDA" dnn_version_info { major: 9 minor: 10 } device_description
 class Chip(NamedTuple):
     """A kind of device. topology: its description for XLA; "" for the machine's own CPU, of which nothing else is known.
 
-    memory: bytes; bandwidth: of it, bytes per second; peak: operations per second of matrix products and convolutions by the
-    type of their operands; launch: seconds that each kernel costs at least, however small.
+    memory: bytes; bandwidth: of it, bytes per second; peak: operations per second of matrix products and convolutions by
+    the type of their operands; launch: seconds that each kernel costs at least, however small.
     """
 
     name: str
@@ -62,7 +63,8 @@ class Chip(NamedTuple):
 
 CHIPS = {chip.name: chip for chip in (
     Chip("cpu", "cpu", "the CPU of this machine", ""),
-    Chip("h100", "cuda", "NVIDIA H100 SXM", H100, 84942979072, 3.352e12, {"float32": 494.5e12, "bfloat16": 989.5e12}, 2.5e-6),
+    Chip("h100", "cuda", "NVIDIA H100 SXM", H100, 84942979072, 3.352e12, {"float32": 494.5e12, "bfloat16": 989.5e12},
+         2.5e-6),
     Chip("v5e", "tpu", "TPU v5e", "v5e:2x2", 16 * 2**30, 819e9, {"float32": 197e12, "bfloat16": 197e12}))}
 """Chips by name; the first of a platform is its default.
 
@@ -120,9 +122,10 @@ def chip_of(platform: str | None, chip: str | None = None) -> Chip:
     return CHIPS[chip] if chip else first[platform]
 
 
-def compile_for(function: Callable, args: Sequence, chip: Chip, *, donate_argnums: Sequence[int] = ()) -> jax.stages.Compiled:
-    """The compiled `function(*args)` for a chip, in this process, which must have been started with ENVIRONMENT. args: arrays
-    or `jax.ShapeDtypeStruct`, in any containers."""
+def compile_for(function: Callable, args: Sequence, chip: Chip, *,
+                donate_argnums: Sequence[int] = ()) -> jax.stages.Compiled:
+    """The compiled `function(*args)` for a chip, in this process, which must have been started with ENVIRONMENT. args:
+    arrays or `jax.ShapeDtypeStruct`, in any containers."""
     placed = jax.sharding.SingleDeviceSharding(_device(chip))
     shape = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed)
     with on_platform(chip.platform):
@@ -158,7 +161,7 @@ def examine(function: Callable, args: Sequence, chip: Chip, *, donate_argnums: S
         try:
             program = bytes(export.export(jitted, platforms=[chip.platform])(*leaves).serialize())
         except Exception as error:
-            raise ValueError(f"the program cannot be exported, so it cannot be compiled for {chip.title}: {error}") from error
+            raise ValueError(f"JAX cannot export the program, to compile it for {chip.title}: {error}") from error
     order = {"chip": chip.name, "donated": donated, "text": text and str(Path(text).absolute())}
     return _compiled_apart(chip, json.dumps(order).encode() + b"\n" + program)
 
@@ -172,7 +175,8 @@ def _compiled_apart(chip: Chip, order: bytes) -> Examined:
     if "error" in answer or not answer:
         ended = f"ended by {signal.Signals(-done.returncode).name}: " if done.returncode < 0 else "failed: "
         last = next((line for line in lines if "Check failed" in line), lines[-1] if lines else "it said nothing")
-        raise CompilerFailed(f"the compiler of jaxlib {version('jaxlib')} for {chip.title} {ended}{answer.get('error', last)}")
+        said = answer.get("error", last)
+        raise CompilerFailed(f"the compiler of jaxlib {version('jaxlib')} for {chip.title} {ended}{said}")
     return Examined(chip.name, hlo.Work(*answer["work"]), answer["memory"], answer["seconds"])
 
 
