@@ -161,7 +161,8 @@ def examine(function: Callable, args: Sequence, chip: Chip, *, donate_argnums: S
         try:
             program = bytes(export.export(jitted, platforms=[chip.platform])(*leaves).serialize())
         except Exception as error:
-            raise ValueError(f"JAX cannot export the program, to compile it for {chip.title}: {error}") from error
+            said = _first_line(error)
+            raise ValueError(f"JAX cannot export the program, to compile it for {chip.title}: {said}") from error
     order = {"chip": chip.name, "donated": donated, "text": text and str(Path(text).absolute())}
     return _compiled_apart(chip, json.dumps(order).encode() + b"\n" + program)
 
@@ -180,6 +181,10 @@ def _compiled_apart(chip: Chip, order: bytes) -> Examined:
     return Examined(chip.name, hlo.Work(*answer["work"]), answer["memory"], answer["seconds"])
 
 
+def _first_line(error: Exception) -> str:
+    return next(filter(None, str(error).splitlines()), type(error).__name__)
+
+
 def main() -> None:
     """The process of `examine`: reads an order and a program, and prints what it is like once compiled."""
     order = json.loads(sys.stdin.buffer.readline())
@@ -188,7 +193,7 @@ def main() -> None:
     try:
         compiled = compile_for(program.call, program.in_avals, CHIPS[order["chip"]], donate_argnums=order["donated"])
     except Exception as error:
-        answer: dict[str, Any] = {"error": next(filter(None, str(error).splitlines()), type(error).__name__)}
+        answer: dict[str, Any] = {"error": _first_line(error)}
     else:
         seconds, text = time.monotonic() - began, compiled.as_text()
         if order["text"]:
