@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dnas.platform import on_cpu
 from search_spaces.layers.kernels import kernel
 
 
@@ -55,9 +56,18 @@ def _count(x):
 
 
 def _sums(a, b):
-    """Sums of a and of a * b over all but the last axis: first along long rows, of which a CPU takes many at a time."""
-    def channels(x):
-        rows = x.reshape(-1, *x.shape[-2:]) if x.ndim > 2 else x[:, None]
-        return rows.sum(0).sum(0)
+    """Sums of a and of a * b over all but the last axis.
 
-    return channels(a), channels(a * b)
+    On a CPU first along long rows, of which it takes many at a time; elsewhere first within each image, and then both sums
+    over the images as one.
+    """
+    products = a * b
+    if on_cpu():
+        return _by_rows(a), _by_rows(products)
+    inner = tuple(range(1, a.ndim - 1))
+    return tuple(jnp.stack([a.sum(inner), products.sum(inner)]).sum(1))
+
+
+def _by_rows(x):
+    rows = x.reshape(-1, *x.shape[-2:]) if x.ndim > 2 else x[:, None]
+    return rows.sum(0).sum(0)
