@@ -116,10 +116,15 @@ def chip_of(platform: str | None, chip: str | None = None) -> Chip:
         raise ValueError(f"platform must be one of {', '.join(reversed(first))}, not {platform!r}")
     if chip is not None and CHIPS[chip].platform != platform:
         raise ValueError(f"chip {chip} is of the platform {CHIPS[chip].platform}, not {platform}")
-    modules, package = PACKAGES.get(platform, ((), ""))
-    if modules and not any(map(importlib.util.find_spec, modules)):
+    if not installed(platform):
+        package = PACKAGES[platform][1]
         raise ValueError(f"the compiler for {platform} is not installed: pip install '{package}=={version('jax')}'")
     return CHIPS[chip] if chip else first[platform]
+
+
+def installed(platform: str) -> bool:
+    """Whether the compiler for a platform is installed."""
+    return platform not in PACKAGES or any(map(importlib.util.find_spec, PACKAGES[platform][0]))
 
 
 def compile_for(function: Callable, args: Sequence, chip: Chip, *,
