@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     need = estimate_plan(plan, seeds=values["seeds"], cache=values["cache"], chip=chip)
     print(f"weights       {need.weights:,}")
     print(f"multiply-adds {need.macs:,} per example, forwards through the supernet")
-    there = f" and {spelled(chip.memory)} there" if chip and chip.memory else ""
+    there = f", of {spelled(chip.memory)} there" if chip and chip.memory else ""
     print(f"peak memory   {spelled(need.memory_bytes)} of a step, data included{there}")
     print(f"compile time  {need.compile_seconds:.1f} s")
     if values["seeds"] > 1:

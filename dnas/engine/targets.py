@@ -30,8 +30,9 @@ from dnas.engine.programs import compile_lowered
 from dnas.platform import platform as on_platform
 
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost",
-               "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
-"""Of a process that compiles for other chips: it uses none, does not ask the network for one, and may be one of several."""
+               "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+"""Of a process that compiles for other chips: it uses none, does not ask the network for one, and may be one of several;
+what it compiles is of no use to any other."""
 PACKAGES = {"cuda": (("jax_cuda13_plugin", "jax_cuda12_plugin"), "jax[cuda13]"), "tpu": (("libtpu",), "jax[tpu]")}
 """Modules of which one is in the package that compiles for a platform, and the name of that package."""
 H100 = """gpu_device_info { threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
@@ -116,10 +117,15 @@ def chip_of(platform: str | None, chip: str | None = None) -> Chip:
         raise ValueError(f"platform must be one of {', '.join(reversed(first))}, not {platform!r}")
     if chip is not None and CHIPS[chip].platform != platform:
         raise ValueError(f"chip {chip} is of the platform {CHIPS[chip].platform}, not {platform}")
-    modules, package = PACKAGES.get(platform, ((), ""))
-    if modules and not any(map(importlib.util.find_spec, modules)):
+    if not installed(platform):
+        package = PACKAGES[platform][1]
         raise ValueError(f"the compiler for {platform} is not installed: pip install '{package}=={version('jax')}'")
     return CHIPS[chip] if chip else first[platform]
+
+
+def installed(platform: str) -> bool:
+    """Whether the compiler for a platform is installed."""
+    return platform not in PACKAGES or any(map(importlib.util.find_spec, PACKAGES[platform][0]))
 
 
 def compile_for(function: Callable, args: Sequence, chip: Chip, *,
