@@ -12,10 +12,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from dnas.types import Tree
-from search_spaces.layers.forms import AXIS, SEPARATOR, bundled
+from search_spaces.layers.forms import AXIS, SEPARATOR, bundled, unstack
 from search_spaces.layers.mixed import MixedOp
 
 
@@ -35,7 +34,7 @@ def bundle(ops: Mapping[str, Callable[..., nn.Module]], edges: Sequence[str], x:
                       in_axes=(None, 0, None), axis_size=len(edges), axis_name=AXIS)
     with bundled():
         y = stacked(ops, name=SEPARATOR.join(edges), **options)(x, jnp.stack(gates), train)
-    return [lax.squeeze(part, (0,)) for part in lax.split(y, (1,) * len(edges))]
+    return unstack(y, len(edges))
 
 
 def unstack_edges(tree: Tree) -> Tree:

@@ -39,3 +39,8 @@ def paths_of_edges(path: tuple[str, ...]) -> list[tuple[str, ...]]:
     """The path of an operation's module on each edge of its bundle; that of the module itself if it is in none."""
     count = max(name.count(SEPARATOR) for name in ("", *path)) + 1
     return [tuple(name.split(SEPARATOR)[e] if SEPARATOR in name else name for name in path) for e in range(count)]
+
+
+def unstack(x: jax.Array, count: int) -> list[jax.Array]:
+    """The `count` arrays that `x [count, ...]` holds."""
+    return [lax.squeeze(part, (0,)) for part in lax.split(x, (1,) * count)]
