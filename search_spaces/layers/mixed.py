@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
+from dnas.platform import on_cpu
 from dnas.shared_options import current_options
 from dnas.types import REMOVED
 from search_spaces.layers.forms import in_bundle, unstack
@@ -101,7 +102,7 @@ class MixedOp(nn.Module):
                 if output.shape != outputs[0].shape:
                     raise ValueError(f"edge {self.name!r}: {name} puts out {output.shape}, {names[0]} {outputs[0].shape}; "
                                      "the operations of an edge need one shape")
-            mixed, weight = (_bundle_mix if in_bundle() else _mix)(gate, outputs), gate.sum()
+            mixed, weight = (_bundle_mix if in_bundle() and on_cpu() else _mix)(gate, outputs), gate.sum()
         if parts == 1:
             return mixed
         if self.stride > 1:
