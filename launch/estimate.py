@@ -21,7 +21,8 @@ def main(argv: Sequence[str]) -> int:
     data = load_data(values)
     space = dnas.space(values["space"], data, **values["space_options"])
     method = dnas.method(values["method"], **values["method_options"])
-    plan = plan_search(space, method, data, batch=values["batch"], budget=dnas.Budget(**values["budget_options"]))
+    plan = plan_search(space, method, data, batch=values["batch"], budget=dnas.Budget(**values["budget_options"]),
+                       seeds=values["seeds"] if values["seeds"] > 1 else None, devices=values["devices"])
     print(describe(data))
     print(f"space         {configs.label(space.source, 'space')}")
     print(f"method        {configs.label(method.source, 'method')}, batch {plan.batch}", flush=True)
@@ -29,6 +30,9 @@ def main(argv: Sequence[str]) -> int:
     print(f"weights       {need.weights:,}")
     print(f"multiply-adds {need.macs:,} per example, forwards through the supernet")
     print(f"peak memory   {spelled(need.memory_bytes)} of a step, data included")
+    if need.devices > 1:
+        print(f"devices       {need.devices}: the memory is that of each; they sum or gather arrays of "
+              f"{need.exchanged_bytes:,} bytes a step")
     print(f"compile time  {need.compile_seconds:.1f} s")
     if values["seeds"] > 1:
         print(f"seeds         {need.note}")

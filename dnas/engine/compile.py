@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
 
 from dnas import platform
 from dnas.algorithms.method import Algorithm
@@ -24,7 +23,7 @@ from dnas.data import Dataset, augment, evaluation_indices, mixed, normalise
 from dnas.data.augmentation import augment_by
 from dnas.data.augmentation import cutout as cut_out
 from dnas.engine.diagnose import curvature, largest_eigenvalue
-from dnas.engine.mesh import DATA, LANE, mesh_of, put, replicated, shape, spread, tracing
+from dnas.engine.mesh import DATA, LANE, mesh_of, put, replicated, shape, sharded, sizes_of, spread, tracing
 from dnas.engine.programs import compile_program, start_compiling
 from dnas.task import Task, checked_value
 from dnas.types import Array, Batch, Gates, Network, SearchSpace, Tree
@@ -106,8 +105,7 @@ def start_steps(step: Callable, examples: Examples, state: Tree, hyper: Hyper, s
     leading axis. On a mesh of several groups of devices each group has `width / groups` of them, and state is one state
     with a leading axis as well.
     """
-    mesh = mesh_of(examples)
-    groups = mesh.shape[LANE] if mesh else 1
+    mesh, groups = mesh_of(examples), sizes_of(mesh_of(examples))[LANE]
 
     def steps_of(state, hyper, key, examples, *rows_start_stop):
         *rows, start, stop = rows_start_stop
@@ -139,17 +137,15 @@ def start_steps(step: Callable, examples: Examples, state: Tree, hyper: Hyper, s
 
     across = lambda leaf: jax.ShapeDtypeStruct((*((width,) if width else ()), *leaf.shape), leaf.dtype)
     rows, number = across(jax.ShapeDtypeStruct((steps, batch), jnp.int32)), jax.ShapeDtypeStruct((), jnp.int32)
-    of_lane = jax.tree.map(across, shape_of(hyper)), across(jax.eval_shape(jax.random.key, 0)), examples, *[rows] * splits
+    rest = (jax.tree.map(across, shape_of(hyper)), across(jax.eval_shape(jax.random.key, 0)), examples, *[rows] * splits,
+            number, number)
     if groups > 1:
-        lane = P(LANE)
-        specs = (lane, lane, lane, P(), *[lane] * splits, P(), P())
-        program = jax.shard_map(group_of, mesh=mesh, in_specs=specs, out_specs=lane, axis_names={LANE}, check_vma=False)
-        args = jax.tree.map(across, shape_of(state)), *of_lane, number, number
-        args = tuple(shape(arg, mesh, *spec) for arg, spec in zip(args, specs))
+        specs = [(LANE,)] * 3 + [()] + [(LANE,)] * splits + [()] * 2
+        program, args = sharded(group_of, mesh, (jax.tree.map(across, shape_of(state)), *rest), specs, (LANE,), {LANE})
+    elif mesh:
+        program, args = lambda *args: replicated(steps_of(*args)), shape((state, *rest), mesh)
     else:
-        program = lanes_of if width else (lambda *args: replicated(steps_of(*args))) if mesh else steps_of
-        args = (state,) * width if width else state, *of_lane, number, number
-        args = shape(args, mesh)
+        program, args = (lanes_of, ((state,) * width, *rest)) if width else (steps_of, (state, *rest))
     with tracing(mesh):
         return start_compiling(program, args, key=key, donate_argnums=(0,))
 
@@ -162,12 +158,10 @@ def epoch_of(program: Callable, examples: Examples, steps: int) -> Callable:
     after the last step. A smaller `steps` uses the first rows only.
     """
     one_by_one, mesh = platform.on_cpu(), mesh_of(examples)
-    axes = [LANE] if mesh and mesh.shape[LANE] > 1 else []
+    axes = [LANE] if sizes_of(mesh)[LANE] > 1 else []
 
     def advance(state, hyper, key, *rows, on_metrics, steps=steps):
-        if mesh:
-            state, hyper, key = put((state, hyper, key), mesh, *axes)
-        rows, unread, pieces = put(list(rows), mesh, *axes), [], []
+        (state, hyper, key, rows), unread, pieces = put((state, hyper, key, rows), mesh, *axes), [], []
         done, stride, read = 0, 1, time.monotonic()
         while done < steps:
             stop = min(done + stride, steps)
@@ -242,9 +236,7 @@ def start_scores(space: SearchSpace, task: Task, data: Dataset, examples: Exampl
     number = jax.ShapeDtypeStruct((), jnp.int32)
     args = (state.weights, state.stats, stack([gates] * width), number, examples, rows, number, number)
     if mesh:
-        specs = [P(*dealt) if arg is rows else P() for arg in args]
-        args = tuple(shape(arg, mesh, *spec) for arg, spec in zip(args, specs))
-        score = jax.shard_map(score, mesh=mesh, in_specs=tuple(specs), out_specs=P(None, None, *dealt), check_vma=False)
+        score, args = sharded(score, mesh, args, [dealt if arg is rows else () for arg in args], (None, None, *dealt))
     program = start_compiling(score, args, key=program_key("scores", key, data))
     size = rows.shape[1]
 
@@ -309,8 +301,8 @@ def recalibrate_batch_norm(network: Network, data: Dataset, examples: Examples, 
         move = lambda stats: network.apply(weights, stats, inputs, train=True, key=None)[1]
         zeros, ones = (jax.tree.map(like, stats) for like in (jnp.zeros_like, jnp.ones_like))
         moved, share = jax.jvp(move, (zeros,), (ones,))
-        averages = jax.tree.map(lambda old, new, share: jnp.where(share == 1, old, new / (1 - share)), stats, moved, share)
-        return replicated(averages)
+        average = lambda old, new, share: jnp.where(share == 1, old, new / (1 - share))
+        return replicated(jax.tree.map(average, stats, moved, share))
 
     mesh, row = mesh_of(examples), jax.ShapeDtypeStruct((rows.shape[1],), jnp.int32)
     with tracing(mesh):
@@ -323,16 +315,14 @@ def compile_diagnosis(algorithm: Algorithm, data: Dataset, examples: Examples, s
                       batch: int) -> Callable:
     """Compiles `(state, hyper) -> {"sharpness", "eigenvalue"}` of the method's losses, on a fixed batch of the train and of
     the valid split."""
-    mesh = mesh_of(examples)
-
     def first(split):
         rows = jnp.asarray(mixed(data.splits[split])[:batch])
-        return put(_batch(data, examples.inputs[rows], examples.targets[rows]), mesh, DATA)
+        return put(_batch(data, examples.inputs[rows], examples.targets[rows]), mesh_of(examples), DATA)
 
     train, valid, hyper = first("train"), first("valid"), shape_of(hyper)
     sharp, product = curvature(algorithm.loss)
     size = sum(leaf.size for leaf in jax.tree.leaves(state.arch))
-    state, hyper, vector = shape((state, hyper, jax.ShapeDtypeStruct((size,), jnp.float32)), mesh)
+    state, hyper, vector = shape((state, hyper, jax.ShapeDtypeStruct((size,), jnp.float32)), mesh_of(examples))
     sharp = compile_program(sharp, (state, hyper, train))
     product = compile_program(product, (state, hyper, valid, vector))
 

@@ -116,12 +116,12 @@ def _at_once(advance: Callable) -> Callable:
 
 
 def _on_groups(advance: Callable) -> Callable:
-    """`LaneProgram.advance` by a program of lanes on several groups of devices, whose states it takes and returns stacked."""
+    """`LaneProgram.advance` by a program of lanes on several groups of devices, of states with a leading axis."""
     def run(states, hypers, keys, train, valid, *, on_metrics):
         state, hyper = (jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(trees)) for trees in (states, hypers))
         state, _ = advance(state, hyper, jnp.stack(keys), np.stack(train), np.stack(valid), on_metrics=on_metrics)
         state = jax.device_get(state)
-        return [jax.tree.map(lambda leaf: jnp.asarray(leaf[n]), state) for n in range(len(states))]
+        return [jax.tree.map(lambda leaf, n=n: jnp.asarray(leaf[n]), state) for n in range(len(states))]
 
     return run
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Literal
 
@@ -61,17 +61,15 @@ def create_mesh(devices: int, lanes: int = 1) -> Mesh | None:
 
 
 def refuse_undivided(batch: int, devices: int, lanes: int = 1, *, most: int | None = None) -> None:
-    """Raises ValueError, which names the nearest batch that would do, if `batch` does not divide among the devices of a lane.
-
-    most: the largest possible batch.
-    """
+    """Raises ValueError, which names the nearest batch that would do, if `batch` does not divide among the devices of a
+    lane. most: the largest possible batch."""
     _, data = layout(devices, lanes)
     if batch % data:
         below = batch // data * data
         near = [size for size in (below, below + data) if 0 < size <= (most or size)]
         nearest = min(near, key=lambda size: abs(size - batch), default=None)
-        instead = "choose fewer devices" if nearest is None else f"the nearest that does is {nearest}; or choose fewer devices"
-        raise ValueError(f"batch {batch} does not divide among {data} devices; {instead}")
+        instead = f"the nearest that does is {nearest}; or " if nearest else ""
+        raise ValueError(f"batch {batch} does not divide among {data} devices; {instead}choose fewer devices")
 
 
 def mesh_of(tree: Tree) -> Mesh | None:
@@ -104,6 +102,18 @@ def shape(tree: Tree, mesh: Mesh | None, *axes: str | None) -> Tree:
         return tree
     sharding = NamedSharding(mesh, P(*axes))
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf), sharding=sharding), tree)
+
+
+def sharded(function: Callable, mesh: Mesh, args: Sequence[Tree], specs: Sequence[tuple], result: tuple,
+            axes: Collection[str] = (LANE, DATA)) -> tuple[Callable, list[Tree]]:
+    """`function` of the part of its arguments that lies on a device, and the shapes of the whole arguments.
+
+    specs: for each argument, over which axes of the mesh its leading axes are sharded; result: that of all results. axes:
+    those that the function is free of; over the others XLA divides its work.
+    """
+    parts = jax.shard_map(function, mesh=mesh, in_specs=tuple(P(*spec) for spec in specs), out_specs=P(*result),
+                          axis_names={*axes}, check_vma=False)
+    return parts, [shape(arg, mesh, *spec) for arg, spec in zip(args, specs, strict=True)]
 
 
 def tracing(mesh: Mesh | None) -> AbstractContextManager:

@@ -72,8 +72,8 @@ def search(space: SearchSpace, method: Method, data: Dataset, *, epochs: int, ba
            start: SearchState | None = None, mesh: Mesh | None = None, key: Any = None) -> Result:
     """Searches `space` by `method` on the train and valid splits, with an evaluation on the hold-out split after each epoch.
 
-    The same arguments give the same bits, on the same number of devices. With `run` the results are written into its directory, and an interrupted
-    search continues from its last whole checkpoint.
+    The same arguments give the same bits, on the same number of devices. With `run` the results are written into its
+    directory, and an interrupted search continues from its last whole checkpoint.
 
     diagnose: epochs between diagnoses (see `dnas.engine.diagnose`), 0 for none. A collapse is reported, and with
         `stop_on_collapse` ends the search with the genotype of the epoch before it.
