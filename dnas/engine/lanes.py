@@ -17,7 +17,7 @@ from dnas.algorithms.schedules import Hyper
 from dnas.data import Dataset
 from dnas.engine.compile import Examples, epoch_of, start_search
 from dnas.engine.devices import available, planned, size, spelled
-from dnas.engine.mesh import LANE, describe, mesh_of, sizes_of
+from dnas.engine.mesh import DATA, LANE, mesh_of, sizes_of
 from dnas.platform import on_cpu
 from dnas.types import Array, Tree
 
@@ -82,7 +82,7 @@ def _fitting(start: Callable, started: Callable, examples: Examples, state: Tree
         started = start(-(-share // -(-share // fitting)))
     use = f"{spelled(memory)} of {spelled(memory_there)}"
     if groups > 1:
-        note = f"{lanes} searches, {width} at a time, on {describe(sizes)}: {use} on the first"
+        note = f"{lanes} searches on {groups * sizes[DATA]} devices, {width} at a time: {use} on the first device"
     elif not at_once:
         why = " (a CPU takes longer for all at once)" if on_cpu() else ""
         note = f"{lanes} searches in turn, by one program{why}: {use}"

@@ -84,10 +84,8 @@ def sizes_of(mesh: Mesh | None) -> dict[str, int]:
 
 
 def describe(sizes: Mapping[str, int]) -> str:
-    """The sizes of a mesh as text, such as: 4 devices, 2 to a search."""
-    devices = math.prod(sizes.values())
-    each = f", {sizes[DATA]} to a search" if sizes[LANE] > 1 else ""
-    return f"{devices} device{'s' if devices > 1 else ''}{each}"
+    """The number of devices of a mesh of these sizes as text, such as: 4 (2 to a search)."""
+    return f"{math.prod(sizes.values())}{f' ({sizes[DATA]} to a search)' if sizes[LANE] > 1 else ''}"
 
 
 def put(tree: Tree, mesh: Mesh | None, *axes: str | None) -> Tree:
