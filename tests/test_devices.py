@@ -57,6 +57,11 @@ def test_two_lanes_have_two_devices_each(facts):
     assert two["worst"] < 1e-12 and two["width"] == 2 and list(two["exchanged"]) == ["all-reduce"]
 
 
+def test_off_a_cpu_batch_norm_exchanges_the_sums_of_channels_only(facts):
+    loop, cpu = (facts["steps"][name]["exchanged"]["all-reduce"][1] for name in "21")
+    assert loop < cpu
+
+
 def test_evaluations_deal_out_whole_batches(facts):
     assert facts["scores"] == {"worst": 0, "examples": [72, 26]}
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dnas.platform import on_cpu
 from search_spaces.layers.kernels import kernel
 
 
@@ -55,8 +56,11 @@ def _count(x):
 
 
 def _sums(a, b):
-    """Sums of a and of a * b over all but the last axis: first along long rows, of which a CPU takes many at a time."""
+    """Sums of a and of a * b over all but the last axis: on a CPU first along long rows, of which it takes many at a time;
+    elsewhere at once, for several devices would exchange the sums of the rows."""
     def channels(x):
+        if not on_cpu():
+            return x.sum(range(x.ndim - 1))
         rows = x.reshape(-1, *x.shape[-2:]) if x.ndim > 2 else x[:, None]
         return rows.sum(0).sum(0)
 
