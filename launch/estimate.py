@@ -1,7 +1,11 @@
-"""Estimate what a search needs, without training: the same options as `dnas search`."""
+"""Estimate what a search needs, without training: the same options as `dnas search`.
+
+With --platform the step is compiled for another device, which need not be there.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from launch.arguments import load_data
@@ -11,29 +15,57 @@ from launch.search_options import read_search
 def main(argv: Sequence[str]) -> int:
     """Runs `dnas estimate`, which writes nothing but the compilation cache."""
     values = read_search("estimate", __doc__, argv)
+    elsewhere = values["platform"] is not None or values["chip"] is not None
+    if elsewhere:
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")  # it uses no device, and a compiler's package looks for one
     import dnas
     from dnas import config as configs
     from dnas.api.estimate import estimate_plan
     from dnas.api.search_plan import plan_search
     from dnas.data import describe
     from dnas.engine.devices import spelled
+    from dnas.engine.targets import chip_of
 
+    chip = chip_of(values["platform"], values["chip"]) if elsewhere else None
     data = load_data(values)
     space = dnas.space(values["space"], data, **values["space_options"])
     method = dnas.method(values["method"], **values["method_options"])
-    plan = plan_search(space, method, data, batch=values["batch"], budget=dnas.Budget(**values["budget_options"]),
-                       seeds=values["seeds"] if values["seeds"] > 1 else None, devices=values["devices"])
+    plan = plan_search(space, method, data, epochs=values["epochs"], batch=values["batch"],
+                       budget=dnas.Budget(**values["budget_options"]),
+                       seeds=values["seeds"] if values["seeds"] > 1 else None,
+                       devices=1 if chip and values["devices"] is None else values["devices"])
     print(describe(data))
     print(f"space         {configs.label(space.source, 'space')}")
     print(f"method        {configs.label(method.source, 'method')}, batch {plan.batch}", flush=True)
-    need = estimate_plan(plan, seeds=values["seeds"], cache=values["cache"])
+    need = estimate_plan(plan, seeds=values["seeds"], cache=values["cache"], chip=chip)
     print(f"weights       {need.weights:,}")
     print(f"multiply-adds {need.macs:,} per example, forwards through the supernet")
-    print(f"peak memory   {spelled(need.memory_bytes)} of a step, data included")
+    there = f", of {spelled(chip.memory)} there" if chip and chip.memory else ""
+    print(f"peak memory   {spelled(need.memory_bytes)} of a step, data included{there}")
     if need.devices > 1:
         print(f"devices       {need.devices}: the memory is that of each; they sum or gather arrays of "
               f"{need.exchanged_bytes:,} bytes a step")
     print(f"compile time  {need.compile_seconds:.1f} s")
     if values["seeds"] > 1:
         print(f"seeds         {need.note}")
+    for line in on_chip(need, chip, plan.steps, plan.epochs) if chip else []:
+        print(line)
     return 0
+
+
+def on_chip(need, chip, steps: int, epochs: int) -> list[str]:
+    """Lines on what a step does on a chip for which it was compiled."""
+    from dnas.reports.text import duration
+
+    work = need.compiled.work
+    lines = [f"chip          {chip.title}: compiled for it and not run; all numbers below are computed, not measured",
+             f"kernels       {work.kernels:,} a step",
+             f"bytes         {work.bytes / 1e9:.3g} GB a step, read and written by kernels",
+             f"operations    {work.operations / 1e9:.3g} G a step, of convolutions and matrix products"]
+    if need.step_seconds:
+        least = max(need.step_seconds.values())
+        parts = ", ".join(f"{1e3 * seconds:.2g} ms for {name}" for name, seconds in need.step_seconds.items()
+                          if seconds > least / 100)
+        lines.append(f"time          at least {1e3 * least:.2g} ms a step, {duration(least * steps * epochs)} for {epochs} "
+                     f"epochs of {steps} steps ({parts})")
+    return lines

@@ -127,7 +127,7 @@ def _explained(error: Exception) -> tuple[str, int]:
         return str(error), BAD_INPUT
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename else str(error), BAD_INPUT
-    if type(error).__name__ in ("NonFiniteLoss", "Unfaithful"):
+    if type(error).__name__ in ("NonFiniteLoss", "Unfaithful", "CompilerFailed"):
         return str(error), FAILED
     first = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {first} (DNAS_DEBUG=1 shows where)", FAILED

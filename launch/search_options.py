@@ -25,6 +25,10 @@ SWEEP = Option("sweep", tuple[str, ...], (), "Values of a method's or space's op
 RUN = Option("run", str | None, None, "Directory of the run; an interrupted run in it continues.")
 CONFIG = Option("config", str | None, None, "config.json of a run to repeat; other options override it.")
 TRUST = Option("trust", bool, False, "Import any places that the config names.")
+PLATFORM = Option("platform", str | None, None, "Compile for cpu, cuda or tpu, in a process of its own, and say what a step "
+                  "does there, computed and not measured. The device need not be there, but its compiler: the package "
+                  "jax[cuda13] or jax[tpu].")
+CHIP = Option("chip", str | None, None, "Chip to compile for: h100 (cuda), v5e (tpu).")
 SEARCH = "dnas.api.search:search"
 BUDGET = "dnas.algorithms.budget:Budget"
 OWN = ("epochs", "batch", "seed", "diagnose", "stop_on_collapse")
@@ -45,11 +49,12 @@ def read_search(command: str, description: str, argv: Sequence[str]) -> dict[str
     groups = {"budget": options_of(BUDGET), "space": _space_options(names),
               "method": part_options("method", names["method"])}
     options = [SPACE, METHOD, *data_options(("digits",)), *options_of(SEARCH, without=("seeds", "out", "budget")),
-               SEEDS, SWEEP, RUN, CONFIG, TRUST]
+               SEEDS, SWEEP, RUN, CONFIG, TRUST, *([PLATFORM, CHIP] if command == "estimate" else [])]
     shown = {"space": Shown(_names("space")), "method": Shown(_names("method")), "data": Shown(f"{_datasets()}|PATH ..."),
              "batch": Shown("N", "64, or the size of the smaller split"), "start": Shown("RUN", "new weights"),
              "sweep": Shown("OPTION=V1,V2 ...", "none"), "run": Shown("DIR", "runs/SPACE-METHOD-DATA-SEED"),
-             "config": Shown("FILE", "none")}
+             "config": Shown("FILE", "none"), "platform": Shown("{cpu,cuda,tpu}", "this machine's, which is what runs"),
+             "chip": Shown("{h100,v5e}", "the platform's first")}
     titles = {"budget": "limits on the selected network (95 to 100 % is used up)",
               **{part: f"options of the {part} {name}" for part, name in names.items()}}
     values = read_command(command, description, argv, options, shown=shown, groups=groups, titles=titles, defaults=defaults)

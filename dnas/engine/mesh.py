@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Literal
@@ -21,12 +20,13 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from dnas.engine.hlo import parse
 from dnas.types import Tree
 
 LANE, DATA = "lane", "data"
 """The axes of a mesh."""
-COLLECTIVE = re.compile(r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
-ARRAY = re.compile(r"([a-z]+)(\d*)\w*\[([\d,]*)\]")
+COLLECTIVES = {"all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute"}
+"""Operations by which devices exchange arrays."""
 
 
 def device_count(devices: int | Literal["all"] | None) -> int:
@@ -138,11 +138,10 @@ def _constrained(tree, *axes):
 def collectives(program: jax.stages.Compiled) -> dict[str, tuple[int, int]]:
     """{"all-reduce": (how many, bytes of their results), ...}: what the devices of a program exchange; loops count once."""
     exchanged = {}
-    for result, kind in COLLECTIVE.findall(program.as_text()):
-        number, count = exchanged.get(kind, (0, 0))
-        exchanged[kind] = number + 1, count + sum(_bytes(*array) for array in ARRAY.findall(result))
+    for computation in parse(program.as_text())[0].values():
+        for line in computation.values():
+            kind = line.opcode.removesuffix("-start")
+            if kind in COLLECTIVES:
+                number, count = exchanged.get(kind, (0, 0))
+                exchanged[kind] = number + 1, count + sum(array.size for array in line.shapes)
     return exchanged
-
-
-def _bytes(kind: str, bits: str, dims: str) -> int:
-    return max(int(bits or 8) // 8, 1) * math.prod(map(int, filter(None, dims.split(","))))

@@ -8,18 +8,20 @@ program whose caller names all that it depends on, so that the next process read
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import hashlib
 import importlib.util
 import json
 import os
+import re
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from threading import RLock, local
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax import export
@@ -29,9 +31,16 @@ from dnas.engine import traced
 from dnas.platform import current, of_machine
 from dnas.platform import platform as on_platform
 
-COMPILER_OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}}
-"""XLA's options, by platform. On a CPU the default library for convolutions takes twice as long for the gradient of the
-kernel as the earlier one (jaxlib 0.10 and 0.12; see docs/speed.md)."""
+COMPILER_OPTIONS = (
+    ("cpu", "", {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}),
+    ("cuda", "0.12", {"xla_gpu_enable_triton_gemm": False}))
+"""(platform, version, options): XLA's options on a platform for each jaxlib before a version, "" for all.
+
+On a CPU the default library for convolutions takes twice as long for the gradient of the kernel as the earlier one (jaxlib
+0.10 and 0.12; see docs/speed.md). On a GPU jaxlib 0.10.2 aborts the process over the gradient of a product with a strided
+slice, which the DARTS space has, where it may choose Triton for products; 0.12.0 does not."""
+
+_listed: contextvars.ContextVar[list[Listed] | None] = contextvars.ContextVar("listed", default=None)
 
 REMEMBERED = 16
 """Most programs that one process holds to avoid compiling them again."""
@@ -46,6 +55,25 @@ _registered: set[type] = set()
 _lock = RLock()
 _thread = local()
 _compiled_anew = 0
+
+
+class Listed(NamedTuple):
+    """A program that `listed` kept from being compiled."""
+
+    function: Callable
+    args: tuple
+    donate_argnums: tuple[int, ...]
+
+
+@contextlib.contextmanager
+def listed() -> Iterator[list[Listed]]:
+    """A block in which this thread puts programs into the list that it gets, and compiles none: for `dnas.engine.targets`.
+    In place of a compiled program there is None."""
+    token = _listed.set([])
+    try:
+        yield _listed.get()
+    finally:
+        _listed.reset(token)
 
 
 def compile_program(function: Callable, args: Sequence, *, key: Any = None, donate_argnums: Sequence[int] = (),
@@ -69,6 +97,9 @@ def start_compiling(function: Callable, args: Sequence, *, key: Any = None, dona
                     platform: str | None = None) -> Callable[[], jax.stages.Compiled]:
     """The same in the background: returns once the function is traced. Call what it returns to wait for the program."""
     donated = tuple(donate_argnums)
+    if _listed.get() is not None:
+        _listed.get().append(Listed(function, tuple(args), donated))
+        return lambda: None
     with on_platform(platform) if platform else contextlib.nullcontext():
         folder = None if key is None else _folder(args)
         if folder is None:
@@ -85,9 +116,17 @@ def compiled_anew() -> int:
     return _compiled_anew
 
 
+def compiler_options(jaxlib: str | None = None) -> dict[str, Any]:
+    """COMPILER_OPTIONS for the platform to trace for and a version of jaxlib, by default the installed one."""
+    numbers = lambda text: tuple(map(int, re.findall(r"\d+", text)[:3]))
+    jaxlib = numbers(jaxlib or version("jaxlib"))
+    return {name: value for platform, before, options in COMPILER_OPTIONS for name, value in options.items()
+            if platform == current() and (not before or jaxlib < numbers(before))}
+
+
 def compile_lowered(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
     """The program, with COMPILER_OPTIONS if this version of XLA has them."""
-    return _compile(lowered, COMPILER_OPTIONS.get(current()))
+    return _compile(lowered, compiler_options())
 
 
 def _compile(lowered, options):
@@ -160,7 +199,7 @@ def _register_namedtuples(tree):
 def _of_text(lowered, devices):
     """Starts compiling a lowered function, unless this process has compiled the same text for the same devices."""
     if getattr(lowered._lowering, "const_args", None):  # constants that are not in the text
-        return _threads.submit(_compile, lowered, COMPILER_OPTIONS.get(current())).result
+        return _threads.submit(_compile, lowered, compiler_options()).result
     text = hashlib.sha256(lowered.as_text().encode()).hexdigest()
     return _start((text, current(), lowered.in_tree, lowered.out_tree, devices), lowered)
 
@@ -168,7 +207,7 @@ def _of_text(lowered, devices):
 def _start(name, lowered):
     with _lock:
         if name not in _programs:
-            _programs[name] = _threads.submit(_compile, lowered, COMPILER_OPTIONS.get(current()))
+            _programs[name] = _threads.submit(_compile, lowered, compiler_options())
             _programs[name].add_done_callback(functools.partial(_forget_failed, name))
         result = _remembered(name)
         while len(_programs) > REMEMBERED:
