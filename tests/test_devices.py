@@ -6,12 +6,16 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import pytest
 
+from dnas.api.estimate import estimate_plan
+from dnas.api.search_plan import plan_search
 from dnas.engine.mesh import create_mesh, describe, device_count, layout, refuse_undivided
+from dnas.engine.targets import CHIPS
 from tests import toy_devices
 
 ROOT = Path(__file__).parent.parent
@@ -67,7 +71,7 @@ def test_evaluations_deal_out_whole_batches(facts):
 
 
 def test_a_training_is_that_of_one_device(facts):
-    assert facts["trained"]["worst"] < 1e-4
+    assert facts["trained"]["worst"] < 1e-4 and facts["trained"]["devices"] == 1
 
 
 def test_programs_of_one_device_do_not_depend_on_others(facts):
@@ -101,6 +105,11 @@ def test_a_selection_is_that_of_one_device(said):
     assert all(row == pytest.approx(other, abs=1e-4) for row, other in zip(*said["scores"]))
 
 
+@pytest.mark.heavy
+def test_a_search_in_memory_ends_on_one_device(said):
+    assert said["in memory"] == {"devices": 1, "epochs": 1}
+
+
 def test_a_batch_that_does_not_divide_is_refused(facts):
     code, said = facts["uneven"]
     nearest = "batch 30 does not divide among 4 devices; the nearest that does is 28; or choose fewer devices"
@@ -126,3 +135,9 @@ def test_a_number_of_devices_that_there_are_not_is_refused():
     for devices in (0, 2, True, "two", 1.0):
         with pytest.raises(ValueError, match=f"^devices is {devices!r}; it must be all, or a whole number from 1 to 1, "):
             device_count(devices)
+
+
+def test_a_chip_is_estimated_alone():
+    plan = replace(plan_search(toy_devices.SPACE, toy_devices.METHOD, toy_devices.DATA, batch=16), devices=4)
+    with pytest.raises(ValueError, match="^devices is 4; with a platform or a chip it must be 1, for one chip is estimated"):
+        estimate_plan(plan, chip=CHIPS["h100"])

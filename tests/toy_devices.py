@@ -40,6 +40,11 @@ def worst(a, b):
         initial=0)), a, b)))
 
 
+def most_devices(tree):
+    """On how many devices an array of a tree lies at most."""
+    return max(len(leaf.devices()) for leaf in jax.tree.leaves(tree))
+
+
 def epoch(devices, lanes=1):
     """An epoch of so many searches that begin alike with other batches: their states, and what is known of the program."""
     mesh = create_mesh(devices, lanes)
@@ -89,7 +94,8 @@ def trained():
     teacher = supernet_teacher(SPACE, state, ALGORITHM.gates(state, HYPER))
     results = [train(network, DATA, epochs=1, batch=BATCH, recipe=Recipe(cutout=2, distill=0.5, ema=0.9), start=start,
                      teacher=teacher, final="test", mesh=create_mesh(devices), progress=False) for devices in (1, 4)]
-    return {"worst": worst(*((one.weights, one.stats, dict(one.final), one.confusion) for one in results))}
+    return {"worst": worst(*((one.weights, one.stats, dict(one.final), one.confusion) for one in results)),
+            "devices": most_devices((results[1].weights, results[1].stats))}
 
 
 def texts():
@@ -148,6 +154,9 @@ def commands(folder):
     facts["train"] = command("train", run, "--epochs", "1", "--batch", "16", "--devices", "4", "--run", folder / "net",
                              "--no-progress", "--cache", "off", "--trust")
     facts["loaded"] = len(dnas.open(folder / "net").records)
+    run = dnas.search(SPACE, METHOD, DATA, epochs=1, batch=BATCH, devices=4, progress=False, cache="off")
+    chosen = dnas.select(run, interval=1, progress=False, cache="off")
+    facts["in memory"] = {"devices": most_devices(run.supernet.state), "epochs": chosen.cost["epochs"]}
     return facts
 
 

@@ -94,6 +94,12 @@ def put(tree: Tree, mesh: Mesh | None, *axes: str | None) -> Tree:
     return jax.device_put(tree, NamedSharding(mesh, P(*axes))) if mesh else jax.tree.map(jnp.asarray, tree)
 
 
+def on_one(tree: Tree) -> Tree:
+    """Arrays of a mesh as arrays of the default device, so that what is computed of them is not computed on the mesh; others
+    as they are."""
+    return jax.tree.map(jnp.asarray, jax.device_get(tree)) if mesh_of(tree) else tree
+
+
 def shape(tree: Tree, mesh: Mesh | None, *axes: str | None) -> Tree:
     """The shapes of the arrays that `put` would return, from which a program is compiled; without a mesh `tree` itself."""
     if not mesh:

@@ -21,7 +21,7 @@ from dnas.engine.compile import Examples, compile_diagnosis, compile_evaluation,
 from dnas.engine.diagnose import collapse, skips
 from dnas.engine.host import initial
 from dnas.engine.lanes import Epoch, EpochEnd, NonFiniteLoss, advance_lanes, start_lanes
-from dnas.engine.mesh import collectives, shape
+from dnas.engine.mesh import collectives, on_one, shape
 from dnas.engine.progress import SILENT, Display, display, shared
 from dnas.engine.records import counts, entropy, of_split, refuse_non_finite, tagged
 from dnas.runs import checkpoint
@@ -229,7 +229,8 @@ class _Search:
         """The result of the search; writes the last files of its run."""
         if self.error:
             return self.error
-        state, epoch = self.state, self.stopped.epoch if self.stopped else None
+        state = self.state = on_one(self.state)
+        epoch = self.stopped.epoch if self.stopped else None
         if epoch is not None:
             state = state._replace(arch={name: jnp.asarray(rows[epoch]) for name, rows in self.recorder.trajectory.items()})
         genotype = self.algorithm.select(state, self.hyper)

@@ -19,6 +19,7 @@ from dnas.data import SPLITS, Dataset, steps_per_epoch, train_indices
 from dnas.engine.compile import Examples, compile_judgement, compile_training, epoch_of, on_device, recalibrate_batch_norm
 from dnas.engine.host import initial
 from dnas.engine.lanes import NonFiniteLoss
+from dnas.engine.mesh import on_one
 from dnas.engine.progress import SILENT, display, metric_text
 from dnas.engine.records import confusion, of_split, refuse_non_finite, tagged
 from dnas.engine.search import input_shape
@@ -139,7 +140,7 @@ def train(network: Network, data: Dataset, *, epochs: int, batch: int, recipe: R
             _save(run, "last", *how.result(state))
         ended = judge(*how.result(state), final) if final else (None, None, None)
     reported = of_split(recorder.records[-1], report) if report else None
-    return Trained(*how.result(state), recorder.records, reported, time.monotonic() - began, *ended)
+    return Trained(*on_one(how.result(state)), recorder.records, reported, time.monotonic() - began, *ended)
 
 
 def best(records: Sequence[Mapping[str, Any]], split: str, task: Task) -> int:
