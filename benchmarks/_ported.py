@@ -11,17 +11,18 @@ from search_spaces import darts, nasbench201
 
 
 def ported(space: str, weights, path):
-    """`weights` of our supernet of a space, unrolled or scanned, replaced by those in the file that torch wrote.
+    """`weights` of our supernet of a space replaced by those in the file that torch wrote.
 
     Raises KeyError where a weight of ours has no partner, ValueError where torch has more.
     """
     import jax
 
+    from search_spaces.layers.bundle import stack_edges, unstack_edges
     from search_spaces.repeated import stack_cells, unstack_cells
 
     with np.load(path) as arrays:
         left = {name: arrays[name] for name in arrays.files if name not in ("alpha", "logits")}
-    unrolled = unstack_cells(weights)
+    unrolled = unstack_cells(unstack_edges(weights))
     names = {"nasbench201": partial(_nasbench201, len(unrolled.get("stage_0", ()))), "darts": _darts}[space]
 
     def take(keys, leaf):
@@ -34,7 +35,7 @@ def ported(space: str, weights, path):
     found = jax.tree_util.tree_map_with_path(take, unrolled)
     if left:
         raise ValueError(f"torch has weights that ours lacks: {', '.join(left)}")
-    return found if jax.tree.structure(found) == jax.tree.structure(weights) else stack_cells(found)
+    return stack_edges(stack_cells(found) if "cells" in weights.get("stage_0", ()) else found, weights)
 
 
 def _nasbench201(cells, path):

@@ -15,6 +15,7 @@ import numpy as np
 from dnas.engine.host import initial
 from dnas.types import REMOVED, Genotype, Group, Network, SearchSpace
 from search_spaces.cost import macs
+from search_spaces.layers.bundle import unstack_edges
 from search_spaces.layers.mixed import Chosen
 
 
@@ -107,7 +108,7 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
         used = {path: leaf.shape for collection in shapes(first(network, static(genotype, groups)))
                 for path, leaf in flat(collection).items()}
         return nested({path: leaf if leaf.shape == used[path] else shaped(path, leaf, used[path])
-                       for path, leaf in flat(tree).items() if path in used})
+                       for path, leaf in flat(unstack_edges(tree)).items() if path in used})
 
     def shaped(path, leaf, shape):
         smaller = (inherit or leading)(path, leaf, shape)

@@ -7,22 +7,17 @@ own, each the sum of its edges; their concatenation is what it puts out.
 from __future__ import annotations
 
 import re
-import zlib
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from dnas.shared_options import current_options
 from dnas.types import Choice, Genotype, Group, SearchSpace
 from search_spaces.flax_space import flax_space
-from search_spaces.layers.mixed import MixedOp
+from search_spaces.layers.bundle import bundle
 from search_spaces.layers.primitives import (
     AvgPool,
     BatchNorm,
@@ -39,7 +34,6 @@ from search_spaces.layers.primitives import (
     Zero,
     torch_uniform,
 )
-from search_spaces.repeated import use_scan
 from search_spaces.sizes import check_image, check_sizes
 
 OPS = ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3",
@@ -81,102 +75,22 @@ class Cell(nn.Module):
         return jnp.concatenate(self.nodes(inputs, gates, train), -1)
 
     def nodes(self, inputs, gates, train):
-        """Values of the four nodes, edge after edge."""
-        nodes = [*inputs, 0, 0, 0, 0]
-        for e, (source, target) in enumerate(EDGES):
-            nodes[target] += self.edge(e)(nodes[source], gates[e], train)
+        """Values of the four nodes, each the sum of its edges, which are computed source by source."""
+        constructors, nodes = operations(self.standalone), [*inputs, 0, 0, 0, 0]
+        for source in range(5):
+            leaving = [e for e, edge in enumerate(EDGES) if edge[0] == source]
+            for names in dict.fromkeys(map(self.ops_of, leaving)):  # in S1 edges have different operations
+                edges = [e for e in leaving if self.ops_of(e) == names]
+                mixed = bundle({op: constructors[op] for op in names}, [f"edge_{source}_{EDGES[e][1]}" for e in edges],
+                               nodes[source], [gates[e] for e in edges], train,
+                               stride=2 if self.reduction and source < 2 else 1)
+                for e, y in zip(edges, mixed):
+                    nodes[EDGES[e][1]] += y
         return nodes[2:]
 
-    def edge(self, e, **options):
-        """The module of edge number `e`."""
-        (source, target), constructors = EDGES[e], operations(self.standalone)
-        names = self.ops if isinstance(self.ops[0], str) else self.ops[e]
-        return MixedOp({op: constructors[op] for op in names}, stride=2 if self.reduction and source < 2 else 1,
-                       name=f"edge_{source}_{target}", **options)
-
-
-class LoopedCell(Cell):
-    """The same under arrays of gates, edges of equal operations and stride in one loop, whose body is compiled once.
-
-    A loop cannot hold modules of different names, so the edges are called as functions of their variables, which lie where
-    those of a Cell do, and of a key each, which in evaluation is always the same. Initialising traces every kind of edge
-    once and puts out zeros.
-    """
-
-    def nodes(self, inputs, gates, train):
-        """In a reduction cell the edges that stride are looped over first, and then those that do not."""
-        key = self.make_rng("dropout") if train and self.has_rng("dropout") else \
-            jax.random.key(zlib.crc32(self.name.encode()))
-        keys = jax.random.split(key, len(EDGES))
-        everything, inner = range(len(EDGES)), [e for e, (source, _) in enumerate(EDGES) if source > 1]
-        inputs = jnp.stack(inputs)
-        nodes = jnp.zeros((4, *(inputs[0, :, ::2, ::2] if self.reduction else inputs[0]).shape), inputs.dtype)
-        if self.is_initializing():
-            self.create(inputs[0], gates)
-            return list(nodes)
-        run = partial(self.loop, gates=gates, keys=keys, train=train)
-        if not self.reduction:
-            return list(run(everything, jnp.concatenate([inputs, nodes]), lambda nodes, source: nodes[source], 0)[2:])
-        nodes = run([e for e in everything if e not in inner], nodes, lambda nodes, source: inputs[source], 2)
-        return list(run(inner, nodes, lambda nodes, source: nodes[source - 2], 2))
-
-    def edge(self, e):
-        """A child of none."""
-        return super().edge(e, parent=None)
-
-    def create(self, x, gates):
-        """Initial variables of the edges, drawn at once where edges are alike: a fraction of the time."""
-        alike = defaultdict(list)
-        for e, edge in enumerate(map(self.edge, range(len(EDGES)))):
-            alike[edge.stride].append(e)
-        keys = jax.random.split(self.make_rng("params"), len(EDGES))
-        for stride, edges in alike.items():
-            seen = x[:, ::2, ::2] if self.reduction and stride == 1 else x
-            drawn = jax.vmap(lambda key, e=edges[0], x=seen: self.edge(e).init(key, x, gates[e], True))(
-                keys[np.array(edges)])
-            for e, variables in zip(edges, unstacked(drawn, len(edges))):
-                for kind, value in variables.items():
-                    self.put_variable(kind, self.edge(e).name, value)
-
-    def loop(self, edges, nodes, read, first, *, gates, keys, train):
-        """Adds `edges` up into `nodes [N, B, H, W, C]`, the first of which is node number `first`.
-
-        An edge is computed again for its gradient: on a CPU a quarter faster than to keep what every turn of the loop
-        leaves behind, in a ninth of the memory.
-        """
-        modules = [self.edge(e) for e in edges]
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(self.variables_of, modules))
-
-        @partial(jax.checkpoint, prevent_cse=False)
-        def call(variables, x, gate, key):
-            return modules[0].apply(variables, x, gate, train, rngs={"dropout": key}, mutable=["batch_stats"])
-
-        def body(nodes, now):
-            source, target, variables, gate, key = now
-            y, updated = call(variables, read(nodes, source), gate, key)
-            return nodes.at[target].add(y), updated
-
-        sources, targets = np.array(EDGES)[list(edges)].T
-        which = np.array(edges)
-        nodes, updated = lax.scan(body, nodes, (sources, targets - first, stacked, gates[which], keys[which]))
-        for edge, part in zip(modules, unstacked(updated, len(modules))):
-            self.keep(edge, part)
-        return nodes
-
-    def variables_of(self, edge):
-        return {kind: self.get_variable(kind, edge.name, {}) for kind in ("params", "batch_stats")}
-
-    def keep(self, edge, updated):
-        """Takes over the running averages that a call of the edge has moved."""
-        if updated.get("batch_stats") and self.is_mutable_collection("batch_stats"):
-            self.put_variable("batch_stats", edge.name, updated["batch_stats"])
-
-
-def unstacked(tree, count: int) -> list:
-    """A tree for each of the `count` entries of the leaves' leading axis."""
-    leaves, structure = jax.tree.flatten(tree)
-    parts = [[lax.squeeze(part, (0,)) for part in lax.split(leaf, (1,) * count)] for leaf in leaves]
-    return [jax.tree.unflatten(structure, [part[i] for part in parts]) for i in range(count)]
+    def ops_of(self, e: int) -> tuple[str, ...]:
+        """Names of the operations on edge number `e`."""
+        return self.ops if isinstance(self.ops[0], str) else self.ops[e]
 
 
 class Auxiliary(nn.Module):
@@ -202,15 +116,13 @@ class Auxiliary(nn.Module):
 class Network(nn.Module):
     """Stem of three times `channels`, the cells, and the head. Reduction cells double the channels.
 
-    ops: of normal and of reduction cells. looped: under arrays of gates, loop over the edges of a cell. auxiliary: while
-    training, return the logits of an auxiliary head as well.
+    ops: of normal and of reduction cells. auxiliary: while training, return the logits of an auxiliary head as well.
     """
 
     ops: Mapping[str, tuple]
     channels: int
     cells: int
     classes: int
-    looped: bool = False
     standalone: bool = False
     auxiliary: bool = False
 
@@ -222,8 +134,7 @@ class Network(nn.Module):
         for i in range(self.cells):
             kind = "reduce" if i in reductions else "normal"
             channels *= 2 if kind == "reduce" else 1
-            cell = LoopedCell if self.looped and not isinstance(gates[kind][0], int) else Cell
-            cell = cell(self.ops[kind], channels, kind == "reduce", i - 1 in reductions, self.standalone, name=f"cell_{i}")
+            cell = Cell(self.ops[kind], channels, kind == "reduce", i - 1 in reductions, self.standalone, name=f"cell_{i}")
             s0, s1 = s1, cell(s0, s1, gates[kind], train)
             if self.auxiliary and train and i == reductions[1]:
                 auxiliary = Auxiliary(self.classes, name="auxiliary")(s1, train)
@@ -231,8 +142,7 @@ class Network(nn.Module):
         return (logits, auxiliary) if self.auxiliary and train else logits
 
 
-def darts(image=(32, 32, 3), classes=10, *, channels: int = 16, cells: int = 8,
-          scan: Literal["auto", "on", "off"] = "auto") -> SearchSpace:
+def darts(image=(32, 32, 3), classes=10, *, channels: int = 16, cells: int = 8) -> SearchSpace:
     """The DARTS search space.
 
     Args:
@@ -241,18 +151,14 @@ def darts(image=(32, 32, 3), classes=10, *, channels: int = 16, cells: int = 8,
         channels: channels of the first cells; doubled in each of the two reduction cells. Published: 16, and 36 in the
             final network.
         cells: number of cells, of which those at a third and two thirds reduce. Published: 8, and 20.
-        scan: run the edges of a cell of the supernet as one loop over stacked weights: auto, on, off.
 
     Raises ValueError where a value is out of range.
     """
-    return cell_space("darts", GROUPS, image, classes, channels=channels, cells=cells, scan=scan)
+    return cell_space("darts", GROUPS, image, classes, channels=channels, cells=cells)
 
 
-def cell_space(name, groups, image, classes, *, channels, cells, scan=None) -> SearchSpace:
-    """The space of DARTS's network with the operations that `groups` (normal, reduce) leave to its edges.
-
-    scan: None where the operations differ between edges, which no loop can run.
-    """
+def cell_space(name, groups, image, classes, *, channels, cells) -> SearchSpace:
+    """The space of DARTS's network with the operations that `groups` (normal, reduce) leave to its edges."""
     check_image(name, image)
     if min(image[:2]) < 4:
         raise ValueError(f"images of {image[0]}x{image[1]} are too small for {name}, which halves them twice: "
@@ -264,13 +170,11 @@ def cell_space(name, groups, image, classes, *, channels, cells, scan=None) -> S
     if current_options().partial_channels > 1 and (image[0] % 4 or image[1] % 4):
         raise ValueError(f"{name} with partial channels needs images whose sides are multiples of 4, "
                          f"got {image[0]}x{image[1]}")
-    looped = scan is not None and use_scan(scan, len(EDGES))
     network = partial(Network, {kind: group.ops for kind, group in groups.items()}, channels, cells, classes)
     options = {"image": list(image), "classes": classes, "channels": channels, "cells": cells}
-    return flax_space(name, network(looped), groups, image=image, standalone=network(standalone=True),
+    return flax_space(name, network(), groups, image=image, standalone=network(standalone=True),
                       auxiliary=network(standalone=True, auxiliary=True), rule=top_two,
-                      options=options if scan is None else {**options, "scan": scan},
-                      format=to_string, parse=partial(from_string, groups))
+                      options=options, format=to_string, parse=partial(from_string, groups))
 
 
 def top_two(groups: Mapping[str, Group], scores: Mapping) -> dict[str, tuple[Choice, ...]]:

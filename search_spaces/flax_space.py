@@ -52,7 +52,8 @@ def functions(module: nn.Module, mixed: SharedOptions) -> Functions:
         if mixed.dtype != "float32":
             narrow = lambda leaf: leaf.astype(mixed.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
             weights, images = jax.tree.map(narrow, (weights, images))
-        variables, rngs = {"params": weights, "batch_stats": stats}, {} if key is None else {"dropout": key}
+        variables = jax.tree.map(jnp.asarray, {"params": weights, "batch_stats": stats})
+        rngs = {} if key is None else {"dropout": key}
         with shared_options(mixed), dropping(probability):
             if not train:
                 logits, updated = module.apply(variables, images, gates, False), {}

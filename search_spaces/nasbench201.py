@@ -10,7 +10,7 @@ import flax.linen as nn
 
 from dnas.types import Choice, Genotype, Group, SearchSpace
 from search_spaces.flax_space import flax_space
-from search_spaces.layers.mixed import MixedOp
+from search_spaces.layers.bundle import bundle
 from search_spaces.layers.primitives import AvgPool, BatchNorm, Conv, Identity, Linear, ReLUConvBN, Zero
 from search_spaces.repeated import Repeated, use_scan
 from search_spaces.sizes import check_image, check_sizes
@@ -29,8 +29,12 @@ class Cell(nn.Module):
         conv = partial(ReLUConvBN, affine=self.affine)
         ops = dict(zip(OPS, (Zero, Identity, partial(conv, kernel=1), partial(conv, kernel=3), AvgPool)))
         nodes = [x, 0, 0, 0]
-        for e, (source, target) in enumerate(EDGES):
-            nodes[target] += MixedOp(ops, name=f"edge_{source}_{target}")(nodes[source], gates[e], train)
+        for source in range(3):
+            targets = range(source + 1, 4)
+            edges = [f"edge_{source}_{target}" for target in targets]
+            mixed = bundle(ops, edges, nodes[source], [gates[EDGES.index((source, target))] for target in targets], train)
+            for target, y in zip(targets, mixed):
+                nodes[target] += y
         return nodes[3]
 
 

@@ -6,8 +6,6 @@ S4 is {noise, sep 3x3}, where noise ignores its input. Everything else is `searc
 
 from __future__ import annotations
 
-from typing import Literal
-
 from dnas.types import Group, SearchSpace
 from search_spaces.darts import EDGES, cell_space
 
@@ -49,37 +47,31 @@ def s1(image=(32, 32, 3), classes=10, *, channels: int = 16, cells: int = 8) -> 
     return cell_space("s1", GROUPS["s1"], image, classes, channels=channels, cells=cells)
 
 
-def s2(image=(32, 32, 3), classes=10, *, channels: int = 16, cells: int = 8,
-       scan: Literal["auto", "on", "off"] = "auto") -> SearchSpace:
+def s2(image=(32, 32, 3), classes=10, *, channels: int = 16, cells: int = 8) -> SearchSpace:
     """S2: skip or separable convolution.
 
     Args:
         channels: channels of the first cells; doubled in each of the two reduction cells. Published: 16.
         cells: number of cells, of which those at a third and two thirds reduce. Published: 8, finally 20.
-        scan: run the edges of a cell of the supernet as one loop over stacked weights: auto, on, off.
     """
-    return cell_space("s2", GROUPS["s2"], image, classes, channels=channels, cells=cells, scan=scan)
+    return cell_space("s2", GROUPS["s2"], image, classes, channels=channels, cells=cells)
 
 
-def s3(image=(32, 32, 3), classes=10, *, channels: int = 16, cells: int = 8,
-       scan: Literal["auto", "on", "off"] = "auto") -> SearchSpace:
+def s3(image=(32, 32, 3), classes=10, *, channels: int = 16, cells: int = 8) -> SearchSpace:
     """S3: none, skip or separable convolution.
 
     Args:
         channels: channels of the first cells; doubled in each of the two reduction cells. Published: 16.
         cells: number of cells, of which those at a third and two thirds reduce. Published: 8, finally 20.
-        scan: run the edges of a cell of the supernet as one loop over stacked weights: auto, on, off.
     """
-    return cell_space("s3", GROUPS["s3"], image, classes, channels=channels, cells=cells, scan=scan)
+    return cell_space("s3", GROUPS["s3"], image, classes, channels=channels, cells=cells)
 
 
-def s4(image=(32, 32, 3), classes=10, *, channels: int = 16, cells: int = 8,
-       scan: Literal["auto", "on", "off"] = "auto") -> SearchSpace:
+def s4(image=(32, 32, 3), classes=10, *, channels: int = 16, cells: int = 8) -> SearchSpace:
     """S4: noise or separable convolution.
 
     Args:
         channels: channels of the first cells; doubled in each of the two reduction cells. Published: 16.
         cells: number of cells, of which those at a third and two thirds reduce. Published: 8, finally 20.
-        scan: run the edges of a cell of the supernet as one loop over stacked weights: auto, on, off.
     """
-    return cell_space("s4", GROUPS["s4"], image, classes, channels=channels, cells=cells, scan=scan)
+    return cell_space("s4", GROUPS["s4"], image, classes, channels=channels, cells=cells)

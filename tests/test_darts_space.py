@@ -10,7 +10,7 @@ import pytest
 from dnas.shared_options import SharedOptions, shared_options
 from dnas.types import Choice, Genotype, Group
 from search_spaces import robust_darts
-from search_spaces.darts import EDGES, GROUPS, OPS, Cell, LoopedCell, darts, top_two
+from search_spaces.darts import EDGES, GROUPS, OPS, Cell, darts, top_two
 from search_spaces.genotypes import GENOTYPES, genotype
 from search_spaces.nasbench201 import nasbench201
 from search_spaces.robust_darts import s1, s2, s3, s4
@@ -43,7 +43,7 @@ def test_evaluation_network_counts(name, classes, count):
 
 def test_the_auxiliary_head_is_counted_apart_and_speaks_while_training():
     images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
-    space, found = darts(channels=36, cells=3, scan="off"), genotype("darts-v2")
+    space, found = darts(channels=36, cells=3), genotype("darts-v2")
     network = space.network(found, auxiliary=True)
     weights, stats = jax.eval_shape(lambda key: network.init(key, images), jax.random.key(0))
     count = sum(leaf.size for leaf in jax.tree.leaves(weights))
@@ -64,11 +64,6 @@ def test_partial_channels_are_the_supernets_only():
     expected = darts(IMAGE, cells=3).cost(found)
     with shared_options(SharedOptions(partial_channels=4)):
         assert darts(IMAGE, cells=3).cost(found) == expected
-
-
-def test_loops_do_not_change_what_a_network_costs():
-    costs = [darts(IMAGE, cells=3, scan=scan).cost() for scan in ("on", "off")]
-    assert costs[0] == costs[1]
 
 
 # Groups
@@ -202,8 +197,7 @@ def test_names_of_no_published_genotype_are_refused():
 
 @pytest.mark.parametrize("arguments, message", [
     (dict(image=(3, 8, 1)), "images of 3x8 are too small for darts, which halves them twice: 4x4 is the least"),
-    (dict(classes=0), "classes >= 1"), (dict(channels=0), "channels >= 1"), (dict(cells=2), "two of them reduce"),
-    (dict(scan="maybe"), "auto, on or off")])
+    (dict(classes=0), "classes >= 1"), (dict(channels=0), "channels >= 1"), (dict(cells=2), "two of them reduce")])
 def test_options_out_of_range_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         darts(**arguments)
@@ -228,50 +222,17 @@ def test_sides_of_any_length_are_rounded_up(image):
 
     assert shape(gates, weights, stats) == (2, 3)
     found = space.genotype({g: np.random.default_rng(0).random((14, 8)) for g in space.groups})
-    assert shape(found, space.inherit(weights, found), space.inherit(stats, found)) == (2, 3)
+    inherited = jax.eval_shape(lambda *trees: [space.inherit(tree, found) for tree in trees], weights, stats)
+    assert shape(found, *inherited) == (2, 3)
 
 
-# Edges in a loop
+# Noise
 
 
-@pytest.mark.parametrize("reduction", [False, True])
-def test_looped_and_unrolled_edges_are_the_same_function(reduction):
-    rng = np.random.default_rng(0)
-    ops = ("none", "skip_connect", "dil_conv_3x3")
-    s0, s1 = rng.normal(size=(2, 4, 4, 2)), rng.normal(size=(2, 4, 4, 4))
-    if not reduction:
-        s1 = s1[:, ::2, ::2]
-    gates = rng.random((14, len(ops)))
-
-    def cell(looped):
-        return (LoopedCell if looped else Cell)(ops, 2, reduction, not reduction, False, name="cell_1")
-
-    shapes = [jax.eval_shape(lambda key, looped=looped: cell(looped).init(key, s0, s1, gates, True), jax.random.key(0))
-              for looped in (False, True)]
-    assert shapes[0] == shapes[1]
-    weights, stats = (jax.tree.map(lambda leaf: rng.uniform(0.5, 1, leaf.shape), shapes[0][kind])
-                      for kind in ("params", "batch_stats"))
-
-    def run(looped):
-        def loss(weights, gates, inputs):
-            y, after = cell(looped).apply({"params": weights, "batch_stats": stats}, *inputs, gates, True,
-                                        mutable=["batch_stats"], rngs={"dropout": jax.random.key(1)})
-            return jnp.sum(jnp.sin(y)), after
-        grad = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
-        return (jax.jit(grad) if looped else grad)(weights, gates, (s0, s1))
-
-    with jax.enable_x64(True):
-        on, off = run(True), run(False)
-    assert jax.tree.structure(on) == jax.tree.structure(off)
-    for leaf, other in zip(jax.tree.leaves(on), jax.tree.leaves(off)):
-        np.testing.assert_allclose(leaf, other, rtol=1e-9, atol=1e-10)
-
-
-@pytest.mark.parametrize("cell", [Cell, LoopedCell])
 @pytest.mark.parametrize("train", [True, False])
-def test_every_edge_has_a_noise_of_its_own(cell, train):
+def test_every_edge_has_a_noise_of_its_own(train):
     """A node is the sum of its edges, whose variances add up."""
-    cell = cell(("noise",), 1, False, False, False, name="cell_1")
+    cell = Cell(("noise",), 1, False, False, False, name="cell_1")
     x, gates = jnp.zeros((64, 8, 8, 1)), jnp.ones((14, 1))
     variables = cell.init(jax.random.key(0), x, x, gates, True)
     rngs = {"dropout": jax.random.key(1)} if train else {}
@@ -280,7 +241,7 @@ def test_every_edge_has_a_noise_of_its_own(cell, train):
 
 
 def test_noise_is_new_in_every_training_step_and_fixed_in_evaluation():
-    space = s4(IMAGE, 3, channels=1, cells=3, scan="off")
+    space = s4(IMAGE, 3, channels=1, cells=3)
     images = jnp.asarray(np.random.default_rng(0).normal(size=(2, *IMAGE)), jnp.float32)
     found = space.parse("normal noise:0 | noise:1 | - | -; reduce noise:0 | - | noise:1 | -")
     weights, stats = space.init(jax.random.key(0), images, found)

@@ -27,9 +27,9 @@ IMAGE = (8, 8, 2)
 MAKERS = {
     "nasbench201": lambda: nasbench201(IMAGE, 3, channels=2, cells=1),
     "nasbench201, scanned": lambda: nasbench201(IMAGE, 3, channels=2, cells=2, scan="on"),
-    "darts": lambda: darts(IMAGE, 3, channels=2, cells=3, scan="off"),
+    "darts": lambda: darts(IMAGE, 3, channels=2, cells=3),
     "s1": lambda: s1(IMAGE, 3, channels=2, cells=3),
-    "s4": lambda: s4(IMAGE, 3, channels=2, cells=3, scan="off"),
+    "s4": lambda: s4(IMAGE, 3, channels=2, cells=3),
     "toy": lambda: toy(IMAGE, 3),
     "toy, nnx": lambda: toy_nnx(IMAGE, 3),
     "toy, pure": lambda: toy_pure(IMAGE, 3),

@@ -24,6 +24,7 @@ from dnas.methods.darts import darts
 from dnas.platform import platform
 from dnas.task import task_of
 from launch.main import main
+from search_spaces.layers.batch_norm import normalised
 from tests.test_search import BATCH, EPOCHS, first_state, tiny
 from tests.toy_space import toy
 
@@ -73,6 +74,16 @@ def steps():
                 facts[lanes]["worst"] = worst(states[0], alone)
     engine_compile.normalise = normalise
     return facts
+
+
+def norms():
+    """What four devices exchange for the gradient of batch norm in x [32, 8, 8, 4], with its statistics, as on an
+    accelerator."""
+    mesh = create_mesh(4)
+    x, factor = shape(jnp.ones((32, 8, 8, 4), jnp.float32), mesh, "data"), shape(jnp.ones(4, jnp.float32), mesh)
+    with platform("cuda"):
+        lowered = jax.jit(jax.grad(lambda x, factor: (normalised(factor * x, 1e-5)[0]**3).sum())).lower(x, factor)
+    return collectives(lowered.compile())
 
 
 def scores():
@@ -165,8 +176,8 @@ def facts_of(part, folder):
     if part == "commands":
         return commands(folder)
     uneven = command("search", *SPACE_OPTIONS, "--batch", "30", "--run", folder / "run", "--devices", "all")
-    return {"devices": len(jax.devices()), "steps": steps(), "scores": scores(), "trained": trained(), "texts": texts(),
-            "cached": cached(folder / "cache"), "uneven": uneven, "written": (folder / "run").exists()}
+    return {"devices": len(jax.devices()), "steps": steps(), "norms": norms(), "scores": scores(), "trained": trained(),
+            "texts": texts(), "cached": cached(folder / "cache"), "uneven": uneven, "written": (folder / "run").exists()}
 
 
 if __name__ == "__main__":

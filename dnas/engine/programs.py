@@ -32,7 +32,7 @@ from dnas.platform import current, of_machine
 from dnas.platform import platform as on_platform
 
 COMPILER_OPTIONS = (
-    ("cpu", "", {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}),
+    ("cpu", "", {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"}),
     ("cuda", "0.12", {"xla_gpu_enable_triton_gemm": False}))
 """(platform, version, options): XLA's options on a platform for each jaxlib before a version, "" for all.
 

@@ -30,8 +30,9 @@ from dnas.engine.programs import compile_lowered
 from dnas.platform import platform as on_platform
 
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost",
-               "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
-"""Of a process that compiles for other chips: it uses none, does not ask the network for one, and may be one of several."""
+               "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+"""Of a process that compiles for other chips: it uses none, does not ask the network for one, and may be one of several;
+what it compiles is of no use to any other."""
 PACKAGES = {"cuda": (("jax_cuda13_plugin", "jax_cuda12_plugin"), "jax[cuda13]"), "tpu": (("libtpu",), "jax[tpu]")}
 """Modules of which one is in the package that compiles for a platform, and the name of that package."""
 H100 = """gpu_device_info { threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152

@@ -56,12 +56,18 @@ def _count(x):
 
 
 def _sums(a, b):
-    """Sums of a and of a * b over all but the last axis: on a CPU first along long rows, of which it takes many at a time;
-    elsewhere at once, for several devices would exchange the sums of the rows."""
-    def channels(x):
-        if not on_cpu():
-            return x.sum(range(x.ndim - 1))
-        rows = x.reshape(-1, *x.shape[-2:]) if x.ndim > 2 else x[:, None]
-        return rows.sum(0).sum(0)
+    """Sums of a and of a * b over all but the last axis.
 
-    return channels(a), channels(a * b)
+    On a CPU first along long rows, of which it takes many at a time; elsewhere first within each image, and then both sums
+    over the images as one, of which several devices exchange the `[2, C]` alone.
+    """
+    products = a * b
+    if on_cpu():
+        return _by_rows(a), _by_rows(products)
+    inner = tuple(range(1, a.ndim - 1))
+    return tuple(jnp.stack([a.sum(inner), products.sum(inner)]).sum(1))
+
+
+def _by_rows(x):
+    rows = x.reshape(-1, *x.shape[-2:]) if x.ndim > 2 else x[:, None]
+    return rows.sum(0).sum(0)

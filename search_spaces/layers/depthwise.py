@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 from collections.abc import Iterator
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_batching import custom_vmap
 
 from dnas.platform import on_cpu
+from search_spaces.layers.forms import in_bundle
 
 _form = contextvars.ContextVar("depthwise_form", default=None)
 
@@ -32,7 +35,24 @@ def depthwise(x, weight, stride=1, dilation=1):
     """Convolves every channel of `x [B, H, W, C]` with a kernel of its own, `weight [k, k, 1, C]`; torch's padding for
     odd k. A stride s leaves ceil(H / s) rows."""
     form = _form.get() or ("taps" if on_cpu() else "plain")
+    if form == "taps" and in_bundle():
+        return _bundle(stride, dilation)(x, weight)
     return FORMS[form](x, weight, stride, dilation)
+
+
+@functools.cache
+def _bundle(stride, dilation):
+    """Taps under `jax.vmap`, for the edges of a bundle."""
+    one = partial(taps, stride=stride, dilation=dilation)
+    function = custom_vmap(one)
+
+    @function.def_vmap
+    def rule(edges, batched, x, weight):
+        if batched == [False, True]:
+            return _shared(x, weight, stride, dilation), True
+        return jax.vmap(one, [0 if axis else None for axis in batched])(x, weight), True
+
+    return function
 
 
 def plain(x, weight, stride, dilation):
@@ -86,27 +106,28 @@ def _forward(x, weight, stride, dilation):
 def _backward(stride, dilation, saved, g):
     x, weight = saved
     to_weight = _to_weight(x, g, weight.shape[0], stride, dilation)
-    return _to_input(g, weight, x.shape, stride, dilation), to_weight.astype(weight.dtype)
+    return _to_input(g[None], weight[None], x.shape, stride, dilation), to_weight.astype(weight.dtype)
 
 
 def _to_input(g, weight, shape, stride, dilation):
-    """Gradient to an input of `shape`: row stride * q + r gathers row q + d of g from every tap that reached it."""
-    kernel, (height, width) = weight.shape[0], g.shape[1:3]
+    """Gradient to an input of `shape`, of which `g [E, B, h, w, C]` comes back from the kernels `weight [E, k, k, 1, C]`:
+    row stride * q + r gathers row q + d of g from every tap that reached it."""
+    (edges, kernel), (height, width) = weight.shape[:2], g.shape[2:4]
     pad = dilation * (kernel // 2)
     margin = -(-(pad + stride - 1) // stride)
-    padded = _padded(g, margin)
+    padded = [_padded(part, margin) for part in g]
 
     def reached(r):
         moves = [(i, r + pad - i * dilation) for i in range(kernel)]
         return [(i, move // stride) for i, move in moves if move % stride == 0]
 
     def phase(r, c):
-        parts = [_window(padded, margin + down, margin + right, height, width) * weight[i, j, 0]
-                 for i, down in reached(r) for j, right in reached(c)]
-        return sum(parts) if parts else jnp.zeros_like(g)
+        parts = [_window(padded[e], margin + down, margin + right, height, width) * weight[e, i, j, 0]
+                 for e in range(edges) for i, down in reached(r) for j, right in reached(c)]
+        return sum(parts) if parts else jnp.zeros_like(g[0])
 
     phases = jnp.stack([jnp.stack([phase(r, c) for c in range(stride)], 3) for r in range(stride)], 2)
-    whole = phases.reshape(len(g), height * stride, width * stride, g.shape[-1])
+    whole = phases.reshape(shape[0], height * stride, width * stride, g.shape[-1])
     return whole[:, :shape[1], :shape[2]]
 
 
@@ -134,4 +155,26 @@ def _to_weight_jvp(kernel, stride, dilation, primals, tangents):
 
 
 _taps.defvjp(_forward, _backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _shared(x, weight, stride, dilation):
+    """`x [B, H, W, C]` convolved with each of `weight [E, k, k, 1, C]`: `[E, B, H, W, C]`. Its image at each tap is read
+    once for all, and so are the gradients that come back."""
+    images = _shifted(x, weight.shape[1], stride, dilation)
+    kernels = weight.reshape(len(weight), len(images), 1, 1, 1, -1)
+    return sum(image * kernels[:, tap] for tap, image in enumerate(images))
+
+
+def _shared_forward(x, weight, stride, dilation):
+    return _shared(x, weight, stride, dilation), (x, weight)
+
+
+def _shared_backward(stride, dilation, saved, g):
+    x, weight = saved
+    to_weight = jnp.stack([_to_weight(x, part, weight.shape[1], stride, dilation) for part in g])
+    return _to_input(g, weight, x.shape, stride, dilation), to_weight.astype(weight.dtype)
+
+
+_shared.defvjp(_shared_forward, _shared_backward)
 FORMS = {"plain": plain, "taps": taps}

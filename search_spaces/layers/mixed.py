@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
 
 from dnas.shared_options import current_options
 from dnas.types import REMOVED
+from search_spaces.layers.forms import in_bundle, unstack
 from search_spaces.layers.kernels import materialised
 
 _dropping = contextvars.ContextVar("drop_path", default=None)
@@ -99,7 +101,7 @@ class MixedOp(nn.Module):
                 if output.shape != outputs[0].shape:
                     raise ValueError(f"edge {self.name!r}: {name} puts out {output.shape}, {names[0]} {outputs[0].shape}; "
                                      "the operations of an edge need one shape")
-            mixed, weight = sum(gate[k] * output for k, output in enumerate(outputs)), gate.sum()
+            mixed, weight = (_bundle_mix if in_bundle() else _mix)(gate, outputs), gate.sum()
         if parts == 1:
             return mixed
         if self.stride > 1:
@@ -112,6 +114,21 @@ class MixedOp(nn.Module):
         probability = _dropping.get()
         stays = jax.random.bernoulli(self.make_rng("dropout"), 1 - probability, (len(x), *[1] * (x.ndim - 1)))
         return jnp.where(stays, x / jnp.asarray(1 - probability, x.dtype), 0)
+
+
+def _mix(gate, outputs):
+    return sum(gate[k] * output for k, output in enumerate(outputs))
+
+
+_bundle_mix = custom_vmap(_mix)
+
+
+@_bundle_mix.def_vmap
+def _mix_edges(edges, batched, gate, outputs):
+    """Edge by edge, so that what all edges share is neither copied for each nor its gradient summed along an axis."""
+    gates, *outputs = (unstack(array, edges) if axis else [array] * edges
+                       for array, axis in zip((gate, *outputs), (batched[0], *batched[1])))
+    return jnp.stack([_mix(*edge) for edge in zip(gates, zip(*outputs))]), True
 
 
 def strided(x, stride: int):
