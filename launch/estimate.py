@@ -43,8 +43,8 @@ def main(argv: Sequence[str]) -> int:
     there = f", of {spelled(chip.memory)} there" if chip and chip.memory else ""
     print(f"peak memory   {spelled(need.memory_bytes)} of a step, data included{there}")
     if need.devices > 1:
-        print(f"devices       {need.devices}: the memory is that of each; they sum or gather arrays of "
-              f"{need.exchanged_bytes:,} bytes a step")
+        sent = f"each sends at least {need.sent_bytes:,} bytes a step" if need.sent_bytes else "they exchange nothing"
+        print(f"devices       {need.devices}: the memory is that of each; {sent}")
     print(f"compile time  {need.compile_seconds:.1f} s")
     if values["seeds"] > 1:
         print(f"seeds         {need.note}")

@@ -8,13 +8,14 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
 
 from dnas.api.estimate import estimate_plan
 from dnas.api.search_plan import plan_search
-from dnas.engine.mesh import create_mesh, describe, device_count, layout, refuse_undivided
+from dnas.engine.mesh import bytes_sent, collectives, create_mesh, describe, device_count, layout, refuse_undivided
 from dnas.engine.targets import CHIPS
 from tests import toy_devices
 
@@ -65,6 +66,21 @@ def test_off_a_cpu_batch_norm_exchanges_two_sums_of_each_channel_at_a_time(facts
     assert facts["norms"] == {"all-reduce": [2, 2 * 2 * 4 * 4]}  # forwards and backwards, 4 channels in float32
 
 
+def test_exchanges_count_as_often_as_they_run_and_cost_what_a_ring_sends(facts):
+    assert facts["loop"] == {"all-reduce": [5, 5 * 4 * 4]}
+    text = ("HloModule f\n\nENTRY %main (x: f32[8]) -> f32[32] {\n  %x = f32[8]{0} parameter(0)\n"
+            "  %begun = (f32[8]{0}, f32[32]{0}) all-gather-start(%x), dimensions={0}\n"
+            "  ROOT %y = f32[32]{0} all-gather-done(%begun)\n}\n")
+    assert collectives(SimpleNamespace(as_text=lambda: text)) == {"all-gather": (1, 128)}
+    assert bytes_sent({"all-reduce": (3, 400), "all-gather": (1, 128)}, 4) == 2 * 300 + 96
+    assert bytes_sent({}, 4) == bytes_sent({"all-reduce": (3, 400)}, 1) == 0
+
+
+def test_a_depthwise_convolution_of_several_edges_gathers_nothing(facts):
+    edges = facts["edges"]
+    assert list(edges["exchanged"]) == ["all-reduce"] and edges["worst"] < 1e-11
+
+
 def test_evaluations_deal_out_whole_batches(facts):
     assert facts["scores"] == {"worst": 0, "examples": [72, 26]}
 
@@ -85,7 +101,7 @@ def test_programs_of_a_mesh_are_not_taken_for_one_another(facts):
 @pytest.mark.heavy
 def test_an_estimate_is_of_each_device_and_says_what_they_exchange(said):
     code, text = said["estimate"]
-    line = r"devices       4: the memory is that of each; they sum or gather arrays of 3,\d\d\d bytes a step\n"
+    line = r"devices       4: the memory is that of each; each sends at least 5,4\d\d bytes a step\n"
     assert code == 0 and re.search(line, text)
 
 

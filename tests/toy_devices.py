@@ -18,13 +18,14 @@ from dnas.engine import compile as engine_compile
 from dnas.engine import programs
 from dnas.engine.compile import on_device, start_scores, start_search
 from dnas.engine.lanes import start_lanes
-from dnas.engine.mesh import collectives, create_mesh, put, shape
+from dnas.engine.mesh import collectives, create_mesh, put, shape, tracing
 from dnas.engine.train import train
 from dnas.methods.darts import darts
 from dnas.platform import platform
 from dnas.task import task_of
 from launch.main import main
 from search_spaces.layers.batch_norm import normalised
+from search_spaces.layers.depthwise import depthwise
 from tests.test_search import BATCH, EPOCHS, first_state, tiny
 from tests.toy_space import toy
 
@@ -76,14 +77,30 @@ def steps():
     return facts
 
 
-def norms():
-    """What four devices exchange for the gradient of batch norm in x [32, 8, 8, 4], with its statistics, as on an
-    accelerator."""
+def exchanged(function, *args):
+    """What four devices exchange for a function of a batch `[B, ...]` and of arrays that are whole on each, and how far its
+    results are from those of one device: programs as on an accelerator."""
     mesh = create_mesh(4)
-    x, factor = shape(jnp.ones((32, 8, 8, 4), jnp.float32), mesh, "data"), shape(jnp.ones(4, jnp.float32), mesh)
+    here = [put(arg, mesh, *["data"] * (n == 0)) for n, arg in enumerate(args)]
     with platform("cuda"):
-        lowered = jax.jit(jax.grad(lambda x, factor: (normalised(factor * x, 1e-5)[0]**3).sum())).lower(x, factor)
-    return collectives(lowered.compile())
+        alone = jax.jit(function)(*args)
+        with tracing(mesh):
+            program = jax.jit(function).lower(*here).compile()
+    return {"exchanged": collectives(program), "worst": worst(alone, program(*here))}
+
+
+def layers():
+    """The exchange of layers: gradients of batch norm in 4 channels of float32; sums in a loop of five turns; gradients of
+    edges that read one array, each by a depthwise convolution of its own, and of the gradients of their kernels."""
+    random = np.random.default_rng(0)
+    x, factor = random.normal(size=(32, 8, 8, 4)).astype("float32"), np.ones(4, np.float32)
+    norm = jax.grad(lambda x, factor: (normalised(factor * x, 1e-5)[0]**3).sum())
+    loop = lambda x, factor: jax.lax.scan(lambda f, _: ((x * f).mean((0, 1, 2)), None), factor, length=5)[0]
+    edges = lambda x, kernels: (jax.vmap(lambda kernel: depthwise(x, kernel))(kernels)**2).mean()
+    both = jax.grad(lambda *args: edges(*args) + (jax.grad(edges, 1)(*args)**2).sum(), (0, 1))
+    facts = {"norms": exchanged(norm, x, factor)["exchanged"], "loop": exchanged(loop, x, factor)["exchanged"]}
+    with jax.enable_x64(True):
+        return facts | {"edges": exchanged(both, x.astype(float), random.normal(size=(3, 3, 3, 1, 4)))}
 
 
 def scores():
@@ -176,7 +193,7 @@ def facts_of(part, folder):
     if part == "commands":
         return commands(folder)
     uneven = command("search", *SPACE_OPTIONS, "--batch", "30", "--run", folder / "run", "--devices", "all")
-    return {"devices": len(jax.devices()), "steps": steps(), "norms": norms(), "scores": scores(), "trained": trained(),
+    return {"devices": len(jax.devices()), "steps": steps(), **layers(), "scores": scores(), "trained": trained(),
             "texts": texts(), "cached": cached(folder / "cache"), "uneven": uneven, "written": (folder / "run").exists()}
 
 

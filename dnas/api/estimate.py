@@ -28,7 +28,7 @@ class Estimate(NamedTuple):
     weights, macs: parameters and multiply-adds per example of the supernet. memory_bytes: peak of one step as XLA plans it,
     data included, on each device, None where it does not say. compile_seconds: of the step, from the cache where it is
     there. note: how several searches would go, and in how much memory.
-    devices: how many there are. exchanged_bytes: of the arrays that they sum or gather in a step.
+    devices: how many there are. sent_bytes: that each of them sends to others in a step, at least.
     compiled: what the step does on a chip for which it was compiled, computed and not measured; None without a chip.
     step_seconds: how long the step takes on that chip at least, by part: see `Examined.least_seconds`.
     """
@@ -39,7 +39,7 @@ class Estimate(NamedTuple):
     compile_seconds: float
     note: str
     devices: int = 1
-    exchanged_bytes: int = 0
+    sent_bytes: int = 0
     compiled: Examined | None = None
     step_seconds: Mapping[str, float] = {}
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dnas.engine.hlo import parse
+from dnas.engine.hlo import scheduled
 from dnas.types import Tree
 
 LANE, DATA = "lane", "data"
@@ -136,18 +136,40 @@ def replicated(tree: Tree) -> Tree:
     return _constrained(tree)
 
 
+def by_example(function: Callable, x: jax.Array, *whole: Tree) -> jax.Array:
+    """`function(x, *whole)` of `x [B, ...]` and with a result `[B, ...]`, of which each device of a lane computes its own
+    examples: for operations that XLA would compute whole on every device, such as grouped convolutions."""
+    if not _divided():
+        return function(x, *whole)
+    return jax.shard_map(function, in_specs=(P(DATA), *[P()] * len(whole)), out_specs=P(DATA), axis_names={DATA},
+                         check_vma=False)(x, *whole)
+
+
 def _constrained(tree, *axes):
-    divided = jax.sharding.get_abstract_mesh().shape.get(DATA, 1) > 1
-    return jax.lax.with_sharding_constraint(tree, P(*axes)) if divided else tree
+    return jax.lax.with_sharding_constraint(tree, P(*axes)) if _divided() else tree
+
+
+def _divided() -> bool:
+    """Whether a program is traced for several devices of a lane, among which XLA divides its work."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return DATA in mesh.auto_axes and mesh.shape[DATA] > 1
 
 
 def collectives(program: jax.stages.Compiled) -> dict[str, tuple[int, int]]:
-    """{"all-reduce": (how many, bytes of their results), ...}: what the devices of a program exchange; loops count once."""
+    """{"all-reduce": (how many, bytes of their results), ...}: what the devices of a program exchange in one run; the steps
+    of an epoch count as one."""
     exchanged = {}
-    for computation in parse(program.as_text())[0].values():
-        for line in computation.values():
-            kind = line.opcode.removesuffix("-start")
-            if kind in COLLECTIVES:
-                number, count = exchanged.get(kind, (0, 0))
-                exchanged[kind] = number + 1, count + sum(array.size for array in line.shapes)
+    for line, times in scheduled(program.as_text()):
+        kind = line.opcode.removesuffix("-done")  # of one in two lines this has the result
+        if kind in COLLECTIVES:
+            number, count = exchanged.get(kind, (0, 0))
+            exchanged[kind] = number + times, count + times * sum(array.size for array in line.shapes)
     return exchanged
+
+
+def bytes_sent(exchanged: Mapping[str, tuple[int, int]], devices: int) -> int:
+    """Bytes that each of the devices of a lane must send at least for these `collectives`: what it sends in a ring."""
+    others = (devices - 1) / devices
+    each = {"all-reduce": 2 * others, "all-gather": others, "reduce-scatter": devices - 1, "all-to-all": others,
+            "collective-permute": 1}
+    return round(sum(each[kind] * count for kind, (_, count) in exchanged.items()))

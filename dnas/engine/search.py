@@ -21,7 +21,7 @@ from dnas.engine.compile import Examples, compile_diagnosis, compile_evaluation,
 from dnas.engine.diagnose import collapse, skips
 from dnas.engine.host import initial
 from dnas.engine.lanes import Epoch, EpochEnd, NonFiniteLoss, advance_lanes, start_lanes
-from dnas.engine.mesh import collectives, on_one, shape
+from dnas.engine.mesh import DATA, bytes_sent, collectives, on_one, shape, sizes_of
 from dnas.engine.progress import SILENT, Display, display, shared
 from dnas.engine.records import counts, entropy, of_split, refuse_non_finite, tagged
 from dnas.runs import checkpoint
@@ -299,8 +299,8 @@ def estimate(space: SearchSpace, method: Method, data: Dataset, *, batch: int, s
 
     weights, macs: parameters and multiply-adds per example of the supernet; memory_bytes: peak of one step as XLA plans
     it, on the first device, None if unavailable; compile_seconds: of the step, less if it is cached. note: how several
-    searches would run, and in how much memory. exchanged_bytes: of the arrays that the devices of the mesh sum or gather in
-    a step.
+    searches would run, and in how much memory. sent_bytes: that each device of the mesh sends to others in a step, at
+    least.
     """
     steps_per_epoch(data, batch)
     algorithm, hyper = method.bind(space, task_of(data)), method.numbers_of(epochs=10**6, steps=1)
@@ -312,7 +312,7 @@ def estimate(space: SearchSpace, method: Method, data: Dataset, *, batch: int, s
     cost = space.cost(None)
     return {"weights": cost["params"], "macs": cost["macs"], "memory_bytes": program.memory, "compile_seconds": seconds,
             "note": program.note,
-            "exchanged_bytes": sum(count for _, count in collectives(program.compiled).values()) if mesh else 0}
+            "sent_bytes": bytes_sent(collectives(program.compiled), sizes_of(mesh)[DATA]) if mesh else 0}
 
 
 def state_shape(space: SearchSpace, method: Method, data: Dataset, batch: int) -> SearchState:
