@@ -101,7 +101,7 @@ def test_programs_of_a_mesh_are_not_taken_for_one_another(facts):
 @pytest.mark.heavy
 def test_an_estimate_is_of_each_device_and_says_what_they_exchange(said):
     code, text = said["estimate"]
-    line = r"devices       4: the memory is that of each; each sends at least 5,4\d\d bytes a step\n"
+    line = r"devices       4: the memory is that of each; each sends at least 5,\d\d\d bytes a step\n"
     assert code == 0 and re.search(line, text)
 
 
@@ -110,8 +110,13 @@ def test_a_run_records_its_devices_and_says_that_it_continues_on_others(said):
     assert said["environment"] == {"lane": 1, "data": 4} and "devices 4\n" in said["search"][1]
     assert "begun on" not in said["complete"][1]
     assert "devices begun on 4, continued on 1: equal up to rounding, not to the bit" in said["continued"][1]
-    assert [said[name][0] for name in ("search", "complete", "continued", "train")] == [0] * 4
+    assert [said[name][0] for name in ("search", "complete", "again", "continued", "train")] == [0] * 5
     assert "devices   4\n" in said["train"][1] and said["loaded"] == 1
+
+
+@pytest.mark.heavy
+def test_a_run_that_continues_on_as_many_devices_ends_with_the_same_bits(said):
+    assert said["same bits"] and "begun on" not in said["again"][1]
 
 
 @pytest.mark.heavy

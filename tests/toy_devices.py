@@ -167,14 +167,18 @@ SPACE_OPTIONS = ("--space", f"{Path(__file__).parent}/toy_space.py:toy", "--limi
 
 
 def commands(folder):
-    """A search of four devices that is continued on one, an estimate, a selection and a training."""
+    """A search of four devices that is continued on four and on one, an estimate, a selection and a training."""
     run = folder / "run"
     again = ("search", *SPACE_OPTIONS, "--epochs", "2", "--batch", "16", "--run", run, "--devices")
     facts = {"search": command(*again, "all"), "complete": command(*again, "1")}
     facts["environment"] = json.loads((run / "environment.json").read_text())["mesh"]
-    (run / "results.json").unlink()
-    (run / "checkpoints/00002.safetensors").unlink()
-    facts["continued"] = command(*again, "1")
+    last = run / "checkpoints/00002.safetensors"
+    bits = last.read_bytes()
+    for name, devices in ("again", "4"), ("continued", "1"):
+        (run / "results.json").unlink()
+        last.unlink()
+        facts[name] = command(*again, devices)
+        facts.setdefault("same bits", last.read_bytes() == bits)
     facts["estimate"] = command("estimate", *SPACE_OPTIONS, "--batch", "16", "--devices", "4")
     select = ("select", run, "--selection.interval", "1", "--selection.criterion", "loss", "--cache", "off", "--trust")
     facts["select"] = [command(*select, "--devices", n, "--out", folder / f"chosen{n}") for n in (1, 4)]

@@ -323,8 +323,9 @@ def compile_diagnosis(algorithm: Algorithm, data: Dataset, examples: Examples, s
     sharp, product = curvature(algorithm.loss)
     size = sum(leaf.size for leaf in jax.tree.leaves(state.arch))
     state, hyper, vector = shape((state, hyper, jax.ShapeDtypeStruct((size,), jnp.float32)), mesh_of(examples))
-    sharp = compile_program(sharp, (state, hyper, train))
-    product = compile_program(product, (state, hyper, valid, vector))
+    with tracing(mesh_of(examples)):
+        sharp = compile_program(sharp, (state, hyper, train))
+        product = compile_program(product, (state, hyper, valid, vector))
 
     def diagnose(state, hyper):
         times = lambda vector: np.asarray(product(state, hyper, valid, np.asarray(vector, np.float32)), np.float64)
