@@ -20,12 +20,13 @@ def main(argv: Sequence[str]) -> int:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")  # it uses no device, and a compiler's package looks for one
     import dnas
     from dnas import config as configs
-    from dnas.api.estimate import estimate_plan
+    from dnas.api.estimate import devices_for, estimate_plan
     from dnas.api.search_plan import plan_search
     from dnas.data import describe
     from dnas.engine.devices import spelled
     from dnas.engine.targets import chip_of
 
+    devices = devices_for(elsewhere, values["devices"])
     chip = chip_of(values["platform"], values["chip"]) if elsewhere else None
     data = load_data(values)
     space = dnas.space(values["space"], data, **values["space_options"])
@@ -33,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
     plan = plan_search(space, method, data, epochs=values["epochs"], batch=values["batch"],
                        budget=dnas.Budget(**values["budget_options"]),
                        seeds=values["seeds"] if values["seeds"] > 1 else None,
-                       devices=1 if chip and values["devices"] is None else values["devices"])
+                       devices=devices)
     print(describe(data))
     print(f"space         {configs.label(space.source, 'space')}")
     print(f"method        {configs.label(method.source, 'method')}, batch {plan.batch}", flush=True)

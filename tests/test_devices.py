@@ -6,17 +6,14 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import jax
 import pytest
 
-from dnas.api.estimate import estimate_plan
-from dnas.api.search_plan import plan_search
+from dnas.api.estimate import estimate
 from dnas.engine.mesh import bytes_sent, collectives, create_mesh, describe, device_count, layout, refuse_undivided
-from dnas.engine.targets import CHIPS
 from tests import toy_devices
 
 ROOT = Path(__file__).parent.parent
@@ -158,6 +155,6 @@ def test_a_number_of_devices_that_there_are_not_is_refused():
 
 
 def test_a_chip_is_estimated_alone():
-    plan = replace(plan_search(toy_devices.SPACE, toy_devices.METHOD, toy_devices.DATA, batch=16), devices=4)
-    with pytest.raises(ValueError, match="^devices is 4; with a platform or a chip it must be 1, for one chip is estimated"):
-        estimate_plan(plan, chip=CHIPS["h100"])
+    for devices in (4, "all"):
+        with pytest.raises(ValueError, match=f"^devices is {devices!r}; with a platform or a chip it must be 1, "):
+            estimate(toy_devices.SPACE, toy_devices.METHOD, toy_devices.DATA, batch=16, devices=devices, chip="h100")

@@ -65,19 +65,26 @@ def estimate(space: str | SearchSpace = "nasbench201", method: str | Method = "d
     Raises ValueError, in one line, for whatever does not fit and for a compiler that is not installed, and
     `dnas.engine.targets.CompilerFailed`.
     """
-    target = chip_of(platform, chip) if platform or chip else None
+    elsewhere = platform is not None or chip is not None
+    devices = devices_for(elsewhere, devices)
+    target = chip_of(platform, chip) if elsewhere else None
     several = seeds if type(seeds) is int and 1 < seeds <= MOST else None  # estimate_plan refuses what cannot be
     plan = plan_search(space, method, data, batch=batch, budget=budget, seeds=several,
-                       devices=1 if target and devices is None else devices)
+                       devices=devices)
     return estimate_plan(plan, seeds=seeds, cache=cache, chip=target)
+
+
+def devices_for(elsewhere: bool, devices: int | Literal["all"] | None) -> int | Literal["all"] | None:
+    """Devices to plan an estimate for: those that are given; for a chip elsewhere one, and ValueError refuses more."""
+    if elsewhere and devices not in (None, 1):
+        raise ValueError(f"devices is {devices!r}; with a platform or a chip it must be 1, for one chip is estimated")
+    return 1 if elsewhere else devices
 
 
 def estimate_plan(plan: SearchPlan, *, seeds: int = 1, cache: str | None = None, chip: Chip | None = None) -> Estimate:
     """The same of a plan, of its first search for so many seeds."""
     if type(seeds) is not int or not 1 <= seeds <= MOST:
         raise ValueError(f"seeds is {seeds!r}; it must be a whole number, 1 to {MOST:,}")
-    if chip and plan.devices > 1:
-        raise ValueError(f"devices is {plan.devices}; with a platform or a chip it must be 1, for one chip is estimated")
     setting = plan.settings[0]
     method = budgeted(setting.method, setting.space, plan.budget)
     if chip is None:
