@@ -137,6 +137,8 @@ def test_a_batch_that_does_not_divide_is_refused(facts):
         refuse_undivided(31, 4, most=31)
     with pytest.raises(ValueError, match="^batch 3 does not divide among 4 devices; choose fewer devices$"):
         refuse_undivided(3, 4, most=3)
+    with pytest.raises(ValueError, match="^batch 30 does not divide among 4 devices; choose fewer devices$"):
+        refuse_undivided(30, 4, most=0)
     refuse_undivided(31, 4, lanes=4)
     refuse_undivided(31, 1)
 

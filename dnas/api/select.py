@@ -117,7 +117,7 @@ def choose(run: Run, selection: Selection, source: Mapping[str, Any], folder: Pa
     selection.begin(context)  # it may refuse this run, and then nothing is written
     plan = selection.plan(context)
     if plan["epochs"]:
-        refuse_undivided(supernet.config["batch"], devices)
+        refuse_undivided(supernet.config["batch"], devices, most=0)  # the batch is that of the search
     if folder is None:
         return _selected(run_selection(selection, context, say=say), source, run, None)
     config = selection_config(supernet.folder, fingerprint(supernet), source, folder)

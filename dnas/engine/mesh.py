@@ -62,11 +62,11 @@ def create_mesh(devices: int, lanes: int = 1) -> Mesh | None:
 
 def refuse_undivided(batch: int, devices: int, lanes: int = 1, *, most: int | None = None) -> None:
     """Raises ValueError, which names the nearest batch that would do, if `batch` does not divide among the devices of a
-    lane. most: the largest possible batch."""
+    lane. most: the largest possible batch; 0 where it cannot be chosen."""
     _, data = layout(devices, lanes)
     if batch % data:
         below = batch // data * data
-        near = [size for size in (below, below + data) if 0 < size <= (most or size)]
+        near = [size for size in (below, below + data) if 0 < size <= (size if most is None else most)]
         nearest = min(near, key=lambda size: abs(size - batch), default=None)
         instead = f"the nearest that does is {nearest}; or " if nearest else ""
         raise ValueError(f"batch {batch} does not divide among {data} devices; {instead}choose fewer devices")
