@@ -246,6 +246,7 @@ def test_gradient_reaches_every_gate(space, started):
 def test_statistics_move_only_while_training(space, started):
     weights, stats, images = started
     genotype = next(genotypes(space))
+    weights, stats = (space.inherit(tree, genotype) for tree in (weights, stats))
     with jax.enable_x64(True):
         _, same = space.apply(weights, stats, genotype, images, train=False)
         _, moved = space.apply(weights, stats, genotype, images, train=True)
