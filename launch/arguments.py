@@ -13,7 +13,8 @@ from launch import parser
 from launch.parser import Shown
 
 SHARED = "dnas.shared_options:SharedOptions"
-SHOWN = {"cache": Shown("DIR|off", "$DNAS_CACHE, else dnas/xla in your cache folder"),
+SHOWN = {"devices": Shown("all|N", "all of an accelerator's, one on a CPU"),
+         "cache": Shown("DIR|off", "$DNAS_CACHE, else dnas/xla in your cache folder"),
          "space": Shown("FACTORY", "as searched"),
          "task": Shown("{" + ",".join(registry.registered("task")) + "}|FACTORY", "by the targets"),
          "resize": Shown("SIDE|HEIGHT WIDTH", "32; pictures of one size up to 64 stay as they are"),

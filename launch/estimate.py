@@ -20,18 +20,21 @@ def main(argv: Sequence[str]) -> int:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")  # it uses no device, and a compiler's package looks for one
     import dnas
     from dnas import config as configs
-    from dnas.api.estimate import estimate_plan
+    from dnas.api.estimate import devices_for, estimate_plan
     from dnas.api.search_plan import plan_search
     from dnas.data import describe
     from dnas.engine.devices import spelled
     from dnas.engine.targets import chip_of
 
+    devices = devices_for(elsewhere, values["devices"])
     chip = chip_of(values["platform"], values["chip"]) if elsewhere else None
     data = load_data(values)
     space = dnas.space(values["space"], data, **values["space_options"])
     method = dnas.method(values["method"], **values["method_options"])
     plan = plan_search(space, method, data, epochs=values["epochs"], batch=values["batch"],
-                       budget=dnas.Budget(**values["budget_options"]))
+                       budget=dnas.Budget(**values["budget_options"]),
+                       seeds=values["seeds"] if values["seeds"] > 1 else None,
+                       devices=devices)
     print(describe(data))
     print(f"space         {configs.label(space.source, 'space')}")
     print(f"method        {configs.label(method.source, 'method')}, batch {plan.batch}", flush=True)
@@ -40,6 +43,9 @@ def main(argv: Sequence[str]) -> int:
     print(f"multiply-adds {need.macs:,} per example, forwards through the supernet")
     there = f", of {spelled(chip.memory)} there" if chip and chip.memory else ""
     print(f"peak memory   {spelled(need.memory_bytes)} of a step, data included{there}")
+    if need.devices > 1:
+        sent = f"each sends at least {need.sent_bytes:,} bytes a step" if need.sent_bytes else "they exchange nothing"
+        print(f"devices       {need.devices}: the memory is that of each; {sent}")
     print(f"compile time  {need.compile_seconds:.1f} s")
     if values["seeds"] > 1:
         print(f"seeds         {need.note}")

@@ -232,7 +232,8 @@ def _unknown(flag: str, entries: Sequence[Entry], program: str) -> str:
     """The message for an unknown flag; it suggests another only if that is almost certainly meant."""
     name = flag.lstrip("-")
     if name.rstrip("s") in DEVICE:
-        return f"unknown option {flag}; dnas uses the accelerator that JAX finds (JAX_PLATFORMS=cpu: none)"
+        return (f"unknown option {flag}; dnas uses the accelerator that JAX finds (JAX_PLATFORMS=cpu: none), and as many "
+                "of its devices as --devices says")
     names = [each.lstrip("-") for entry in entries for each in entry.flags]
     near = [each for each in names if each.partition(".")[2] == name] or difflib.get_close_matches(name, names, 1, CLOSE)
     hint = f"did you mean {' or '.join(f'--{each}' for each in near)}?" if near else f"{program} --help lists them"

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launch.arguments import has_option, load_data
+from launch.arguments import flag_value, has_option, load_data
 from launch.interrupts import working
 from launch.search_options import read_search, settings_of
 from launch.text import budget_lines, size_text
@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     data = load_data(values)
     spaces, methods = settings_of(values, argv, data)
     several = {} if len(spaces) * len(methods) == 1 else {"space": spaces, "method": methods}
-    own = {name: values[name] for name in ("epochs", "batch", "seed", "diagnose", "stop_on_collapse", "start")}
+    own = {name: values[name] for name in ("epochs", "batch", "seed", "diagnose", "stop_on_collapse", "start", "devices")}
     plan = plan_search(**{"space": spaces[0], "method": methods[0], "data": data, **several}, **own,
                        seeds=values["seeds"] if values["seeds"] != 1 else None, budget=Budget(**values["budget_options"]))
     if values["config"] and values["start"] and not has_option(argv, "start"):
@@ -151,4 +151,6 @@ def _again(argv: Sequence[str], plan: SearchPlan, out: Path) -> str:
     """The command that continues an interrupted search."""
     if plan.several:
         return shlex.join(["dnas", "search", *argv, *([] if "--run" in " ".join(argv) else ["--run", str(out)])])
-    return shlex.join(["dnas", "search", "--config", str(out / "config.json"), "--run", str(out)])
+    devices = flag_value(argv, "--devices")
+    return shlex.join(["dnas", "search", "--config", str(out / "config.json"), "--run", str(out),
+                       *(["--devices", devices] if devices else [])])

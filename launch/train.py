@@ -45,7 +45,8 @@ def main(argv: Sequence[str]) -> int:
     plan = plan_training(what, _data(values, argv, architecture), **options)
     folder = Path(values["run"]).expanduser() if values["run"] else default_folder(plan)
     where = shlex.quote(str(folder))
-    with working(f"`dnas train {where} --run {where}` continues from its last checkpoint"):
+    devices = f" --devices {values['devices']}" if values["devices"] else ""
+    with working(f"`dnas train {where} --run {where}{devices}` continues from its last checkpoint"):
         network = run_training_plan(plan, folder, cache=values["cache"], progress=values["progress"])
     print(report(plan, network, folder))
     return 0

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dnas.engine.hlo import Work, parse, work
+from dnas.engine.hlo import Work, parse, scheduled, work
 
 LOOP = """HloModule jit_f, is_scheduled=true
 
@@ -127,6 +127,11 @@ def test_of_a_conditional_the_larger_branch_counts_and_a_call_counts_as_what_it_
         "%c = f32[8]{0} conditional(%p, %x, %x), true_computation=%few, false_computation=%many",
         "ROOT %d = f32[8]{0} call(%c), to_apply=%few").split("\n\n")[1]
     assert work(text) == Work(2, 640 + 64, 640 + 64, 0)
+
+
+def test_the_lines_of_a_loop_and_of_what_it_calls_are_there_as_often_as_it_runs():
+    times = {line.name: times for line, times in scheduled(LOOP.replace("TRIPS", ""))}
+    assert (times["while.1"], times["fusion.1"], times["in-place"]) == (1, 7, 7)
 
 
 def test_a_text_without_a_program_is_refused():

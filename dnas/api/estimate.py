@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from dnas.algorithms.budget import Budget, budgeted
 from dnas.algorithms.method import Method
@@ -12,6 +12,7 @@ from dnas.data import Dataset
 from dnas.engine import cache as caches
 from dnas.engine.compile import Examples, shape_of, start_search
 from dnas.engine.devices import spelled
+from dnas.engine.mesh import create_mesh
 from dnas.engine.programs import Listed, listed
 from dnas.engine.search import estimate as estimate_search
 from dnas.engine.search import state_shape
@@ -25,8 +26,9 @@ class Estimate(NamedTuple):
     """What a search needs.
 
     weights, macs: parameters and multiply-adds per example of the supernet. memory_bytes: peak of one step as XLA plans it,
-    data included, None where it does not say. compile_seconds: of the step, from the cache where it is there. note: how
-    several searches would go, and in how much memory.
+    data included, on each device, None where it does not say. compile_seconds: of the step, from the cache where it is
+    there. note: how several searches would go, and in how much memory.
+    devices: how many there are. sent_bytes: that each of them sends to others in a step, at least.
     compiled: what the step does on a chip for which it was compiled, computed and not measured; None without a chip.
     step_seconds: how long the step takes on that chip at least, by part: see `Examined.least_seconds`.
     """
@@ -36,6 +38,8 @@ class Estimate(NamedTuple):
     memory_bytes: int | None
     compile_seconds: float
     note: str
+    devices: int = 1
+    sent_bytes: int = 0
     compiled: Examined | None = None
     step_seconds: Mapping[str, float] = {}
 
@@ -47,8 +51,9 @@ class Estimate(NamedTuple):
 
 
 def estimate(space: str | SearchSpace = "nasbench201", method: str | Method = "darts", data: str | Dataset = "digits", *,
-             batch: int | None = None, seeds: int = 1, budget: Budget | None = None, cache: str | None = None,
-             platform: str | None = None, chip: str | None = None) -> Estimate:
+             batch: int | None = None, seeds: int = 1, budget: Budget | None = None,
+             devices: int | Literal["all"] | None = None, cache: str | None = None, platform: str | None = None,
+             chip: str | None = None) -> Estimate:
     """Compiles the step of a search, and neither trains nor writes anything but the cache. Arguments: as for `dnas.search`,
     and
 
@@ -60,8 +65,20 @@ def estimate(space: str | SearchSpace = "nasbench201", method: str | Method = "d
     Raises ValueError, in one line, for whatever does not fit and for a compiler that is not installed, and
     `dnas.engine.targets.CompilerFailed`.
     """
-    target = chip_of(platform, chip) if platform or chip else None
-    return estimate_plan(plan_search(space, method, data, batch=batch, budget=budget), seeds=seeds, cache=cache, chip=target)
+    elsewhere = platform is not None or chip is not None
+    devices = devices_for(elsewhere, devices)
+    target = chip_of(platform, chip) if elsewhere else None
+    several = seeds if type(seeds) is int and 1 < seeds <= MOST else None  # estimate_plan refuses what cannot be
+    plan = plan_search(space, method, data, batch=batch, budget=budget, seeds=several,
+                       devices=devices)
+    return estimate_plan(plan, seeds=seeds, cache=cache, chip=target)
+
+
+def devices_for(elsewhere: bool, devices: int | Literal["all"] | None) -> int | Literal["all"] | None:
+    """Devices to plan an estimate for: those that are given; for a chip elsewhere one, and ValueError refuses more."""
+    if elsewhere and devices not in (None, 1):
+        raise ValueError(f"devices is {devices!r}; with a platform or a chip it must be 1, for one chip is estimated")
+    return 1 if elsewhere else devices
 
 
 def estimate_plan(plan: SearchPlan, *, seeds: int = 1, cache: str | None = None, chip: Chip | None = None) -> Estimate:
@@ -72,15 +89,16 @@ def estimate_plan(plan: SearchPlan, *, seeds: int = 1, cache: str | None = None,
     method = budgeted(setting.method, setting.space, plan.budget)
     if chip is None:
         caches.enable(cache)
-        return Estimate(**estimate_search(setting.space, method, plan.data, batch=plan.batch, searches=seeds))
+        return Estimate(**estimate_search(setting.space, method, plan.data, batch=plan.batch, searches=seeds,
+                                          mesh=create_mesh(plan.devices, seeds)), devices=plan.devices)
     at_once = chip.platform != "cpu" and seeds > 1
     with on_platform(chip.platform):
         [step] = search_programs(setting.space, method, plan.data, plan.batch, seeds if at_once else None)
     compiled = examine(*step[:2], chip, donate_argnums=step.donate_argnums)
     cost, how = setting.space.cost(None), "at once, in one program" if at_once else "in turn, by one program"
     dtype = (setting.space.source or {}).get("dtype", "float32")
-    return Estimate(cost["params"], cost["macs"], compiled.memory, compiled.seconds, f"{seeds} searches {how}", compiled,
-                    compiled.least_seconds(dtype))
+    return Estimate(cost["params"], cost["macs"], compiled.memory, compiled.seconds, f"{seeds} searches {how}",
+                    compiled=compiled, step_seconds=compiled.least_seconds(dtype))
 
 
 def search_programs(space: SearchSpace, method: Method, data: Dataset, batch: int, width: int | None = None) -> list[Listed]:

@@ -7,11 +7,12 @@ import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dnas import config as configs
 from dnas.algorithms.budget import Budget, budgeted
 from dnas.algorithms.method import Method
+from dnas.api.devices import device_lines
 from dnas.api.open import Run
 from dnas.api.search_plan import SearchPlan, Setting, plan_search, stem
 from dnas.api.supernet import Supernet, program_key
@@ -19,6 +20,7 @@ from dnas.data import Dataset, describe
 from dnas.engine import cache as caches
 from dnas.engine.lanes import NonFiniteLoss
 from dnas.engine.margin import margin_of
+from dnas.engine.mesh import create_mesh, sizes_of
 from dnas.engine.search import Lane, Result, search_lanes
 from dnas.printing import print_flushed
 from dnas.reports import cells, figures
@@ -33,11 +35,13 @@ def search(space: str | SearchSpace | Sequence[str | SearchSpace] = "nasbench201
            method: str | Method | Sequence[str | Method] = "darts", data: str | Dataset = "digits", *,
            epochs: int = 30, batch: int | None = None, seed: int = 0, seeds: int | Sequence[int] | None = None,
            out: str | Path | None = None, budget: Budget | None = None, diagnose: int = 0, stop_on_collapse: bool = False,
-           start: str | None = None, progress: bool = True, cache: str | None = None) -> Run | list[Run]:
+           start: str | None = None, devices: int | Literal["all"] | None = None, progress: bool = True,
+           cache: str | None = None) -> Run | list[Run]:
     """Searches a space by a method on the train and valid splits of a data set, looking at the hold-out split.
 
     With several spaces, methods or seeds every combination is a search; those that differ in seeds and in numbers of the
-    method only run as one compiled program. The same arguments give the same bits, interrupted or not.
+    method only run as one compiled program. The same arguments give the same bits on the same number of devices, interrupted
+    or not. Unless `devices` is given, those are all of an accelerator, and one on a CPU.
 
     space, method: objects, or names or places that `dnas.space` and `dnas.method` build with their defaults.
     data: a data set, or what `dnas.data.load` takes.
@@ -53,6 +57,8 @@ def search(space: str | SearchSpace | Sequence[str | SearchSpace] = "nasbench201
         diagnose: Epochs between diagnoses: discretisation gap, sharpness, curvature, skips. 0: none.
         stop_on_collapse: End the search when a diagnosis says that it is collapsing.
         start: Run of a search whose weights, logits, decisions and mask this one begins with.
+        devices: Devices to use, a number or all. Each search of several gets its own, as far as they reach, and the batches
+            of a search are divided among its devices.
         progress: Show how the search goes on.
         cache: Folder in which compiled programs are kept for the next time, or off.
 
@@ -61,7 +67,7 @@ def search(space: str | SearchSpace | Sequence[str | SearchSpace] = "nasbench201
     reaches its end, and RunWriteError.
     """
     plan = plan_search(space, method, data, epochs=epochs, batch=batch, seed=seed, seeds=seeds, budget=budget,
-                       diagnose=diagnose, stop_on_collapse=stop_on_collapse, start=start)
+                       diagnose=diagnose, stop_on_collapse=stop_on_collapse, start=start, devices=devices)
     runs = run_searches(plan, out, progress=progress, cache=cache, say=print_flushed if progress else lambda text: None)
     return runs if plan.several else runs[0]
 
@@ -82,10 +88,12 @@ def run_searches(plan: SearchPlan, out: str | Path | None, *, progress: bool = T
     runs, failed, first = [], [], 0
     for group in plan.groups:
         here, first = folders[first:first + len(group)], first + len(group)
+        mesh = create_mesh(plan.devices, len(group))
         with contextlib.ExitStack() as stack:
-            opened = [folder and stack.enter_context(open_run(folder, setting.config))
+            opened = [folder and stack.enter_context(open_run(folder, setting.config, mesh and sizes_of(mesh)))
                       for folder, setting in zip(here, group)]
-            for line in (*announced(plan, group), *plan.notes, *_places(plan, opened)):
+            lines = [f"devices {line}" for line in device_lines(mesh, opened)]
+            for line in (*announced(plan, group), *plan.notes, *lines, *_places(plan, opened)):
                 say(line)
             space, budget = group[0].space, plan.budget
             method = budgeted(group[0].method, space, budget)
@@ -94,7 +102,7 @@ def run_searches(plan: SearchPlan, out: str | Path | None, *, progress: bool = T
                      for setting, run in zip(group, opened)]
             results = search_lanes(space, lanes, plan.data, epochs=plan.epochs, batch=plan.batch, progress=progress,
                                    diagnose=plan.diagnose, stop_on_collapse=plan.stop_on_collapse, start=plan.start,
-                                   key=program_key(space, group[0].method, plan.data, budget))
+                                   mesh=mesh, key=program_key(space, group[0].method, plan.data, budget))
             for setting, run, result in zip(group, opened, results):
                 if isinstance(result, NonFiniteLoss):
                     failed.append((setting, result))

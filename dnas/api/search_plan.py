@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from dnas import config as configs
 from dnas.algorithms.budget import Budget, budgeted
@@ -18,6 +18,7 @@ from dnas.api.open import Run
 from dnas.api.supernet import fingerprint, load_supernet
 from dnas.data import Dataset, check_augment, steps_per_epoch
 from dnas.data import load as load_data
+from dnas.engine.mesh import device_count, refuse_undivided
 from dnas.engine.search import input_shape, started_from, state_shape
 from dnas.runs.directory import flatten
 from dnas.task import task_of
@@ -61,6 +62,7 @@ class SearchPlan:
     diagnose: int
     stop_on_collapse: bool
     start: SearchState | None
+    devices: int = 1
     notes: tuple[str, ...] = ()
 
     @property
@@ -77,7 +79,8 @@ class SearchPlan:
 
 def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = None, seed: int = 0,
                 seeds: int | Sequence[int] | None = None, budget: Budget | None = None, diagnose: int = 0,
-                stop_on_collapse: bool = False, start: str | None = None) -> SearchPlan:
+                stop_on_collapse: bool = False, start: str | None = None,
+                devices: int | Literal["all"] | None = None) -> SearchPlan:
     """Loads, builds and checks all that a search needs, and computes and writes nothing. Arguments: as for `search`.
 
     Raises ValueError, in one line, for whatever does not fit.
@@ -118,11 +121,15 @@ def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = No
             config = {"space": space_config(space), "method": method_config(method), **common, "seed": seed}
             config = {key: config[key] for key in (*configs.SEARCH, "digest") if key in config}
             group.append(Setting(name, space, method, seed, config))
+    devices = device_count(devices)
+    for group in groups:
+        refuse_undivided(batch, devices, len(group), most=smaller)
     state = None
     if start is not None:
         state, said = _started(start, groups, data, batch, budget)
         notes += said
-    return SearchPlan(data, groups, several, epochs, batch, steps, budget, diagnose, stop_on_collapse, state, tuple(notes))
+    return SearchPlan(data, groups, several, epochs, batch, steps, budget, diagnose, stop_on_collapse, state, devices,
+                      tuple(notes))
 
 
 def space_config(space: SearchSpace) -> dict[str, Any]:

@@ -7,17 +7,19 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from dnas import config as configs
 from dnas import registry
 from dnas.algorithms.players import SearchState
+from dnas.api.devices import device_lines
 from dnas.api.open import Run
 from dnas.api.open import open as open_search
 from dnas.api.supernet import fingerprint
 from dnas.engine import cache as caches
+from dnas.engine.mesh import create_mesh, device_count, refuse_undivided, sizes_of
 from dnas.printing import print_flushed, printable
 from dnas.reports.cells import draw_genotype
 from dnas.reports.text import duration
@@ -72,8 +74,8 @@ class Selected:
 
 
 def select(run: str | Run, selection: str = "perturbation", *, out: str | None = None, space: str | None = None,
-           method: str | None = None, trust: bool = False, cache: str | None = None, progress: bool = True,
-           **options) -> Selected:
+           method: str | None = None, trust: bool = False, devices: int | Literal["all"] | None = None,
+           cache: str | None = None, progress: bool = True, **options) -> Selected:
     """Chooses an architecture from the trained supernet of a search.
 
     run: a run, or its directory. selection: a registered name (`dnas.selection.SELECTIONS`), package.module:factory or
@@ -84,44 +86,54 @@ def select(run: str | Run, selection: str = "perturbation", *, out: str | None =
         space: Where the run's space is, if it is your own: package.module:factory or file.py:factory.
         method: Where its method is, likewise.
         trust: Import whatever places the run's config names.
+        devices: Devices to use, a number or all: each scores batches of its own, and fine-tuning divides each batch among
+            them.
         cache: Folder in which compiled programs are kept for the next time, or off.
         progress: Show how the selection goes on.
 
-    A run in memory gives a choice in memory, unless `out` is given.
+    A run in memory gives a choice in memory, unless `out` is given. Unless `devices` is given, those are all of an
+    accelerator, and one on a CPU.
     Raises ValueError, in one line, where the run has no supernet, or `out` holds the choice of other options or of another
     supernet, and `dnas.selection.types.Unsuitable` where the selection cannot work on it.
     """
     run = run if isinstance(run, Run) else open_search(run, space=space, method=method, trust=trust)
     built, source = configs.build_selection(selection, options)
+    count = device_count(devices)
     caches.enable(cache)
     folder = Path(out).expanduser() if out else run.folder and selection_folder(run.folder, selection)
     say, supernet = print_flushed if progress else lambda text: None, run.supernet
     for message in (*supernet.messages,
                     f"run        {supernet.folder or 'in memory'}, epoch {supernet.epoch} of {supernet.config['epochs']}"):
         say(message)
-    return choose(run, built, source, folder, say)
+    return choose(run, built, source, folder, say, count)
 
 
 def choose(run: Run, selection: Selection, source: Mapping[str, Any], folder: Path | None,
-           say: Callable[[str], None]) -> Selected:
-    """Selects into `folder`, or goes on there, or reads what was finished there. say: what lines for a person go to."""
-    supernet, name = run.supernet, source["name"]
-    selection.begin(supernet.context)  # it may refuse this run, and then nothing is written
+           say: Callable[[str], None], devices: int = 1) -> Selected:
+    """Selects into `folder`, or goes on there, or reads what was finished there. say: what lines for a person go to.
+    devices: how many to use."""
+    supernet, name, mesh = run.supernet, source["name"], create_mesh(devices)
+    context = supernet.context_on(mesh)
+    selection.begin(context)  # it may refuse this run, and then nothing is written
+    plan = selection.plan(context)
+    if plan["epochs"]:
+        refuse_undivided(supernet.config["batch"], devices, most=0)  # the batch is that of the search
     if folder is None:
-        return _selected(run_selection(selection, supernet.context, say=say), source, run, None)
+        return _selected(run_selection(selection, context, say=say), source, run, None)
     config = selection_config(supernet.folder, fingerprint(supernet), source, folder)
     refuse_other_choice(folder, config)
-    with open_run(folder, config):
+    with open_run(folder, config, mesh and sizes_of(mesh)) as opened:
         finished = load_selected(folder)
         if finished:
             say(f"selection  {name}: finished before, read from {folder}")
             return _selected(finished, source, run, folder)
-        plan = selection.plan(supernet.context)
         say(f"selection  {name}: {plan['evaluations']:,} examples forward through the supernet, "
             f"{plan['epochs']} epochs of fine-tuning")
         if plan["evaluations"] or plan["epochs"]:
-            say(f"estimated  {duration(supernet.context.seconds(plan))} once compiled")
-        result = run_selection(selection, supernet.context, folder=folder, say=say)
+            for line in device_lines(mesh, [opened]):
+                say(f"devices    {line}")
+            say(f"estimated  {duration(context.seconds(plan))} once compiled")
+        result = run_selection(selection, context, folder=folder, say=say)
         for suffix in ("svg", "png"):
             draw_genotype(result.genotype, supernet.space.groups, folder / f"cells.{suffix}")
     return _selected(result, source, run, folder)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jax.sharding import Mesh
+
 from dnas import config as configs
 from dnas import registry
 from dnas.algorithms.budget import Budget, budgeted, within
@@ -47,11 +49,19 @@ class Supernet:
 
     @functools.cached_property
     def context(self) -> Context:
-        """What selections work with: the supernet, and programs that score it and train it further."""
+        """What selections work with: the supernet, and programs that score it and train it further, on one device."""
+        return self._context(None)
+
+    def context_on(self, mesh: Mesh | None) -> Context:
+        """The same on a mesh of devices, see `dnas.engine.mesh.create_mesh`."""
+        return self._context(mesh) if mesh else self.context
+
+    def _context(self, mesh: Mesh | None) -> Context:
         budget = budget_of(self.config)
         return selection_context(within_budget(self.space, budget), budgeted(self.method, self.space, budget), self.data,
                                  self.state, batch=self.config["batch"], epochs=self.config["epochs"],
-                                 seed=self.config["seed"], key=program_key(self.space, self.method, self.data, budget))
+                                 seed=self.config["seed"], mesh=mesh,
+                                 key=program_key(self.space, self.method, self.data, budget))
 
     def __repr__(self) -> str:
         where = f" of {self.folder}" if self.folder else ""

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+from jax.sharding import Mesh
 
+from dnas.api.devices import device_lines
 from dnas.api.load import TrainedNetwork, trained_network
 from dnas.api.open import Run
 from dnas.api.search_plan import space_config, stem
@@ -17,6 +19,7 @@ from dnas.api.select import Selected
 from dnas.api.training_plan import TrainingPlan, plan_training
 from dnas.data import Dataset, describe
 from dnas.engine import cache as caches
+from dnas.engine.mesh import create_mesh, sizes_of
 from dnas.engine.search import input_shape
 from dnas.engine.train import Trained, best
 from dnas.engine.train import train as run_training
@@ -25,7 +28,7 @@ from dnas.reports.cells import draw_genotype
 from dnas.reports.confusion import draw_confusion, shares
 from dnas.reports.figures import draw_curves
 from dnas.runs import model_file
-from dnas.runs.directory import free_folder, open_run
+from dnas.runs.directory import RunDirectory, free_folder, open_run
 from dnas.runs.files import write_json
 from dnas.runs.tensorboard import events
 from dnas.task import task_of
@@ -36,7 +39,8 @@ def train(what: str | Path | Run | Selected | Genotype, data: str | Dataset | No
           preset: Literal["quick", "cifar", "nasbench201"] | None = None, splits: Sequence[str] | None = None,
           space: str | None = None, cells: int | None = None, channels: int | None = None, epochs: int | None = None,
           batch: int | None = None, seed: int | None = None, inherit: bool | None = None, out: str | Path | None = None,
-          trust: bool = False, cache: str | None = None, progress: bool = True, **recipe) -> TrainedNetwork:
+          trust: bool = False, devices: int | Literal["all"] | None = None, cache: str | None = None, progress: bool = True,
+          **recipe) -> TrainedNetwork:
     """Trains the network of an architecture on a data set and looks at the test split once, when all is done.
 
     what: a run, what `dnas.select` returns, a genotype, a path to one of them, or a published name such as "darts-v2".
@@ -58,14 +62,16 @@ def train(what: str | Path | Run | Selected | Genotype, data: str | Dataset | No
             whose statistics are computed anew from the data. With 0 epochs it stays at that.
         out: The run directory, in which a training that was interrupted goes on; None keeps the network in memory.
         trust: Import whatever places the run's config names.
+        devices: Devices among which each batch is divided, a number or all.
         cache: Folder in which compiled programs are kept for the next time, or off.
         progress: Show how the training goes on.
 
-    The same arguments give the same bits. Raises ValueError, in one line and before anything is written, for whatever does
-    not fit, such as a supernet that was trained on examples which are to judge the network; NonFiniteLoss; RunWriteError.
+    The same arguments give the same bits on the same number of devices; unless `devices` is given, those are all of an
+    accelerator, and one on a CPU. Raises ValueError, in one line and before anything is written, for whatever does not fit,
+    such as a supernet that was trained on examples which are to judge the network; NonFiniteLoss; RunWriteError.
     """
     plan = plan_training(what, data, preset=preset, splits=splits, space=space, cells=cells, channels=channels,
-                         epochs=epochs, batch=batch, seed=seed, inherit=inherit, trust=trust, **recipe)
+                         epochs=epochs, batch=batch, seed=seed, inherit=inherit, trust=trust, devices=devices, **recipe)
     say = print_flushed if progress else lambda text: None
     return run_training_plan(plan, out, cache=cache, progress=progress, say=say)
 
@@ -74,17 +80,18 @@ def run_training_plan(plan: TrainingPlan, out: str | Path | None, *, cache: str 
                       say: Callable[[str], None] = print_flushed) -> TrainedNetwork:
     """Carries out a plan, in the run directory `out` unless that is None. say: what lines for a person go to."""
     caches.enable(cache)
+    mesh = create_mesh(plan.devices)
     if out is None:
-        _announce(plan, None, say)
-        result = _train(plan, None, progress)
+        _announce(plan, None, mesh, say)
+        result = _train(plan, None, mesh, progress)
         return _network(plan, result, Run(None, plan.config, results_of(plan, result)))
     folder = Path(out).expanduser()
-    with open_run(folder, plan.config) as run:
-        _announce(plan, folder, say)
+    with open_run(folder, plan.config, mesh and sizes_of(mesh)) as run:
+        _announce(plan, run, mesh, say)
         run.save_genotype(plan.architecture.genotype)
         for suffix in ("svg", "png"):
             draw_genotype(plan.architecture.genotype, plan.space.groups, folder / f"cells.{suffix}")
-        result = _train(plan, run, progress)
+        result = _train(plan, run, mesh, progress)
         results = results_of(plan, result)
         network = _network(plan, result, Run(folder, plan.config, results))
         model_file.save(folder / model_file.FILE, network.described, network.weights, network.stats)
@@ -120,7 +127,7 @@ def results_of(plan: TrainingPlan, result: Trained) -> dict[str, Any]:
     return results | ({"class_names": list(data.class_names)} if data.class_names else {})
 
 
-def _announce(plan: TrainingPlan, folder: Path | None, say: Callable[[str], None]) -> None:
+def _announce(plan: TrainingPlan, run: RunDirectory | None, mesh: Mesh | None, say: Callable[[str], None]) -> None:
     cost, built = plan.space.cost(plan.architecture.genotype), space_config(plan.space)
     size = ", ".join(f"{built[name]} {name if built[name] > 1 else name[:-1]}" for name in ("cells", "channels")
                      if name in built)
@@ -131,13 +138,15 @@ def _announce(plan: TrainingPlan, folder: Path | None, say: Callable[[str], None
         say(line)
     say(f"training  {plan.epochs} epochs of {plan.steps} steps of {plan.batch} examples of {', '.join(plan.splits)}, "
         f"seed {plan.seed}")
-    if folder:
-        say(f"run       {folder}")
+    for line in device_lines(mesh, [run]):
+        say(f"devices   {line}")
+    if run:
+        say(f"run       {run.folder}")
 
 
-def _train(plan: TrainingPlan, run, progress: bool) -> Trained:
+def _train(plan: TrainingPlan, run: RunDirectory | None, mesh: Mesh | None, progress: bool) -> Trained:
     return run_training(plan.network, plan.data, epochs=plan.epochs, batch=plan.batch, seed=plan.seed, recipe=plan.recipe,
-                        splits=plan.splits, **plan.arguments, final="test", run=run,
+                        splits=plan.splits, **plan.arguments, final="test", run=run, mesh=mesh,
                         report=None if "holdout" in plan.splits else "holdout", progress=progress)
 
 

@@ -7,7 +7,7 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -22,6 +22,7 @@ from dnas.api.search_plan import BATCH, SEEDS, check_space, space_config
 from dnas.api.supernet import Supernet, fingerprint, refuse_other_state
 from dnas.data import Dataset, balanced, check_augment, steps_per_epoch
 from dnas.data import load as load_data
+from dnas.engine.mesh import device_count, refuse_undivided
 from dnas.engine.search import input_shape
 from dnas.runs.files import read_json
 from dnas.types import Network, SearchSpace
@@ -63,10 +64,12 @@ class TrainingPlan(NamedTuple):
     config: dict[str, Any]
     arguments: Mapping[str, Any]
     lines: Sequence[str]
+    devices: int = 1
 
 
 def plan_training(what, data=None, *, preset=None, splits=None, space=None, cells=None, channels=None, epochs=None,
-                  batch=None, seed=None, inherit=None, trust=False, **recipe) -> TrainingPlan:
+                  batch=None, seed=None, inherit=None, trust=False, devices: int | Literal["all"] | None = None,
+                  **recipe) -> TrainingPlan:
     """Loads, builds and checks all that a training needs, and computes and writes nothing. Arguments: as for `train`.
 
     Raises ValueError, in one line, for whatever does not fit.
@@ -95,6 +98,8 @@ def plan_training(what, data=None, *, preset=None, splits=None, space=None, cell
     shrunk = batch is None and examples < BATCH
     batch = min(BATCH, examples) if batch is None else batch
     steps = steps_per_epoch({"train": examples}, batch)
+    devices = device_count(devices)
+    refuse_undivided(batch, devices, most=examples)
     check_augment(data, batch)
     _trace(network, data, space_config(built)["name"], how.drop_path)
     config = {"genotype": {"name": built.format(architecture.genotype), **json.loads(architecture.genotype.to_json())},
@@ -102,7 +107,7 @@ def plan_training(what, data=None, *, preset=None, splits=None, space=None, cell
               "batch": batch, "seed": seed, **how._asdict(), "inherit": inherit, **origin.config}
     lines = [*origin.lines, *([f"batch     {batch} examples, all that there are"] if shrunk else [])]
     return TrainingPlan(architecture, data, built, network, how, epochs, batch, seed, splits, steps, config,
-                        origin.arguments, lines)
+                        origin.arguments, lines, devices)
 
 
 def default_options(architecture: Architecture, preset: str | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from dnas import platform
 from dnas.algorithms.method import Algorithm
@@ -22,6 +23,7 @@ from dnas.data import Dataset, augment, evaluation_indices, mixed, normalise
 from dnas.data.augmentation import augment_by
 from dnas.data.augmentation import cutout as cut_out
 from dnas.engine.diagnose import curvature, largest_eigenvalue
+from dnas.engine.mesh import DATA, LANE, mesh_of, put, replicated, shape, sharded, sizes_of, spread, tracing
 from dnas.engine.programs import compile_program, start_compiling
 from dnas.task import Task, checked_value
 from dnas.types import Array, Batch, Gates, Network, SearchSpace, Tree
@@ -31,15 +33,16 @@ METRICS_EVERY = 0.25
 
 
 class Examples(NamedTuple):
-    """A data set on the device: inputs `[N, ...]` as stored, targets `[N, ...]`."""
+    """A data set on the device, or whole on each device of a mesh: inputs `[N, ...]` as stored, targets `[N, ...]`."""
 
     inputs: Array
     targets: Array
 
 
-def on_device(data: Dataset) -> Examples:
-    """The inputs and targets of a data set as arrays of the default device."""
-    return Examples(jnp.asarray(data.inputs), jnp.asarray(data.targets))
+def on_device(data: Dataset, mesh: Mesh | None = None) -> Examples:
+    """The inputs and targets of a data set as arrays of the default device, or of the mesh for which the programs of these
+    examples are to be compiled."""
+    return put(Examples(data.inputs, data.targets), mesh)
 
 
 def shape_of(tree: Tree) -> Tree:
@@ -99,8 +102,11 @@ def start_steps(step: Callable, examples: Examples, state: Tree, hyper: Hyper, s
     at the gradient of a convolution, a call is one step and values are `[1]`; elsewhere it is a loop on the device, for any
     number of steps, and values are `[steps]`, 0 outside of start..stop.
     With a `width` it runs as many lanes at once: state is a tuple of states, and hyper, key, rows and metrics have a
-    leading axis.
+    leading axis. On a mesh of several groups of devices each group has `width / groups` of them, and state is one state
+    with a leading axis as well.
     """
+    mesh, groups = mesh_of(examples), sizes_of(mesh_of(examples))[LANE]
+
     def steps_of(state, hyper, key, examples, *rows_start_stop):
         *rows, start, stop = rows_start_stop
         one = lambda row, state: step(state, hyper, key, examples, *(indices[row] for indices in rows))
@@ -116,17 +122,32 @@ def start_steps(step: Callable, examples: Examples, state: Tree, hyper: Hyper, s
         buffers = {name: jnp.zeros((steps, *value.shape), value.dtype) for name, value in shapes.items()}
         return jax.lax.fori_loop(start, stop, body, (state, buffers))
 
-    def lanes_of(states, hyper, key, examples, *rest):
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-        axes = (0, 0, 0, None, *[0] * splits, None, None)
-        stacked, metrics = jax.vmap(steps_of, axes)(stacked, hyper, key, examples, *rest)
+    stacked_of = jax.vmap(steps_of, (0, 0, 0, None, *[0] * splits, None, None))
+
+    def lanes_of(states, *rest):
+        stacked, metrics = stacked_of(jax.tree.map(lambda *leaves: jnp.stack(leaves), *states), *rest)
         return tuple(jax.tree.map(operator.itemgetter(n), stacked) for n in range(width)), metrics
+
+    def group_of(state, hyper, key, examples, *rest):
+        *rows, start, stop = rest
+        if width > groups:
+            return stacked_of(state, hyper, key, examples, *rest)
+        state, hyper, key, rows = jax.tree.map(operator.itemgetter(0), (state, hyper, key, rows))
+        return jax.tree.map(lambda leaf: leaf[None], replicated(steps_of(state, hyper, key, examples, *rows, start, stop)))
 
     across = lambda leaf: jax.ShapeDtypeStruct((*((width,) if width else ()), *leaf.shape), leaf.dtype)
     rows, number = across(jax.ShapeDtypeStruct((steps, batch), jnp.int32)), jax.ShapeDtypeStruct((), jnp.int32)
-    args = ((state,) * width if width else state, jax.tree.map(across, shape_of(hyper)),
-            across(jax.eval_shape(jax.random.key, 0)), examples, *[rows] * splits, number, number)
-    return start_compiling(lanes_of if width else steps_of, args, key=key, donate_argnums=(0,))
+    rest = (jax.tree.map(across, shape_of(hyper)), across(jax.eval_shape(jax.random.key, 0)), examples, *[rows] * splits,
+            number, number)
+    if groups > 1:
+        specs = [(LANE,)] * 3 + [()] + [(LANE,)] * splits + [()] * 2
+        program, args = sharded(group_of, mesh, (jax.tree.map(across, shape_of(state)), *rest), specs, (LANE,), {LANE})
+    elif mesh:
+        program, args = lambda *args: replicated(steps_of(*args)), shape((state, *rest), mesh)
+    else:
+        program, args = (lanes_of, ((state,) * width, *rest)) if width else (steps_of, (state, *rest))
+    with tracing(mesh):
+        return start_compiling(program, args, key=key, donate_argnums=(0,))
 
 
 def epoch_of(program: Callable, examples: Examples, steps: int) -> Callable:
@@ -136,10 +157,11 @@ def epoch_of(program: Callable, examples: Examples, steps: int) -> Callable:
     on_metrics(metrics, done): called with the values of the first `done` steps, about every METRICS_EVERY seconds and
     after the last step. A smaller `steps` uses the first rows only.
     """
-    one_by_one = platform.on_cpu()
+    one_by_one, mesh = platform.on_cpu(), mesh_of(examples)
+    axes = [LANE] if sizes_of(mesh)[LANE] > 1 else []
 
     def advance(state, hyper, key, *rows, on_metrics, steps=steps):
-        rows, unread, pieces = [jnp.asarray(row) for row in rows], [], []
+        (state, hyper, key, rows), unread, pieces = put((state, hyper, key, rows), mesh, *axes), [], []
         done, stride, read = 0, 1, time.monotonic()
         while done < steps:
             stop = min(done + stride, steps)
@@ -183,10 +205,16 @@ def start_scores(space: SearchSpace, task: Task, data: Dataset, examples: Exampl
     masks: 1 to `width` mappings {group: [E, K]}; entries that they lack are those of `gates`.
     first, last: positions in the mixed split, multiples of `batch` or the split's end.
 
-    One program serves any number of masks: on a CPU, where a batch fills the cores, in turn; elsewhere at once.
+    One program serves any number of masks: on a CPU, where a batch fills the cores, in turn; elsewhere at once. On a mesh
+    the batches are dealt out to the devices, each whole on one of them.
     """
-    rows, _ = (jnp.asarray(a) for a in evaluation_indices(mixed(data.splits[split]), batch))
+    mesh, (rows, _) = mesh_of(examples), evaluation_indices(mixed(data.splits[split]), batch)
     total, names = len(data.splits[split]), ["loss", *task.metrics]
+    if mesh:  # a batch of each device side by side
+        size = mesh.size * rows.shape[1]
+        rows = np.resize(rows, (-(-rows.size // size), size))
+    dealt = (None, (LANE, DATA))
+    rows = put(rows, mesh, *dealt)
 
     def score(weights, stats, stacked, count, examples, rows, start, stop):
         def one(gates, row):
@@ -198,17 +226,18 @@ def start_scores(space: SearchSpace, task: Task, data: Dataset, examples: Exampl
         def each(row):
             if not platform.on_cpu():
                 return jax.vmap(one, (0, None))(stacked, row)
-            put = lambda m, scores: scores.at[m].set(one({g: a[m] for g, a in stacked.items()}, row))
-            return jax.lax.fori_loop(0, count, put, jnp.zeros((width, len(names), len(row))))
+            write = lambda m, scores: scores.at[m].set(one({g: a[m] for g, a in stacked.items()}, row))
+            return jax.lax.fori_loop(0, count, write, jnp.zeros((width, len(names), len(row))))
 
-        put = lambda b, scores: scores.at[b].set(each(rows[b]))
-        return jax.lax.fori_loop(start, stop, put, jnp.zeros((rows.shape[0], width, len(names), rows.shape[1])))
+        write = lambda b, scores: scores.at[b].set(each(rows[b]))
+        return jax.lax.fori_loop(start, stop, write, jnp.zeros((rows.shape[0], width, len(names), rows.shape[1])))
 
     stack = lambda masks: {g: jnp.stack([jnp.asarray({**gates, **m}[g], jnp.float32) for m in masks]) for g in gates}
     number = jax.ShapeDtypeStruct((), jnp.int32)
-    masks = stack([gates] * width)
-    program = start_compiling(score, (state.weights, state.stats, masks, number, examples, rows, number, number),
-                              key=program_key("scores", key, data))
+    args = (state.weights, state.stats, stack([gates] * width), number, examples, rows, number, number)
+    if mesh:
+        score, args = sharded(score, mesh, args, [dealt if arg is rows else () for arg in args], (None, None, *dealt))
+    program = start_compiling(score, args, key=program_key("scores", key, data))
     size = rows.shape[1]
 
     def scores_of(state, masks: Sequence[Gates], first: int = 0, last: int = total):
@@ -242,12 +271,14 @@ def compile_judgement(network: Network, task: Task, data: Dataset, examples: Exa
     """Compiles `(weights, stats, rows [n]) -> Judgement` of a trained network with its running averages, for any n."""
     def judge(weights, stats, examples, row):
         inputs, targets = normalise(examples.inputs[row], data.mean, data.std), examples.targets[row]
+        inputs, targets = spread((inputs, targets))
         outputs, _ = network.apply(weights, stats, inputs, train=False, key=None)
         metrics = {name: metric(outputs, targets) for name, metric in task.metrics.items()}
         return Judgement(task.losses(outputs, targets), metrics, task.predict(outputs))
 
-    row = jax.ShapeDtypeStruct((batch,), jnp.int32)
-    program = start_compiling(judge, (weights, stats, examples, row))
+    mesh, row = mesh_of(examples), jax.ShapeDtypeStruct((batch,), jnp.int32)
+    with tracing(mesh):
+        program = start_compiling(judge, shape((weights, stats, examples, row), mesh))
 
     def judgement_of(weights, stats, rows):
         padded = np.resize(np.asarray(rows, np.int32), (-(-len(rows) // batch), batch))
@@ -266,14 +297,16 @@ def recalibrate_batch_norm(network: Network, data: Dataset, examples: Examples, 
     derivative with respect to old.
     """
     def of_batch(weights, stats, examples, row):
-        inputs = normalise(examples.inputs[row], data.mean, data.std)
+        inputs = spread(normalise(examples.inputs[row], data.mean, data.std))
         move = lambda stats: network.apply(weights, stats, inputs, train=True, key=None)[1]
         zeros, ones = (jax.tree.map(like, stats) for like in (jnp.zeros_like, jnp.ones_like))
         moved, share = jax.jvp(move, (zeros,), (ones,))
-        return jax.tree.map(lambda old, new, share: jnp.where(share == 1, old, new / (1 - share)), stats, moved, share)
+        average = lambda old, new, share: jnp.where(share == 1, old, new / (1 - share))
+        return replicated(jax.tree.map(average, stats, moved, share))
 
-    row = jax.ShapeDtypeStruct((rows.shape[1],), jnp.int32)
-    program = compile_program(of_batch, (weights, stats, examples, row))
+    mesh, row = mesh_of(examples), jax.ShapeDtypeStruct((rows.shape[1],), jnp.int32)
+    with tracing(mesh):
+        program = compile_program(of_batch, shape((weights, stats, examples, row), mesh))
     averages = [program(weights, stats, examples, row) for row in np.asarray(rows, np.int32)]
     return jax.tree.map(lambda *values: sum(values) / len(values), *averages)
 
@@ -284,13 +317,15 @@ def compile_diagnosis(algorithm: Algorithm, data: Dataset, examples: Examples, s
     the valid split."""
     def first(split):
         rows = jnp.asarray(mixed(data.splits[split])[:batch])
-        return _batch(data, examples.inputs[rows], examples.targets[rows])
+        return put(_batch(data, examples.inputs[rows], examples.targets[rows]), mesh_of(examples), DATA)
 
     train, valid, hyper = first("train"), first("valid"), shape_of(hyper)
     sharp, product = curvature(algorithm.loss)
     size = sum(leaf.size for leaf in jax.tree.leaves(state.arch))
-    sharp = compile_program(sharp, (state, hyper, train))
-    product = compile_program(product, (state, hyper, valid, jax.ShapeDtypeStruct((size,), jnp.float32)))
+    state, hyper, vector = shape((state, hyper, jax.ShapeDtypeStruct((size,), jnp.float32)), mesh_of(examples))
+    with tracing(mesh_of(examples)):
+        sharp = compile_program(sharp, (state, hyper, train))
+        product = compile_program(product, (state, hyper, valid, vector))
 
     def diagnose(state, hyper):
         times = lambda vector: np.asarray(product(state, hyper, valid, np.asarray(vector, np.float32)), np.float64)
@@ -311,4 +346,4 @@ def _loaded(key: Array, data: Dataset, examples: Examples, rows: Array) -> Batch
 
 def _batch(data: Dataset, inputs: Array, targets: Array) -> Batch:
     weights = None if data.class_weights is None else jnp.asarray(data.class_weights)[targets]
-    return Batch(normalise(inputs, data.mean, data.std), targets, weights)
+    return spread(Batch(normalise(inputs, data.mean, data.std), targets, weights))

@@ -92,6 +92,21 @@ def parse(text: str) -> tuple[dict[str, dict[str, Instruction]], str]:
     return computations, entry
 
 
+def scheduled(text: str) -> Iterator[tuple[Instruction, int]]:
+    """The lines of a program and of all computations that it calls, those of every branch of a conditional too, and how
+    often each runs; in a loop of which the text does not say how often it runs, once."""
+    computations, entry = parse(text)
+    program, waiting = _Program(computations), [(entry, 1)]
+    while waiting:
+        name, times = waiting.pop()
+        for line in computations[name].values():
+            yield line, times
+            called = _called(line)
+            turns = program.turns(computations[name], line) if line.opcode == "while" else 1
+            inner = [called.get("calls"), called.get("to_apply"), called.get("body"), *called["branches"]]
+            waiting += [(each, times * turns) for each in inner if each in computations]
+
+
 def _instruction(name: str, text: str, root: bool) -> Instruction:
     end = _closing(text) if text.startswith("(") else text.index(" ")
     shape, text = text[:end], text[end:].lstrip()

@@ -1,4 +1,5 @@
-"""Lanes: several searches in one program, along a leading axis where that is fast, else in turn."""
+"""Lanes: several searches in one program, each on devices of its own where there are several, on one device along a leading
+axis where that is fast, else in turn."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from dnas.algorithms.schedules import Hyper
 from dnas.data import Dataset
 from dnas.engine.compile import Examples, epoch_of, start_search
 from dnas.engine.devices import available, planned, size, spelled
+from dnas.engine.mesh import DATA, LANE, mesh_of, sizes_of
 from dnas.platform import on_cpu
 from dnas.types import Array, Tree
 
@@ -31,48 +33,57 @@ class LaneProgram(NamedTuple):
         valid hold rows `[steps, batch]`; on_metrics(metrics, done) as for `dnas.engine.compile.epoch_of`, with values
         `[width, done]`.
     width: lanes that one call advances.
-    memory: bytes for all lanes, as estimated; None if unavailable. note: how the lanes run and the memory, as text.
+    memory: bytes for all lanes, on the first device, as estimated; None if unavailable. note: how the lanes run and the
+    memory, as text. compiled: the program.
     """
 
     advance: Callable
     width: int
     memory: int | None
     note: str
+    compiled: jax.stages.Compiled
 
 
 def start_lanes(algorithm: Algorithm, data: Dataset, examples: Examples, state: Tree, hyper: Hyper, steps: int, batch: int,
                 lanes: int, *, at_once: bool | None = None, key: Any = None) -> Callable[[], LaneProgram]:
-    """Starts compiling an epoch of `lanes` searches with states like `state`: as many at once as fit the memory. Call the
-    returned function to wait for the program.
+    """Starts compiling an epoch of `lanes` searches with states like `state`: as many at once as fit the memory, and one on
+    each group of devices at least. Call the returned function to wait for the program.
 
-    at_once: False to run one after another by the program of a single search. None: False on a CPU, where a convolution
-        of several networks at once takes longer than one by one; True elsewhere.
+    at_once: False to run one after another on a device, by the program of a single search. None: False on a CPU, where a
+        convolution of several networks at once takes longer than one by one; True elsewhere.
     key: see `dnas.engine.compile.program_key`.
     """
     at_once = not on_cpu() if at_once is None else at_once
-    start = lambda width: start_search(algorithm, data, examples, state, hyper, steps, batch, width if width > 1 else None,
-                                       key=key)
-    started = start(lanes if at_once else 1)
+    groups = sizes_of(mesh_of(examples))[LANE]
+    start = lambda each: start_search(algorithm, data, examples, state, hyper, steps, batch,
+                                      each * groups if each * groups > 1 else None, key=key)
+    started = start(-(-lanes // groups) if at_once else 1)
     return lambda: _fitting(start, started, examples, state, steps, lanes, at_once)
 
 
 def _fitting(start: Callable, started: Callable, examples: Examples, state: Tree, steps: int, lanes: int,
              at_once: bool) -> LaneProgram:
     """The program of as many lanes as fit the memory: the `started` one, else one of fewer lanes."""
-    fitting, memory_there, all_at_once = lanes if at_once else 1, available(), None
+    sizes, memory_there, all_at_once = sizes_of(mesh_of(examples)), available(), None
+    groups = sizes[LANE]
+    share = -(-lanes // groups)  # searches of each group of devices
+    fitting = share if at_once else 1
     while True:
-        width = -(-lanes // -(-lanes // fitting))
+        each = -(-share // -(-share // fitting))
         program = started()
-        plan = planned(program)
-        memory = plan and plan + (lanes - width) * size(state)
+        plan, width = planned(program), each * groups
+        # between epochs the states of several groups lie on the first device
+        memory = plan and plan + (lanes if groups > 1 else lanes - width) * size(state)
         all_at_once = all_at_once or memory
-        if width == 1 or None in (memory, memory_there) or memory <= memory_there:
+        if each == 1 or None in (memory, memory_there) or memory <= memory_there:
             break
-        each = (plan - size(examples)) / width - size(state)  # without its state, which is in memory in any case
-        fitting = min(max(int((memory_there - size(examples) - lanes * size(state)) / each), 1), width - 1)
-        started = start(-(-lanes // -(-lanes // fitting)))
+        one = (plan - size(examples)) / each - (size(state) if groups == 1 else 0)  # beside its state, which is there anyway
+        fitting = min(max(int((memory_there - size(examples) - lanes * size(state)) / one), 1), each - 1)
+        started = start(-(-share // -(-share // fitting)))
     use = f"{spelled(memory)} of {spelled(memory_there)}"
-    if not at_once:
+    if groups > 1:
+        note = f"{lanes} searches on {groups * sizes[DATA]} devices, {width} at a time: {use} on the first device"
+    elif not at_once:
         why = " (a CPU takes longer for all at once)" if on_cpu() else ""
         note = f"{lanes} searches in turn, by one program{why}: {use}"
     elif width == lanes:
@@ -81,8 +92,8 @@ def _fitting(start: Callable, started: Callable, examples: Examples, state: Tree
         note = f"{lanes} searches at once need {spelled(all_at_once)}, {fitting} would fit: {width} at a time, {use}"
     if None not in (memory, memory_there) and memory > memory_there:
         note += ", which may be too little"
-    advance = epoch_of(program, examples, steps)
-    return LaneProgram(_in_turn(advance) if width == 1 else _at_once(advance), width, memory, note)
+    run = _on_groups if groups > 1 else _in_turn if width == 1 else _at_once
+    return LaneProgram(run(epoch_of(program, examples, steps)), width, memory, note, program)
 
 
 def _in_turn(advance: Callable) -> Callable:
@@ -100,6 +111,17 @@ def _at_once(advance: Callable) -> Callable:
         hyper = {name: np.stack([hyper[name] for hyper in hypers]) for name in hypers[0]}
         return list(advance(tuple(states), hyper, jnp.stack(keys), np.stack(train), np.stack(valid),
                             on_metrics=on_metrics)[0])
+
+    return run
+
+
+def _on_groups(advance: Callable) -> Callable:
+    """`LaneProgram.advance` by a program of lanes on several groups of devices, of states with a leading axis."""
+    def run(states, hypers, keys, train, valid, *, on_metrics):
+        state, hyper = (jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(trees)) for trees in (states, hypers))
+        state, _ = advance(state, hyper, jnp.stack(keys), np.stack(train), np.stack(valid), on_metrics=on_metrics)
+        state = jax.device_get(state)
+        return [jax.tree.map(lambda leaf, n=n: jnp.asarray(leaf[n]), state) for n in range(len(states))]
 
     return run
 

@@ -103,7 +103,7 @@ def start_compiling(function: Callable, args: Sequence, *, key: Any = None, dona
     with on_platform(platform) if platform else contextlib.nullcontext():
         folder = None if key is None else _folder(args)
         if folder is None:
-            return _of_text(_lower(function, args, donated))
+            return _of_text(_lower(function, args, donated), _devices(args))
         name = _digest(key, args, donated)
         if name in _programs:
             with contextlib.suppress(KeyError):
@@ -196,12 +196,12 @@ def _register_namedtuples(tree):
             _register_namedtuples(part)
 
 
-def _of_text(lowered):
-    """Starts compiling a lowered function, unless this process has compiled the same text."""
+def _of_text(lowered, devices):
+    """Starts compiling a lowered function, unless this process has compiled the same text for the same devices."""
     if getattr(lowered._lowering, "const_args", None):  # constants that are not in the text
         return _threads.submit(_compile, lowered, compiler_options()).result
     text = hashlib.sha256(lowered.as_text().encode()).hexdigest()
-    return _start((text, current(), lowered.in_tree, lowered.out_tree), lowered)
+    return _start((text, current(), lowered.in_tree, lowered.out_tree, devices), lowered)
 
 
 def _start(name, lowered):
@@ -233,10 +233,14 @@ def _folder(args) -> Path | None:
     cache = jax.config.jax_compilation_cache_dir
     if not cache or "://" in cache or not jax.config.jax_enable_compilation_cache or _source()[1] > _IMPORTED:
         return None
+    devices = _devices(args)
+    return None if len(devices) > 1 or not devices <= {*jax.local_devices()} else Path(cache) / "traced"
+
+
+def _devices(args) -> frozenset:
+    """The devices on which the arguments lie; none for shapes without a sharding."""
     shardings = {leaf.sharding for leaf in jax.tree.leaves(args) if getattr(leaf, "sharding", None) is not None}
-    if any(len(sharding.device_set) > 1 or not sharding.device_set <= {*jax.local_devices()} for sharding in shardings):
-        return None
-    return Path(cache) / "traced"
+    return frozenset().union(*(sharding.device_set for sharding in shardings))
 
 
 def _digest(key, args, donated) -> str:

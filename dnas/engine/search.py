@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from dnas.algorithms.decisions import Stop, checked_decisions, stop_of
 from dnas.algorithms.method import Algorithm, Method
@@ -20,6 +21,7 @@ from dnas.engine.compile import Examples, compile_diagnosis, compile_evaluation,
 from dnas.engine.diagnose import collapse, skips
 from dnas.engine.host import initial
 from dnas.engine.lanes import Epoch, EpochEnd, NonFiniteLoss, advance_lanes, start_lanes
+from dnas.engine.mesh import DATA, bytes_sent, collectives, on_one, shape, sizes_of
 from dnas.engine.progress import SILENT, Display, display, shared
 from dnas.engine.records import counts, entropy, of_split, refuse_non_finite, tagged
 from dnas.runs import checkpoint
@@ -67,22 +69,23 @@ class Lane(NamedTuple):
 
 def search(space: SearchSpace, method: Method, data: Dataset, *, epochs: int, batch: int, seed: int = 0,
            run: RunDirectory | None = None, progress: bool = True, diagnose: int = 0, stop_on_collapse: bool = False,
-           start: SearchState | None = None, key: Any = None) -> Result:
+           start: SearchState | None = None, mesh: Mesh | None = None, key: Any = None) -> Result:
     """Searches `space` by `method` on the train and valid splits, with an evaluation on the hold-out split after each epoch.
 
-    The same arguments give the same bits. With `run` the results are written into its directory, and an interrupted
-    search continues from its last whole checkpoint.
+    The same arguments give the same bits, on the same number of devices. With `run` the results are written into its
+    directory, and an interrupted search continues from its last whole checkpoint.
 
     diagnose: epochs between diagnoses (see `dnas.engine.diagnose`), 0 for none. A collapse is reported, and with
         `stop_on_collapse` ends the search with the genotype of the epoch before it.
     start: the state of another search of this space, whose weights, logits, decisions and mask are the initial ones.
+    mesh: the devices, see `dnas.engine.mesh.create_mesh`; `batch` must divide by its axis `data`. None: the default device.
     key: see `dnas.engine.compile.program_key`; None to trace the programs in each process.
 
     Raises ValueError for a batch larger than a split and a start that does not fit, NonFiniteLoss, and the errors of
     `dnas.runs.checkpoint` and `dnas.runs.directory`.
     """
     [result] = search_lanes(space, [Lane(method, seed, run)], data, epochs=epochs, batch=batch, progress=progress,
-                            diagnose=diagnose, stop_on_collapse=stop_on_collapse, start=start, key=key)
+                            diagnose=diagnose, stop_on_collapse=stop_on_collapse, start=start, mesh=mesh, key=key)
     if isinstance(result, NonFiniteLoss):
         raise result
     return result
@@ -90,7 +93,7 @@ def search(space: SearchSpace, method: Method, data: Dataset, *, epochs: int, ba
 
 def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, epochs: int, batch: int, progress: bool = True,
                  diagnose: int = 0, stop_on_collapse: bool = False, start: SearchState | None = None,
-                 at_once: bool | None = None, key: Any = None) -> list[Result | NonFiniteLoss]:
+                 at_once: bool | None = None, mesh: Mesh | None = None, key: Any = None) -> list[Result | NonFiniteLoss]:
     """Several searches by one program, each equal to `search` by itself up to rounding.
 
     Lanes that were interrupted at different epochs advance in groups until all are level.
@@ -118,7 +121,7 @@ def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, ep
                   for lane, hyper, last, one in zip(lanes, hypers, latest, displays)]
         if any(one.going for one in active):
             with shown.compiling("the search step and the evaluation"):
-                examples, first = on_device(data), active[0]
+                examples, first = on_device(data, mesh), active[0]
                 program = start_lanes(algorithm, data, examples, first.state, first.hyper, steps, batch, len(lanes),
                                       at_once=at_once, key=key)
                 gates = algorithm.gates(first.state, first.hyper)
@@ -226,7 +229,8 @@ class _Search:
         """The result of the search; writes the last files of its run."""
         if self.error:
             return self.error
-        state, epoch = self.state, self.stopped.epoch if self.stopped else None
+        state = self.state = on_one(self.state)
+        epoch = self.stopped.epoch if self.stopped else None
         if epoch is not None:
             state = state._replace(arch={name: jnp.asarray(rows[epoch]) for name, rows in self.recorder.trajectory.items()})
         genotype = self.algorithm.select(state, self.hyper)
@@ -289,23 +293,26 @@ def started_from(state: SearchState, start: SearchState) -> SearchState:
     return state._replace(**parts)
 
 
-def estimate(space: SearchSpace, method: Method, data: Dataset, *, batch: int, searches: int = 1) -> dict[str, Any]:
+def estimate(space: SearchSpace, method: Method, data: Dataset, *, batch: int, searches: int = 1,
+             mesh: Mesh | None = None) -> dict[str, Any]:
     """The needs of a search, or of several by one program, without running a step.
 
     weights, macs: parameters and multiply-adds per example of the supernet; memory_bytes: peak of one step as XLA plans
-    it, None if unavailable; compile_seconds: of the step, less if it is cached. note: how several searches would run, and
-    in how much memory.
+    it, on the first device, None if unavailable; compile_seconds: of the step, less if it is cached. note: how several
+    searches would run, and in how much memory. sent_bytes: that each device of the mesh sends to others in a step, at
+    least.
     """
     steps_per_epoch(data, batch)
     algorithm, hyper = method.bind(space, task_of(data)), method.numbers_of(epochs=10**6, steps=1)
     state = state_shape(space, method, data, batch)
-    examples = Examples(*shape_of((data.inputs, data.targets)))
+    examples = shape(Examples(*shape_of((data.inputs, data.targets))), mesh)
     began = time.monotonic()
     program = start_lanes(algorithm, data, examples, state, hyper, 1, batch, searches)()
     seconds = time.monotonic() - began
     cost = space.cost(None)
     return {"weights": cost["params"], "macs": cost["macs"], "memory_bytes": program.memory, "compile_seconds": seconds,
-            "note": program.note}
+            "note": program.note,
+            "sent_bytes": bytes_sent(collectives(program.compiled), sizes_of(mesh)[DATA]) if mesh else 0}
 
 
 def state_shape(space: SearchSpace, method: Method, data: Dataset, batch: int) -> SearchState:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from dnas.algorithms.distillation import Teacher
 from dnas.algorithms.schedules import cosine_by_epoch, time_of
@@ -18,6 +19,7 @@ from dnas.data import SPLITS, Dataset, steps_per_epoch, train_indices
 from dnas.engine.compile import Examples, compile_judgement, compile_training, epoch_of, on_device, recalibrate_batch_norm
 from dnas.engine.host import initial
 from dnas.engine.lanes import NonFiniteLoss
+from dnas.engine.mesh import on_one
 from dnas.engine.progress import SILENT, display, metric_text
 from dnas.engine.records import confusion, of_split, refuse_non_finite, tagged
 from dnas.engine.search import input_shape
@@ -56,12 +58,12 @@ class Trained(NamedTuple):
 def train(network: Network, data: Dataset, *, epochs: int, batch: int, recipe: Recipe = PUBLISHED, seed: int = 0,
           splits: Sequence[str] = ("train", "valid"), report: str | None = "holdout", final: str | None = None,
           start: tuple[Weights, Stats] | None = None, teacher: Teacher | None = None, run: RunDirectory | None = None,
-          progress: bool = True, say: Callable[[str], None] | None = None) -> Trained:
+          mesh: Mesh | None = None, progress: bool = True, say: Callable[[str], None] | None = None) -> Trained:
     """Trains `network` on `splits`, augmented as in a search, and evaluates it on `report` after each epoch.
 
-    The same arguments give the same bits. With `run` the results are written into its directory, and an interrupted
-    training continues from its last whole checkpoint; best.safetensors has the weights and stats of
-    the epoch with the best reported metric, last.safetensors those of the last epoch.
+    The same arguments give the same bits, on the same number of devices. With `run` the results are written into its
+    directory, and an interrupted training continues from its last whole checkpoint; best.safetensors has the weights and
+    stats of the epoch with the best reported metric, last.safetensors those of the last epoch.
 
     Args:
         splits, report: of the data set. final: a split that is evaluated once, at the end.
@@ -69,6 +71,7 @@ def train(network: Network, data: Dataset, *, epochs: int, batch: int, recipe: R
         start: weights and stats to start from, such as those of `SearchSpace.inherit`. Before the first epoch the stats
             are computed from examples of `splits` and `report` is evaluated; epochs may be 0.
         teacher: see `dnas.algorithms.distillation.supernet_teacher`; its share of the loss is recipe.distill.
+        mesh: the devices, see `dnas.engine.mesh.create_mesh`, among which `batch` must divide; None: the default device.
         progress: show the progress. say: prints the lines; default: on the terminal.
 
     Raises ValueError for settings out of range, NonFiniteLoss, and the errors of `dnas.runs.checkpoint` and
@@ -93,7 +96,7 @@ def train(network: Network, data: Dataset, *, epochs: int, batch: int, recipe: R
         going = first < epochs
         what = "the training step and the evaluation" if epochs else "the evaluation"
         with shown.compiling(what) if going else contextlib.nullcontext():
-            examples = on_device(data)
+            examples = on_device(data, mesh)
             if first < 0:
                 batches = train_indices(seed, 0, rows, batch)[:RECALIBRATED]
                 state = how.start(start[0], recalibrate_batch_norm(network, data, examples, *start, batches))
@@ -137,7 +140,7 @@ def train(network: Network, data: Dataset, *, epochs: int, batch: int, recipe: R
             _save(run, "last", *how.result(state))
         ended = judge(*how.result(state), final) if final else (None, None, None)
     reported = of_split(recorder.records[-1], report) if report else None
-    return Trained(*how.result(state), recorder.records, reported, time.monotonic() - began, *ended)
+    return Trained(*on_one(how.result(state)), recorder.records, reported, time.monotonic() - began, *ended)
 
 
 def best(records: Sequence[Mapping[str, Any]], split: str, task: Task) -> int:

@@ -141,9 +141,11 @@ class RunDirectory:
         self.close()
 
 
-def open_run(path: str | Path, config: Mapping[str, Any]) -> RunDirectory:
+def open_run(path: str | Path, config: Mapping[str, Any], mesh: Mapping[str, int] | None = None) -> RunDirectory:
     """Creates the run directory `path`, or resumes the one there if its config.json equals `config`. Where another run is
     that it goes on from may differ, and is written anew.
+
+    mesh: sizes of the mesh of devices, which environment.json has where there is one.
 
     Raises ValueError, before anything is written, where the directory holds a run of another config (each differing
     key is named), results without a checkpoint, or something else than a run, cannot be written to, or is in use by another
@@ -163,7 +165,7 @@ def open_run(path: str | Path, config: Mapping[str, Any]) -> RunDirectory:
         if not resumed or read_json(folder / "config.json") != config:
             write_json(folder / "config.json", config)
         if not (folder / "environment.json").exists():
-            write_json(folder / "environment.json", environment())
+            write_json(folder / "environment.json", environment() | ({"mesh": dict(mesh)} if mesh else {}))
         trust.remember(folder, config)
     except BaseException:
         lock.close()

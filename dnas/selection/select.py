@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from dnas.algorithms.method import Method
 from dnas.data import Dataset, epoch_indices, evaluation_indices, steps_per_epoch
@@ -44,7 +45,7 @@ class SelectionResult(NamedTuple):
 
 
 def selection_context(space: SearchSpace, method: Method, data: Dataset, state: Tree, *, batch: int, epochs: int,
-                      seed: int = 0, key: Any = None,
+                      seed: int = 0, mesh: Mesh | None = None, key: Any = None,
                       compiling: Callable[[str], AbstractContextManager] = SILENT.compiling) -> Context:
     """The context of selections on the trained `state` of a search of `epochs` epochs. Compiles its two programs when they
     are first needed.
@@ -52,13 +53,14 @@ def selection_context(space: SearchSpace, method: Method, data: Dataset, state: 
     Fine-tuning is the search step at FINE_TUNING of its first learning rate. The weights' optimiser starts afresh, the
     architecture's continues.
 
+    mesh: the devices, see `dnas.engine.mesh.create_mesh`; to fine-tune on them `batch` must divide among them.
     key: see `dnas.engine.compile.program_key`; that of the search reuses its compiled step.
     compiling: shows that a program is being compiled, such as `dnas.engine.progress.compiling`.
     """
-    examples, steps, task = on_device(data), steps_per_epoch(data, batch), task_of(data)
+    examples, steps, task = on_device(data, mesh), steps_per_epoch(data, batch), task_of(data)
     algorithm = method.bind(space, task)
     hyper, tuning = (method.numbers_of(epochs=epochs, steps=steps, fine_tuning=share) for share in (0.0, FINE_TUNING))
-    rows = evaluation_indices(data.splits["valid"], batch)[0].shape[1]
+    rows, total = evaluation_indices(data.splits["valid"], batch)[0].shape[1], len(data.splits["valid"])
     width = max(WIDTH, *(max(group.shape[1], _most_into(group)) for group in space.groups.values()))
     fresh = initial(algorithm.init, jax.random.key(0), input_shape(data, batch), hyper)
     state = jax.tree.map(jnp.asarray, state._replace(weights_opt=fresh.weights_opt))
@@ -84,11 +86,12 @@ def selection_context(space: SearchSpace, method: Method, data: Dataset, state: 
         return program("tune")(copied, tuning, key, *indices, on_metrics=lambda metrics, done: None, steps=steps)[0]
 
     def seconds(plan):
-        score_one = _timed(lambda: score(state, [gates(state)], 0, rows)) if plan["evaluations"] else 0
+        some = min(rows * (mesh.size if mesh else 1), total)  # a batch for each device
+        score_some = _timed(lambda: score(state, [gates(state)], 0, some)) if plan["evaluations"] else 0
         tune_one = _timed(lambda: jax.block_until_ready(tune(state, 0, 1))) if plan["epochs"] else 0
-        return plan["evaluations"] * score_one / rows + plan["epochs"] * steps * tune_one
+        return plan["evaluations"] * score_some / some + plan["epochs"] * steps * tune_one
 
-    return Context(space, task, gates, state, score, tune, len(data.splits["valid"]), width, rows, seed, seconds)
+    return Context(space, task, gates, state, score, tune, total, width, rows, seed, seconds)
 
 
 def _timed(function: Callable) -> float:

@@ -59,7 +59,7 @@ def _sums(a, b):
     """Sums of a and of a * b over all but the last axis.
 
     On a CPU first along long rows, of which it takes many at a time; elsewhere first within each image, and then both sums
-    over the images as one.
+    over the images as one, of which several devices exchange the `[2, C]` alone.
     """
     products = a * b
     if on_cpu():

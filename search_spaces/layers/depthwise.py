@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 
+from dnas.engine.mesh import by_example
 from dnas.platform import on_cpu
 from search_spaces.layers.forms import in_bundle, unstack
 from search_spaces.layers.kernels import kernel_of
@@ -59,9 +60,10 @@ def _bundle(stride, dilation):
 def plain(x, weight, stride, dilation):
     """The operation in one call."""
     pad = dilation * (weight.shape[0] // 2)
-    return lax.conv_general_dilated(x, weight, (stride, stride), ((pad, pad), (pad, pad)),
-                                    rhs_dilation=(dilation, dilation), feature_group_count=x.shape[-1],
-                                    dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    grouped = partial(lax.conv_general_dilated, window_strides=(stride, stride), padding=((pad, pad), (pad, pad)),
+                      rhs_dilation=(dilation, dilation), feature_group_count=x.shape[-1],
+                      dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return by_example(grouped, x, weight)
 
 
 def _sum_of_taps(x, weight, stride, dilation):
