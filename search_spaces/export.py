@@ -72,7 +72,7 @@ def flax_source(trained: TrainedNetwork) -> str:
     expression(module, collect)
     usage = ["load", "logits", *(["predict"] if trained.task.confusion else [])]
     parts = compose([*starts, *((USAGE, each) for each in usage)], [*constants, "MODULE"], called(trained),
-                    {"MixedOp": "PartialMixedOp"} if options.partial_channels > 1 else {})
+                    {"MixedOp": "PartialMixedOp", "bundle": "partial_bundle"} if options.partial_channels > 1 else {})
     last = [text for name, text in parts.definitions if name == USAGE]
     copied = [text for name, text in parts.definitions if name != USAGE]
     used = set(re.findall(r"\w+", "\n".join(copied + last))) | ({"CLASSES"} if classes else set())

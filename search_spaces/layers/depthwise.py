@@ -14,7 +14,8 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 
 from dnas.platform import on_cpu
-from search_spaces.layers.forms import in_bundle
+from search_spaces.layers.forms import in_bundle, unstack
+from search_spaces.layers.kernels import kernel_of
 
 _form = contextvars.ContextVar("depthwise_form", default=None)
 
@@ -68,10 +69,11 @@ def _sum_of_taps(x, weight, stride, dilation):
     return sum(image * kernel for image, kernel in zip(images, weight.reshape(len(images), -1)))
 
 
-_taps = jax.custom_vjp(_sum_of_taps, nondiff_argnums=(2, 3))
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _taps(x, weight, stride, dilation):
+    return _forward(x, weight, stride, dilation)[0]
 
 
-@partial(jax.jit, static_argnums=(2, 3))
 def taps(x, weight, stride, dilation):
     """The same as a sum over the taps of the kernel, each a shifted image times one weight a channel.
 
@@ -100,13 +102,14 @@ def _window(x, top, left, height, width, stride=1):
 
 
 def _forward(x, weight, stride, dilation):
-    return _sum_of_taps(x, weight, stride, dilation), (x, weight)
+    return kernel_of(_sum_of_taps, stride, dilation)(x, weight), (x, weight)
 
 
 def _backward(stride, dilation, saved, g):
     x, weight = saved
-    to_weight = _to_weight(x, g, weight.shape[0], stride, dilation)
-    return _to_input(g[None], weight[None], x.shape, stride, dilation), to_weight.astype(weight.dtype)
+    to_weight = kernel_of(_to_weight, weight.shape[0], stride, dilation)(x, g)
+    to_input = kernel_of(_to_input, x.shape, stride, dilation)(g[None], weight[None])
+    return to_input, to_weight.astype(weight.dtype)
 
 
 def _to_input(g, weight, shape, stride, dilation):
@@ -161,19 +164,24 @@ _taps.defvjp(_forward, _backward)
 def _shared(x, weight, stride, dilation):
     """`x [B, H, W, C]` convolved with each of `weight [E, k, k, 1, C]`: `[E, B, H, W, C]`. Its image at each tap is read
     once for all, and so are the gradients that come back."""
+    return _shared_forward(x, weight, stride, dilation)[0]
+
+
+def _sums_of_taps(x, weight, stride, dilation):
     images = _shifted(x, weight.shape[1], stride, dilation)
     kernels = weight.reshape(len(weight), len(images), 1, 1, 1, -1)
     return sum(image * kernels[:, tap] for tap, image in enumerate(images))
 
 
 def _shared_forward(x, weight, stride, dilation):
-    return _shared(x, weight, stride, dilation), (x, weight)
+    return kernel_of(_sums_of_taps, stride, dilation)(x, weight), (x, weight)
 
 
 def _shared_backward(stride, dilation, saved, g):
     x, weight = saved
-    to_weight = jnp.stack([_to_weight(x, part, weight.shape[1], stride, dilation) for part in g])
-    return _to_input(g, weight, x.shape, stride, dilation), to_weight.astype(weight.dtype)
+    one = kernel_of(_to_weight, weight.shape[1], stride, dilation)
+    to_weight = jnp.stack([one(x, part) for part in unstack(g, len(g))])
+    return kernel_of(_to_input, x.shape, stride, dilation)(g, weight), to_weight.astype(weight.dtype)
 
 
 _shared.defvjp(_shared_forward, _shared_backward)

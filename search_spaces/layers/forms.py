@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import zlib
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 SEPARATOR, AXIS = "+", "edge"
@@ -30,15 +32,14 @@ def in_bundle() -> bool:
     return _bundled.get()
 
 
-def edge_index() -> jax.Array | int:
-    """The number of the edge within its bundle, traced; 0 of an edge that is in none."""
-    return lax.axis_index(AXIS) if in_bundle() else 0
-
-
-def paths_of_edges(path: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """The path of an operation's module on each edge of its bundle; that of the module itself if it is in none."""
-    count = max(name.count(SEPARATOR) for name in ("", *path)) + 1
-    return [tuple(name.split(SEPARATOR)[e] if SEPARATOR in name else name for name in path) for e in range(count)]
+def number_of(path: tuple[str, ...]) -> jax.Array | int:
+    """A number in 32 bits of an operation's module, of which `path` are the names from the top. In a bundle it is traced:
+    on each edge that of the module which the edge would have alone."""
+    if not in_bundle():
+        return zlib.crc32("/".join(path).encode())
+    edges = max(map(str.count, path, [SEPARATOR] * len(path))) + 1
+    names = ["/".join(name.split(SEPARATOR)[e] if SEPARATOR in name else name for name in path) for e in range(edges)]
+    return jnp.array([zlib.crc32(name.encode()) for name in names], jnp.uint32)[lax.axis_index(AXIS)]
 
 
 def unstack(x: jax.Array, count: int) -> list[jax.Array]:

@@ -7,8 +7,8 @@ help, for it is gone before fusion; a call that may not be inlined does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
+from collections.abc import Callable, Hashable
+from functools import cache, wraps
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,12 @@ def kernel(function: Callable) -> Callable:
             return compiled(*args)
 
     return call
+
+
+@cache
+def kernel_of(function: Callable, *static: Hashable) -> Callable:
+    """`function(*arrays, *static)` of `arrays` as a kernel, traced once for all arrays of the same shapes."""
+    return kernel(wraps(function)(lambda *arrays: function(*arrays, *static)))
 
 
 @kernel

@@ -7,7 +7,6 @@ momentum 0.1), so that published numbers can be compared.
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Callable
 from functools import partial
 
@@ -17,11 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dnas.platform import on_cpu
 from search_spaces.layers.batch_norm import normalised
 from search_spaces.layers.convolution import conv
 from search_spaces.layers.depthwise import depthwise
-from search_spaces.layers.forms import edge_index, paths_of_edges
+from search_spaces.layers.forms import number_of
 from search_spaces.layers.mixed import strided
 from search_spaces.layers.pooling import avg_pool, max_pool
 
@@ -54,7 +52,7 @@ class Conv(nn.Module):
     def __call__(self, x):
         shape = (self.kernel, self.kernel, x.shape[-1], self.channels)
         weight = self.param("kernel", torch_uniform, shape).astype(x.dtype)
-        if self.kernel == 1 and (on_cpu() or x.ndim != 4):
+        if self.kernel == 1 and x.ndim != 4:
             return strided(x, self.stride) @ weight[0, 0]
         return conv(x, weight, self.stride)
 
@@ -233,10 +231,6 @@ class Noise(nn.Module):
 
     @nn.compact
     def __call__(self, x, train):
-        if self.has_rng("dropout"):
-            key = self.make_rng("dropout")
-        else:
-            names = [zlib.crc32("/".join(path).encode()) for path in paths_of_edges(self.path)]
-            key = jax.random.key(jnp.array(names, jnp.uint32)[edge_index()])
+        key = self.make_rng("dropout") if self.has_rng("dropout") else jax.random.key(number_of(self.path))
         shape = jax.eval_shape(lambda x: strided(x, self.stride), x).shape
         return jax.random.normal(key, (*shape[:-1], self.channels), x.dtype)

@@ -6,6 +6,7 @@ What has these names elsewhere in this toolkit is for searches, and fast on a CP
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Mapping
 
 import flax.linen as nn
@@ -56,6 +57,16 @@ class PartialMixedOp(MixedOp):
         return channel_shuffle(jnp.concatenate([y, passed], -1), PARTIAL_CHANNELS)
 
 
+def bundle(ops, edges, x, gates, train, **options):
+    """What edges of these names put out, all of which read x."""
+    return [MixedOp(ops, name=edge, **options)(x, gate, train) for edge, gate in zip(edges, gates)]
+
+
+def partial_bundle(ops, edges, x, gates, train, **options):
+    """What edges of these names put out, all of which read x."""
+    return [PartialMixedOp(ops, name=edge, **options)(x, gate, train) for edge, gate in zip(edges, gates)]
+
+
 class Repeated(nn.Module):
     """Equal cells one after another; where their weights are stacked, [count, ...], as one loop."""
 
@@ -79,6 +90,11 @@ def torch_uniform(key, shape, dtype=jnp.float32, fan_in=None):
     """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), torch's default."""
     limit = (fan_in or math.prod(shape[:-1])) ** -0.5
     return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+
+def number_of(path):
+    """A number in 32 bits of the module at this path."""
+    return zlib.crc32("/".join(path).encode())
 
 
 def conv(x, weight, stride=1, dilation=1, groups=1):
