@@ -3,7 +3,8 @@
     python -m benchmarks._worker {jax,torch} '{"space": "nasbench201", "channels": 16, ...}'
 
 The lines read are `logits FILE` (torch writes its weights and logits into FILE; jax loads them and says how far its own
-logits are from torch's), `step`, and `memory`.
+logits are from torch's), `step N` (takes N steps and waits for the last), and `memory`. On a GPU float32 products may round
+to TF32 on both sides, as JAX does by itself, but for the logits, which are compared in float32.
 """
 
 from __future__ import annotations
@@ -33,10 +34,13 @@ def drawn(batch, size):
     return [(rng.normal(size=(batch, size, size, 3)).astype(np.float32), rng.integers(0, 10, batch)) for _ in range(2)]
 
 
-def timed(function):
+def timed(step, count, wait):
+    """Seconds of each of `count` steps, `wait` for the last included."""
     begun = time.perf_counter()
-    function()
-    return {"seconds": time.perf_counter() - begun}
+    for _ in range(count):
+        step()
+    wait()
+    return {"seconds": (time.perf_counter() - begun) / count}
 
 
 def resident(field):
@@ -51,24 +55,26 @@ def forget_peak():
     return resident("VmRSS")
 
 
-def of_torch(space, channels, cells, batch, size, half, layout):
+def of_torch(space, channels, cells, batch, size, half, layout, mode):
     import torch
 
     from benchmarks._torch_supernets import DartsNet, Nb201Net, search_step
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True
     memory = torch.channels_last if layout == "nhwc" else torch.contiguous_format
     net = (Nb201Net if space == "nasbench201" else DartsNet)(channels, cells).to(device).to(memory_format=memory)
     train, valid = ((torch.tensor(x).permute(0, 3, 1, 2).to(device).contiguous(memory_format=memory),
                      torch.tensor(y).to(device)) for x, y in drawn(batch, size))
-    step = search_step(net, train, valid, half)
+    step = search_step(net, train, valid, half, mode)
     weights = sum(q.numel() for name, q in net.named_parameters() if name != "alpha")
     word = yield {"version": torch.__version__, "device": device, "weights": weights}
     before = None
     while True:
         if word[0] == "logits":
+            allow_tf32(False)
             with torch.no_grad():
                 logits = net(train[0])
             arrays = {name: tensor.detach().cpu().numpy() for name, tensor in net.named_parameters()}
@@ -76,17 +82,29 @@ def of_torch(space, channels, cells, batch, size, half, layout):
             found = {}
         elif word[0] == "step":
             before = before or forget_peak()
-            found = timed(step)
+            allow_tf32(device == "cuda")
+            if device == "cuda":
+                torch.cuda.reset_peak_memory_stats()  # what the choice of kernels took in the first steps is not the steps'
+            found = timed(step, int(word[1]), wait)
         else:
             found = {"bytes": torch.cuda.max_memory_allocated() if device == "cuda" else resident("VmHWM") - before}
         word = yield found
 
 
-def of_jax(space, channels, cells, batch, size, half, layout):
+def allow_tf32(allowed):
+    """Whether torch may round the factors of float32 products to TF32 on a GPU."""
+    import torch
+
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+def of_jax(space, channels, cells, batch, size, half, layout, mode):
     import jax
     import jax.numpy as jnp
 
     from benchmarks._ported import ported
+    from dnas.engine.devices import planned
     from dnas.engine.programs import compile_lowered
     from dnas.methods.darts import darts
     from dnas.task import classification
@@ -111,18 +129,17 @@ def of_jax(space, channels, cells, batch, size, half, layout):
 
     def step():
         carry["state"], info = compiled(key, carry["state"], train, valid, hyper)
-        jax.block_until_ready(carry["state"])
 
     word = yield {"version": jax.__version__, "device": jax.devices()[0].device_kind, "weights": weights,
                   "trace_seconds": traced, "compile_seconds": time.perf_counter() - begun - traced,
-                  "planned_bytes": compiled.memory_analysis().temp_size_in_bytes}
+                  "planned_bytes": planned(compiled)}
     before = None
     while True:
         if word[0] == "logits":
             found = {"apart": compared(space_, ported(space, state.weights, word[1]), state.stats, train.inputs, word[1])}
         elif word[0] == "step":
             before = before or forget_peak()
-            found = timed(step)
+            found = timed(step, int(word[1]), lambda: jax.block_until_ready(carry["state"]))
         else:
             stats = jax.devices()[0].memory_stats()
             found = {"bytes": stats["peak_bytes_in_use"] if stats else resident("VmHWM") - before}
@@ -137,7 +154,8 @@ def compared(space, weights, stats, images, path):
         alpha, logits = arrays["alpha"], arrays["logits"]
     rows = alpha[None] if alpha.ndim == 2 else alpha
     gates = dict(zip(space.groups, jax.nn.softmax(rows, -1)))
-    mine = jax.jit(lambda w: space.apply(w, stats, gates, images, train=True, key=None)[0])(weights)
+    with jax.default_matmul_precision("highest"):
+        mine = jax.jit(lambda w: space.apply(w, stats, gates, images, train=True, key=None)[0])(weights)
     return float(np.abs(np.asarray(mine) - logits).max() / np.abs(logits).max())
 
 
