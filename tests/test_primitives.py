@@ -47,16 +47,21 @@ def test_convolution_is_scipys_with_torch_padding(stride, size):
         np.testing.assert_allclose(convolution(x, weight, stride), expected[:, ::stride, ::stride], atol=1e-12)
 
 
-def test_gradients_of_a_convolution_are_those_that_jax_derives():
+@pytest.mark.parametrize("kernel, stride", [(3, 1), (3, 2), (3, 3), (5, 2), (5, 3), (1, 2)])
+@pytest.mark.parametrize("size", [(6, 5), (4, 7)])
+def test_gradients_of_a_convolution_are_those_that_jax_derives(kernel, stride, size):
     rng = np.random.default_rng(0)
-    x, weight, g = rng.normal(size=(2, 6, 5, 3)), rng.normal(size=(3, 3, 3, 4)), rng.normal(size=(2, 6, 5, 4))
-    for exact, mine in zip(jax.vjp(plain_conv, x, weight)[1](g), jax.vjp(conv, x, weight)[1](g)):
-        np.testing.assert_allclose(mine, exact, atol=1e-12)
+    x, weight = rng.normal(size=(2, *size, 3)), rng.normal(size=(kernel, kernel, 3, 4))
+    (y, back), (_, exact) = (jax.vjp(lambda *args, each=each: each(*args, stride), x, weight) for each in (conv, plain_conv))
+    g = jnp.asarray(rng.normal(size=y.shape))
+    for mine, expected in zip(back(g), exact(g)):
+        np.testing.assert_allclose(mine, expected, atol=1e-12)
 
     def twice(convolution):
-        return jax.grad(lambda w: jnp.sum(jax.grad(lambda x: jnp.sum(convolution(x, w) ** 3))(x) ** 2))(weight)
+        cubed = lambda x, w: jnp.sum(convolution(x, w, stride) ** 3)
+        return jax.grad(lambda w: jnp.sum(jax.grad(cubed)(x, w) ** 2))(weight)
 
-    np.testing.assert_allclose(twice(conv), twice(plain_conv), rtol=1e-9)
+    np.testing.assert_allclose(twice(conv), twice(plain_conv), rtol=1e-9, atol=1e-9)
 
 
 def test_average_counts_real_pixels_only():
