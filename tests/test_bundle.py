@@ -93,8 +93,8 @@ def compare(ops, *, stride=1, options=PLAIN, wrap=lambda module, **fields: modul
     return variables
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("on", ["cpu", "cuda"])
+@pytest.mark.parametrize("on, stride", [
+    ("cpu", 1), ("cpu", 2), ("cuda", 1), pytest.param("cuda", 2, marks=pytest.mark.heavy)])
 def test_operations_of_the_toolkit(stride, on):
     compare({name: op for name, op in OPS.items() if name != ("reduce" if stride == 1 else "skip")}, stride=stride, on=on)
 
@@ -103,7 +103,7 @@ def test_an_operation_of_ones_own():
     compare({"own": Own, "skip": Identity})
 
 
-@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("stride", [1, pytest.param(2, marks=pytest.mark.heavy)])
 def test_partial_channels(stride):
     compare({"sep_3x3": SepConv, "conv_3x3": ReLUConvBN}, stride=stride, size=8, options=SharedOptions(partial_channels=2))
 
@@ -112,7 +112,7 @@ def test_operations_that_are_computed_again():
     compare({"sep_3x3": SepConv, "conv_3x3": ReLUConvBN}, options=SharedOptions(remat=True))
 
 
-@pytest.mark.parametrize("count", [2, 6])
+@pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.heavy), 6])
 def test_cells_in_a_loop(count):
     """Written out, and as a loop."""
     class Cells(nn.Module):

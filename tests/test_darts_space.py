@@ -26,10 +26,10 @@ def params(space, found=None):
 # Published counts (arXiv 1806.09055 and 1907.05737, and their code)
 
 
-def test_supernet_counts():
-    assert params(darts()) == 1_930_618
-    with shared_options(SharedOptions(partial_channels=4)):
-        assert params(darts()) == 299_578
+@pytest.mark.parametrize("parts, count", [(1, 1_930_618), pytest.param(4, 299_578, marks=pytest.mark.heavy)])
+def test_supernet_counts(parts, count):
+    with shared_options(SharedOptions(partial_channels=parts)):
+        assert params(darts()) == count
 
 
 @pytest.mark.parametrize("name, classes, count", [
@@ -210,7 +210,7 @@ def test_partial_channels_refuse_what_they_cannot_halve():
             darts((8, 10, 1))
 
 
-@pytest.mark.parametrize("image", [(4, 4, 1), (5, 7, 3)])
+@pytest.mark.parametrize("image", [pytest.param((4, 4, 1), marks=pytest.mark.heavy), (5, 7, 3)])
 def test_sides_of_any_length_are_rounded_up(image):
     space = darts(image, 3, channels=2, cells=3)
     images = jax.ShapeDtypeStruct((2, *image), jnp.float32)

@@ -39,6 +39,7 @@ def said(tmp_path_factory):
     return facts_of("commands", tmp_path_factory.mktemp("commands"))
 
 
+@pytest.mark.heavy
 def test_a_batch_is_divided_and_its_statistics_are_those_of_the_whole(facts):
     alone, four = facts["steps"]["alone"], facts["steps"]["1"]
     assert four["worst"] < 1e-12
@@ -46,6 +47,7 @@ def test_a_batch_is_divided_and_its_statistics_are_those_of_the_whole(facts):
     assert four["flops"] < 0.3 * alone["flops"] and four["memory"] < 0.5 * alone["memory"]
 
 
+@pytest.mark.heavy
 def test_lanes_exchange_nothing(facts):
     alone = facts["steps"]["alone"]
     for lanes, width in (4, 4), (6, 8):
@@ -54,15 +56,18 @@ def test_lanes_exchange_nothing(facts):
     assert facts["steps"]["4"]["flops"] < 1.01 * alone["flops"]
 
 
+@pytest.mark.heavy
 def test_two_lanes_have_two_devices_each(facts):
     two = facts["steps"]["2"]
     assert two["worst"] < 1e-12 and two["width"] == 2 and list(two["exchanged"]) == ["all-reduce"]
 
 
+@pytest.mark.heavy
 def test_off_a_cpu_batch_norm_exchanges_two_sums_of_each_channel_at_a_time(facts):
     assert facts["norms"] == {"all-reduce": [2, 2 * 2 * 4 * 4]}  # forwards and backwards, 4 channels in float32
 
 
+@pytest.mark.heavy
 def test_exchanges_count_as_often_as_they_run_and_cost_what_a_ring_sends(facts):
     assert facts["loop"] == {"all-reduce": [5, 5 * 4 * 4]}
     text = ("HloModule f\n\nENTRY %main (x: f32[8]) -> f32[32] {\n  %x = f32[8]{0} parameter(0)\n"
@@ -73,24 +78,29 @@ def test_exchanges_count_as_often_as_they_run_and_cost_what_a_ring_sends(facts):
     assert bytes_sent({}, 4) == bytes_sent({"all-reduce": (3, 400)}, 1) == 0
 
 
+@pytest.mark.heavy
 def test_a_depthwise_convolution_of_several_edges_gathers_nothing(facts):
     edges = facts["edges"]
     assert list(edges["exchanged"]) == ["all-reduce"] and edges["worst"] < 1e-11
 
 
+@pytest.mark.heavy
 def test_evaluations_deal_out_whole_batches(facts):
     assert facts["scores"] == {"worst": 0, "examples": [72, 26]}
 
 
+@pytest.mark.heavy
 def test_a_training_is_that_of_one_device(facts):
     assert facts["trained"]["worst"] < 1e-4 and facts["trained"]["devices"] == 1
 
 
+@pytest.mark.heavy
 def test_programs_of_one_device_do_not_depend_on_others(facts):
     assert len(jax.devices()) == 1 and facts["devices"] == 4
     assert facts["texts"] == toy_devices.texts()
 
 
+@pytest.mark.heavy
 def test_programs_of_a_mesh_are_not_taken_for_one_another(facts):
     assert facts["cached"] == {"devices": [[0, 1], [2, 3]], "files": [0, 1]}
 
@@ -127,6 +137,7 @@ def test_a_search_in_memory_ends_on_one_device(said):
     assert said["in memory"] == {"devices": 1, "epochs": 1}
 
 
+@pytest.mark.heavy
 def test_a_batch_that_does_not_divide_is_refused(facts):
     code, said = facts["uneven"]
     nearest = "batch 30 does not divide among 4 devices; the nearest that does is 28; or choose fewer devices"
