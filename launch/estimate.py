@@ -67,6 +67,8 @@ def on_chip(need, chip, steps: int, epochs: int) -> list[str]:
         least = max(need.step_seconds.values())
         parts = ", ".join(f"{1e3 * seconds:.2g} ms for {name}" for name, seconds in need.step_seconds.items()
                           if seconds > least / 100)
-        lines.append(f"time          at least {1e3 * least:.2g} ms a step, {duration(least * steps * epochs)} for {epochs} "
+        whole = least * steps * epochs
+        lines.append(f"time          at least {1e3 * least:.2g} ms a step, "
+                     f"{duration(whole) if whole >= 10 else f'{whole:.2g} s'} for {epochs} "
                      f"epochs of {steps} steps ({parts})")
     return lines

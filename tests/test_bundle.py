@@ -196,3 +196,18 @@ def test_wrong_numbers_of_gates_name_the_bundle():
     node = Node((("conv_3x3", Conv), ("skip", Identity)))
     with pytest.raises(ValueError, match=r"edge 'a\+b\+c' mixes 2 operations"):
         node.init(jax.random.key(0), jnp.zeros((1, 4, 4, 2)), jnp.ones((3, 5)), True)
+
+
+@pytest.mark.parametrize("edges, gates, message", [
+    (("a", "a"), [0, 0], "each once, not"), ((), [], "one or more edges"), ("ab", [0, 0], "one or more edges"),
+    (("a", "b"), [0], "2 edges, a, b, and 1 gates"), (("a", "b"), [0, jnp.ones(2)], "must be alike, not an array"),
+    (("a", "b"), [jnp.ones(2), jnp.ones(3)], "must be alike, not an array"), (("a+b",), [0], r"'a\+b' has a '\+' in it"),
+    (("a+b", "c"), [0, 0], r"'a\+b' has a '\+' in it"), (("a+b", "c"), jnp.ones((2, 2)), r"'a\+b' has a '\+' in it")])
+def test_wrong_edges_and_gates_are_one_line(edges, gates, message):
+    class Wrong(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return bundle({"skip": Identity, "none": Zero}, edges, x, gates, True)
+
+    with pytest.raises(ValueError, match=message):
+        Wrong().init(jax.random.key(0), jnp.zeros((1, 4, 4, 2)))

@@ -26,8 +26,12 @@ def bundle(ops: Mapping[str, Callable[..., nn.Module]], edges: Sequence[str], x:
     Call it in a module's `__call__`. With arrays of gates the variables of several edges are those of one module, which
     has all their names, along a leading axis; `unstack_edges` gives each edge its own. A discrete network has only those.
 
-    gates: one for each edge: an array `[K]`, or an index. options: of `MixedOp`: channels, stride.
+    edges: names, which differ and have no "+" in them. gates: one for each edge: arrays `[K]`, or indices. options: of
+    `MixedOp`: channels, stride.
+
+    Raises ValueError for anything else.
     """
+    _check(edges, gates)
     if len(edges) == 1 or isinstance(gates[0], int):
         return [MixedOp(ops, name=edge, **options)(x, gate, train) for edge, gate in zip(edges, gates, strict=True)]
     stacked = nn.vmap(MixedOp, variable_axes={"params": 0, "batch_stats": 0}, split_rngs={"params": True, "dropout": True},
@@ -35,6 +39,19 @@ def bundle(ops: Mapping[str, Callable[..., nn.Module]], edges: Sequence[str], x:
     with bundled():
         y = stacked(ops, name=SEPARATOR.join(edges), **options)(x, jnp.stack(gates), train)
     return unstack(y, len(edges))
+
+
+def _check(edges, gates):
+    if isinstance(edges, str) or not edges or len(set(edges)) < len(edges):
+        raise ValueError(f"bundle takes the names of one or more edges, each once, not {edges!r}")
+    for edge in edges:
+        if SEPARATOR in edge:
+            raise ValueError(f"the name of edge {edge!r} has a {SEPARATOR!r} in it, which names of bundles have")
+    if len(gates) != len(edges):
+        raise ValueError(f"bundle got {len(edges)} edges, {', '.join(edges)}, and {len(gates)} gates")
+    kinds = {"an index" if isinstance(gate, int) else f"an array {list(gate.shape)}" for gate in gates}
+    if len(kinds) > 1 and kinds != {"an index"}:
+        raise ValueError(f"bundle of {', '.join(edges)}: gates must be alike, not {' and '.join(sorted(kinds))}")
 
 
 def unstack_edges(tree: Tree) -> Tree:
