@@ -13,19 +13,14 @@ place within them. The architecture step and the weight step each take one gradi
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 from pathlib import Path
 
+from benchmarks._arguments import add_result, supernet_parser
+
 
 def main(argv):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--space", default="nasbench201")
-    parser.add_argument("--channels", type=int, default=16)
-    parser.add_argument("--cells", type=int, default=1, help="in each stage (nasbench201) or in all (darts)")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--size", type=int, default=32, help="pixels a side")
+    parser = supernet_parser(__doc__)
     parser.add_argument("--half", action="store_true", help="bfloat16")
     parser.add_argument("--chip", default="h100", help="h100, v5e or cpu")
     parser.add_argument("--seeds", type=int, default=1)
@@ -36,9 +31,7 @@ def main(argv):
     found = computed(options)
     print(table(found))
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        before = json.loads(options.out.read_text()) if options.out.exists() else []
-        options.out.write_text(json.dumps([*before, found], indent=1) + "\n")
+        add_result(options.out, found)
 
 
 def computed(options):
@@ -131,18 +124,16 @@ def network_bytes(network, images, gradients):
 
 
 def _bytes(jaxpr, gradients):
-    from search_spaces.cost import _inner
+    from search_spaces.cost import counted
 
     size = lambda variable: math.prod(variable.aval.shape) * variable.aval.dtype.itemsize
-    total = 0
-    for eqn in jaxpr.eqns:
+
+    def of(eqn):
         if eqn.primitive.name in ("conv_general_dilated", "dot_general"):
-            total += ((3 * gradients or 1) * sum(map(size, eqn.invars))
-                      + (2 * gradients or 1) * sum(map(size, eqn.outvars)))
-        else:
-            times = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
-            total += times * sum(_bytes(inner, gradients) for inner in _inner(eqn.params))
-    return total
+            return (3 * gradients or 1) * sum(map(size, eqn.invars)) + (2 * gradients or 1) * sum(map(size, eqn.outvars))
+        return None
+
+    return sum(counted(eqn, of) for eqn in jaxpr.eqns)
 
 
 def table(found):

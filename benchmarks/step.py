@@ -10,7 +10,6 @@ Memory is what steps add to the process (on a GPU: the most that torch allocates
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -18,18 +17,15 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks._arguments import add_result, supernet_parser
+
 SIDES = "torch", "jax"
 WARM = 2
 """Rounds that are not counted: programs compile and choose their kernels in them."""
 
 
 def main(argv):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--space", choices=["nasbench201", "darts"], default="nasbench201")
-    parser.add_argument("--channels", type=int, default=16)
-    parser.add_argument("--cells", type=int, default=1, help="in each stage (nasbench201) or in all (darts)")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--size", type=int, default=32, help="pixels a side")
+    parser = supernet_parser(__doc__, choices=["nasbench201", "darts"])
     parser.add_argument("--half", action="store_true", help="bfloat16 here, autocast there")
     parser.add_argument("--layout", choices=["nhwc", "nchw"], default="nhwc", help="of torch")
     parser.add_argument("--mode", choices=["eager", "compile", "graphs"], default="eager",
@@ -42,9 +38,7 @@ def main(argv):
     found = measured(options)
     print(table(found))
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        before = json.loads(options.out.read_text()) if options.out.exists() else []
-        options.out.write_text(json.dumps([*before, found], indent=1) + "\n")
+        add_result(options.out, found)
 
 
 def measured(options):

@@ -19,7 +19,7 @@ def macs(function, *args) -> int:
     count in whichever form they run.
     """
     with depthwise_form("plain"):
-        return _count(jax.make_jaxpr(function)(*args).jaxpr)
+        return sum(counted(eqn, _macs) for eqn in jax.make_jaxpr(function)(*args).jaxpr.eqns)
 
 
 class Layer(NamedTuple):
@@ -42,13 +42,13 @@ def layers(apply: Callable, weights, images) -> list[Layer]:
     parts: dict[str, list] = {}
     for eqn in jaxpr.eqns:
         name = _module(str(eqn.source_info.name_stack), weights)
-        shape, counted = parts.setdefault(name, [(), 0])
+        shape, total = parts.setdefault(name, [(), 0])
         for out in eqn.outvars:
             if out.aval.ndim > 1 and out.aval.shape[0] == images.shape[0] and jnp.issubdtype(out.aval.dtype, jnp.floating):
                 shape = out.aval.shape[1:]
-        parts[name] = [shape, counted + _of(eqn)]
+        parts[name] = [shape, total + counted(eqn, _macs)]
     sizes = {name: sum(leaf.size for leaf in jax.tree.leaves(tree)) for name, tree in weights.items()}
-    named = [Layer(name, tuple(shape), sizes.get(name, 0), counted) for name, (shape, counted) in parts.items() if name]
+    named = [Layer(name, tuple(shape), sizes.get(name, 0), total) for name, (shape, total) in parts.items() if name]
     rest = sum(sizes.values()) - sum(layer.params for layer in named)
     whole = parts.get("", [(), 0])
     return named + [Layer("(the rest)", tuple(whole[0]), rest, whole[1])] * bool(rest or whole[1] or not named)
@@ -60,11 +60,16 @@ def _module(stack: str, weights) -> str:
     return next((name for name in names if name in weights), names[1] if len(names) > 1 else "")
 
 
-def _count(jaxpr) -> int:
-    return sum(_of(eqn) for eqn in jaxpr.eqns)
+def counted(eqn, number: Callable) -> int:
+    """`number(eqn)` of an equation of a jaxpr; where that is None, the sum over those within it, as often as a scan runs."""
+    own = number(eqn)
+    if own is not None:
+        return own
+    times = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
+    return times * sum(counted(each, number) for inner in _inner(eqn.params) for each in inner.eqns)
 
 
-def _of(eqn) -> int:
+def _macs(eqn) -> int | None:
     if eqn.primitive.name == "dot_general":
         (contracted, _), _ = eqn.params["dimension_numbers"]
         left = eqn.invars[0].aval.shape
@@ -73,8 +78,7 @@ def _of(eqn) -> int:
         kernel = eqn.invars[1].aval.shape
         out_features = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
         return math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel) // out_features
-    times = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
-    return times * sum(_count(inner) for inner in _inner(eqn.params))
+    return None
 
 
 def _inner(params):

@@ -2,7 +2,7 @@
 
 The devices of a program form a mesh ("lane", "data"). The examples of a batch are sharded over `data`, and XLA adds the
 exchange that sums over a whole batch need, of gradients and of batch statistics. Lanes are sharded over `lane`, by
-`jax.shard_map`, and exchange nothing. On one device there is no mesh, and the programs are those without this module.
+`jax.shard_map`, and exchange nothing. Programs for one device have no mesh, and nothing here changes them.
 
 A compiled program is for the mesh on which its examples lie, see `mesh_of`.
 """

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from dnas.types import Tree
-from search_spaces.layers.forms import AXIS, SEPARATOR, bundled, unstack
+from search_spaces.layers.forms import AXIS, SEPARATOR, bundled, check_name, unstack
 from search_spaces.layers.mixed import MixedOp
 
 
@@ -45,8 +45,7 @@ def _check(edges, gates):
     if isinstance(edges, str) or not edges or len(set(edges)) < len(edges):
         raise ValueError(f"bundle takes the names of one or more edges, each once, not {edges!r}")
     for edge in edges:
-        if SEPARATOR in edge:
-            raise ValueError(f"the name of edge {edge!r} has a {SEPARATOR!r} in it, which names of bundles have")
+        check_name(edge)
     if len(gates) != len(edges):
         raise ValueError(f"bundle got {len(edges)} edges, {', '.join(edges)}, and {len(gates)} gates")
     kinds = {"an index" if isinstance(gate, int) else f"an array {list(gate.shape)}" for gate in gates}

@@ -9,16 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.custom_batching import custom_vmap
 
 from dnas.platform import on_cpu
-from search_spaces.layers.forms import in_bundle
+from search_spaces.layers.forms import by_edges, in_bundle
+from search_spaces.layers.mixed import strided
 
 
 def conv(x, weight, stride=1):
     """Convolves `x [B, H, W, C]` with `weight [k, k, C, D]`, torch's padding for odd k."""
     if len(weight) == 1 and on_cpu():
-        return x[:, ::stride, ::stride] @ weight[0, 0]
+        return strided(x, stride) @ weight[0, 0]
     return _bundle(stride)(x, weight) if in_bundle() else _single(x, weight, stride)
 
 
@@ -28,20 +28,16 @@ def _single(x, weight, stride):
 
 @functools.cache
 def _bundle(stride):
-    """A convolution under `jax.vmap`, for the edges of a bundle: where they read one array it is one convolution, whose
-    kernel holds those of all edges side by side, and so are both gradients."""
+    """A convolution for the edges of a bundle: where they read one array it is one convolution, whose kernel holds those of
+    all edges side by side, and so are both gradients."""
     one = partial(_single, stride=stride)
-    function = custom_vmap(one)
 
-    @function.def_vmap
-    def rule(edges, batched, x, weight):
-        if batched != [False, True]:
-            return jax.vmap(one, [0 if axis else None for axis in batched])(x, weight), True
+    def of_all(x, weight):
         kernel = weight.transpose(1, 2, 3, 0, 4)
         y = one(x, kernel.reshape(*kernel.shape[:3], -1))
-        return y.reshape(*y.shape[:3], edges, -1).transpose(3, 0, 1, 2, 4), True
+        return y.reshape(*y.shape[:3], len(weight), -1).transpose(3, 0, 1, 2, 4)
 
-    return function
+    return by_edges(one, of_all)
 
 
 def plain_conv(x, weight, stride=1):

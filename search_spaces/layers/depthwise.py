@@ -11,11 +11,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_batching import custom_vmap
 
 from dnas.engine.mesh import by_example
 from dnas.platform import on_cpu
-from search_spaces.layers.forms import in_bundle, unstack
+from search_spaces.layers.forms import by_edges, in_bundle, unstack
 from search_spaces.layers.kernels import kernel_of
 
 _form = contextvars.ContextVar("depthwise_form", default=None)
@@ -44,17 +43,9 @@ def depthwise(x, weight, stride=1, dilation=1):
 
 @functools.cache
 def _bundle(stride, dilation):
-    """Taps under `jax.vmap`, for the edges of a bundle."""
-    one = partial(taps, stride=stride, dilation=dilation)
-    function = custom_vmap(one)
-
-    @function.def_vmap
-    def rule(edges, batched, x, weight):
-        if batched == [False, True]:
-            return _shared(x, weight, stride, dilation), True
-        return jax.vmap(one, [0 if axis else None for axis in batched])(x, weight), True
-
-    return function
+    """Taps for the edges of a bundle."""
+    return by_edges(lambda x, weight: taps(x, weight, stride, dilation),
+                    lambda x, weight: _shared(x, weight, stride, dilation))
 
 
 def plain(x, weight, stride, dilation):
@@ -72,17 +63,13 @@ def _sum_of_taps(x, weight, stride, dilation):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _taps(x, weight, stride, dilation):
-    return _forward(x, weight, stride, dilation)[0]
-
-
 def taps(x, weight, stride, dilation):
     """The same as a sum over the taps of the kernel, each a shifted image times one weight a channel.
 
     On XLA's CPU backend an order of magnitude faster than `plain`, and more so inside a loop (jax issue 12868). Both
     gradients are shifts too, and compute only what a stride leaves.
     """
-    return _taps(x, weight, stride, dilation)
+    return _forward(x, weight, stride, dilation)[0]
 
 
 def _shifted(x, kernel, stride, dilation):
@@ -159,7 +146,7 @@ def _to_weight_jvp(kernel, stride, dilation, primals, tangents):
     return _to_weight(x, g, kernel, stride, dilation), jnp.stack(sums).reshape(kernel, kernel, 1, -1)
 
 
-_taps.defvjp(_forward, _backward)
+taps.defvjp(_forward, _backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))

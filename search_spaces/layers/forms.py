@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_batching import custom_vmap
 
 SEPARATOR, AXIS = "+", "edge"
 """Between the names of edges in the name of their bundle; the name of the axis of edges."""
@@ -30,6 +31,25 @@ def bundled() -> Iterator[None]:
 def in_bundle() -> bool:
     """Whether an operation is traced for a bundle."""
     return _bundled.get()
+
+
+def check_name(edge: str) -> None:
+    """Raises ValueError for a name that only a bundle can have."""
+    if SEPARATOR in edge:
+        raise ValueError(f"the name of edge {edge!r} has a {SEPARATOR!r} in it, which names of bundles have")
+
+
+def by_edges(one: Callable, of_all: Callable) -> Callable:
+    """`one(x, weight)`, which for the edges of a bundle that read one `x` is `of_all(x, weights [E, ...])`."""
+    function = custom_vmap(one)
+
+    @function.def_vmap
+    def rule(edges, batched, x, weight):
+        if batched == [False, True]:
+            return of_all(x, weight), True
+        return jax.vmap(one, [0 if axis else None for axis in batched])(x, weight), True
+
+    return function
 
 
 def number_of(path: tuple[str, ...]) -> jax.Array | int:

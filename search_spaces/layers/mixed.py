@@ -14,7 +14,7 @@ from jax.custom_batching import custom_vmap
 from dnas.platform import on_cpu
 from dnas.shared_options import current_options
 from dnas.types import REMOVED
-from search_spaces.layers.forms import SEPARATOR, in_bundle, unstack
+from search_spaces.layers.forms import check_name, in_bundle, unstack
 from search_spaces.layers.kernels import materialised
 
 _dropping = contextvars.ContextVar("drop_path", default=None)
@@ -68,8 +68,8 @@ class MixedOp(nn.Module):
     @nn.compact
     def __call__(self, x, gate, train):
         names, parts = [name for name, _ in self.ops], current_options().partial_channels
-        if SEPARATOR in (self.name or "") and not in_bundle():
-            raise ValueError(f"the name of edge {self.name!r} has a {SEPARATOR!r} in it, which names of bundles have")
+        if not in_bundle():
+            check_name(self.name or "")
         channels = self.channels or x.shape[-1]
         if channels % parts or x.shape[-1] % parts:
             raise ValueError(f"edge {self.name!r} has {x.shape[-1]} channels, "
