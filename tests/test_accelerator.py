@@ -90,8 +90,6 @@ CASES = {
 }
 
 
-LONG = {"space darts", "space s1", "space s2", "space s3", "space s4", "darts in bfloat16"}
-"""Cases for which XLA's compiler for a GPU takes many minutes where edges are in bundles, the whole network at once."""
 
 
 @pytest.mark.accelerator
@@ -102,8 +100,6 @@ def test_compiles(case, chip, monkeypatch):
         chip = chip_of(None, chip)
     except ValueError as error:
         pytest.skip(str(error))
-    if case in LONG and chip.name == "h100":
-        pytest.skip("XLA's compiler for a GPU takes more than eight minutes for it")
     monkeypatch.delenv("XLA_FLAGS")  # the compiler's own, not those of quick tests
     with platform(chip.platform):
         programs = CASES[case]()

@@ -105,8 +105,12 @@ def task_loss(space: SearchSpace, task: Task) -> Callable:
     """`(key, weights, stats, gates, batch) -> loss, outputs, stats` of the supernet, with batch statistics.
 
     Losses are multiplied by the weights of the batch, if it has any.
+
+    Gates are computed before the network starts: XLA fuses a softmax into what reads it, and its compiler for a GPU then
+    takes many minutes to plan the sums over operations, which it would all compute with Triton.
     """
     def loss(key, weights, stats, gates, batch):
+        gates = jax.lax.optimization_barrier(gates)
         outputs, stats = space.apply(weights, stats, gates, batch.inputs, train=True, key=key)
         return batch.mean(task.losses(outputs, batch.targets)), outputs, stats
 
