@@ -58,7 +58,7 @@ def from_source(text: str, name: str) -> list[Option]:
     """Options of the function `name` in a module's source; fails if its parameters are not spelled out there.
 
     `name = variant(other, option=value, ...)` has the options of `other`, imported by name, with those defaults; a
-    class has its annotated fields.
+    class has its annotated fields, and a function under `@extends(other, option=value, ...)` its own options first.
     """
     body = ast.parse(text).body
     varied = [node.value for node in body if isinstance(node, ast.Assign) and node.targets[0].id == name]
@@ -69,8 +69,9 @@ def from_source(text: str, name: str) -> list[Option]:
         helps = _helps(ast.get_docstring(nodes[0]))
         return [Option(field.target.id, _annotation(field.annotation), ast.literal_eval(field.value),
                        helps.get(field.target.id, "")) for field in nodes[0].body if isinstance(field, ast.AnnAssign)]
-    if len(nodes) != 1 or not isinstance(nodes[0], ast.FunctionDef) or nodes[0].decorator_list:
+    if len(nodes) != 1 or not isinstance(nodes[0], ast.FunctionDef) or len(nodes[0].decorator_list) > 1:
         raise _Unreadable
+    inherited = [option for call in nodes[0].decorator_list for option in _varied(call, body, "extends")]
     arguments, helps = nodes[0].args, _helps(ast.get_docstring(nodes[0]))
     options = []
     for argument, value in zip(arguments.kwonlyargs, arguments.kw_defaults):
@@ -82,11 +83,12 @@ def from_source(text: str, name: str) -> list[Option]:
                 raise
             continue  # of another type, with a default
         options.append(Option(argument.arg, annotation, default, helps.get(argument.arg, "")))
-    return options
+    return options + inherited
 
 
-def _varied(call: ast.expr, body: list[ast.stmt]) -> list[Option]:
-    if not (isinstance(call, ast.Call) and call.func.id == "variant" and len(call.args) == 1):
+def _varied(call: ast.expr, body: list[ast.stmt], function: str = "variant") -> list[Option]:
+    """Options of `function(other, option=value, ...)`: those of `other`, with these defaults."""
+    if not (isinstance(call, ast.Call) and call.func.id == function and len(call.args) == 1):
         raise _Unreadable
     other = call.args[0].id
     module = next((node.module for node in body if isinstance(node, ast.ImportFrom)
@@ -113,7 +115,7 @@ def constant(place: str, name: str) -> Any:
 
 def from_signature(factory: Callable, place: str) -> list[Option]:
     """The same of a callable, without options of other types. ValueError if such an option has no default."""
-    helps = _helps(inspect.getdoc(factory))
+    helps = _all_helps(factory)
     options = []
     for name, parameter in inspect.signature(factory).parameters.items():
         if parameter.kind is not parameter.KEYWORD_ONLY:
@@ -169,6 +171,11 @@ def _simple(annotation: Any) -> bool:
     if typing.get_origin(annotation) in (tuple, typing.Union, types.UnionType):
         return all(_simple(part) for part in typing.get_args(annotation))
     return typing.get_origin(annotation) is Literal or annotation in (*TYPES.values(), type(None), ...)
+
+
+def _all_helps(factory: Callable) -> dict[str, str]:
+    inherited = getattr(factory, "inherited", None)
+    return (_all_helps(inherited) if inherited else {}) | _helps(inspect.getdoc(factory))
 
 
 def _helps(doc: str | None) -> dict[str, str]:

@@ -174,6 +174,35 @@ def variant(factory: Callable, **defaults) -> Callable:
     return varied
 
 
+def extends(factory: Callable, **defaults) -> Callable:
+    """Decorates `change(method, *, options) -> method` and makes it a factory: `factory`, changed so.
+
+    Its options are its own, and those of `factory` with other defaults for some: all that can be said of DARTS can be said
+    of a method that extends it. The undecorated function is its attribute `change`.
+
+    Raises TypeError for a default of an option that `factory` does not have, and an option that both have.
+    """
+    inherited = variant(factory, **defaults)
+
+    def decorate(change):
+        theirs, own = (inspect.signature(function).parameters for function in (inherited, change))
+        own = {name: parameter for name, parameter in own.items() if parameter.kind is parameter.KEYWORD_ONLY}
+        both = own.keys() & theirs.keys()
+        if both:
+            raise TypeError(f"{change.__name__} and {factory.__name__} both have the option {min(both)}")
+
+        @functools.wraps(change)
+        def extended(*args, **options):
+            mine = {name: options.pop(name) for name in own if name in options}
+            return change(inherited(*args, **options), **mine)
+
+        extended.__signature__ = inspect.Signature([*own.values(), *theirs.values()])
+        extended.change, extended.inherited = change, inherited
+        return extended
+
+    return decorate
+
+
 def _module(place: str, where: str) -> ModuleType:
     try:
         if not all(part.isidentifier() for part in where.split(".")):

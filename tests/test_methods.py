@@ -15,6 +15,7 @@ from dnas import options
 from dnas.algorithms.hypergradients import HYPERGRADIENTS
 from dnas.algorithms.players import task_loss
 from dnas.methods import METHODS
+from dnas.methods.beta_darts import beta_darts
 from dnas.methods.darts import darts
 from dnas.methods.darts_2nd import darts_2nd
 from dnas.methods.pc_darts import SPACE, pc_darts
@@ -42,6 +43,9 @@ CASES = {name: (resolve(name, "method"), {}) for name in METHODS} | {
     "frozen": (darts, {"arch_frozen": True, "edge_normalisation": True}),
     "rarts, exact": (rarts, {"merged": False}),
 }
+ON_TOY = {"darts", "darts-2nd", "pc-darts", "rarts", "sd-darts"}
+"""Those tried on the toy space, which has two nodes, batch norm and an operation without weights; the others are tried on
+`plain`."""
 MOVES = {"pc-darts": [2, 3, 4], "pc-darts, distilled": [2, 3, 4], "frozen": []}
 """Steps at which the architecture moves, if not at all of them."""
 FORMS = {
@@ -58,7 +62,7 @@ class Case:
 
     def __init__(self, name):
         factory, settings = CASES[name]
-        self.on_toy = name in METHODS
+        self.on_toy = name in ON_TOY
         with shared_options(SharedOptions(**(SPACE if "pc" in name else {}))):
             self.space = toy(IMAGE, CLASSES) if self.on_toy else plain()
         (self.group,) = self.space.groups
@@ -161,7 +165,7 @@ def test_seeds_can_be_mapped_over(name, case):
     for seed in 0, 1:
         alone, info = case.run(seed)[0][3], case.run(seed)[1][2]
         chex.assert_trees_all_close(row((states, infos), seed), (alone, info), rtol=1e-3, atol=2e-5)
-    stem = states.weights["stem"]["conv"]["kernel"]
+    stem = states.weights["stem"]["conv"]["kernel"] if case.on_toy else states.weights["stem"]
     assert np.abs(stem[0] - stem[1]).max() > 0.1
 
 
@@ -249,6 +253,7 @@ def passes(method, space):
 
 
 PASSES = {
+    "beta-darts": (beta_darts, 2, 2),
     "darts": (darts, 2, 2),
     "darts-2nd": (darts_2nd, 3, 3),  # and one tangent of a gradient, about two more
     "darts-2nd as published": (variant(darts_2nd, hypergradient="finite-difference"), 5, 5),

@@ -1,5 +1,6 @@
 """Names to factories, and what is public without importing jax."""
 
+import inspect
 import subprocess
 import sys
 from importlib import metadata
@@ -7,8 +8,9 @@ from importlib import metadata
 import pytest
 
 import dnas
-from dnas import config, registry
+from dnas import config, options, registry
 from dnas.methods import METHODS
+from dnas.methods.darts import darts
 from search_spaces import SPACES
 
 REGISTRIES = {"space": SPACES, "method": METHODS}
@@ -76,3 +78,21 @@ def test_a_label_shows_what_differs_from_the_defaults_and_imports_nothing(tmp_pa
         place = f"{tmp_path}/mine.py:{name}"
         assert config.label({"name": place, "n": 1, "m": 3}, "space") == f"{place} ({shown})"
     assert config.label({"name": "absent.package:f", "n": 1}, "space") == "absent.package:f (n 1)"
+
+
+def test_a_method_that_extends_another_has_the_options_of_both():
+    own = registry.extends(darts, lr=0.1)(lambda method, *, beta=1.0: method.replace(arch_lr=beta))
+    method = own(beta=0.5, momentum=0.8)
+    assert (method.hyper["lr"], method.hyper["arch_lr"], method.hyper["momentum"]) == (0.1, 0.5, 0.8)
+    assert list(inspect.signature(own).parameters)[:2] == ["beta", "lr"]
+    with pytest.raises(TypeError, match="both have the option lr"):
+        registry.extends(darts)(lambda method, *, lr=1.0: method)
+    with pytest.raises(TypeError, match="no option mu"):
+        registry.extends(darts, mu=1)
+
+
+def test_options_of_an_extension_are_read_without_importing_it(tmp_path):
+    place = "dnas.methods.beta_darts:beta_darts"
+    spelled = options.spelled_out(place)
+    assert spelled == options.from_signature(registry.load(place), place)
+    assert [option.name for option in spelled[:2]] == ["beta", "lr"] and all(option.help for option in spelled)

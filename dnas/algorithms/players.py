@@ -45,13 +45,14 @@ class Forward(NamedTuple):
     """A pass through the supernet, for terms.
 
     outputs: `[B, ...]`; batch: their inputs and targets. apply(weights, gates) -> outputs of the same inputs by other
-    weights and gates, with the same running averages and randomness.
+    weights and gates, with the same running averages and randomness. architecture: the logits, with mask and groups.
     """
 
     outputs: Array
     batch: Batch
     apply: Callable[[Weights, Gates], Array]
     task: Task
+    architecture: Architecture
 
 
 class Term(NamedTuple):
@@ -128,7 +129,8 @@ def objective(problem: Problem, player: Player, key: Array, batch: Batch, state:
     task_of = task_loss(space, task)
 
     def of(weights, arch):
-        relaxed = player.relaxation.gates(relax_key, Architecture(arch, state.mask, space.groups), hyper, t)
+        architecture = Architecture(arch, state.mask, space.groups)
+        relaxed = player.relaxation.gates(relax_key, architecture, hyper, t)
         settle = lambda gates: decided(gates, state.decisions, state.mask)
         loss_of = lambda gates: task_of(forward_key, weights, state.stats, settle(gates), batch)
         if player.perturbation:
@@ -138,7 +140,7 @@ def objective(problem: Problem, player: Player, key: Array, batch: Batch, state:
         info = {"loss": value} | {name: jnp.mean(metric(outputs, batch.targets), dtype=value.dtype)
                                   for name, metric in task.metrics.items()}
         again = lambda weights, gates: task_of(forward_key, weights, state.stats, gates, batch)[1]
-        forward = Forward(outputs, batch, again, task)
+        forward = Forward(outputs, batch, again, task, architecture)
         for name, term in player.terms.items():
             term_value = as_term(term).value(hyper, t, arch, gates, forward, memory.get(name, ()))
             if jnp.shape(term_value) != ():

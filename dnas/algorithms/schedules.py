@@ -54,6 +54,11 @@ def linear(first: str, last: str) -> Ramp:
     return lambda hyper, t: hyper[first] + (hyper[last] - hyper[first]) * t.share
 
 
+def linear_by_epoch(first: str, last: str) -> Ramp:
+    """The same once an epoch: the first epoch has the number called `first`, the last nearly the one called `last`."""
+    return lambda hyper, t: hyper[first] + (hyper[last] - hyper[first]) * t.epoch / t.epochs
+
+
 def exponential(first: str, last: str) -> Ramp:
     """From the number called `first` to the one called `last`, both positive, by an equal factor each step."""
     return lambda hyper, t: hyper[first] * (hyper[last] / hyper[first]) ** t.share
