@@ -47,10 +47,26 @@ def read(place: str) -> list[Option]:
 
 def spelled_out(place: str) -> list[Option] | None:
     """The same without importing anything; None if the source alone does not define them."""
+    first, *others = registry.names_of(place)
+    if others:
+        inherited, changes = spelled_out(first), [_own(other) for other in reversed(others)]
+        return None if None in (inherited, *changes) else [option for own in (*changes, inherited) for option in own]
     path = registry.source(place)
     try:
         return from_source(path.read_text(encoding="utf-8"), place.rpartition(":")[2])
     except (_Unreadable, AttributeError, OSError, RecursionError, SyntaxError, TypeError, ValueError):
+        return None
+
+
+def _own(place: str) -> list[Option] | None:
+    """Those of a function under `@extends(other)` without those of `other`; None if the source does not define them."""
+    path = registry.source(place)
+    try:
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        function = next(node for node in body if getattr(node, "name", None) == place.rpartition(":")[2])
+        function.decorator_list.clear()
+        return from_source(ast.unparse(function), function.name)
+    except (_Unreadable, AttributeError, OSError, RecursionError, StopIteration, SyntaxError, TypeError, ValueError):
         return None
 
 
@@ -103,8 +119,8 @@ def _varied(call: ast.expr, body: list[ast.stmt], function: str = "variant") -> 
 
 
 def constant(place: str, name: str) -> Any:
-    """The literal that the module of `place` assigns to `name`; None if there is none."""
-    path = registry.source(place)
+    """The literal that the module of `place` assigns to `name`, of joined places the first; None if there is none."""
+    path = registry.source(registry.names_of(place)[0])
     try:
         nodes = ast.parse(path.read_text(encoding="utf-8")).body
         return next((ast.literal_eval(node.value) for node in nodes if isinstance(node, ast.Assign)

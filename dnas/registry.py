@@ -53,12 +53,16 @@ def names(kind: str) -> dict[str, str]:
 def locate(name: str, kind: str) -> str:
     """The place `module:factory` or `file.py:factory` of `name`, or `name` if it is a place.
 
+    Methods can be joined, as in "drnas+beta-darts": the first, extended by each that follows. So are their places.
+
     Raises ValueError with the most similar name, and all names.
     """
     if not isinstance(name, str):
         raise ValueError(f"{kind} {name!r} must be a name, a place such as file.py:factory, or a {kind} itself")
     if name in registered(kind):
         return registered(kind)[name]
+    if kind == "method" and len(names_of(name)) > 1:
+        return JOIN.join(locate(part, kind) for part in names_of(name))
     if ":" in name:
         return name
     listed = names(kind)
@@ -70,6 +74,17 @@ def locate(name: str, kind: str) -> str:
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise ValueError(f"no {kind} {name[:80]!r}; {hint}there are {', '.join(listed)}, and others as "
                      "package.module:factory or file.py:factory")
+
+
+JOIN = "+"
+"""Between the names of methods of which each extends the one before."""
+
+
+def names_of(name: str) -> list[str]:
+    """The names that are joined in `name`, which may also be one place of a file with a JOIN in its own name."""
+    parts = name.split(JOIN)
+    listed = ":" not in name and all(parts) or all(":" in part or part in registered("method") for part in parts)
+    return parts if listed else [name]
 
 
 def is_place(name: str, kind: str) -> bool:
@@ -138,12 +153,20 @@ def source(place: str) -> Path | None:
 
 def absolute(place: str) -> str:
     """`place` with an absolute path if it is a file.py:factory, so that it is valid from any folder."""
+    if len(names_of(place)) > 1:
+        return JOIN.join(map(absolute, names_of(place)))
     path, colon, attribute = place.rpartition(":")
     return f"{os.path.abspath(os.path.expanduser(path))}:{attribute}" if colon and path.endswith(".py") else place
 
 
 def load(place: str) -> Callable:
-    """The callable at `package.module:factory` or `file.py:factory`. Raises ValueError if it cannot be imported."""
+    """The callable at `package.module:factory` or `file.py:factory`; of joined places the first, extended by the others.
+
+    Raises ValueError if it cannot be imported, or does not extend a method where it should.
+    """
+    first, *others = names_of(place)
+    if others:
+        return functools.reduce(_joined, map(load, others), load(first))
     where, _, attribute = place.rpartition(":")
     module = _file_module(place, where) if where.endswith(".py") else _module(place, where)
     factory = getattr(module, attribute, None)
@@ -201,6 +224,16 @@ def extends(factory: Callable, **defaults) -> Callable:
         return extended
 
     return decorate
+
+
+def _joined(factory: Callable, other: Callable) -> Callable:
+    if not hasattr(other, "change"):
+        raise ValueError(f"{other.__name__} cannot follow a {JOIN!r}: it is a method of its own, not one that extends "
+                         "another (@extends); put it first")
+    try:
+        return extends(factory)(other.change)
+    except TypeError as error:
+        raise ValueError(f"{factory.__name__}{JOIN}{other.__name__}: {error}") from None
 
 
 def _module(place: str, where: str) -> ModuleType:

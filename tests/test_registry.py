@@ -96,3 +96,40 @@ def test_options_of_an_extension_are_read_without_importing_it(tmp_path):
     spelled = options.spelled_out(place)
     assert spelled == options.from_signature(registry.load(place), place)
     assert [option.name for option in spelled[:2]] == ["beta", "lr"] and all(option.help for option in spelled)
+
+
+JOINED = "pc-darts+beta-darts"
+
+
+def test_joined_methods_are_the_first_extended_by_the_others():
+    method = dnas.method(JOINED, beta=3.0, lr=0.2)
+    assert method.source["name"] == JOINED and method.hyper["beta"] == 3 and method.hyper["lr"] == 0.2
+    assert method.hyper["arch_warmup"] == 15, "the defaults are those of the first"
+    assert "beta" in method.arch.terms and config.method_of({"method": method.source}, "", False).hyper == method.hyper
+
+
+def test_options_of_joined_methods_are_read_without_importing_them():
+    place = registry.locate(JOINED, "method")
+    spelled = options.spelled_out(place)
+    assert spelled == options.from_signature(registry.load(place), place)
+    assert options.constant(place, "SPACE") == {"partial_channels": 4}
+
+
+def test_a_file_of_ones_own_can_be_joined(tmp_path):
+    own = tmp_path / "faster.py"
+    own.write_text("from dnas.methods.darts import darts\nfrom dnas.registry import extends\n\n\n@extends(darts)\n"
+                   "def faster(method, *, factor=2.0):\n    return method.replace(lr=factor * method.hyper['lr'])\n")
+    method = dnas.method(f"beta-darts+{own}:faster", factor=3.0)
+    assert method.hyper["lr"] == pytest.approx(0.075) and "beta" in method.arch.terms
+    assert registry.is_place(method.source["name"], "method"), "it is imported only if the user named it"
+
+
+@pytest.mark.parametrize("name, message", [
+    ("darts+pc-darts", "darts cannot follow a '\\+': it is a method of its own"),
+    ("beta-darts+beta-darts", "both have the option beta"),
+    ("darts+beta", "no method 'beta'; did you mean 'beta-darts'"),
+    ("darts+", "no method 'darts\\+'; did you mean 'darts'"),
+])
+def test_what_cannot_be_joined_is_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        dnas.method(name)
