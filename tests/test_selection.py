@@ -17,6 +17,7 @@ from dnas.selection.magnitude import magnitude, magnitude_edge
 from dnas.selection.perturbation import _missed, perturbation, race, rounds, schedule
 from dnas.selection.sampling import random, sampled
 from dnas.selection.select import load_selected, select, selection_context
+from dnas.selection.shapley import shapley
 from dnas.selection.types import Context, Unsuitable
 from dnas.task import classification
 from dnas.types import Genotype, Group, SearchSpace
@@ -82,6 +83,42 @@ def test_the_first_of_equal_operations_is_taken():
     ones = lambda state, masks, first=0, last=2: dict.fromkeys(("loss", "accuracy"), np.ones((len(masks), 2)))
     flat = on._replace(score=ones)
     assert select(perturbation(), flat).genotype.choices["g"][0].op == "constant"
+
+
+def game(worth):
+    """A supernet whose accuracy is `worth` of the set of its operations, (edge, operation), on two edges of two each."""
+    space = SearchSpace("game", {}, {"g": Group(((0, 1), (0, 2)), ("a", "b"))}, None, None,
+                        lambda scores: Genotype.from_decisions(space, {"g": np.argmax(scores["g"], -1)}),
+                        None, None, None, None, None)
+
+    def score(state, masks, first=0, last=2):
+        sets = [frozenset(map(tuple, np.argwhere(np.asarray(mask["g"])).tolist())) for mask in masks]
+        return {"accuracy": np.array([[worth(left)] * (last - first) for left in sets])}
+
+    state = undecided_state(space, {"g": jnp.zeros((2, 2))})
+    return Context(space, classification(), softmax_gates, state, score, None, 2, 3)
+
+
+def test_shapley_values_of_operations_that_add_up_are_what_they_add():
+    adds = {(0, 0): 0.1, (0, 1): 0.3, (1, 0): 0.25, (1, 1): 0.05}
+    found = select(shapley(orders=3, floor=0), game(lambda left: sum(adds[place] for place in left)))
+    np.testing.assert_allclose(found.scores["g"], [[0.1, 0.3], [0.25, 0.05]], atol=1e-7)
+    assert [choice.op for choice in found.genotype.choices["g"]] == ["b", "a"] and found.cost["evaluations"] == 3 * 5 * 2
+
+
+def test_shapley_values_share_what_operations_do_for_one_another():
+    """One of two is enough: each is worth half. Both of two are needed: each is worth half. Sums are the whole."""
+    either = select(shapley(orders=400, floor=0), game(lambda left: 0.8 * bool({(0, 0), (1, 0)} & left)))
+    both = select(shapley(orders=400, floor=0), game(lambda left: 0.8 * ({(0, 0), (1, 0)} <= left)))
+    for found in either, both:
+        np.testing.assert_allclose(found.scores["g"], [[0.4, 0], [0.4, 0]], atol=0.05)
+        assert found.scores["g"].sum() == pytest.approx(0.8, abs=1e-6)
+
+
+def test_an_order_of_removals_ends_below_the_floor():
+    counted = select(shapley(orders=1, floor=0.5), game(lambda left: len(left) / 4))
+    assert sorted(counted.scores["g"].ravel()) == pytest.approx([0, 0.25, 0.25, 0.25]), "1, 0.75, 0.5, and 0.25 is below"
+    assert counted.cost["evaluations"] == 4 * 2
 
 
 def test_edges_of_a_node_go_by_how_little_they_are_missed():
@@ -176,7 +213,8 @@ def test_masks_at_once_score_as_one_by_one(trained):
     assert len(np.unique(scores["loss"])) > 10
 
 
-@pytest.mark.parametrize("make", [magnitude, random, lambda: sampled(draws=11), lambda: perturbation(interval=1),
+@pytest.mark.parametrize("make", [magnitude, random, lambda: sampled(draws=11), lambda: shapley(orders=2),
+                                  lambda: perturbation(interval=1),
                                   lambda: perturbation(interval=0, racing=True, criterion="loss", images=50)])
 def test_every_selection_ends_in_a_genotype_of_the_space_and_leaves_the_supernet_alone(trained, tmp_path, make):
     on = opened(trained)
@@ -276,6 +314,7 @@ def test_registry_and_refusals():
     for name in SELECTIONS:
         assert callable(registry.load(SELECTIONS[name]))
     for bad in (lambda: perturbation(interval=-1), lambda: perturbation(criterion="luck"),
-                lambda: perturbation(confidence=2), lambda: sampled(draws=0), lambda: random(seed=-1)):
+                lambda: perturbation(confidence=2), lambda: shapley(orders=0), lambda: shapley(floor=1.0),
+                lambda: sampled(draws=0), lambda: random(seed=-1)):
         with pytest.raises(ValueError):
             bad()

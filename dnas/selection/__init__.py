@@ -6,6 +6,7 @@ SELECTIONS = {
     "perturbation": "dnas.selection.perturbation:perturbation",
     "random": "dnas.selection.sampling:random",
     "sampled": "dnas.selection.sampling:sampled",
+    "shapley": "dnas.selection.shapley:shapley",
 }
 """Place of each factory; `dnas.registry.resolve` imports it."""
 COMPARED = ("magnitude", "perturbation", "sampled", "random")
