@@ -14,7 +14,7 @@ from dnas.types import Batch
 from search_spaces.layers.convolution import conv
 from search_spaces.layers.depthwise import depthwise
 from search_spaces.layers.kernels import materialised
-from search_spaces.repeated import Repeated
+from search_spaces.repeated import UNROLL, Repeated
 from tests.toy_space import toy
 
 ROOT = Path(__file__).parent.parent
@@ -31,8 +31,8 @@ class Scale(nn.Module):
         return x * self.param("scale", nn.initializers.ones, (4,))
 
 
-def three_cells(x):
-    return Repeated(Scale, 3, True).init(jax.random.key(0), x)
+def many_cells(x):
+    return Repeated(Scale, UNROLL + 1, True).init(jax.random.key(0), x)
 
 
 def traced(function, *args):
@@ -61,7 +61,7 @@ def test_an_unknown_platform_is_refused():
     (conv, (IMAGES, weight(3, 3, 4, 5)), "custom_vjp_call"),
     (depthwise, (IMAGES, weight(3, 3, 1, 4)), "custom_vjp_call"),
     (lambda x: materialised(x) + 1, (IMAGES,), "inlineable"),
-    (three_cells, (IMAGES,), "unroll=3"),
+    (many_cells, (IMAGES,), "remat"),
 ], ids=["conv", "depthwise", "kept", "repeated"])
 def test_operations_have_their_plain_form_elsewhere(function, args, mark, name):
     """The same function object throughout, so that a cached trace of another platform would be seen."""
