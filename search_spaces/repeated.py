@@ -12,9 +12,9 @@ from dnas.platform import on_cpu
 from dnas.shared_options import current_options
 
 UNROLL = 5
-"""Cells up to which a loop is written out, for every turn copies all that its gradient needs: five cells of NAS-Bench-201
-then take a third of the memory and up to a third of the time of a loop on a CPU, and 57 % of the kernels on an H100. On a CPU
-more are computed again for their gradient, which takes 15 to 40 % longer a cell, and hardly more memory than one does
+"""Cells up to which a loop is written out, for every turn copies all that its gradient needs. Five cells of NAS-Bench-201
+then take a third of the memory and up to a third of the time of a loop on a CPU, and 57 % of the kernels on an H100. On a
+CPU more are computed again for their gradient, which takes 15 to 40 % longer a cell, and hardly more memory than one does
 (docs/speed.md)."""
 
 
