@@ -72,9 +72,9 @@ def test_selections_take_what_has_the_better_metric(case):
     tried = choice.scores["tried"]
     assert context.task.better == -1 and np.ptp(tried) > 0
     for name in space.groups:
-        least = choice.scores[f"tried/{name}"][tried.argmin()]
+        least = choice.scores[f"tried/{name}"][tried.argmax()]
         assert np.array_equal(choice.genotype.decisions(space.groups)[name], least)
-    assert f"the best has {metrics[0]} {tried.min():.4g}" in said[-1]
+    assert f"the best scores {tried.max():.4g}" in said[-1]
     choice = select(perturbation(interval=0), context)
     name = next(iter(space.groups))
     gates = {group: np.asarray(rows) for group, rows in context.gates(context.state).items()}

@@ -47,7 +47,7 @@ def test_another_process_at_work_there_is_named(run, capsys):
         err = capsys.readouterr().err
         assert f"in use by process {process.pid};" in err and "another folder" in err and err.count("\n") == 1
     assert main(["select", str(run), "--selection", "sampled", "--selection.draws", "4", "--cache", "off"]) == 0
-    assert re.search(r"step 1 of 1: 4 tried, the best has \d+\.\d %", capsys.readouterr().out)
+    assert re.search(r"step 1 of 1: 4 tried, the best scores 0\.\d+", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("argv, message", [

@@ -19,8 +19,9 @@ from dnas.selection.sampling import random, sampled
 from dnas.selection.select import load_selected, select, selection_context
 from dnas.selection.shapley import shapley
 from dnas.selection.types import Context, Unsuitable
+from dnas.selection.zero_cost import zero_cost
 from dnas.task import classification
-from dnas.types import Genotype, Group, SearchSpace
+from dnas.types import Batch, Genotype, Group, SearchSpace
 from search_spaces.nasbench201 import nasbench201
 from tests.test_search import BATCH, EPOCHS, around, parts, tiny
 
@@ -214,6 +215,7 @@ def test_masks_at_once_score_as_one_by_one(trained):
 
 
 @pytest.mark.parametrize("make", [magnitude, random, lambda: sampled(draws=11), lambda: shapley(orders=2),
+                                  lambda: zero_cost(draws=3),
                                   lambda: perturbation(interval=1),
                                   lambda: perturbation(interval=0, racing=True, criterion="loss", images=50)])
 def test_every_selection_ends_in_a_genotype_of_the_space_and_leaves_the_supernet_alone(trained, tmp_path, make):
@@ -308,6 +310,47 @@ def test_draws_follow_the_seed_of_the_search_unless_given_one(trained):
     assert np.array_equal(found.genotype.decisions(on.space.groups)["chain"], found.scores["tried/chain"][best])
 
 
+def product():
+    """Outputs x * w_0 * ... of the chosen operations of two edges, each one number w or nothing; classes by two such."""
+    space = SearchSpace("product", {}, {"g": Group(((0, 1), (1, 2)), ("scale", "skip"))},
+                        lambda key, inputs: ({"w": jnp.array([[3.0, -2.0], [-5.0, 7.0]])}, {}), None,
+                        lambda scores: Genotype.from_decisions(space, {"g": np.argmax(scores["g"], -1)}),
+                        None, None, None, None, None)
+
+    def apply(weights, stats, gates, inputs, *, train, key):
+        x = jnp.repeat(inputs, 2, -1)
+        for e in range(2):
+            x = gates["g"][e, 0] * x * weights["w"][e] + gates["g"][e, 1] * x
+        return x, stats
+
+    space = space._replace(apply=apply)
+    state = undecided_state(space, {"g": jnp.zeros((2, 2))})
+    return Context(space, classification(), softmax_gates, state, None, None, 2, 3,
+                   batch=Batch(jnp.array([[0.5], [-1.0]]), jnp.array([0, 1])))
+
+
+def closed_form(proxy, edges):
+    """The same by hand: logits x * prod of w; dL/dlogit = softmax - target."""
+    w, x = np.array([[3.0, -2.0], [-5.0, 7.0]]), np.array([0.5, -1.0])
+    if proxy == "synflow":  # R = sum over classes of prod |w|, and w dR/dw is R's part for each chosen weight
+        return len(edges) * np.abs(w[edges]).prod(0).sum()
+    scale = w[edges].prod(0)
+    logits = x[:, None] * scale
+    chain = (np.exp(logits) / np.exp(logits).sum(-1, keepdims=True) - np.eye(2)) * x[:, None] / 2
+    grads = np.array([chain.sum(0) * scale / w[e] if e in edges else [0, 0] for e in range(2)])
+    return np.linalg.norm(grads) if proxy == "grad-norm" else np.abs(w * grads).sum()
+
+
+@pytest.mark.parametrize("proxy", ["grad-norm", "snip", "synflow"])
+def test_zero_cost_proxies_are_those_of_the_drawn_networks_alone(proxy):
+    found = select(zero_cost(proxy=proxy, draws=12), product())
+    chosen = [np.flatnonzero(row == 0) for row in found.scores["tried/g"]]
+    assert len(set(map(tuple, chosen))) == 4, "every network is among twelve draws"
+    expected = [closed_form(proxy, edges) for edges in chosen]
+    np.testing.assert_allclose(found.scores["tried"], expected, rtol=1e-5, atol=1e-6)
+    assert found.genotype.decisions(product().space.groups)["g"].tolist() == [0, 0]
+
+
 def test_registry_and_refusals():
     from dnas import registry
 
@@ -315,6 +358,7 @@ def test_registry_and_refusals():
         assert callable(registry.load(SELECTIONS[name]))
     for bad in (lambda: perturbation(interval=-1), lambda: perturbation(criterion="luck"),
                 lambda: perturbation(confidence=2), lambda: shapley(orders=0), lambda: shapley(floor=1.0),
+                lambda: zero_cost(proxy="luck"), lambda: zero_cost(draws=0),
                 lambda: sampled(draws=0), lambda: random(seed=-1)):
         with pytest.raises(ValueError):
             bad()

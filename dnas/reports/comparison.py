@@ -212,7 +212,7 @@ def scored(scores: Mapping[str, np.ndarray], decisions: Mapping[str, np.ndarray]
 
 
 def tried(scores: Mapping[str, np.ndarray], groups: Mapping[str, Group]):
-    """The architectures that a selection tried as wholes: decisions `[N, E]` by group and accuracies `[N]`, or None."""
+    """The architectures that a selection tried as wholes: decisions `[N, E]` by group and scores `[N]`, or None."""
     if TRIED not in scores:
         return None
     return {name: np.asarray(scores[f"{TRIED}/{name}"]) for name in groups}, np.asarray(scores[TRIED])

@@ -7,6 +7,7 @@ SELECTIONS = {
     "random": "dnas.selection.sampling:random",
     "sampled": "dnas.selection.sampling:sampled",
     "shapley": "dnas.selection.shapley:shapley",
+    "zero-cost": "dnas.selection.zero_cost:zero_cost",
 }
 """Place of each factory; `dnas.registry.resolve` imports it."""
 COMPARED = ("magnitude", "perturbation", "sampled", "random")

@@ -46,42 +46,55 @@ def sampled(*, draws: int = 100, seed: int | None = None) -> Selection:
 
     Raises ValueError for fewer than one draw, more than MOST, or a negative seed.
     """
-    if not 1 <= draws <= MOST:
-        raise ValueError(f"draws is {draws}, it must be at least 1, and at most {MOST:,}")
+    check_draws(draws)
     refuse_negative(seed=seed or 0)
 
-    def steps(context):
-        return -(-draws // context.width)
-
     def begin(context):
-        scores = {TRIED: np.full(draws, np.nan, np.float32)}
-        scores |= {f"{TRIED}/{name}": np.zeros((draws, len(group.edges)), np.int32)
-                   for name, group in context.space.groups.items()}
-        return Progress(context.state, np.int32(0), scores, np.int64(0))
+        return Progress(context.state, np.int32(0), no_draws(context.space, draws), np.int64(0))
 
     def step(key, context, progress):
         number = int(progress.step)
         first = number * context.width
         rngs = [np.random.default_rng([context.seed if seed is None else seed, n])
                 for n in range(first, min(first + context.width, draws))]
-        drawn = [draw(context, rng) for rng in rngs]
+        drawn, scores = [draw(context, rng) for rng in rngs], progress.scores
         masks = [genotype.gates(context.space.groups) for genotype in drawn]
         values = context.score(progress.state, masks)[context.task.metric]
-        scores, rows = {name: np.array(values) for name, values in progress.scores.items()}, slice(first, first + len(drawn))
-        scores[TRIED][rows] = values.mean(-1)
         for n, genotype in enumerate(drawn):
-            for name, decisions in genotype.decisions(context.space.groups).items():
-                scores[f"{TRIED}/{name}"][first + n] = decisions
+            scores = with_draw(scores, first + n, genotype, context.task.better * values[n].mean(), context.space)
         return progress._replace(step=np.int32(number + 1), scores=scores,
                                  evaluations=progress.evaluations + values.size)
 
-    def genotype(context, progress):
-        best = int(np.argmax(context.task.better * progress.scores[TRIED]))
-        return Genotype.from_decisions(context.space, {name: progress.scores[f"{TRIED}/{name}"][best]
-                                                     for name in context.space.groups})
-
-    return Selection(steps, begin, step, genotype,
+    return Selection(lambda context: -(-draws // context.width), begin, step, best_draw,
                      lambda context: {"evaluations": draws * context.examples, "epochs": 0})
+
+
+def check_draws(draws: int) -> None:
+    """Raises ValueError for fewer than one draw, or more than MOST."""
+    if not 1 <= draws <= MOST:
+        raise ValueError(f"draws is {draws}, it must be at least 1, and at most {MOST:,}")
+
+
+def no_draws(space, draws: int) -> dict[str, np.ndarray]:
+    """The scores of a selection that tries whole genotypes, before the first of them."""
+    return {TRIED: np.full(draws, np.nan, np.float32)} | {
+        f"{TRIED}/{name}": np.zeros((draws, len(group.edges)), np.int32) for name, group in space.groups.items()}
+
+
+def with_draw(scores, n: int, genotype: Genotype, value: float, space) -> dict[str, np.ndarray]:
+    """The scores with genotype number `n` and its value."""
+    scores = {name: np.array(values) for name, values in scores.items()}
+    scores[TRIED][n] = value
+    for name, decisions in genotype.decisions(space.groups).items():
+        scores[f"{TRIED}/{name}"][n] = decisions
+    return scores
+
+
+def best_draw(context, progress) -> Genotype:
+    """The genotype with the largest value."""
+    best = int(np.argmax(progress.scores[TRIED]))
+    return Genotype.from_decisions(context.space, {name: progress.scores[f"{TRIED}/{name}"][best]
+                                                 for name in context.space.groups})
 
 
 def draw(context, rng) -> Genotype:

@@ -16,16 +16,18 @@ from jax.sharding import Mesh
 
 from dnas.algorithms.method import Method
 from dnas.data import Dataset, epoch_indices, evaluation_indices, steps_per_epoch
+from dnas.data.augmentation import normalise
+from dnas.data.batches import train_indices
 from dnas.engine.compile import compile_search, epoch_of, on_device, start_scores
 from dnas.engine.host import initial
-from dnas.engine.progress import SILENT, metric_text
+from dnas.engine.progress import SILENT
 from dnas.engine.search import input_shape
 from dnas.runs import checkpoint
 from dnas.runs.directory import load_genotype
 from dnas.runs.files import read_arrays, read_json, write_arrays, write_atomic, write_json
 from dnas.selection.types import TRIED, Context, Progress, Selection
 from dnas.task import task_of
-from dnas.types import REMOVED, Genotype, SearchSpace, Tree
+from dnas.types import REMOVED, Batch, Genotype, SearchSpace, Tree
 
 FINE_TUNING = 0.1
 """Share of the first learning rate at which the weights are fine-tuned (DARTS-PT, arXiv 2108.04392)."""
@@ -91,7 +93,9 @@ def selection_context(space: SearchSpace, method: Method, data: Dataset, state: 
         tune_one = _timed(lambda: jax.block_until_ready(tune(state, 0, 1))) if plan["epochs"] else 0
         return plan["evaluations"] * score_some / some + plan["epochs"] * steps * tune_one
 
-    return Context(space, task, gates, state, score, tune, total, width, rows, seed, seconds)
+    some = train_indices(seed, 0, data.splits["train"], batch)[0]
+    inputs, targets = normalise(jnp.asarray(data.inputs[some]), data.mean, data.std), jnp.asarray(data.targets[some])
+    return Context(space, task, gates, state, score, tune, total, width, rows, Batch(inputs, targets), seed, seconds)
 
 
 def _timed(function: Callable) -> float:
@@ -146,8 +150,7 @@ def _step_text(context: Context, decisions: Mapping[str, np.ndarray], evaluation
             decided.append(f"{name} {source}->{target} {op}")
     tried = np.asarray(after.scores.get(TRIED, np.nan))
     if not decided and np.isfinite(tried).any():
-        best = context.task.better * np.nanmax(context.task.better * tried)
-        return f"{np.isfinite(tried).sum()} tried, the best has {metric_text(context.task, best)}"
+        return f"{np.isfinite(tried).sum()} tried, the best scores {np.nanmax(tried):.4g}"
     return ", ".join(decided) or ("fine-tuning" if int(after.evaluations) == evaluations else "no edge is decided yet")
 
 

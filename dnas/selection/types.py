@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dnas.task import Task
-from dnas.types import Array, Gates, Genotype, SearchSpace, Tree
+from dnas.types import Array, Batch, Gates, Genotype, SearchSpace, Tree
 
 
 class Unsuitable(ValueError):
@@ -24,7 +24,7 @@ class Context(NamedTuple):
         number first..last. Losses in nats or squared units. Batch statistics.
     tune(state, epoch) -> state: one epoch of the search step at a tenth of the first learning rate; decided edges stay.
     examples: of the validation split. rows: examples in a batch of `score`, which computes whole batches.
-    seed: of the search, for selections that draw.
+    batch: a batch of the train split, its inputs normalised. seed: of the search, for selections that draw.
     seconds(plan) -> duration of a plan, measured on a batch of each program that it needs; compiles them.
     """
 
@@ -37,6 +37,7 @@ class Context(NamedTuple):
     examples: int
     width: int
     rows: int = 1
+    batch: Batch | None = None
     seed: int = 0
     seconds: Callable[[Mapping[str, Any]], float] = lambda plan: 0.0
 
@@ -46,7 +47,7 @@ class Progress(NamedTuple):
 
     state: the supernet with its decisions. step: steps done. scores: {group: [E, K]}, the score of each operation, more
     is better, NaN if unknown; other names may hold arrays of the selection's own, of which TRIED `[N]` and TRIED/group
-    `[N, E]` are the task's first metric of whole genotypes and their operations' indices. evaluations: examples passed
+    `[N, E]` are scores of whole genotypes, more is better, and their operations' indices. evaluations: examples passed
     forward through the supernet. seconds: counted by `dnas.selection.select`.
     """
 
