@@ -46,5 +46,5 @@ def _report(argv: Sequence[str]) -> int:
 
 def _shown(study) -> int:
     print(f"\n{study}\n")
-    print(f"written    {study.folder} (study.csv, report.json)")
+    print(f"written    {study.folder} (report.html, report.json, study.csv)")
     return int(bool(study.failures))

@@ -30,11 +30,11 @@ def _differences(metric: Metric, pairs: Sequence[Paired], selections: Sequence[s
                          f"{metric.title} differs by {metric.text(abs(each.difference.mean))} over {each.pairs} seeds "
                          f"(corrected p {each.corrected:.3g}).")
     if pairs and not lines:
-        most = max(each.pairs for each in pairs)
-        least = min(1.0, len(pairs) * least_p(most))
-        lines.append(f"No difference in {metric.title} is sure" + (
-            f": with {most} seeds and {len(pairs)} comparisons no corrected p can be below {least:.2g}."
-            if least > LEVEL else f" (no corrected p is at most {LEVEL:g})."))
+        most, count = max(each.pairs for each in pairs), len(pairs)
+        least, noun = min(1.0, count * least_p(most)), f"comparison{'s' * (count > 1)}"
+        why = f": with {most} seeds and {count} {noun} no corrected p can be below {least:.2g}." if least > LEVEL else \
+            f" (no corrected p is at most {LEVEL:g})."
+        lines.append(f"No difference in {metric.title} is sure{why}")
     return lines
 
 

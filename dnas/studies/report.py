@@ -133,9 +133,16 @@ class Study:
                            if "unsuitable" in choice],
             "failures": [{"method": label, "seed": seed, "error": error} for (label, seed), error in self.failures.items()]})
 
+    def to_html(self) -> str:
+        """A page that needs no network."""
+        from dnas.studies.page import page
+
+        return page(self)
+
     def write(self, folder: str | Path) -> None:
-        """Writes study.csv and report.json into a folder. Raises RunWriteError where the disk refuses."""
+        """Writes report.html, report.json and study.csv into a folder. Raises RunWriteError where the disk refuses."""
         folder = Path(folder).expanduser()
+        write_atomic(folder / "report.html", self.to_html().encode(errors="replace"))
         write_atomic(folder / "study.csv", self.to_csv())
         write_json(folder / "report.json", self.to_json())
 
