@@ -67,6 +67,8 @@ def test_a_study_reports_every_choice_and_repeats_nothing(done, capsys):
     assert [(each.method, each.selection, each.seed) for each in result.entries] == [
         ("darts", "magnitude", 0), ("darts", "magnitude", 1)]
     assert not result.failures and not result.missing
+    steps = len(dnas.open(done / "runs/darts/1").supernet.data.splits["train"]) // 16
+    assert [each.values["gradients"] for each in result.entries] == [2 * steps] * 2  # of the weights, of the architecture
     run = dnas.open(done / "runs/darts/1", trust=True)
     assert result.entries[1].genotype == run.genotype == dnas.load_genotype(done / "runs/darts/1/selections/magnitude")
     before = contents(done)

@@ -61,7 +61,7 @@ def declared(folder: Path) -> dict[str, Any]:
     if not (folder / DECLARED).is_file():
         raise ValueError(f"{folder} holds no study: it has no {DECLARED}; `dnas study STUDY.toml --run {folder}` begins one")
     said = read_json(folder / DECLARED)
-    missing = [key for key in StudyPlan._fields if key not in said]
+    missing = [key for key in (*StudyPlan._fields, "latest") if key not in said]
     if missing:
         raise ValueError(f"{folder / DECLARED} lacks {', '.join(missing)}; restore it, or begin the study anew elsewhere")
     return said
@@ -92,15 +92,18 @@ def refuse_changed(folder: Path, plan: StudyPlan) -> None:
 
 
 def declare(folder: Path, plan: StudyPlan) -> None:
-    """Writes what the plan declares, with what was declared before and is begun already."""
+    """Writes what the plan declares, with what was declared before and is begun already; "latest" says what it declares."""
     said = as_json(plan._asdict())
+    said["latest"] = {"methods": [method.label for method in plan.methods], "seeds": plan.seeds}
     if (folder / DECLARED).exists():
-        there, labels = declared(folder), [method.label for method in plan.methods]
+        there, begun = declared(folder), {path.relative_to(folder).parts for path in folder.glob("runs/*/*")}
+        chosen = {path.name for path in folder.glob("runs/*/*/selections/*")}
         said["methods"] += [each for each in there["methods"]
-                            if each[0] not in labels and (folder / "runs" / each[0]).exists()]
-        said["selections"] = {**said["selections"], **{name: source for name, source in there["selections"].items()
-                                                       if name not in said["selections"]}}
-        said["seeds"] += [seed for seed in there["seeds"] if seed not in said["seeds"]]
+                            if each[0] not in said["latest"]["methods"] and each[0] in {label for _, label, _ in begun}]
+        said["selections"] |= {name: source for name, source in there["selections"].items()
+                               if name not in said["selections"] and name in chosen}
+        said["seeds"] += [seed for seed in there["seeds"]
+                          if seed not in plan.seeds and str(seed) in {name for _, _, name in begun}]
     write_json(folder / DECLARED, said)
 
 

@@ -5,10 +5,13 @@ A job has no table: what a benchmark knows of architectures cannot reach a searc
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from dnas import config as configs
@@ -21,10 +24,12 @@ from dnas.data import Dataset, steps_per_epoch
 from dnas.data import load as load_data
 from dnas.engine.diagnose import skips
 from dnas.engine.lanes import NonFiniteLoss
-from dnas.runs.files import as_json, read_json, write_json
+from dnas.engine.passes import count_passes
+from dnas.engine.search import input_shape
+from dnas.runs.files import as_json, read_json, records, write_json
 from dnas.studies.folder import entry_file, failure_file, run_folder
 from dnas.task import task_of
-from dnas.types import OPEN, SearchSpace
+from dnas.types import OPEN, Batch, SearchSpace
 
 
 class Job(NamedTuple):
@@ -48,12 +53,35 @@ class Job(NamedTuple):
         return f"{self.label}, seed{'s' * (len(self.seeds) > 1)} {', '.join(map(str, self.seeds))}"
 
 
-class Parts(NamedTuple):
+@dataclass(frozen=True)
+class Parts:
     """What the searches of a job have in common."""
 
     space: SearchSpace
     method: Method
     data: Dataset
+    epochs: int
+    batch: int
+
+    @property
+    def steps(self) -> int:
+        """Of an epoch."""
+        return steps_per_epoch(self.data, self.batch)
+
+    @property
+    def hyper(self) -> Mapping[str, Any]:
+        """The numbers of the method."""
+        return self.method.numbers_of(epochs=self.epochs, steps=self.steps)
+
+    @functools.cached_property
+    def gradients(self) -> int | None:
+        """Evaluations of a gradient of the supernet in an epoch, at most; None for a graph, which has no batches."""
+        if self.data.graph is not None:
+            return None
+        inputs, targets = input_shape(self.data, self.batch), self.data.targets
+        batch = Batch(inputs, jax.ShapeDtypeStruct((self.batch, *targets.shape[1:]), targets.dtype))
+        passes = count_passes(self.space, self.method, task_of(self.data), inputs, batch, self.hyper)
+        return passes.backward * self.steps
 
 
 def carry_out(job: Job, say: Callable[[str], None] = lambda text: None, progress: bool = False) -> dict[int, str]:
@@ -86,7 +114,7 @@ def _built(job: Job) -> Parts:
     data = load_data(job.data["data"], **{key: value for key, value in job.data.items() if key != "data"})
     options = lambda part: {name: value for name, value in part.items() if name != "name"}
     return Parts(configs.build_space(job.space["name"], data, options(job.space)),
-                 configs.build_method(job.method["name"], options(job.method)), data)
+                 configs.build_method(job.method["name"], options(job.method)), data, job.epochs, job.batch)
 
 
 def _searched(job: Job, parts: Parts, progress: bool) -> dict[int, str]:
@@ -95,15 +123,19 @@ def _searched(job: Job, parts: Parts, progress: bool) -> dict[int, str]:
     waiting = [seed for seed in job.seeds if not (folder[seed] / "results.json").exists()]
     if not waiting:
         return {}
+    why: Exception | None = None
     try:
         search(parts.space, [parts.method], parts.data, epochs=job.epochs, batch=job.batch, seeds=waiting,
                out=folder[waiting[0]].parent, progress=progress, cache=job.cache)
-    except NonFiniteLoss as error:
-        failed = [seed for seed in waiting if not (folder[seed] / "results.json").exists()]
-        why = {seed: folder[seed] / "failed.json" for seed in failed}
-        return {seed: str(read_json(file).get("error", error)) if file.exists() else str(error)
-                for seed, file in why.items()}
-    return {}
+    except Exception as error:
+        why = error
+    errors = {}
+    for seed in waiting:
+        if not (folder[seed] / "results.json").exists():
+            failed = folder[seed] / "failed.json"  # of this seed alone, where its loss is not finite
+            own = read_json(failed).get("error") if failed.exists() else None
+            errors[seed] = str(own or (_line(why) if why else "the search has not ended"))
+    return errors
 
 
 def _entry(job: Job, parts: Parts, seed: int, say: Callable[[str], None]) -> None:
@@ -113,10 +145,11 @@ def _entry(job: Job, parts: Parts, seed: int, say: Callable[[str], None]) -> Non
     missing = {name: source for name, source in job.selections.items() if name not in entry.get("selections", {})}
     if entry and not missing:
         return
-    run = open_search(folder, **parts._asdict(), trust=True)
+    run = open_search(folder, space=parts.space, method=parts.method, data=parts.data, trust=True)
     if not entry:
-        entry = {"label": job.label, "seed": seed, "seconds": run.seconds, "holdout": dict(run.holdout),
-                 "stopped": run.stopped, "epochs": _epochs(run), "selections": {}}
+        gradients = None if parts.gradients is None else parts.gradients * run.supernet.epoch
+        entry = {"label": job.label, "seed": seed, "seconds": run.seconds, "gradients": gradients,
+                 "stopped": run.stopped, "epochs": _epochs(run, parts), "selections": {}}
     chosen = dict.fromkeys(missing)
     try:
         result = compare([run], [(source["name"], _options(source)) for source in missing.values()],
@@ -133,19 +166,16 @@ def _entry(job: Job, parts: Parts, seed: int, say: Callable[[str], None]) -> Non
     write_json(file, as_json(entry))
 
 
-def _epochs(run: Run) -> list[dict[str, Any]]:
+def _epochs(run: Run, parts: Parts) -> list[dict[str, Any]]:
     """For each epoch, the first before any step: its genotype by the method's own rule, skips, entropy, and seconds so
     far. Where edges were decided on the way, only the last genotype is known."""
-    supernet = run.supernet
-    space, method, state, data = supernet.space, supernet.method, supernet.state, supernet.data
-    hyper = method.numbers_of(epochs=supernet.config["epochs"], steps=steps_per_epoch(data, supernet.config["batch"]))
-    algorithm = method.bind(space, task_of(data))
+    state, algorithm = run.supernet.state, parts.method.bind(parts.space, task_of(parts.data))
     undecided = all((np.asarray(rows) == OPEN).all() for rows in state.decisions.values())
-    seconds, rows = np.cumsum([0.0, *(float(each.get("seconds") or 0) for each in _timings(run))]), []
+    seconds, rows = np.cumsum([0.0, *(float(each.get("seconds") or 0) for each in records(run.folder / "timing.jsonl"))]), []
     count = len(next(iter(run.logits.values())))
     for epoch in range(count):
         arch = {name: np.asarray(values[epoch]) for name, values in run.logits.items()}
-        genotype = algorithm.select(state._replace(arch=arch), hyper) if undecided else \
+        genotype = algorithm.select(state._replace(arch=arch), parts.hyper) if undecided else \
             run.genotype if epoch == count - 1 else None
         record = next((each for each in run.records if each.get("epoch") == epoch), {})
         entropy = record.get("entropy")
@@ -154,12 +184,6 @@ def _epochs(run: Run) -> list[dict[str, Any]]:
                      "genotype": genotype and genotype.to_json(), "skips": None if genotype is None else skips(genotype),
                      "edges": None if genotype is None else sum(map(len, genotype.choices.values()))})
     return rows
-
-
-def _timings(run: Run) -> list[Mapping[str, Any]]:
-    from dnas.runs.files import records
-
-    return records(run.folder / "timing.jsonl")
 
 
 def _options(source: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,8 +32,9 @@ LONGEST = 18
 class Study:
     """A study as far as it is done. `str` of it is a text for a terminal.
 
-    declared: all that was declared, methods as [label, method, space]. searches: what is known of each search that ended,
-    with the choices from it. failures: {(method, seed): why it did not end}. truth: the table, if there is one.
+    declared: all that is declared or was begun, methods as [label, method, space]. searches: what is known of each search
+    that ended, with the choices from it. failures: {(method, seed): why it did not end}, of those that are declared now.
+    truth: the table, if there is one.
     """
 
     folder: Path
@@ -96,10 +97,9 @@ class Study:
 
     @property
     def missing(self) -> list[tuple[str, int]]:
-        """Methods and seeds that were declared and have no entry yet."""
+        """Methods and seeds that are declared now and have no entry yet."""
         there = {(each["label"], each["seed"]) for each in self.searches}
-        return [(label, seed) for label, *_ in self.declared["methods"] for seed in self.declared["seeds"]
-                if (label, seed) not in there]
+        return [key for key in _latest(self.declared) if key not in there]
 
     def to_csv(self) -> str:
         """A line for each choice from each search."""
@@ -164,7 +164,14 @@ def read_study(folder: Path) -> Study:
         entry = read_json(found[key])
         entry["selections"] = {name: entry["selections"][name] for name in order if name in entry["selections"]}
         searches.append(entry)
-    return Study(folder, said, searches, failures(folder), load_truth(said["table"]))
+    latest = set(_latest(said))
+    failed = {key: error for key, error in failures(folder).items() if key in latest}
+    return Study(folder, said, searches, failed, load_truth(said["table"]))
+
+
+def _latest(said: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """The methods and seeds that are declared now, without those that were before."""
+    return [(label, seed) for label in said["latest"]["methods"] for seed in said["latest"]["seeds"]]
 
 
 def spell_interval(interval: Interval, form: str = ".2f") -> str:

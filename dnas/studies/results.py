@@ -70,9 +70,10 @@ def study_metrics(quality: Mapping[str, Any], truth: Truth | None) -> dict[str, 
     usual = metrics_of(Quality(quality["name"], quality["better"], quality["percent"]))
     table = {"table": usual["table"]._replace(meaning=f"{truth.truth} of the table: a report, not to choose by"),
              "valid": Metric("valid %", f"{truth.choose} of the table", 2, 1)} if truth else {}
-    search = Metric("search s", "seconds of the search, without compiling", 1, -1)
-    return {**table, **{name: usual[name] for name in ("trained", "discrete", "gap", "tuned", "params", "macs")},
-            "search": search, "seconds": usual["seconds"]._replace(title="select s")}
+    cost = {"search": Metric("search s", "seconds of the search, without compiling", 1, -1),
+            "seconds": usual["seconds"]._replace(title="select s"),
+            "gradients": Metric("gradients", "evaluations of a gradient of the supernet by the search, at most", 0, -1)}
+    return {**table, **{name: usual[name] for name in ("trained", "discrete", "gap", "tuned", "params", "macs")}, **cost}
 
 
 def entries_of(searches: Sequence[Mapping[str, Any]], truth: Truth | None) -> list[Entry]:
@@ -83,6 +84,8 @@ def entries_of(searches: Sequence[Mapping[str, Any]], truth: Truth | None) -> li
             if "genotype" in choice:
                 genotype = Genotype.from_json(choice["genotype"])
                 values = {key: value for key, value in choice["values"].items() if value is not None}
+                if search.get("gradients") is not None:
+                    values["gradients"] = search["gradients"]
                 values |= {"search": search["seconds"], **(truth.values(genotype) if truth else {})}
                 rows.append(Entry(f"{search['label']}/{search['seed']}", search["label"], search["seed"], name, genotype,
                                   choice["notation"], values))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -114,14 +115,19 @@ def _started(job: Job) -> subprocess.Popen:
     log = _log(job)
     log.parent.mkdir(exist_ok=True)
     with open(log, "ab") as output:
-        process = subprocess.Popen([sys.executable, "-m", "dnas.studies.worker"], stdin=subprocess.PIPE, stdout=output,
-                                   stderr=output, start_new_session=True)
+        process = subprocess.Popen([sys.executable, "-P", "-m", "dnas.studies.worker"], stdin=subprocess.PIPE,
+                                   stdout=output, stderr=output, start_new_session=True, env=_environment())
     try:
         process.stdin.write(json.dumps(job._asdict()).encode() + b"\n")
         process.stdin.flush()
     except BrokenPipeError:
         pass  # it has ended already, and its log says why
     return process
+
+
+def _environment() -> dict[str, str]:
+    """That of this process, with the places from which it imports, and no others."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path)}
 
 
 def _ended(job: Job, code: int) -> None:
