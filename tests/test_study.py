@@ -187,6 +187,26 @@ def test_a_method_has_the_space_options_that_suit_it(tmp_path):
     assert [method.space["partial_channels"] for method in plan_study(said).methods] == [1, 4, 2]
 
 
+def test_the_example_of_the_documents_is_the_file():
+    text = (ROOT / "studies/digits.toml").read_text()
+    assert f"```toml\n{text}```" in (ROOT / "docs/studies.md").read_text()
+    plan = plan_study(ROOT / "studies/digits.toml")
+    assert [method.label for method in plan.methods] == ["darts", "darts-fast"] and plan.methods[1].method["arch_lr"] == 0.01
+
+
+def test_paths_are_relative_to_the_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "mine.py").write_text("from dnas.methods.darts import darts\n\n\ndef mine(*, lr: float = 0.1):\n"
+                                    "    return darts(lr=lr)\n")
+    np.savez(folder / "data.npz", x=np.random.default_rng(0).random((90, 8, 8, 1)).astype(np.float32), y=np.arange(90) % 3)
+    file = write_study(folder / "study.toml", methods=[{"name": "mine.py:mine"}], data={"source": "data.npz"})
+    plan = plan_study(file, True)
+    assert plan.methods[0][:2] == ("mine", {"name": f"{folder}/mine.py:mine", "lr": 0.1})
+    assert plan.data == {"data": [str(folder / "data.npz")]}
+
+
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
     """A table of all cells in which convolutions are good."""
@@ -297,8 +317,22 @@ def test_worker_processes_write_why_a_job_failed(tmp_path):
     said = []
     broken = jobs.Job(str(tmp_path), "own", {"name": "absent"}, {"name": TOY}, {"data": ["digits"]}, [0, 4], {}, 1, 16, 0)
     run_jobs([broken], 2, said.append, False)
-    assert failures(tmp_path).keys() == {("own", 0), ("own", 4)} and "no method 'absent'" in failures(tmp_path)["own", 4]
+    assert failures(tmp_path).keys() == {("own", 0), ("own", 4)}
+    assert all(why.startswith("no method 'absent'; ") for why in failures(tmp_path).values())  # not how its process ended
     assert sum(line.startswith("failed     own, seed ") for line in said) == 2
+
+
+def test_a_worker_that_is_killed_leaves_a_failure_and_one_without_a_parent_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr("dnas.studies.run.WORKER", ["-c", "import os; os.kill(os.getpid(), 9)"])
+    parts = {"name": "darts"}, {"name": TOY}, {"data": ["digits"]}
+    run_jobs([jobs.Job(str(tmp_path), "own", *parts, [0], {"random": {}}, 1, 16, 0)], 2, lambda text: None, False)
+    assert "its process ended with signal 9" in failures(tmp_path)["own", 0]
+    slow = "import threading, time; from dnas.studies import worker; threading.Thread(target=worker._wait_for_parent, " \
+           "daemon=True).start(); time.sleep(100)"
+    process = subprocess.Popen([sys.executable, "-c", slow], stdin=subprocess.PIPE,
+                               env={**os.environ, "PYTHONPATH": str(ROOT)})
+    process.stdin.close()
+    assert process.wait(30) == 3
 
 
 def killed(command, folder, ready):

@@ -219,4 +219,4 @@ def _text(study: Study) -> str:
     parts += [f"failed: {label}, seed {seed}: {error}" for (label, seed), error in study.failures.items()]
     lines = "\n\n".join(parts).splitlines() or ["nothing is done yet"]
     return "\n".join(piece for line in lines for piece in ([line] if len(line) <= WIDTH else textwrap.wrap(
-        line, WIDTH, subsequent_indent="    ")))
+        line, WIDTH, subsequent_indent="    ", break_on_hyphens=False)))

@@ -19,6 +19,8 @@ from dnas.studies.plan import StudyPlan
 
 PAUSE = 0.1
 """Seconds between two looks at the workers."""
+WORKER = ["-P", "-m", "dnas.studies.worker"]
+"""Arguments of Python for a worker process."""
 
 
 class Planned(NamedTuple):
@@ -115,7 +117,7 @@ def _started(job: Job) -> subprocess.Popen:
     log = _log(job)
     log.parent.mkdir(exist_ok=True)
     with open(log, "ab") as output:
-        process = subprocess.Popen([sys.executable, "-P", "-m", "dnas.studies.worker"], stdin=subprocess.PIPE,
+        process = subprocess.Popen([sys.executable, *WORKER], stdin=subprocess.PIPE,
                                    stdout=output, stderr=output, start_new_session=True, env=_environment())
     try:
         process.stdin.write(json.dumps(job._asdict()).encode() + b"\n")

@@ -16,7 +16,8 @@ ORPHANED = 3
 
 def main() -> int:
     """Carries out the job; 0 once its entries and failures are written."""
-    job = json.loads(sys.stdin.buffer.readline())
+    with open(0, "rb", buffering=0, closefd=False) as file:  # no buffer, whose lock the thread would hold at the end
+        job = json.loads(file.readline())
     threading.Thread(target=_wait_for_parent, daemon=True).start()
 
     from dnas.printing import print_flushed
@@ -27,7 +28,8 @@ def main() -> int:
 
 
 def _wait_for_parent() -> None:
-    sys.stdin.buffer.read()
+    while os.read(0, 4096):
+        pass
     os._exit(ORPHANED)
 
 
