@@ -138,6 +138,7 @@ def test_the_plan_says_what_there_is_to_do_and_writes_nothing(tmp_path, capsys):
     ({"methods": [{"name": "darts", "label": "../x"}]}, "label '../x' names a folder"),
     ({"methods": [{"name": "darts", "lrr": 1}]}, "has no option lrr; did you mean lr?"),
     ({"methods": [{"name": "darts", "lr": "fast"}]}, "lr is 'fast'; it must be a number"),
+    ({"methods": ["pc-darts"]}, "method pc-darts: arch_warmup 15 leaves none of 1 epochs to the architecture"),
     ({"selections": ["magnitude", "magnitude"]}, "two selections are called magnitude"),
     ({"selections": ["magnitud"]}, "did you mean 'magnitude'?"), ({"seeds": [1, 1]}, "name a seed twice"),
     ({"seeds": 0}, "at least one seed"), ({"seeds": 1.5}, "it must be a number of seeds"),
@@ -182,7 +183,7 @@ def test_a_folder_in_use_is_refused(done, capsys):
 
 
 def test_a_method_has_the_space_options_that_suit_it(tmp_path):
-    said = {**STUDY, "space": {"name": "nasbench201", "channels": 4, "cells": 1},
+    said = {**STUDY, "space": {"name": "nasbench201", "channels": 4, "cells": 1}, "budget": {"epochs": 20, "batch": 16},
             "methods": ["darts", "pc-darts", {"name": "pc-darts", "label": "half", "space": {"partial_channels": 2}}]}
     assert [method.space["partial_channels"] for method in plan_study(said).methods] == [1, 4, 2]
 

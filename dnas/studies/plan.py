@@ -75,15 +75,16 @@ def plan_study(study: str | Path | Mapping[str, Any], trust: bool | Collection[s
     budget = _budget(said, where)
     options, data = _data(said, where, folder, trust)
     batch = budget["batch"] or min(BATCH, len(data.splits["train"]), len(data.splits["valid"]))
+    steps = steps_per_epoch(data, batch)
     selections = _selections(said, where, folder, trust)
-    methods = _methods(said, where, folder, trust, data)
+    methods = _methods(said, where, folder, trust, data, budget["epochs"], steps)
     seeds = said.get("seeds", 3)
     if type(seeds) is not int and not isinstance(seeds, list):
         raise ValueError(f"{where}: seeds is {seeds!r}; it must be a number of seeds, or a list of them")
     task = task_of(data)
+    quality = {"name": task.metric, "better": task.better, "percent": task.percent}
     return StudyPlan(methods, selections, seeds_of(0, seeds), options, configs.described(data), budget["epochs"], batch,
-                     budget["train_epochs"], steps_per_epoch(data, batch),
-                     {"name": task.metric, "better": task.better, "percent": task.percent}, _table(said, where, folder))
+                     budget["train_epochs"], steps, quality, _table(said, where, folder))
 
 
 def _read(path: str | Path) -> tuple[dict[str, Any], str, Path]:
@@ -126,7 +127,7 @@ def _data(said: Mapping[str, Any], where: str, folder: Path,
 
 
 def _methods(said: Mapping[str, Any], where: str, folder: Path, trust: bool | Collection[str],
-             data: Dataset) -> list[PlannedMethod]:
+             data: Dataset, epochs: int, steps: int) -> list[PlannedMethod]:
     common = _mapping(said, "space", where) or {"name": "nasbench201"}
     methods: list[PlannedMethod] = []
     for part in _listed(said, "methods", where, ["darts"]):
@@ -144,7 +145,12 @@ def _methods(said: Mapping[str, Any], where: str, folder: Path, trust: bool | Co
         suits = {option: value for option, value in suits.items() if option not in direct}
         space = configs.build_space(space_name, data, {**suits, **shared, **own})
         check_space(space, data)
-        methods.append(PlannedMethod(label, dict(configs.build_method(name, options).source), dict(space.source)))
+        method = configs.build_method(name, options)
+        try:
+            method.numbers_of(epochs=epochs, steps=steps)
+        except ValueError as error:
+            raise ValueError(f"{where}: method {label}: {error}") from None
+        methods.append(PlannedMethod(label, dict(method.source), dict(space.source)))
     return methods
 
 
