@@ -6,7 +6,7 @@ from scipy.stats import permutation_test, ttest_1samp
 
 from dnas.reports.comparison import METRICS
 from dnas.studies import results, statistics
-from dnas.studies.claims import claims
+from dnas.studies.claims import collapsed, of_metric
 from dnas.studies.results import Paired, Point, Row
 from dnas.studies.statistics import Interval
 
@@ -79,10 +79,10 @@ def test_ranks_and_differences_go_by_seed():
 METRIC = METRICS["discrete"]
 
 
-def told(first, second, **more):
+def told(first, second):
     rows = [row("a", "s", *first), row("b", "s", *second)]
-    return claims(METRIC, results.paired_of(rows, "discrete", ["a", "b"], ["s"]), results.ranks_of(rows, "discrete", 1),
-                  more.get("points", []), ["s"])
+    pairs, ranks = results.paired_of(rows, "discrete", ["a", "b"], ["s"]), results.ranks_of(rows, "discrete", 1)
+    return of_metric(METRIC, pairs, ranks, ["s"])
 
 
 def test_a_sentence_only_for_what_the_numbers_support():
@@ -100,7 +100,7 @@ def test_a_sentence_only_for_what_the_numbers_support():
 
 def test_searches_that_end_with_skips_are_told():
     points = [Point("a", seed, epoch, 0, None, skips, 6, None) for seed, skips in ((0, 4), (1, 3)) for epoch in (0, 1)]
-    lines = claims(METRIC, [], [], [*points, Point("b", 0, 1, 0, None, None, None, None)], ["s"])
+    lines = collapsed([*points, Point("b", 0, 1, 0, None, None, None, None)])
     assert lines == ["1 of 2 searches of a ended with skips on more than half of the edges that their own rule keeps."]
 
 
@@ -113,5 +113,5 @@ def test_curves_are_means_over_seeds_that_know_the_value():
 
 def test_a_paired_difference_where_less_is_better():
     pair = Paired("gap", "s", "b", "a", Interval(-2.0, -3.0, -1.0), 8, 0.01, 0.01)
-    (line,) = claims(METRICS["gap"], [pair], [], [], ["s"])
+    (line,) = of_metric(METRICS["gap"], [pair], [], ["s"])
     assert line.startswith("b is better than a, chosen by s: gap differs by 2.00")

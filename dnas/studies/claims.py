@@ -14,10 +14,9 @@ LEAST_SEEDS = 5
 """Seeds from which on bootstrap intervals of ranks are compared; of fewer they are too narrow."""
 
 
-def claims(metric: Metric, pairs: Sequence[Paired], ranks: Sequence[Rank], points: Sequence[Point],
-           selections: Sequence[str]) -> list[str]:
-    """What can be said: differences that are sure, a first rank that is apart, searches that ended with skips."""
-    return [*_differences(metric, pairs, selections), *_first(metric, ranks), *_collapsed(points)]
+def of_metric(metric: Metric, pairs: Sequence[Paired], ranks: Sequence[Rank], selections: Sequence[str]) -> list[str]:
+    """What can be said by a metric: differences that are sure, and a first rank that is apart."""
+    return [*_differences(metric, pairs, selections), *_first(metric, ranks)]
 
 
 def _differences(metric: Metric, pairs: Sequence[Paired], selections: Sequence[str]) -> list[str]:
@@ -48,7 +47,8 @@ def _first(metric: Metric, ranks: Sequence[Rank]) -> list[str]:
             f"its 95 % interval is apart from all others ({first.seeds} seeds)."]
 
 
-def _collapsed(points: Sequence[Point]) -> list[str]:
+def collapsed(points: Sequence[Point]) -> list[str]:
+    """Which searches ended with skips on most edges."""
     last: Mapping[tuple[str, int], Point] = {(each.method, each.seed): each for each in points if each.skips is not None}
     lines = []
     for method in dict.fromkeys(name for name, _ in last):

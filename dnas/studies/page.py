@@ -11,7 +11,7 @@ from dnas.reports import html
 from dnas.reports.comparison import spell
 from dnas.reports.figures import FONT, SERIES, draw_dots, saving
 from dnas.studies.report import Study, spell_interval
-from dnas.studies.results import mean_points
+from dnas.studies.results import JUDGED, mean_points
 
 CURVES = {"regret": "regret, points", "skips": "edges that carry a skip", "entropy": "entropy of the gates, nats"}
 """What is drawn over the course of the searches, by the field of a point."""
@@ -31,12 +31,14 @@ def page(study: Study) -> str:
 
 
 def _summary(study: Study) -> list[str]:
-    names = [name for name in study.metrics if any(name in row.values for row in study.rows)]
-    rows = [[row.method, row.selection, str(len(row.seeds)), *(spell(study.metrics[name], row.values.get(name))
-                                                               for name in names)] for row in study.rows]
-    return [html.heading("Methods and selections"),
-            html.table(["method", "selection", "seeds", *(study.metrics[name].title for name in names)], rows, text=2),
-            html.paragraph("Means over the seeds ± their standard deviation; one seed shows none.", quiet=True)]
+    parts = []
+    for kind in (*JUDGED, "gap", "tuned"), ("search", "seconds", "gradients", "params", "macs"):
+        names = [name for name in kind if any(name in row.values for row in study.rows)]
+        rows = [[f"{row.method}: {row.selection}", str(len(row.seeds)), *(
+            spell(study.metrics[name], row.values.get(name)) for name in names)] for row in study.rows]
+        parts.append(html.table(["method: selection", "seeds", *(study.metrics[name].title for name in names)], rows))
+    note = "Means over the seeds ± their standard deviation; one seed shows none."
+    return [html.heading("Methods and selections"), *parts, html.paragraph(note, quiet=True)]
 
 
 def _ranks(study: Study) -> list[str]:
@@ -55,7 +57,7 @@ def _differences(study: Study) -> list[str]:
     if not study.differences:
         return []
     rows = [[f"{each.first} \N{MINUS SIGN} {each.second}", each.within, study.metrics[each.metric].title,
-             spell_interval(each.difference, "+.2f"), str(each.pairs), f"{each.p:.3g}", f"{each.corrected:.3g}"]
+             study.spell_difference(each), str(each.pairs), f"{each.p:.3g}", f"{each.corrected:.3g}"]
             for each in study.differences]
     return [html.heading("Differences by seed"),
             html.table(["difference", "within", "of", "mean, 95 % interval", "seeds", "p", "corrected p"], rows, text=3),
@@ -74,11 +76,11 @@ def _agreement(study: Study) -> list[str]:
 
 
 def _seeds(study: Study) -> list[str]:
-    rows = [[each.method, each.selection, str(each.seed), *(
-        study.metrics[name].text(each.values[name]) if name in each.values else DASH for name in study.judged),
-        each.notation] for each in study.entries]
-    return [html.heading("Every choice"), html.table(
-        ["method", "selection", "seed", *(study.metrics[name].title for name in study.judged), "genotype"], rows, text=2)]
+    rows = [[f"{each.method}: {each.selection}", each.notation, str(each.seed), *(
+        study.metrics[name].text(each.values[name]) if name in each.values else DASH for name in study.judged)]
+        for each in study.entries]
+    header = ["method: selection", "genotype", "seed", *(study.metrics[name].title for name in study.judged)]
+    return [html.heading("Every choice"), html.table(header, rows, text=2)]
 
 
 def _failures(study: Study) -> list[str]:

@@ -87,19 +87,22 @@ class Study:
 
     @functools.cached_property
     def claims(self) -> list[str]:
-        """Sentences that the numbers support, by the most telling metric."""
-        if not self.judged:
-            return []
-        name = self.judged[0]
-        return claims.claims(self.metrics[name], [each for each in self.differences if each.metric == name],
-                             [each for each in self.ranks if each.metric == name], self.points,
-                             list(self.declared["selections"]))
+        """Sentences that the numbers support: by the most telling metric, and by the one to choose by."""
+        selections, lines = list(self.declared["selections"]), []
+        for name in dict.fromkeys([*self.judged[:1], *(name for name in self.judged if name == "valid")]):
+            of = lambda rows, name=name: [each for each in rows if each.metric == name]
+            lines += claims.of_metric(self.metrics[name], of(self.differences), of(self.ranks), selections)
+        return [*lines, *claims.collapsed(self.points)]
 
     @property
     def missing(self) -> list[tuple[str, int]]:
         """Methods and seeds that are declared now and have no entry yet."""
         there = {(each["label"], each["seed"]) for each in self.searches}
         return [key for key in _latest(self.declared) if key not in there]
+
+    def spell_difference(self, pair: Paired) -> str:
+        """A mean difference with its interval."""
+        return spell_interval(pair.difference, "+.4g" if self.metrics[pair.metric].digits is None else "+.2f")
 
     def to_csv(self) -> str:
         """A line for each choice from each search."""
@@ -212,7 +215,7 @@ def _text(study: Study) -> str:
             parts += ["differences by seed, with 95 % intervals (t) and p of a sign-flip test, corrected (Holm)", columns(
                 [["difference", "within", "mean", "p"], *(
                     [f"{shortened(each.first, 14)} \N{MINUS SIGN} {shortened(each.second, 14)}", shortened(each.within, 14),
-                     spell_interval(each.difference, "+.2f"), f"{each.corrected:.2g}"] for each in pairs)], left=2)]
+                     study.spell_difference(each), f"{each.corrected:.2g}"] for each in pairs)], left=2)]
     parts += [textwrap.fill(each, WIDTH) for each in study.claims]
     if study.missing:
         parts.append(f"missing: {len(study.missing)} searches that were declared have not ended")
