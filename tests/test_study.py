@@ -301,6 +301,20 @@ def test_the_report_looks_the_choices_up_in_the_table(reported, capsys):
     assert all(part in page for part in (*headings, CELLS["poor"], "regret", *result.claims))
 
 
+def test_a_damaged_entry_is_one_clear_line(reported, capsys):
+    file = reported / "entries/darts/3.json"
+    file.write_text('{"label": "darts"}')
+    assert f"{file} lacks seed, seconds, epochs, selections; remove it" in refused(capsys, "study", "report", reported)
+    file.unlink()
+    for label in "../x", "/etc":
+        said = read_json(reported / "study.json")
+        said["methods"][0][0] = label
+        (reported / "other").mkdir(exist_ok=True)
+        (reported / "other/study.json").write_text(json.dumps(said))
+        assert "no name of a folder" in refused(capsys, "study", "report", reported / "other")
+    assert len(dnas.study_report(reported).searches) == 11 and dnas.study_report(reported).missing == [("darts", 3)]
+
+
 def test_the_report_stays_within_80_columns_whatever_the_names(reported):
     long = "a-method-with-a-very-long-label=0.0001,and-more"
     for part in "entries", "runs":

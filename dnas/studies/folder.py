@@ -18,7 +18,7 @@ from typing import Any
 from dnas.runs import lock
 from dnas.runs.directory import flatten
 from dnas.runs.files import as_json, clean, read_json, write_json
-from dnas.studies.plan import StudyPlan
+from dnas.studies.plan import LABEL, StudyPlan
 
 DECLARED = "study.json"
 COMMON = "described", "epochs", "batch", "train_epochs"
@@ -64,6 +64,8 @@ def declared(folder: Path) -> dict[str, Any]:
     missing = [key for key in (*StudyPlan._fields, "latest") if key not in said]
     if missing:
         raise ValueError(f"{folder / DECLARED} lacks {', '.join(missing)}; restore it, or begin the study anew elsewhere")
+    if not all(isinstance(label, str) and LABEL.fullmatch(label) for label, *_ in said["methods"]):
+        raise ValueError(f"{folder / DECLARED} has a method whose label is no name of a folder; restore the file")
     return said
 
 

@@ -16,7 +16,7 @@ from dnas.reports.comparison import Entry, Metric, spell
 from dnas.reports.text import columns
 from dnas.runs.files import as_json, read_json, write_atomic, write_json
 from dnas.studies import claims, results
-from dnas.studies.folder import declared
+from dnas.studies.folder import declared, entry_file
 from dnas.studies.results import Paired, Point, Rank, Row
 from dnas.studies.run import failures
 from dnas.studies.statistics import Interval
@@ -159,17 +159,23 @@ class Study:
 def read_study(folder: Path) -> Study:
     """The study in a folder as far as it is done. Loads no run. Raises ValueError where there is none."""
     said = declared(folder)
-    found = {(file.parent.name, int(file.stem)): file for file in folder.glob("entries/*/*.json") if file.stem.isdigit()}
-    keys = sorted(found, key=lambda key: ([label for label, *_ in said["methods"]].index(key[0]), key[1]))
-    order = list(said["selections"])
     searches = []
-    for key in keys:
-        entry = read_json(found[key])
-        entry["selections"] = {name: entry["selections"][name] for name in order if name in entry["selections"]}
-        searches.append(entry)
+    for label, *_ in said["methods"]:
+        seeds = sorted(int(file.stem) for file in (folder / "entries" / label).glob("*.json") if file.stem.isdigit())
+        searches += [_entry(entry_file(folder, label, seed), list(said["selections"])) for seed in seeds]
     latest = set(_latest(said))
     failed = {key: error for key, error in failures(folder).items() if key in latest}
     return Study(folder, said, searches, failed, load_truth(said["table"]))
+
+
+def _entry(file: Path, selections: Sequence[str]) -> dict[str, Any]:
+    """What is known of a search, its choices in the order of `selections`. Raises ValueError for the file of something
+    else."""
+    entry = read_json(file)
+    missing = [key for key in ("label", "seed", "seconds", "epochs", "selections") if key not in entry]
+    if missing:
+        raise ValueError(f"{file} lacks {', '.join(missing)}; remove it, and `dnas study` writes it anew")
+    return entry | {"selections": {name: entry["selections"][name] for name in selections if name in entry["selections"]}}
 
 
 def _latest(said: Mapping[str, Any]) -> list[tuple[str, int]]:
