@@ -71,6 +71,7 @@ def test_a_study_reports_every_choice_and_repeats_nothing(done, capsys):
     assert [each.values["gradients"] for each in result.entries] == [2 * steps] * 2  # of the weights, of the architecture
     run = dnas.open(done / "runs/darts/1", trust=True)
     assert result.entries[1].genotype == run.genotype == dnas.load_genotype(done / "runs/darts/1/selections/magnitude")
+    assert result.searches[1]["epochs"][-1]["genotype"] == run.genotype.to_json()
     before = contents(done)
     study(done)
     assert contents(done) == before
@@ -78,9 +79,9 @@ def test_a_study_reports_every_choice_and_repeats_nothing(done, capsys):
     assert "discretised %" in out and max(map(len, out.splitlines()[:-1])) <= 80 and contents(done) == before
     rows = list(csv.DictReader((done / "study.csv").read_text().splitlines()))
     assert [(row["method"], row["seed"]) for row in rows] == [("darts", "0"), ("darts", "1")]
-    told = json.loads((done / "report.json").read_text())
-    assert told["summary"][0]["discrete"]["seeds"] == 2 and len(told["points"]) == 4
-    assert told["points"][0]["entropy"] is None and told["points"][1]["entropy"] > 0
+    report = json.loads((done / "report.json").read_text())
+    assert report["summary"][0]["discrete"]["seeds"] == 2 and len(report["points"]) == 4
+    assert report["points"][0]["entropy"] is None and report["points"][1]["entropy"] > 0
 
 
 def test_what_is_added_is_all_that_is_done(done, monkeypatch):
@@ -223,8 +224,8 @@ CELL = {"space": {"name": "nasbench201", "channels": 2, "cells": 1}, "seeds": [0
 
 
 def test_test_columns_are_for_reports_only(table):
-    known = nasbench201.load(table)
-    assert set(nasbench201.without_test(known).columns) == {"cifar10_valid_12"}
+    whole = nasbench201.load(table)
+    assert set(nasbench201.without_test(whole).columns) == {"cifar10_valid_12"}
     with pytest.raises(ValueError, match="'cifar10_test_200' of accuracies to choose; test columns are for reports only"):
         dnas.study({**STUDY, **CELL, "table": {"file": str(table), "choose": "cifar10_test_200"}}, "absent", trust=True)
     assert "table" not in jobs.Job._fields  # what a search and a selection are given
@@ -312,6 +313,7 @@ def test_a_damaged_entry_is_one_clear_line(reported, capsys):
         (reported / "other").mkdir(exist_ok=True)
         (reported / "other/study.json").write_text(json.dumps(said))
         assert "no name of a folder" in refused(capsys, "study", "report", reported / "other")
+    assert "ranks are over the 5 seeds that all rows have" in str(dnas.study_report(reported))
     assert len(dnas.study_report(reported).searches) == 11 and dnas.study_report(reported).missing == [("darts", 3)]
 
 

@@ -79,7 +79,7 @@ def test_ranks_and_differences_go_by_seed():
 METRIC = METRICS["discrete"]
 
 
-def told(first, second):
+def sentences(first, second):
     rows = [row("a", "s", *first), row("b", "s", *second)]
     pairs, ranks = results.paired_of(rows, "discrete", ["a", "b"], ["s"]), results.ranks_of(rows, "discrete", 1)
     return of_metric(METRIC, pairs, ranks, ["s"])
@@ -87,18 +87,18 @@ def told(first, second):
 
 def test_a_sentence_only_for_what_the_numbers_support():
     many = np.arange(50.0, 58)
-    better = told(many, many + [1, 2, 3, 1, 2, 3, 1, 2])
+    better = sentences(many, many + [1, 2, 3, 1, 2, 3, 1, 2])
     assert better[0] == ("b is better than a, chosen by s: discretised % differs by 1.88 over 8 seeds "
                          "(corrected p 0.00781).")
     assert better[1].startswith("b with s has the first mean rank") and len(better) == 2
-    assert told(many, many + [1, -2, 3, -1, 2, -3, 1, -1])[0] == (
+    assert sentences(many, many + [1, -2, 3, -1, 2, -3, 1, -1])[0] == (
         "No difference in discretised % is sure (no corrected p is at most 0.05).")
-    few = told(many[:3], many[:3] + 9)  # three seeds cannot be sure, however large the difference
+    few = sentences(many[:3], many[:3] + 9)  # three seeds cannot be sure, however large the difference
     assert few == ["No difference in discretised % is sure: with 3 seeds and 1 comparison no corrected p can be below "
                    "0.25."]
 
 
-def test_searches_that_end_with_skips_are_told():
+def test_searches_that_end_with_skips_are_sentences():
     points = [Point("a", seed, epoch, 0, None, skips, 6, None) for seed, skips in ((0, 4), (1, 3)) for epoch in (0, 1)]
     lines = collapsed([*points, Point("b", 0, 1, 0, None, None, None, None)])
     assert lines == ["1 of 2 searches of a ended with skips on more than half of the edges that their own rule keeps."]

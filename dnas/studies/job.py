@@ -91,7 +91,7 @@ def carry_out(job: Job, say: Callable[[str], None] = lambda text: None, progress
     """
     errors: dict[int, str] = {}
     try:
-        parts = _built(job)
+        parts = _parts(job)
         errors = _searched(job, parts, progress)
     except Exception as error:
         errors = dict.fromkeys(job.seeds, _line(error))
@@ -110,7 +110,7 @@ def carry_out(job: Job, say: Callable[[str], None] = lambda text: None, progress
     return errors
 
 
-def _built(job: Job) -> Parts:
+def _parts(job: Job) -> Parts:
     data = load_data(job.data["data"], **{key: value for key, value in job.data.items() if key != "data"})
     options = lambda part: {name: value for name, value in part.items() if name != "name"}
     return Parts(configs.build_space(job.space["name"], data, options(job.space)),
@@ -154,14 +154,14 @@ def _entry(job: Job, parts: Parts, seed: int, say: Callable[[str], None]) -> Non
     try:
         result = compare([run], [(source["name"], _options(source)) for source in missing.values()],
                          train_epochs=job.train_epochs, out=None, cache=job.cache, progress=False)
-        notes = "; ".join(result.notes)
+        remarks = "; ".join(result.notes)
         chosen |= {each.selection: {"genotype": each.genotype.to_json(), "notation": each.notation,
                                     "values": dict(each.values)} for each in result.entries}
     except NothingSuits as error:
-        notes = str(error)
+        remarks = str(error)
     for name, choice in chosen.items():
         say(f"chosen     {job.label}, seed {seed}, {name}: {choice['notation'] if choice else 'it does not suit this run'}")
-        entry["selections"][name] = {"source": missing[name], **(choice or {"unsuitable": notes})}
+        entry["selections"][name] = {"source": missing[name], **(choice or {"unsuitable": remarks})}
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, as_json(entry))
 

@@ -14,7 +14,7 @@ from dnas.studies.report import Study, spell_interval
 from dnas.studies.results import JUDGED, mean_points
 
 CURVES = {"regret": "regret, points", "skips": "edges that carry a skip", "entropy": "entropy of the gates, nats"}
-"""What is drawn over the course of the searches, by the field of a point."""
+"""What is drawn epoch by epoch, by the field of a point."""
 DASH = "\N{EN DASH}"
 
 
@@ -46,11 +46,14 @@ def _ranks(study: Study) -> list[str]:
     ranks = {(each.metric, each.method, each.selection): spell_interval(each.rank) for each in study.ranks}
     if not keys:
         return []
+    seeds = {each.metric: each.seeds for each in study.ranks}
+    titles = [f"{study.metrics[name].title} ({seeds[name]} seeds)" if name in seeds else study.metrics[name].title
+              for name in names]
     return [html.heading("Mean ranks"),
-            html.table(["method", "selection", *(study.metrics[name].title for name in names)],
+            html.table(["method", "selection", *titles],
                        [[*key, *(ranks.get((name, *key), DASH) for name in names)] for key in keys], text=2),
-            html.paragraph("1 is the best within a seed, ties share their rank; in brackets the 95 % bootstrap interval "
-                           "over the seeds, too narrow for few of them.", quiet=True)]
+            html.paragraph("1 is the best within a seed, of those seeds that all rows have; ties share their rank. In "
+                           "brackets the 95 % bootstrap interval over the seeds, too narrow for few of them.", quiet=True)]
 
 
 def _differences(study: Study) -> list[str]:
@@ -91,9 +94,9 @@ def _failures(study: Study) -> list[str]:
 
 
 def _meanings(study: Study) -> list[str]:
-    known = [name for name in study.metrics if any(name in row.values for row in study.rows)]
+    names = [name for name in study.metrics if any(name in row.values for row in study.rows)]
     return [html.heading("Columns"), html.table(
-        ["column", "meaning"], [[study.metrics[name].title, study.metrics[name].meaning] for name in known], text=2)]
+        ["column", "meaning"], [[study.metrics[name].title, study.metrics[name].meaning] for name in names], text=2)]
 
 
 def _declared(study: Study) -> list[str]:
@@ -111,13 +114,13 @@ def _pictures(study: Study) -> list[str]:
         parts = [html.picture(dots, "Dots are seeds, a bar is their mean, a line one standard deviation.")]
         curves = {what: mean_points(study.points, what) for what in CURVES}
         if any(curves.values()):
-            draw_course({CURVES[what]: rows for what, rows in curves.items() if rows}, lines)
-            parts.append(html.picture(lines, "The course of the searches, means over the seeds, by the method's own rule of "
+            draw_epochs({CURVES[what]: rows for what, rows in curves.items() if rows}, lines)
+            parts.append(html.picture(lines, "Epoch by epoch, means over the seeds, by the method's own rule of "
                                              "choosing; regret is to the best cell of the table, over seconds."))
     return parts
 
 
-def draw_course(panels: Mapping[str, Mapping[str, Sequence[tuple[int, float, float]]]], path: str | Path) -> None:
+def draw_epochs(panels: Mapping[str, Mapping[str, Sequence[tuple[int, float, float]]]], path: str | Path) -> None:
     """Writes a panel a title with a curve a method through (epoch, seconds, value): regret over seconds, others over
     epochs."""
     from matplotlib.figure import Figure

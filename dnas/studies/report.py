@@ -205,6 +205,8 @@ def _text(study: Study) -> str:
             rows.append([shortened(row.method), shortened(row.selection, 14), spell(metric, row.values.get(name)),
                          spell_interval(rank.rank, ".1f") if rank else "\N{EN DASH}", f"{seconds:.0f}"])
         parts += [f"{metric.title}: {metric.meaning}", columns(rows, left=2)]
+        fewer = [rank.seeds for rank in ranked.values() if rank.seeds < max(len(row.seeds) for row in study.rows)]
+        parts += [f"ranks are over the {fewer[0]} seeds that all rows have"] if fewer else []
     for name in study.judged[1:]:
         metric = study.metrics[name]
         parts += [f"{metric.title}: {metric.meaning}",

@@ -99,7 +99,7 @@ def rows_of(entries: Sequence[Entry], metrics: Mapping[str, Metric]) -> list[Row
         seeds = {each.seed: dict(each.values) for each in entries if (each.method, each.selection) == (method, selection)}
         values = {}
         for metric in metrics:
-            numbers = [known[metric] for known in seeds.values() if metric in known]
+            numbers = [row[metric] for row in seeds.values() if metric in row]
             if numbers:
                 spread = float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None
                 values[metric] = float(np.mean(numbers)), spread, len(numbers)
@@ -115,8 +115,8 @@ def judged(rows: Sequence[Row]) -> list[str]:
 def ranks_of(rows: Sequence[Row], metric: str, better: int) -> list[Rank]:
     """The ranks of the rows that have the metric, over the seeds that all of those have; [] where there are none."""
     rows = [row for row in rows if metric in row.values]
-    known = [{seed for seed, values in row.seeds.items() if metric in values} for row in rows]
-    seeds = sorted(set.intersection(*known)) if known else []
+    each = [{seed for seed, values in row.seeds.items() if metric in values} for row in rows]
+    seeds = sorted(set.intersection(*each)) if each else []
     if not seeds or len(rows) < 2:
         return []
     values = statistics.ranks(np.array([[row.seeds[seed][metric] for row in rows] for seed in seeds]), better)
@@ -133,18 +133,18 @@ def paired_of(rows: Sequence[Row], metric: str, methods: Sequence[str], selectio
              for selection in selections for method in methods[1:]]
     pairs += [(method, selection, selections[0], (method, selection), (method, selections[0]))
               for method in methods for selection in selections[1:]]
-    found = []
+    tests = []
     for within, first, second, one, other in pairs:
         both = sorted(table.get(one, {}).keys() & table.get(other, {}).keys())
         if both:
             gaps = [table[one][seed] - table[other][seed] for seed in both]
-            found.append(Paired(metric, within, first, second, statistics.student(np.array(gaps)), len(both),
+            tests.append(Paired(metric, within, first, second, statistics.student(np.array(gaps)), len(both),
                                 statistics.sign_flip(gaps)))
-    return [each._replace(corrected=p) for each, p in zip(found, statistics.holm([each.p for each in found]))]
+    return [each._replace(corrected=p) for each, p in zip(tests, statistics.holm([each.p for each in tests]))]
 
 
 def points_of(searches: Sequence[Mapping[str, Any]], truth: Truth | None) -> list[Point]:
-    """The course of every search, by the method's own rule of choosing."""
+    """Every search after every epoch, by the method's own rule of choosing."""
     points = []
     for search in searches:
         for each in search["epochs"]:
@@ -156,12 +156,12 @@ def points_of(searches: Sequence[Mapping[str, Any]], truth: Truth | None) -> lis
 
 def agreements_of(entries: Sequence[Entry]) -> dict[tuple[str, str], float]:
     """For each method and selection of several seeds, the share of edges that two seeds have in common, mean over pairs."""
-    found = {}
+    shares = {}
     for key in dict.fromkeys((each.method, each.selection) for each in entries):
         genotypes = [each.genotype for each in entries if (each.method, each.selection) == key]
         if len(genotypes) > 1:
-            found[key] = float(np.mean([agreement(*pair) for pair in itertools.combinations(genotypes, 2)]))
-    return found
+            shares[key] = float(np.mean([agreement(*pair) for pair in itertools.combinations(genotypes, 2)]))
+    return shares
 
 
 def mean_points(points: Sequence[Point], what: str) -> dict[str, list[tuple[int, float, float]]]:

@@ -49,7 +49,7 @@ def planned(plan: StudyPlan, folder: Path) -> list[Planned]:
 
 def plan_text(plan: StudyPlan, folder: Path) -> str:
     """The plan for a person, with the cost of the searches that are not done."""
-    rows, epochs, known = planned(plan, folder), 0, []
+    rows, epochs, times = planned(plan, folder), 0, []
     lines = [f"study      {folder}: {len(plan.methods)} methods, {len(plan.seeds)} seeds, selections "
              f"{', '.join(plan.selections)}",
              f"budget     {plan.epochs} epochs of {plan.steps} steps of {plan.batch} examples for each search"
@@ -57,12 +57,12 @@ def plan_text(plan: StudyPlan, folder: Path) -> str:
     for row in rows:
         count = len(row.waiting) - len(row.searched)
         epochs += count * plan.epochs
-        known.append(0.0 if not count else None if row.seconds is None else count * row.seconds)
+        times.append(0.0 if not count else None if row.seconds is None else count * row.seconds)
         what = ", ".join(f"{number} {word}" for number, word in (
             (len(row.done), "done"), (len(row.searched), "to select from"), (count, "to search")) if number)
         cost = f": {count * plan.epochs * plan.steps:,} steps" if count else ""
-        lines.append(f"method     {row.label}: {what}{cost}" + (f", about {duration(known[-1])}" if known[-1] else ""))
-    total = "" if None in known or not epochs else f", about {duration(sum(known))}"
+        lines.append(f"method     {row.label}: {what}{cost}" + (f", about {duration(times[-1])}" if times[-1] else ""))
+    total = "" if None in times or not epochs else f", about {duration(sum(times))}"
     return "\n".join([*lines, f"to do      {epochs:,} epochs, {epochs * plan.steps:,} steps{total}"])
 
 

@@ -28,8 +28,8 @@ class Truth(NamedTuple):
         """{"table", and "valid" with a column to choose by}, in %."""
         row = nasbench201.index(self.table, genotype)
         columns = {"table": self.truth, "valid": self.choose}
-        found = {name: float(self.table.columns[column][row]) for name, column in columns.items() if column}
-        return {name: value for name, value in found.items() if np.isfinite(value)}
+        values = {name: float(self.table.columns[column][row]) for name, column in columns.items() if column}
+        return {name: value for name, value in values.items() if np.isfinite(value)}
 
     def regret(self, genotype: Genotype) -> float:
         """Points below the best cell of the table."""
