@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from dnas.runs.checkpoint import CorruptCheckpoint
     from dnas.runs.directory import load_genotype
     from dnas.runs.files import RunWriteError
+    from dnas.studies.report import Study
+    from dnas.studies.study import study, study_report
     from dnas.task import Task
     from dnas.types import Batch, Choice, Evaluator, Genotype, Group, Network, SearchSpace
 
@@ -61,6 +63,8 @@ _PLACES = {
         "runs.checkpoint": ("CorruptCheckpoint",),
         "runs.directory": ("load_genotype",),
         "runs.files": ("RunWriteError",),
+        "studies.report": ("Study",),
+        "studies.study": ("study", "study_report"),
         "task": ("Task",),
         "types": ("Batch", "Choice", "Evaluator", "Genotype", "Group", "Network", "SearchSpace"),
     }.items() for name in names
@@ -68,9 +72,9 @@ _PLACES = {
 __all__ = [
     "Algorithm", "Batch", "Budget", "Choice", "Comparison", "CorruptCheckpoint", "Dataset", "Evaluation",
     "Evaluator", "Genotype", "Group", "Method", "Network", "NonFiniteLoss", "Player", "Predictions", "Recipe", "Run",
-    "RunWriteError", "SearchSpace", "SearchState", "Selected", "Supernet", "Task", "Term", "TrainedNetwork",
+    "RunWriteError", "SearchSpace", "SearchState", "Selected", "Study", "Supernet", "Task", "Term", "TrainedNetwork",
     "compare", "estimate", "evaluate", "export", "load", "load_genotype", "method", "open", "predict", "report",
-    "search", "select", "show", "space", "train",
+    "search", "select", "show", "space", "study", "study_report", "train",
 ]
 
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "search": ("launch.search:main", "search a space on data and write the result into a run directory"),
     "select": ("launch.select:main", "choose the architecture of a trained supernet in another way"),
     "compare": ("launch.compare:main", "compare selections on runs of several methods and seeds, in one report"),
+    "study": ("launch.study:main", "compare methods over seeds and selections under one budget, and go on"),
     "train": ("launch.train:main", "train the network of a search, or a published one, and test it"),
     "predict": ("launch.predict:main", "predictions of a trained network for pictures, rows of a table, arrays, a text"),
     "export": ("launch.export:main", "write a trained network as StableHLO, safetensors or one Python file"),

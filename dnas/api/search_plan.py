@@ -87,7 +87,7 @@ def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = No
     """
     spaces, methods = (list(part) if type(part) in (list, tuple) else [part] for part in (space, method))
     several = [spaces, methods] != [[space], [method]] or seeds is not None
-    seeds = _seeds(seed, seeds)
+    seeds = seeds_of(seed, seeds)
     configs.refuse_out_of_range({"epochs": epochs, "diagnose": diagnose, **({} if batch is None else {"batch": batch})})
     if stop_on_collapse and not diagnose:
         raise ValueError("stop_on_collapse needs diagnose, the epochs between diagnoses")
@@ -177,7 +177,8 @@ def _method(method: str | Method) -> Method:
     return method
 
 
-def _seeds(seed: int, seeds: int | Sequence[int] | None) -> list[int]:
+def seeds_of(seed: int, seeds: int | Sequence[int] | None) -> list[int]:
+    """The seeds of several searches: those listed, or as many as `seeds` says, starting at `seed`. Raises ValueError."""
     listed = [seed] if seeds is None else list(range(seed, seed + seeds)) if isinstance(seeds, int) else list(seeds)
     if not listed:
         raise ValueError(f"seeds is {seeds!r}; a search needs at least one seed")

@@ -156,6 +156,11 @@ def accuracy(column: str) -> Accuracy | None:
     return Accuracy(match[1], match[2], int(match[3])) if match else None
 
 
+def without_test(table: Table) -> Table:
+    """The table without its test columns (named ..._test_...): what may be chosen by."""
+    return table._replace(columns={name: values for name, values in table.columns.items() if "_test_" not in name})
+
+
 def latencies(path: str | Path) -> Latencies:
     """Reads `help_devices` `[D]` and `help_latency_ms` `[D, N]` of a `.npz`, in the order of the table's rows.
 

@@ -1,0 +1,140 @@
+"""The page of a study: what can be said, tables, curves, every choice, and what was declared."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dnas.reports import html
+from dnas.reports.comparison import spell
+from dnas.reports.figures import FONT, SERIES, draw_dots, saving
+from dnas.studies.report import Study, spell_interval
+from dnas.studies.results import JUDGED, mean_points
+
+CURVES = {"regret": "regret, points", "skips": "edges that carry a skip", "entropy": "entropy of the gates, nats"}
+"""What is drawn epoch by epoch, by the field of a point."""
+DASH = "\N{EN DASH}"
+
+
+def page(study: Study) -> str:
+    """The whole page."""
+    title = f"Study {study.folder.name}"
+    if not study.judged:
+        return html.page(title, [html.paragraph("Nothing is done yet."), *_failures(study), *_declared(study)])
+    return html.page(title, [
+        html.paragraph(f"{len(study.declared['methods'])} methods, {len(study.declared['selections'])} selections, "
+                       f"{len(study.searches)} searches of {study.declared['epochs']} epochs."),
+        *(html.paragraph(line) for line in study.claims), *_summary(study), *_pictures(study), *_ranks(study),
+        *_differences(study), *_agreement(study), *_seeds(study), *_failures(study), *_meanings(study), *_declared(study)])
+
+
+def _summary(study: Study) -> list[str]:
+    parts = []
+    for kind in (*JUDGED, "gap", "tuned"), ("search", "seconds", "gradients", "params", "macs"):
+        names = [name for name in kind if any(name in row.values for row in study.rows)]
+        rows = [[f"{row.method}: {row.selection}", str(len(row.seeds)), *(
+            spell(study.metrics[name], row.values.get(name)) for name in names)] for row in study.rows]
+        parts.append(html.table(["method: selection", "seeds", *(study.metrics[name].title for name in names)], rows))
+    note = "Means over the seeds ± their standard deviation; one seed shows none."
+    return [html.heading("Methods and selections"), *parts, html.paragraph(note, quiet=True)]
+
+
+def _ranks(study: Study) -> list[str]:
+    names, keys = study.judged, dict.fromkeys((each.method, each.selection) for each in study.ranks)
+    ranks = {(each.metric, each.method, each.selection): spell_interval(each.rank) for each in study.ranks}
+    if not keys:
+        return []
+    seeds = {each.metric: each.seeds for each in study.ranks}
+    titles = [f"{study.metrics[name].title} ({seeds[name]} seeds)" if name in seeds else study.metrics[name].title
+              for name in names]
+    return [html.heading("Mean ranks"),
+            html.table(["method", "selection", *titles],
+                       [[*key, *(ranks.get((name, *key), DASH) for name in names)] for key in keys], text=2),
+            html.paragraph("1 is the best within a seed, of those seeds that all rows have; ties share their rank. In "
+                           "brackets the 95 % bootstrap interval over the seeds, too narrow for few of them.", quiet=True)]
+
+
+def _differences(study: Study) -> list[str]:
+    if not study.differences:
+        return []
+    rows = [[f"{each.first} \N{MINUS SIGN} {each.second}", each.within, study.metrics[each.metric].title,
+             study.spell_difference(each), str(each.pairs), f"{each.p:.3g}", f"{each.corrected:.3g}"]
+            for each in study.differences]
+    return [html.heading("Differences by seed"),
+            html.table(["difference", "within", "of", "mean, 95 % interval", "seeds", "p", "corrected p"], rows, text=3),
+            html.paragraph("Methods against the first, selections against the first. Intervals are Student's t; p is that "
+                           "of the two-sided sign-flip test, corrected by Holm for all differences of its metric.",
+                           quiet=True)]
+
+
+def _agreement(study: Study) -> list[str]:
+    if not study.agreement:
+        return []
+    return [html.heading("Agreement of seeds"),
+            html.table(["method", "selection", "edges in common"],
+                       [[*key, f"{100 * share:.0f} %"] for key, share in study.agreement.items()], text=2),
+            html.paragraph("The share of edges with the same operation, mean over pairs of seeds.", quiet=True)]
+
+
+def _seeds(study: Study) -> list[str]:
+    rows = [[f"{each.method}: {each.selection}", each.notation, str(each.seed), *(
+        study.metrics[name].text(each.values[name]) if name in each.values else DASH for name in study.judged)]
+        for each in study.entries]
+    header = ["method: selection", "genotype", "seed", *(study.metrics[name].title for name in study.judged)]
+    return [html.heading("Every choice"), html.table(header, rows, text=2)]
+
+
+def _failures(study: Study) -> list[str]:
+    rows = [[label, str(seed), error] for (label, seed), error in study.failures.items()]
+    rows += [[label, str(seed), "it has not ended"] for label, seed in study.missing
+             if (label, seed) not in study.failures]
+    return [html.heading("Failed or missing"), html.table(["method", "seed", "why"], rows, text=3)] if rows else []
+
+
+def _meanings(study: Study) -> list[str]:
+    names = [name for name in study.metrics if any(name in row.values for row in study.rows)]
+    return [html.heading("Columns"), html.table(
+        ["column", "meaning"], [[study.metrics[name].title, study.metrics[name].meaning] for name in names], text=2)]
+
+
+def _declared(study: Study) -> list[str]:
+    said = {**study.declared, "methods": {label: {"method": method, "space": space}
+                                          for label, method, space in study.declared["methods"]}}
+    return [html.heading("Declared"), html.code(json.dumps(said, indent=1))]
+
+
+def _pictures(study: Study) -> list[str]:
+    with tempfile.TemporaryDirectory() as scratch:
+        dots, lines = Path(scratch) / "dots.svg", Path(scratch) / "curves.svg"
+        draw_dots({study.metrics[name].title: {
+            f"{row.method}: {row.selection}": [values[name] for values in row.seeds.values() if name in values]
+            for row in study.rows} for name in study.judged[:3]}, dots)
+        parts = [html.picture(dots, "Dots are seeds, a bar is their mean, a line one standard deviation.")]
+        curves = {what: mean_points(study.points, what) for what in CURVES}
+        if any(curves.values()):
+            draw_epochs({CURVES[what]: rows for what, rows in curves.items() if rows}, lines)
+            parts.append(html.picture(lines, "Epoch by epoch, means over the seeds, by the method's own rule of "
+                                             "choosing; regret is to the best cell of the table, over seconds."))
+    return parts
+
+
+def draw_epochs(panels: Mapping[str, Mapping[str, Sequence[tuple[int, float, float]]]], path: str | Path) -> None:
+    """Writes a panel a title with a curve a method through (epoch, seconds, value): regret over seconds, others over
+    epochs."""
+    from matplotlib.figure import Figure
+
+    with saving(path) as save:
+        figure = Figure(figsize=(3.4 * len(panels) + 0.4, 2.8), layout="constrained")
+        for axes, (title, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
+            over = title == CURVES["regret"]
+            for number, (method, rows) in enumerate(curves.items()):
+                style = "-" if number < len(SERIES) else "--"
+                axes.plot([row[1 if over else 0] for row in rows], [row[2] for row in rows], style, linewidth=1.3,
+                          label=method, color=SERIES[number % len(SERIES)], marker="o", markersize=2.5)
+            axes.set_title(title, size=FONT + 1)
+            axes.set_xlabel("seconds" if over else "epoch", size=FONT)
+            axes.tick_params(labelsize=FONT - 1)
+            axes.legend(frameon=False, fontsize=FONT - 1)
+        save(figure)

@@ -1,0 +1,206 @@
+"""What a study declares, read from a TOML file or a mapping and checked whole before anything is computed or written."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dnas import config as configs
+from dnas import options as factory_options
+from dnas import registry
+from dnas.api.search_plan import BATCH, check_space, seeds_of
+from dnas.data import Dataset, steps_per_epoch
+from dnas.data import load as load_data
+from dnas.data.sources import is_place
+from dnas.options import REQUIRED, Option
+from dnas.selection import COMPARED
+from dnas.task import task_of
+
+TEXTS = str | tuple[str, ...]
+PARTS = "space", "data", "methods", "selections", "seeds", "budget", "table"
+"""Keys of a study file."""
+BUDGET = (Option("epochs", int, 30, "of each search"), Option("batch", int | None, None, "examples in a mini-batch"),
+          Option("train_epochs", int, 0, "of training each choice from scratch, 0 for none"))
+TABLE = (Option("file", str, REQUIRED, "a table of NAS-Bench-201"),
+         Option("truth", str, "cifar10_test_200", "column that is reported"),
+         Option("choose", str | None, None, "column of validation results by which methods may be chosen"))
+LABEL = re.compile(r"\w[\w.,=+-]*")
+
+
+class PlannedMethod(NamedTuple):
+    """A method of a study. method, space: {"name", all options}, as a config has them."""
+
+    label: str
+    method: dict[str, Any]
+    space: dict[str, Any]
+
+
+class StudyPlan(NamedTuple):
+    """A study that was checked and can begin. All of it is JSON.
+
+    data: {"data": names or paths, options}. described: what the config of a run says of it. selections: {name: {"name",
+    options}}. steps: of an epoch. quality: {"name", "better", "percent"} of the task's metric. table: TABLE's, or None; it
+    is for the report, and no job has it.
+    """
+
+    methods: list[PlannedMethod]
+    selections: dict[str, dict[str, Any]]
+    seeds: list[int]
+    data: dict[str, Any]
+    described: dict[str, Any]
+    epochs: int
+    batch: int
+    train_epochs: int
+    steps: int
+    quality: dict[str, Any]
+    table: dict[str, Any] | None
+
+
+def plan_study(study: str | Path | Mapping[str, Any], trust: bool | Collection[str] = False) -> StudyPlan:
+    """Reads and checks a study file, or a mapping with the same content. Loads the data; computes and writes nothing.
+
+    Paths in a file are relative to its folder. trust: see `dnas.registry.refuse_untrusted`.
+    Raises ValueError, in one line, for whatever does not fit.
+    """
+    said, where, folder = (study, "the study", Path()) if isinstance(study, Mapping) else _read(study)
+    for key in said:
+        if key not in PARTS:
+            near = difflib.get_close_matches(key, PARTS, 1)
+            raise ValueError(f"{where} has no part {key}; " + (f"did you mean {near[0]}?" if near else
+                                                               f"its parts are {', '.join(PARTS)}"))
+    budget = _budget(said, where)
+    options, data = _data(said, where, folder, trust)
+    batch = budget["batch"] or min(BATCH, len(data.splits["train"]), len(data.splits["valid"]))
+    steps = steps_per_epoch(data, batch)
+    selections = _selections(said, where, folder, trust)
+    methods = _methods(said, where, folder, trust, data, budget["epochs"], steps)
+    seeds = said.get("seeds", 3)
+    if type(seeds) is not int and not isinstance(seeds, list):
+        raise ValueError(f"{where}: seeds is {seeds!r}; it must be a number of seeds, or a list of them")
+    task = task_of(data)
+    quality = {"name": task.metric, "better": task.better, "percent": task.percent}
+    return StudyPlan(methods, selections, seeds_of(0, seeds), options, configs.described(data), budget["epochs"], batch,
+                     budget["train_epochs"], steps, quality, _table(said, where, folder))
+
+
+def _read(path: str | Path) -> tuple[dict[str, Any], str, Path]:
+    path = Path(path).expanduser()
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8")), str(path), path.absolute().parent
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is not UTF-8'}; give a study "
+                         "file, such as studies/digits.toml") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not TOML: {error}") from None
+
+
+def _budget(said: Mapping[str, Any], where: str) -> dict[str, Any]:
+    part = _mapping(said, "budget", where)
+    for key in "steps", "seconds":
+        if key in part:
+            raise ValueError(f"{where}: budget has {key}, and a search ends after a number of epochs; give epochs")
+    budget = configs.checked_options(f"{where}: budget", BUDGET, part)
+    configs.refuse_out_of_range({name: budget[name] for name in ("epochs", "batch") if budget[name] is not None},
+                                f"{where}: budget: ")
+    if not 0 <= budget["train_epochs"] <= configs.BOUNDS["epochs"][1]:
+        raise ValueError(f"{where}: budget: train_epochs is {budget['train_epochs']}; it must be 0 or more")
+    return budget
+
+
+def _data(said: Mapping[str, Any], where: str, folder: Path,
+          trust: bool | Collection[str]) -> tuple[dict[str, Any], Dataset]:
+    listed = factory_options.read("dnas.data.sources:load")
+    part = _mapping(said, "data", where)
+    chosen = configs.checked_options(f"{where}: data", [Option("source", TEXTS, "digits", ""), *listed], part)
+    names = [chosen["source"]] if isinstance(chosen["source"], str) else list(chosen["source"])
+    options = {"data": [_placed(name, folder) if is_place(name) or (folder / name).exists() else name for name in names],
+               **{key: chosen[key] for key in part if key != "source"}}
+    for key in "task", "augment":
+        if isinstance(options.get(key), str):
+            options[key] = _placed(options[key], folder)
+    configs.refuse_untrusted_data(options, where, trust)
+    return options, load_data(options["data"], **{key: value for key, value in options.items() if key != "data"})
+
+
+def _methods(said: Mapping[str, Any], where: str, folder: Path, trust: bool | Collection[str],
+             data: Dataset, epochs: int, steps: int) -> list[PlannedMethod]:
+    common = _mapping(said, "space", where) or {"name": "nasbench201"}
+    methods: list[PlannedMethod] = []
+    for part in _listed(said, "methods", where, ["darts"]):
+        name, options = _named(part, "method", where, folder, trust)
+        label, own = options.pop("label", name.rpartition(":")[2]), options.pop("space", {})
+        if not isinstance(label, str) or not LABEL.fullmatch(label):
+            raise ValueError(f"{where}: label {label!r} names a folder; use letters, digits and . , = + - _")
+        if label in [each.label for each in methods]:
+            raise ValueError(f"{where}: two methods are called {label}; give each a label of its own")
+        if not isinstance(own, Mapping) or "name" in own:
+            raise ValueError(f"{where}: space of method {label} is {own!r}; it must be a table of options of the space")
+        space_name, shared = _named(common, "space", where, folder, trust)
+        suits = factory_options.constant(registry.locate(name, "method"), "SPACE") or {}
+        direct = [option.name for option in factory_options.read(registry.locate(space_name, "space"))]
+        suits = {option: value for option, value in suits.items() if option not in direct}
+        space = configs.build_space(space_name, data, {**suits, **shared, **own})
+        check_space(space, data)
+        method = configs.build_method(name, options)
+        try:
+            method.numbers_of(epochs=epochs, steps=steps)
+        except ValueError as error:
+            raise ValueError(f"{where}: method {label}: {error}") from None
+        methods.append(PlannedMethod(label, dict(method.source), dict(space.source)))
+    return methods
+
+
+def _selections(said: Mapping[str, Any], where: str, folder: Path,
+                trust: bool | Collection[str]) -> dict[str, dict[str, Any]]:
+    selections: dict[str, dict[str, Any]] = {}
+    for part in _listed(said, "selections", where, list(COMPARED)):
+        name, options = _named(part, "selection", where, folder, trust)
+        short = name.rpartition(":")[2]
+        if short in selections:
+            raise ValueError(f"{where}: two selections are called {short}; each needs a name of its own")
+        selections[short] = configs.build_selection(name, options)[1]
+    return selections
+
+
+def _table(said: Mapping[str, Any], where: str, folder: Path) -> dict[str, Any] | None:
+    if "table" not in said:
+        return None
+    chosen = configs.checked_options(f"{where}: table", TABLE, _mapping(said, "table", where))
+    return {**chosen, "file": str(folder / Path(chosen["file"]).expanduser())}
+
+
+def _mapping(said: Mapping[str, Any], part: str, where: str) -> dict[str, Any]:
+    value = said.get(part, {})
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{where}: {part} is {str(value)[:80]}; it must be a table, [{part}]")
+    return dict(value)
+
+
+def _listed(said: Mapping[str, Any], part: str, where: str, usual: list[str]) -> list[dict[str, Any]]:
+    value = said.get(part, usual)
+    if not isinstance(value, list) or not value or not all(isinstance(each, str | Mapping) for each in value):
+        raise ValueError(f"{where}: {part} is {str(value)[:80]}; it must be a list of names or tables, [[{part}]]")
+    return [{"name": each} if isinstance(each, str) else dict(each) for each in value]
+
+
+def _named(part: Mapping[str, Any], kind: str, where: str, folder: Path,
+           trust: bool | Collection[str]) -> tuple[str, dict[str, Any]]:
+    """The name of a part, absolute if it is a file, and what else is said of it."""
+    name = part.get("name")
+    if not isinstance(name, str):
+        raise ValueError(f"{where}: a {kind} has no name; it must have name = \"...\"")
+    name = _placed(name, folder)
+    registry.refuse_untrusted(name, kind, where, trust)
+    return name, {option: value for option, value in part.items() if option != "name"}
+
+
+def _placed(name: str, folder: Path) -> str:
+    """A place or path, relative to the folder of the study, as an absolute one."""
+    file, colon, factory = name.rpartition(":")
+    if colon and file.endswith(".py"):
+        return registry.absolute(f"{folder.absolute() / Path(file).expanduser()}:{factory}")
+    return str(folder.absolute() / name) if (folder / name).exists() else name

@@ -1,0 +1,233 @@
+"""The report of a study: a text for a terminal, CSV, JSON and a page."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import json
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dnas.reports.comparison import Entry, Metric, spell
+from dnas.reports.text import columns
+from dnas.runs.files import as_json, read_json, write_atomic, write_json
+from dnas.studies import claims, results
+from dnas.studies.folder import declared, entry_file
+from dnas.studies.results import Paired, Point, Rank, Row
+from dnas.studies.run import failures
+from dnas.studies.statistics import Interval
+from dnas.studies.truth import Truth, load_truth
+
+WIDTH = 80
+"""Columns of the text."""
+LONGEST = 18
+"""Letters of a method's label and of a selection's name in the text."""
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """A study as far as it is done. `str` of it is a text for a terminal.
+
+    declared: all that is declared or was begun, methods as [label, method, space]. searches: what is known of each search
+    that ended, with the choices from it. failures: {(method, seed): why it did not end}, of those that are declared now.
+    truth: the table, if there is one.
+    """
+
+    folder: Path
+    declared: Mapping[str, Any]
+    searches: Sequence[Mapping[str, Any]]
+    failures: Mapping[tuple[str, int], str]
+    truth: Truth | None
+
+    @functools.cached_property
+    def metrics(self) -> dict[str, Metric]:
+        """The columns, by the names of values."""
+        return results.study_metrics(self.declared["quality"], self.truth)
+
+    @functools.cached_property
+    def entries(self) -> list[Entry]:
+        """A row for each choice from each search: genotype and values."""
+        return results.entries_of(self.searches, self.truth)
+
+    @functools.cached_property
+    def rows(self) -> list[Row]:
+        """For each method and selection the values of each seed, their means and deviations."""
+        return results.rows_of(self.entries, self.metrics)
+
+    @property
+    def judged(self) -> list[str]:
+        """The metrics of quality that are known, the most telling first."""
+        return results.judged(self.rows)
+
+    @functools.cached_property
+    def ranks(self) -> list[Rank]:
+        """Mean ranks by each metric of quality."""
+        return [rank for name in self.judged for rank in results.ranks_of(self.rows, name, self.metrics[name].better)]
+
+    @functools.cached_property
+    def differences(self) -> list[Paired]:
+        """Methods against the first, and selections against the first, by each metric of quality."""
+        methods = [label for label, *_ in self.declared["methods"]]
+        return [pair for name in self.judged
+                for pair in results.paired_of(self.rows, name, methods, list(self.declared["selections"]))]
+
+    @functools.cached_property
+    def points(self) -> list[Point]:
+        """Every search after every epoch: regret, skips, entropy."""
+        return results.points_of(self.searches, self.truth)
+
+    @functools.cached_property
+    def agreement(self) -> dict[tuple[str, str], float]:
+        """{(method, selection): share of the edges that two seeds have in common}."""
+        return results.agreements_of(self.entries)
+
+    @functools.cached_property
+    def claims(self) -> list[str]:
+        """Sentences that the numbers support: by the most telling metric, and by the one to choose by."""
+        selections, lines = list(self.declared["selections"]), []
+        for name in dict.fromkeys([*self.judged[:1], *(name for name in self.judged if name == "valid")]):
+            of = lambda rows, name=name: [each for each in rows if each.metric == name]
+            lines += claims.of_metric(self.metrics[name], of(self.differences), of(self.ranks), selections)
+        return [*lines, *claims.collapsed(self.points)]
+
+    @property
+    def missing(self) -> list[tuple[str, int]]:
+        """Methods and seeds that are declared now and have no entry yet."""
+        there = {(each["label"], each["seed"]) for each in self.searches}
+        return [key for key in _latest(self.declared) if key not in there]
+
+    def spell_difference(self, pair: Paired) -> str:
+        """A mean difference with its interval."""
+        return spell_interval(pair.difference, "+.4g" if self.metrics[pair.metric].digits is None else "+.2f")
+
+    def to_csv(self) -> str:
+        """A line for each choice from each search."""
+        text, names = io.StringIO(), [name for name in self.metrics if any(name in each.values for each in self.entries)]
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["method", "selection", "seed", *names, "genotype"])
+        for each in self.entries:
+            writer.writerow([each.method, each.selection, each.seed, *(each.values.get(name, "") for name in names),
+                             each.notation])
+        return text.getvalue()
+
+    def to_json(self) -> dict[str, Any]:
+        """All of the report as JSON knows it."""
+        plain = lambda rows, part: [{**each._asdict(), part: getattr(each, part)._asdict()} for each in rows]
+        spread = lambda row: {name: {"mean": mean, "std": std, "seeds": seeds}
+                              for name, (mean, std, seeds) in row.values.items()}
+        table = self.truth and {"file": Path(self.truth.table.path).name, "truth": self.truth.truth,
+                                "choose": self.truth.choose}
+        return as_json({
+            "declared": {**self.declared, "table": table},
+            "metrics": {name: metric._asdict() for name, metric in self.metrics.items()},
+            "entries": [{**each._asdict(), "genotype": json.loads(each.genotype.to_json())} for each in self.entries],
+            "summary": [{"method": row.method, "selection": row.selection, **spread(row)} for row in self.rows],
+            "ranks": plain(self.ranks, "rank"), "differences": plain(self.differences, "difference"),
+            "points": [each._asdict() for each in self.points],
+            "agreement": [{"method": method, "selection": selection, "share": share}
+                          for (method, selection), share in self.agreement.items()],
+            "claims": self.claims,
+            "unsuitable": [{"method": each["label"], "seed": each["seed"], "selection": name, "why": choice["unsuitable"]}
+                           for each in self.searches for name, choice in each["selections"].items()
+                           if "unsuitable" in choice],
+            "failures": [{"method": label, "seed": seed, "error": error} for (label, seed), error in self.failures.items()]})
+
+    def to_html(self) -> str:
+        """A page that needs no network."""
+        from dnas.studies.page import page
+
+        return page(self)
+
+    def write(self, folder: str | Path) -> None:
+        """Writes report.html, report.json and study.csv into a folder. Raises RunWriteError where the disk refuses."""
+        folder = Path(folder).expanduser()
+        write_atomic(folder / "report.html", self.to_html().encode(errors="replace"))
+        write_atomic(folder / "study.csv", self.to_csv())
+        write_json(folder / "report.json", self.to_json())
+
+    def __str__(self) -> str:
+        return _text(self)
+
+    def __repr__(self) -> str:
+        return f"<study in {self.folder}: {len(self.searches)} searches, {len(self.entries)} choices>"
+
+
+def read_study(folder: Path) -> Study:
+    """The study in a folder as far as it is done. Loads no run. Raises ValueError where there is none."""
+    said = declared(folder)
+    searches = []
+    for label, *_ in said["methods"]:
+        seeds = sorted(int(file.stem) for file in (folder / "entries" / label).glob("*.json") if file.stem.isdigit())
+        searches += [_entry(entry_file(folder, label, seed), list(said["selections"])) for seed in seeds]
+    latest = set(_latest(said))
+    failed = {key: error for key, error in failures(folder).items() if key in latest}
+    return Study(folder, said, searches, failed, load_truth(said["table"]))
+
+
+def _entry(file: Path, selections: Sequence[str]) -> dict[str, Any]:
+    """What is known of a search, its choices in the order of `selections`. Raises ValueError for the file of something
+    else."""
+    entry = read_json(file)
+    missing = [key for key in ("label", "seed", "seconds", "epochs", "selections") if key not in entry]
+    if missing:
+        raise ValueError(f"{file} lacks {', '.join(missing)}; remove it, and `dnas study` writes it anew")
+    return entry | {"selections": {name: entry["selections"][name] for name in selections if name in entry["selections"]}}
+
+
+def _latest(said: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """The methods and seeds that are declared now, without those that were before."""
+    return [(label, seed) for label in said["latest"]["methods"] for seed in said["latest"]["seeds"]]
+
+
+def spell_interval(interval: Interval, form: str = ".2f") -> str:
+    """A mean with its interval, "1.50 [1.00, 2.00]"."""
+    between = "" if interval.low is None else f" [{interval.low:{form}}, {interval.high:{form}}]"
+    return f"{interval.mean:{form}}{between}"
+
+
+def shortened(text: str, most: int = LONGEST) -> str:
+    """A text of at most so many letters."""
+    return text if len(text) <= most else f"{text[:most - 3]}..."
+
+
+def _text(study: Study) -> str:
+    parts = []
+    for name in study.judged[:1]:
+        metric, ranked = study.metrics[name], {(r.method, r.selection): r for r in study.ranks if r.metric == name}
+        rows = [["method", "selection", metric.title, "rank, 95 %", "s"]]
+        for row in study.rows:
+            rank = ranked.get((row.method, row.selection))
+            seconds = sum(row.values[each][0] for each in ("search", "seconds") if each in row.values)
+            rows.append([shortened(row.method), shortened(row.selection, 14), spell(metric, row.values.get(name)),
+                         spell_interval(rank.rank, ".1f") if rank else "\N{EN DASH}", f"{seconds:.0f}"])
+        parts += [f"{metric.title}: {metric.meaning}", columns(rows, left=2)]
+        fewer = [rank.seeds for rank in ranked.values() if rank.seeds < max(len(row.seeds) for row in study.rows)]
+        parts += [f"ranks are over the {fewer[0]} seeds that all rows have"] if fewer else []
+    for name in study.judged[1:]:
+        metric = study.metrics[name]
+        parts += [f"{metric.title}: {metric.meaning}",
+                  columns([[shortened(row.method), shortened(row.selection, 14), spell(metric, row.values.get(name))]
+                           for row in study.rows], left=2)]
+    if study.judged:
+        name = study.judged[0]
+        parts += [f"each seed, {study.metrics[name].title}", "\n".join(
+            f"{shortened(row.method):<{LONGEST}}  {shortened(row.selection, 14):<14}  " + ", ".join(
+                f"{seed}: {study.metrics[name].text(values[name])}" for seed, values in sorted(row.seeds.items())
+                if name in values) for row in study.rows)]
+        pairs = [each for each in study.differences if each.metric == name]
+        if pairs:
+            parts += ["differences by seed, with 95 % intervals (t) and p of a sign-flip test, corrected (Holm)", columns(
+                [["difference", "within", "mean", "p"], *(
+                    [f"{shortened(each.first, 14)} \N{MINUS SIGN} {shortened(each.second, 14)}", shortened(each.within, 14),
+                     study.spell_difference(each), f"{each.corrected:.2g}"] for each in pairs)], left=2)]
+    parts += [textwrap.fill(each, WIDTH) for each in study.claims]
+    if study.missing:
+        parts.append(f"missing: {len(study.missing)} searches that were declared have not ended")
+    parts += [f"failed: {label}, seed {seed}: {error}" for (label, seed), error in study.failures.items()]
+    lines = "\n\n".join(parts).splitlines() or ["nothing is done yet"]
+    return "\n".join(piece for line in lines for piece in ([line] if len(line) <= WIDTH else textwrap.wrap(
+        line, WIDTH, subsequent_indent="    ", break_on_hyphens=False)))

@@ -1,0 +1,177 @@
+"""The results of a study as numbers: a row for each method and selection, ranks, differences, curves."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dnas.reports.comparison import Entry, Metric, agreement, metrics_of
+from dnas.runs.index import Quality
+from dnas.studies import statistics
+from dnas.studies.statistics import Interval
+from dnas.studies.truth import Truth
+from dnas.types import Genotype
+
+JUDGED = "table", "valid", "trained", "discrete"
+"""Metrics of quality, the most telling first."""
+
+
+class Row(NamedTuple):
+    """A method and selection over its seeds. values: {metric: (mean, standard deviation or None for one seed, seeds)}."""
+
+    method: str
+    selection: str
+    seeds: dict[int, dict[str, float]]
+    values: dict[str, tuple[float, float | None, int]]
+
+
+class Rank(NamedTuple):
+    """The mean rank of a method and selection among all, over the seeds that all have, with a bootstrap interval."""
+
+    metric: str
+    method: str
+    selection: str
+    rank: Interval
+    seeds: int
+
+
+class Paired(NamedTuple):
+    """Mean of `first` minus `second` over the seeds that both have, with Student's 95 % interval. within: the selection (of
+    two methods) or the method (of two selections). p: of the sign-flip test; corrected: by Holm for all of a metric."""
+
+    metric: str
+    within: str
+    first: str
+    second: str
+    difference: Interval
+    pairs: int
+    p: float
+    corrected: float = 1.0
+
+
+class Point(NamedTuple):
+    """A search after an epoch. regret: points below the best of the table, None without one."""
+
+    method: str
+    seed: int
+    epoch: int
+    seconds: float
+    entropy: float | None
+    skips: int | None
+    edges: int | None
+    regret: float | None
+
+
+def study_metrics(quality: Mapping[str, Any], truth: Truth | None) -> dict[str, Metric]:
+    """The columns of a study, in their order."""
+    usual = metrics_of(Quality(quality["name"], quality["better"], quality["percent"]))
+    table = {"table": usual["table"]._replace(meaning=f"{truth.truth} of the table: a report, not to choose by"),
+             "valid": Metric("valid %", f"{truth.choose} of the table", 2, 1)} if truth else {}
+    cost = {"search": Metric("search s", "seconds of the search, without compiling", 1, -1),
+            "seconds": usual["seconds"]._replace(title="select s"),
+            "gradients": Metric("gradients", "evaluations of a gradient of the supernet by the search, at most", 0, -1)}
+    return {**table, **{name: usual[name] for name in ("trained", "discrete", "gap", "tuned", "params", "macs")}, **cost}
+
+
+def entries_of(searches: Sequence[Mapping[str, Any]], truth: Truth | None) -> list[Entry]:
+    """An entry for each choice from each search."""
+    rows = []
+    for search in searches:
+        for name, choice in search["selections"].items():
+            if "genotype" in choice:
+                genotype = Genotype.from_json(choice["genotype"])
+                values = {key: value for key, value in choice["values"].items() if value is not None}
+                if search.get("gradients") is not None:
+                    values["gradients"] = search["gradients"]
+                values |= {"search": search["seconds"], **(truth.values(genotype) if truth else {})}
+                rows.append(Entry(f"{search['label']}/{search['seed']}", search["label"], search["seed"], name, genotype,
+                                  choice["notation"], values))
+    return rows
+
+
+def rows_of(entries: Sequence[Entry], metrics: Mapping[str, Metric]) -> list[Row]:
+    """A row for each method and selection, in the order of their first entries. Deviations have n - 1 below."""
+    rows = []
+    for method, selection in dict.fromkeys((each.method, each.selection) for each in entries):
+        seeds = {each.seed: dict(each.values) for each in entries if (each.method, each.selection) == (method, selection)}
+        values = {}
+        for metric in metrics:
+            numbers = [row[metric] for row in seeds.values() if metric in row]
+            if numbers:
+                spread = float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None
+                values[metric] = float(np.mean(numbers)), spread, len(numbers)
+        rows.append(Row(method, selection, seeds, values))
+    return rows
+
+
+def judged(rows: Sequence[Row]) -> list[str]:
+    """The metrics of quality that any row has."""
+    return [metric for metric in JUDGED if any(metric in row.values for row in rows)]
+
+
+def ranks_of(rows: Sequence[Row], metric: str, better: int) -> list[Rank]:
+    """The ranks of the rows that have the metric, over the seeds that all of those have; [] where there are none."""
+    rows = [row for row in rows if metric in row.values]
+    each = [{seed for seed, values in row.seeds.items() if metric in values} for row in rows]
+    seeds = sorted(set.intersection(*each)) if each else []
+    if not seeds or len(rows) < 2:
+        return []
+    values = statistics.ranks(np.array([[row.seeds[seed][metric] for row in rows] for seed in seeds]), better)
+    return [Rank(metric, row.method, row.selection, statistics.bootstrap(values[:, column]), len(seeds))
+            for column, row in enumerate(rows)]
+
+
+def paired_of(rows: Sequence[Row], metric: str, methods: Sequence[str], selections: Sequence[str]) -> list[Paired]:
+    """Every method against the first within each selection, every selection against the first within each method, by seed;
+    p corrected for all of these."""
+    table = {(row.method, row.selection): {seed: values[metric] for seed, values in row.seeds.items() if metric in values}
+             for row in rows}
+    pairs = [(selection, method, methods[0], (method, selection), (methods[0], selection))
+             for selection in selections for method in methods[1:]]
+    pairs += [(method, selection, selections[0], (method, selection), (method, selections[0]))
+              for method in methods for selection in selections[1:]]
+    tests = []
+    for within, first, second, one, other in pairs:
+        both = sorted(table.get(one, {}).keys() & table.get(other, {}).keys())
+        if both:
+            gaps = [table[one][seed] - table[other][seed] for seed in both]
+            tests.append(Paired(metric, within, first, second, statistics.student(np.array(gaps)), len(both),
+                                statistics.sign_flip(gaps)))
+    return [each._replace(corrected=p) for each, p in zip(tests, statistics.holm([each.p for each in tests]))]
+
+
+def points_of(searches: Sequence[Mapping[str, Any]], truth: Truth | None) -> list[Point]:
+    """Every search after every epoch, by the method's own rule of choosing."""
+    points = []
+    for search in searches:
+        for each in search["epochs"]:
+            regret = truth.regret(Genotype.from_json(each["genotype"])) if truth and each["genotype"] else None
+            points.append(Point(search["label"], search["seed"], each["epoch"], each["seconds"], each["entropy"],
+                                each["skips"], each["edges"], regret))
+    return points
+
+
+def agreements_of(entries: Sequence[Entry]) -> dict[tuple[str, str], float]:
+    """For each method and selection of several seeds, the share of edges that two seeds have in common, mean over pairs."""
+    shares = {}
+    for key in dict.fromkeys((each.method, each.selection) for each in entries):
+        genotypes = [each.genotype for each in entries if (each.method, each.selection) == key]
+        if len(genotypes) > 1:
+            shares[key] = float(np.mean([agreement(*pair) for pair in itertools.combinations(genotypes, 2)]))
+    return shares
+
+
+def mean_points(points: Sequence[Point], what: str) -> dict[str, list[tuple[int, float, float]]]:
+    """{method: [(epoch, mean seconds, mean of `what`)]} over the seeds that know it at that epoch."""
+    curves: dict[str, list] = {}
+    for method in dict.fromkeys(each.method for each in points):
+        for epoch in sorted({each.epoch for each in points if each.method == method}):
+            here = [each for each in points if (each.method, each.epoch) == (method, epoch)
+                    and getattr(each, what) is not None]
+            if here:
+                curves.setdefault(method, []).append((epoch, float(np.mean([each.seconds for each in here])),
+                                                      float(np.mean([getattr(each, what) for each in here]))))
+    return curves

@@ -1,0 +1,160 @@
+"""Carries out the jobs of a study, in this process or by several."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from dnas.reports.text import duration
+from dnas.runs.files import read_json, write_json
+from dnas.studies.folder import entry_file, failure_file, run_folder
+from dnas.studies.job import Job, carry_out
+from dnas.studies.plan import StudyPlan
+
+PAUSE = 0.1
+"""Seconds between two looks at the workers."""
+WORKER = ["-P", "-m", "dnas.studies.worker"]
+"""Arguments of Python for a worker process."""
+
+
+class Planned(NamedTuple):
+    """What there is to do for a method. done: seeds of which everything is there; waiting: the others; searched: those of
+    them whose search has ended. seconds: that one of its searches took, None where none has ended."""
+
+    label: str
+    done: list[int]
+    waiting: list[int]
+    searched: list[int]
+    seconds: float | None
+
+
+def planned(plan: StudyPlan, folder: Path) -> list[Planned]:
+    """What there is to do in a folder, for each method."""
+    rows = []
+    for method in plan.methods:
+        entries = {seed: _read(entry_file(folder, method.label, seed)) for seed in plan.seeds}
+        done = [seed for seed, entry in entries.items() if not plan.selections.keys() - entry.get("selections", {}).keys()]
+        waiting = [seed for seed in plan.seeds if seed not in done]
+        searched = [seed for seed in waiting if (run_folder(folder, method.label, seed) / "results.json").exists()]
+        seconds = [entry["seconds"] for entry in entries.values() if entry.get("seconds")]
+        rows.append(Planned(method.label, done, waiting, searched, sum(seconds) / len(seconds) if seconds else None))
+    return rows
+
+
+def plan_text(plan: StudyPlan, folder: Path) -> str:
+    """The plan for a person, with the cost of the searches that are not done."""
+    rows, epochs, times = planned(plan, folder), 0, []
+    lines = [f"study      {folder}: {len(plan.methods)} methods, {len(plan.seeds)} seeds, selections "
+             f"{', '.join(plan.selections)}",
+             f"budget     {plan.epochs} epochs of {plan.steps} steps of {plan.batch} examples for each search"
+             + (f", {plan.train_epochs} of training each choice" if plan.train_epochs else "")]
+    for row in rows:
+        count = len(row.waiting) - len(row.searched)
+        epochs += count * plan.epochs
+        times.append(0.0 if not count else None if row.seconds is None else count * row.seconds)
+        what = ", ".join(f"{number} {word}" for number, word in (
+            (len(row.done), "done"), (len(row.searched), "to select from"), (count, "to search")) if number)
+        cost = f": {count * plan.epochs * plan.steps:,} steps" if count else ""
+        lines.append(f"method     {row.label}: {what}{cost}" + (f", about {duration(times[-1])}" if times[-1] else ""))
+    total = "" if None in times or not epochs else f", about {duration(sum(times))}"
+    return "\n".join([*lines, f"to do      {epochs:,} epochs, {epochs * plan.steps:,} steps{total}"])
+
+
+def jobs_of(plan: StudyPlan, folder: Path, workers: int, cache: str | None) -> list[Job]:
+    """What is not done, a job for each method, or several where there would be fewer jobs than workers."""
+    rows = [row for row in planned(plan, folder) if row.waiting]
+    parts = -(-workers // max(len(rows), 1))
+    methods, jobs = {method.label: method for method in plan.methods}, []
+    for row in rows:
+        for seeds in (row.waiting[start::parts] for start in range(min(parts, len(row.waiting)))):
+            jobs.append(Job(str(folder.absolute()), *methods[row.label], plan.data, seeds, plan.selections, plan.epochs,
+                            plan.batch, plan.train_epochs, cache))
+    return jobs
+
+
+def run_jobs(jobs: Sequence[Job], workers: int, say: Callable[[str], None], progress: bool) -> None:
+    """Carries out jobs, one after another here, or by so many worker processes. Failures are written into the folder."""
+    if workers == 1:
+        for job in jobs:
+            say(f"begin      {job.name}")
+            _say_failures(job, say, carry_out(job, say, progress))
+        return
+    waiting, running = list(jobs), {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                job = waiting.pop(0)
+                say(f"begin      {job.name}")
+                running[_started(job)] = job, time.monotonic()
+            time.sleep(PAUSE)
+            for process in [each for each in running if each.poll() is not None]:
+                job, began = running.pop(process)
+                process.stdin.close()
+                _ended(job, process.returncode)
+                say(f"end        {job.name}, {duration(time.monotonic() - began)}")
+                _say_failures(job, say)
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait()
+            process.stdin.close()
+
+
+def failures(folder: Path) -> dict[tuple[str, int], str]:
+    """Why searches or choices failed, by method and seed."""
+    return {(file.parent.name, int(file.stem)): str(read_json(file).get("error", ""))
+            for file in sorted(folder.glob("failures/*/*.json"))}
+
+
+def _started(job: Job) -> subprocess.Popen:
+    log = _log(job)
+    log.parent.mkdir(exist_ok=True)
+    with open(log, "ab") as output:
+        process = subprocess.Popen([sys.executable, *WORKER], stdin=subprocess.PIPE,
+                                   stdout=output, stderr=output, start_new_session=True, env=_environment())
+    try:
+        process.stdin.write(json.dumps(job._asdict()).encode() + b"\n")
+        process.stdin.flush()
+    except BrokenPipeError:
+        pass  # it has ended already, and its log says why
+    return process
+
+
+def _environment() -> dict[str, str]:
+    """That of this process, with the places from which it imports, and no others."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path)}
+
+
+def _ended(job: Job, code: int) -> None:
+    """Writes failures for a process that could not do so itself."""
+    if not code:
+        return
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    for seed in job.seeds:
+        done = job.selections.keys() <= _read(entry_file(Path(job.folder), job.label, seed)).get("selections", {}).keys()
+        file = failure_file(Path(job.folder), job.label, seed)
+        if not done:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(file, {"error": f"its process ended with {how}; {_log(job)} has what it printed"})
+
+
+def _say_failures(job: Job, say: Callable[[str], None], errors: dict[int, str] | None = None) -> None:
+    errors = errors if errors is not None else {
+        seed: text for (label, seed), text in failures(Path(job.folder)).items() if label == job.label and seed in job.seeds}
+    for seed, error in errors.items():
+        say(f"failed     {job.label}, seed {seed}: {error}")
+
+
+def _log(job: Job) -> Path:
+    return Path(job.folder) / "logs" / f"{job.label}-{job.seeds[0]}.log"
+
+
+def _read(file: Path) -> dict:
+    return read_json(file) if file.exists() else {}

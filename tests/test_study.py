@@ -1,0 +1,384 @@
+"""Studies: what is refused, what is not repeated, what a failure leaves, and what tables may be used for."""
+
+import ast
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dnas
+from dnas.runs.files import read_json
+from dnas.studies import job as jobs
+from dnas.studies.folder import declare, entry_file
+from dnas.studies.plan import plan_study
+from dnas.studies.run import failures, run_jobs
+from dnas.tabular import nasbench201
+from launch.main import main
+from tests.test_load import refused, said
+
+ROOT = Path(__file__).parent.parent
+TOY = f"{ROOT}/tests/toy_space.py:toy"
+STUDY = {"space": {"name": TOY}, "data": {"limit": 200}, "budget": {"epochs": 1, "batch": 16}, "seeds": [0, 1],
+         "methods": ["darts"], "selections": ["magnitude"]}
+FAST = {"name": "darts", "label": "fast", "arch_lr": 0.01}
+DIVERGES = {"name": "darts", "label": "diverges", "lr": 1e30, "lr_min": 1e30}
+
+
+WRITTEN_ANEW = "study.json", "study.csv", "report.json", "report.html", "run.lock"
+
+
+def contents(folder):
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*")
+            if path.is_file() and path.name not in WRITTEN_ANEW}
+
+
+def study(folder, **changes):
+    return dnas.study({**STUDY, **changes}, folder, trust=True, progress=False)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study") / "s"
+    study(folder)
+    return folder
+
+
+def toml(value):
+    return json.dumps(value) if not isinstance(value, dict) else "{ " + ", ".join(
+        f"{key} = {toml(item)}" for key, item in value.items()) + " }"
+
+
+def write_study(path, **changes):
+    lines = [f"{key} = [{', '.join(map(toml, value))}]" if isinstance(value, list) else f"{key} = {toml(value)}"
+             for key, value in {**STUDY, **changes}.items()]
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_a_study_reports_every_choice_and_repeats_nothing(done, capsys):
+    result = study(done)
+    assert [(each.method, each.selection, each.seed) for each in result.entries] == [
+        ("darts", "magnitude", 0), ("darts", "magnitude", 1)]
+    assert not result.failures and not result.missing
+    steps = len(dnas.open(done / "runs/darts/1").supernet.data.splits["train"]) // 16
+    assert [each.values["gradients"] for each in result.entries] == [2 * steps] * 2  # of the weights, of the architecture
+    run = dnas.open(done / "runs/darts/1", trust=True)
+    assert result.entries[1].genotype == run.genotype == dnas.load_genotype(done / "runs/darts/1/selections/magnitude")
+    assert result.searches[1]["epochs"][-1]["genotype"] == run.genotype.to_json()
+    before = contents(done)
+    study(done)
+    assert contents(done) == before
+    out = said(capsys, "study", "report", done)
+    assert "discretised %" in out and max(map(len, out.splitlines()[:-1])) <= 80 and contents(done) == before
+    rows = list(csv.DictReader((done / "study.csv").read_text().splitlines()))
+    assert [(row["method"], row["seed"]) for row in rows] == [("darts", "0"), ("darts", "1")]
+    report = json.loads((done / "report.json").read_text())
+    assert report["summary"][0]["discrete"]["seeds"] == 2 and len(report["points"]) == 4
+    assert report["points"][0]["entropy"] is None and report["points"][1]["entropy"] > 0
+
+
+def test_what_is_added_is_all_that_is_done(done, monkeypatch):
+    before, searched = contents(done), []
+    search = jobs.search
+    monkeypatch.setattr(jobs, "search", lambda *args, **kwargs: searched.append(kwargs["seeds"]) or search(*args, **kwargs))
+    result = study(done, seeds=[1, 2], selections=["magnitude", "random"])
+    assert searched == [[2]] and len(result.entries) == 5  # seed 0 has the choice that was declared before
+    entries = [path for path in before if "entries" in path.parts]
+    assert {path: content for path, content in contents(done).items() if path in before and path not in entries} == {
+        path: content for path, content in before.items() if path not in entries}
+    result = study(done, methods=["darts", FAST])
+    assert searched == [[2], [0, 1]] and [each.method for each in result.entries].count("fast") == 2
+    assert (result.differences[0].first, result.differences[0].second) == ("fast", "darts")
+    result = study(done)  # what was begun stays in the report
+    assert {each.method for each in result.entries} == {"darts", "fast"}
+
+
+def test_changes_of_what_was_begun_are_refused(done):
+    before = contents(done)
+    for changes, message in (
+            ({"budget": {"epochs": 2, "batch": 16}}, "epochs is 1 there, 2 here"),
+            ({"data": {"limit": 300}}, "described.limit is 200 there, 300 here"),
+            ({"methods": [{"name": "darts", "lr": 0.5}]}, "method.lr is 0.025 there, 0.5 here; give the changed"),
+            ({"space": {"name": TOY, "channels": 8}}, "space.channels is 4 there, 8 here")):
+        with pytest.raises(ValueError, match="has begun") as error:
+            study(done, **changes)
+        assert message in str(error.value)
+    assert contents(done) == before
+
+
+def test_an_entry_that_fails_does_not_stop_the_rest(tmp_path, capsys):
+    file = write_study(tmp_path / "mine.toml", methods=[DIVERGES, "darts"], seeds=[3])
+    command = ["study", file, "--run", tmp_path / "s", "--trust", "--no-progress", "--cache", "off"]
+    assert main([*map(str, command)]) == 1
+    out = capsys.readouterr().out
+    assert "failed: diverges, seed 3: " in out and "darts" in out and "missing: 1 searches" in " ".join(out.split())
+    assert "became" in read_json(tmp_path / "s/failures/diverges/3.json")["error"]
+    assert (tmp_path / "s/entries/darts/3.json").exists() and main(["study", "report", str(tmp_path / "s")]) == 0
+
+
+def test_the_plan_says_what_there_is_to_do_and_writes_nothing(tmp_path, capsys):
+    file = write_study(tmp_path / "mine.toml", methods=["darts", FAST], budget={"epochs": 3, "batch": 16})
+    out = said(capsys, "study", file, "--run", tmp_path / "s", "--trust", "--dry-run")
+    steps = plan_study(file, True).steps
+    assert f"fast: 2 to search: {2 * 3 * steps} steps" in out and f"to do      12 epochs, {12 * steps} steps" in out
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"method": ["darts"]}, "has no part method; did you mean methods?"),
+    ({"methods": ["dart"]}, "did you mean 'darts'?"), ({"methods": []}, "it must be a list of names or tables"),
+    ({"methods": [{"label": "x"}]}, "a method has no name"),
+    ({"methods": ["darts", "darts"]}, "two methods are called darts; give each a label"),
+    ({"methods": [{"name": "darts", "label": "../x"}]}, "label '../x' names a folder"),
+    ({"methods": [{"name": "darts", "lrr": 1}]}, "has no option lrr; did you mean lr?"),
+    ({"methods": [{"name": "darts", "lr": "fast"}]}, "lr is 'fast'; it must be a number"),
+    ({"methods": ["pc-darts"]}, "method pc-darts: arch_warmup 15 leaves none of 1 epochs to the architecture"),
+    ({"selections": ["magnitude", "magnitude"]}, "two selections are called magnitude"),
+    ({"selections": ["magnitud"]}, "did you mean 'magnitude'?"), ({"seeds": [1, 1]}, "name a seed twice"),
+    ({"seeds": 0}, "at least one seed"), ({"seeds": 1.5}, "it must be a number of seeds"),
+    ({"budget": {"seconds": 60}}, "budget has seconds, and a search ends after a number of epochs"),
+    ({"budget": {"epochs": 0}}, "epochs is 0"), ({"budget": {"epoch": 3}}, "did you mean epochs?"),
+    ({"budget": {"batch": 10**6}}, "is larger than the train split"), ({"data": {"limits": 3}}, "did you mean limit?"),
+    ({"data": {"source": "absent.npz"}}, "absent.npz"), ({"space": {"name": "nasbench201", "chanels": 4}}, "channels"),
+    ({"table": {"file": "absent.npz"}}, "a table is for runs of nasbench201")])
+def test_what_is_refused_before_anything_is_written(tmp_path, capsys, changes, message):
+    file = write_study(tmp_path / "mine.toml", **changes)
+    assert message in refused(capsys, "study", file, "--run", tmp_path / "s", "--trust")
+    assert not (tmp_path / "s").exists()
+
+
+def test_other_files_and_folders_are_refused(tmp_path, capsys):
+    file = write_study(tmp_path / "mine.toml")
+    (tmp_path / "broken.toml").write_text("a = ")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    assert "is not TOML" in refused(capsys, "study", tmp_path / "broken.toml")
+    assert "cannot read" in refused(capsys, "study", tmp_path / "absent.toml")
+    assert "is not empty (it has x)" in refused(capsys, "study", file, "--run", tmp_path / "full", "--trust")
+    assert "holds no study" in refused(capsys, "study", "report", tmp_path / "full")
+    assert "jobs is 0" in refused(capsys, "study", file, "--run", tmp_path / "s", "--jobs", "0", "--trust")
+
+
+def test_places_in_a_study_are_imported_only_if_trusted(tmp_path, capsys):
+    (tmp_path / "evil.py").write_text(f"from pathlib import Path\nPath({str(tmp_path / 'marker')!r}).touch()\n")
+    for changes in ({"methods": [{"name": "evil.py:factory"}]}, {"selections": [{"name": "evil.py:factory"}]},
+                    {"data": {"source": "evil.py:factory"}}, {"data": {"task": "evil.py:factory"}},
+                    {"space": {"name": "evil.py:factory"}}):
+        file = write_study(tmp_path / "mine.toml", **{"space": {"name": "nasbench201"}, **changes})
+        assert "nothing is imported because a file says so" in refused(capsys, "study", file, "--run", tmp_path / "s")
+    assert not (tmp_path / "marker").exists() and not (tmp_path / "s").exists()
+
+
+def test_a_folder_in_use_is_refused(done, capsys):
+    from dnas.studies.folder import open_folder
+
+    with open_folder(done), pytest.raises(ValueError, match=f"{done} is in use by process"):
+        study(done)
+
+
+def test_a_method_has_the_space_options_that_suit_it(tmp_path):
+    said = {**STUDY, "space": {"name": "nasbench201", "channels": 4, "cells": 1}, "budget": {"epochs": 20, "batch": 16},
+            "methods": ["darts", "pc-darts", {"name": "pc-darts", "label": "half", "space": {"partial_channels": 2}}]}
+    assert [method.space["partial_channels"] for method in plan_study(said).methods] == [1, 4, 2]
+
+
+def test_the_example_of_the_documents_is_the_file():
+    text = (ROOT / "studies/digits.toml").read_text()
+    assert f"```toml\n{text}```" in (ROOT / "docs/studies.md").read_text()
+    plan = plan_study(ROOT / "studies/digits.toml")
+    assert [method.label for method in plan.methods] == ["darts", "darts-fast"] and plan.methods[1].method["arch_lr"] == 0.01
+
+
+def test_paths_are_relative_to_the_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "mine.py").write_text("from dnas.methods.darts import darts\n\n\ndef mine(*, lr: float = 0.1):\n"
+                                    "    return darts(lr=lr)\n")
+    np.savez(folder / "data.npz", x=np.random.default_rng(0).random((90, 8, 8, 1)).astype(np.float32), y=np.arange(90) % 3)
+    file = write_study(folder / "study.toml", methods=[{"name": "mine.py:mine"}], data={"source": "data.npz"})
+    plan = plan_study(file, True)
+    assert plan.methods[0][:2] == ("mine", {"name": f"{folder}/mine.py:mine", "lr": 0.1})
+    assert plan.data == {"data": [str(folder / "data.npz")]}
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """A table of all cells in which convolutions are good."""
+    ops = np.stack(np.unravel_index(np.arange(nasbench201.CELLS), (5,) * 6), 1)
+    worth = (ops == nasbench201.OPS.index("nor_conv_3x3")).sum(1) * 10.0
+    path = tmp_path_factory.mktemp("table") / "table.npz"
+    np.savez(path, ops=ops, code=np.arange(nasbench201.CELLS), op_names=np.array(nasbench201.OPS),
+             cifar10_test_200=worth, cifar10_valid_12=worth / 2)
+    return path
+
+
+CELL = {"space": {"name": "nasbench201", "channels": 2, "cells": 1}, "seeds": [0], "methods": ["darts"]}
+
+
+def test_test_columns_are_for_reports_only(table):
+    whole = nasbench201.load(table)
+    assert set(nasbench201.without_test(whole).columns) == {"cifar10_valid_12"}
+    with pytest.raises(ValueError, match="'cifar10_test_200' of accuracies to choose; test columns are for reports only"):
+        dnas.study({**STUDY, **CELL, "table": {"file": str(table), "choose": "cifar10_test_200"}}, "absent", trust=True)
+    assert "table" not in jobs.Job._fields  # what a search and a selection are given
+    rooms = ("algorithms", "methods", "selection", "engine", "data", "runs", "studies/job.py", "studies/worker.py",
+             "studies/run.py", "studies/plan.py", "api/search.py", "api/search_plan.py", "api/select.py")
+    for room in rooms:
+        path = ROOT / "dnas" / room
+        for file in [path] if path.is_file() else path.rglob("*.py"):
+            names = [alias for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)
+                     for alias in (node.module or "", *(f"{node.module}.{each.name}" for each in node.names))]
+            assert not any(name.startswith(("dnas.tabular", "dnas.studies.truth")) for name in names), file
+
+
+@pytest.mark.heavy
+def test_a_table_is_read_for_the_report_alone(table, tmp_path, monkeypatch):
+    said = {**STUDY, **CELL, "table": {"file": str(table), "choose": "cifar10_valid_12"}}
+    said["budget"] = {"epochs": 1, "batch": 16, "train_epochs": 1}
+    carry, load = jobs.carry_out, nasbench201.load
+
+    def without_tables(*args):
+        monkeypatch.setattr(nasbench201, "load", None)
+        errors = carry(*args)
+        monkeypatch.setattr(nasbench201, "load", load)
+        return errors
+
+    monkeypatch.setattr("dnas.studies.run.carry_out", without_tables)
+    result = dnas.study(said, tmp_path / "s", progress=False)
+    assert not result.failures
+    (entry,) = result.entries
+    assert entry.values["table"] == 10 * entry.notation.count("nor_conv_3x3") == 2 * entry.values["valid"]
+    assert [point.regret for point in result.points][-1] == 60 - entry.values["table"]
+    assert result.judged == ["table", "valid", "trained", "discrete"] and "table %" in str(result)
+
+
+CELLS = {"good": "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|",
+         "poor": "|none~0|+|skip_connect~0|none~1|+|skip_connect~0|skip_connect~1|skip_connect~2|"}
+
+
+@pytest.fixture
+def reported(table, tmp_path):
+    """A study of two methods and six seeds whose searches were never carried out: the files are written here."""
+    from dnas.api.parts import space
+
+    cell, folder = space("nasbench201", dnas.data.load("digits", limit=200), channels=2, cells=1), tmp_path / "s"
+    said = {**STUDY, **CELL, "seeds": 6, "methods": ["darts", FAST], "table": {"file": str(table)}}
+    folder.mkdir()
+    declare(folder, plan_study(said))
+    for label in "darts", "fast":
+        for seed in range(6):
+            notation = CELLS["good" if label == "fast" or seed == 0 else "poor"]
+            genotype = cell.parse(notation).to_json()
+            choice = {"source": {}, "genotype": genotype, "notation": notation, "values": {"discrete": 10.0 + seed}}
+            epochs = [{"epoch": epoch, "seconds": 2.0 * epoch, "entropy": 1.0, "genotype": genotype,
+                       "skips": notation.count("skip"), "edges": 6} for epoch in (0, 1)]
+            file = entry_file(folder, label, seed)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps({"label": label, "seed": seed, "seconds": 2.0, "epochs": epochs,
+                                        "selections": {"magnitude": choice}}))
+    return folder
+
+
+def test_the_report_looks_the_choices_up_in_the_table(reported, capsys):
+    result = dnas.study_report(reported)
+    assert [entry.values["table"] for entry in result.entries[:2]] == [50, 0] and result.judged == ["table", "discrete"]
+    assert [point.regret for point in result.points[:4]] == [10, 10, 60, 60]  # of the best cell: six convolutions, 60
+    assert result.agreement == {("darts", "magnitude"): pytest.approx(((5 * 1 / 6) + 10) / 15), ("fast", "magnitude"): 1}
+    (by_table, by_discrete) = result.differences
+    assert (by_table.difference.mean, by_table.p, by_discrete.p) == (pytest.approx(50 * 5 / 6), 2 / 32, 1.0)
+    assert result.claims[-1].startswith("5 of 6 searches of darts ended with skips on more than half")
+    out = said(capsys, "study", "report", reported)
+    assert max(map(len, out.splitlines()[:-1])) <= 80 and "table %" in out and "41.67" in out
+    page = (reported / "report.html").read_text()
+    headings = "Mean ranks", "Differences by seed", "Agreement of seeds", "Every choice"
+    assert all(part in page for part in (*headings, CELLS["poor"], "regret", *result.claims))
+
+
+def test_a_damaged_entry_is_one_clear_line(reported, capsys):
+    file = reported / "entries/darts/3.json"
+    file.write_text('{"label": "darts"}')
+    assert f"{file} lacks seed, seconds, epochs, selections; remove it" in refused(capsys, "study", "report", reported)
+    file.unlink()
+    for label in "../x", "/etc":
+        said = read_json(reported / "study.json")
+        said["methods"][0][0] = label
+        (reported / "other").mkdir(exist_ok=True)
+        (reported / "other/study.json").write_text(json.dumps(said))
+        assert "no name of a folder" in refused(capsys, "study", "report", reported / "other")
+    assert "ranks are over the 5 seeds that all rows have" in str(dnas.study_report(reported))
+    assert len(dnas.study_report(reported).searches) == 11 and dnas.study_report(reported).missing == [("darts", 3)]
+
+
+def test_the_report_stays_within_80_columns_whatever_the_names(reported):
+    long = "a-method-with-a-very-long-label=0.0001,and-more"
+    for part in "entries", "runs":
+        if (reported / part).exists():
+            (reported / part / "fast").rename(reported / part / long)
+    declared = read_json(reported / "study.json")
+    declared["methods"][1][0] = long
+    (reported / "study.json").write_text(json.dumps(declared))
+    for file in (reported / "entries" / long).iterdir():
+        file.write_text(json.dumps(read_json(file) | {"label": long}))
+    text = str(dnas.study_report(reported))
+    assert max(map(len, text.splitlines())) <= 80 and "a-method-with-a..." in text
+
+
+def test_worker_processes_write_why_a_job_failed(tmp_path):
+    said = []
+    broken = jobs.Job(str(tmp_path), "own", {"name": "absent"}, {"name": TOY}, {"data": ["digits"]}, [0, 4], {}, 1, 16, 0)
+    run_jobs([broken], 2, said.append, False)
+    assert failures(tmp_path).keys() == {("own", 0), ("own", 4)}
+    assert all(why.startswith("no method 'absent'; ") for why in failures(tmp_path).values())  # not how its process ended
+    assert sum(line.startswith("failed     own, seed ") for line in said) == 2
+
+
+def test_a_worker_that_is_killed_leaves_a_failure_and_one_without_a_parent_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr("dnas.studies.run.WORKER", ["-c", "import os; os.kill(os.getpid(), 9)"])
+    parts = {"name": "darts"}, {"name": TOY}, {"data": ["digits"]}
+    run_jobs([jobs.Job(str(tmp_path), "own", *parts, [0], {"random": {}}, 1, 16, 0)], 2, lambda text: None, False)
+    assert "its process ended with signal 9" in failures(tmp_path)["own", 0]
+    slow = "import threading, time; from dnas.studies import worker; threading.Thread(target=worker._wait_for_parent, " \
+           "daemon=True).start(); time.sleep(100)"
+    process = subprocess.Popen([sys.executable, "-c", slow], stdin=subprocess.PIPE,
+                               env={**os.environ, "PYTHONPATH": str(ROOT)})
+    process.stdin.close()
+    assert process.wait(30) == 3
+
+
+def killed(command, folder, ready):
+    """Starts a command, and kills it and nothing else as soon as a file is there that `ready` matches."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+                               env={**os.environ, "PYTHONPATH": str(ROOT)})
+    end = time.monotonic() + 300
+    while not any(folder.glob(ready)) and time.monotonic() < end and process.poll() is None:
+        time.sleep(0.05)
+    assert process.poll() is None and any(folder.glob(ready))
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_study_that_was_killed_goes_on_to_the_same_end(workers, tmp_path, capsys):
+    changes = {"methods": ["darts", FAST], "budget": {"epochs": 12, "batch": 16}}
+    file, folder = write_study(tmp_path / "mine.toml", **changes), tmp_path / "s"
+    command = ["study", str(file), "--trust", "--no-progress", "--cache", str(tmp_path / "cache"), "--jobs", str(workers)]
+    killed([sys.executable, "-m", "launch.main", *command, "--run", str(folder)], folder,
+           "runs/darts/0/checkpoints/0000[3-9].safetensors")
+    time.sleep(3)  # workers notice that the parent has gone
+    said(capsys, *command, "--run", folder)
+    said(capsys, *command, "--run", tmp_path / "whole")
+    assert (folder / "study.csv").exists() and not list(folder.rglob("*.tmp"))
+    for name in "darts", "fast":
+        for seed in 0, 1:
+            for part in "genotype.json", "metrics.jsonl", "checkpoints/00012.safetensors":
+                one, other = (top / "runs" / name / str(seed) / part for top in (folder, tmp_path / "whole"))
+                assert one.read_bytes() == other.read_bytes()
