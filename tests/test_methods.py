@@ -18,6 +18,7 @@ from dnas.methods import METHODS
 from dnas.methods.beta_darts import beta_darts
 from dnas.methods.darts import darts
 from dnas.methods.darts_2nd import darts_2nd
+from dnas.methods.drnas import drnas
 from dnas.methods.pc_darts import SPACE, pc_darts
 from dnas.methods.rarts import rarts
 from dnas.methods.sd_darts import sd_darts
@@ -257,6 +258,7 @@ PASSES = {
     "darts": (darts, 2, 2),
     "darts-2nd": (darts_2nd, 3, 3),  # and one tangent of a gradient, about two more
     "darts-2nd as published": (variant(darts_2nd, hypergradient="finite-difference"), 5, 5),
+    "drnas": (drnas, 2, 2),
     "neumann": (variant(darts, hypergradient="neumann"), 3, 3),
     "pc-darts": (variant(pc_darts, arch_warmup=1), 2, 2),
     "rarts": (rarts, 2, 2),

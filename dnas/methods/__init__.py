@@ -4,6 +4,7 @@ METHODS = {
     "beta-darts": "dnas.methods.beta_darts:beta_darts",
     "darts": "dnas.methods.darts:darts",
     "darts-2nd": "dnas.methods.darts_2nd:darts_2nd",
+    "drnas": "dnas.methods.drnas:drnas",
     "pc-darts": "dnas.methods.pc_darts:pc_darts",
     "rarts": "dnas.methods.rarts:rarts",
     "sd-darts": "dnas.methods.sd_darts:sd_darts",
