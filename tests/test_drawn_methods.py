@@ -9,8 +9,10 @@ from scipy import special
 from dnas.algorithms.decisions import full_mask
 from dnas.algorithms.relaxations import Architecture
 from dnas.algorithms.schedules import time_of
-from dnas.methods import drnas as drnas_file
-from dnas.methods.drnas import drnas
+from dnas.methods.drnas import draw, drnas
+from dnas.methods.gdas import gdas
+from dnas.methods.reinmax import reinmax, straight_through
+from dnas.methods.snas import snas
 from dnas.types import Group
 from tests.test_regularisers import value_of
 
@@ -73,8 +75,9 @@ def test_masked_operations_leave_the_draw_to_the_others():
     np.testing.assert_array_equal(draws[:, 1, 1], 0)
     np.testing.assert_allclose(draws[:, :2].mean(0), gates(rows, None)[:2], atol=0.025)
     np.testing.assert_allclose(gates(rows, None)[:2], [[2 / 3, 1 / 3, 0], [2 / 3, 0, 1 / 3]])
+    total = lambda rows, key: (gates(rows, key) * jnp.arange(1.0, 4)).sum()
     for key in jax.random.key(0), None:
-        slopes = np.asarray(jax.grad(lambda rows: (gates(rows, key) * jnp.arange(1.0, 4)).sum())(rows))
+        slopes = np.asarray(jax.grad(total)(rows, key))
         assert np.isfinite(slopes).all()
         np.testing.assert_array_equal(slopes[[0, 1], [2, 1]], 0)
         assert np.abs(slopes[[0, 0, 1, 1], [0, 1, 0, 2]]).min() > 0
@@ -82,11 +85,9 @@ def test_masked_operations_leave_the_draw_to_the_others():
 
 def test_very_small_logits_stay_finite():
     with jax.enable_x64(False):
-        for low in -5.0, -50.0, -500.0:
-            rows = jnp.array([[low, low, 2 * low]])
-            value, slopes = jax.value_and_grad(lambda rows: (
-                drnas_file.draw(jax.random.key(0), rows) * jnp.arange(1.0, 4)).sum())(rows)
-            assert np.isfinite(value) and np.isfinite(slopes).all()
+        rows = jnp.array([[low, low, 2 * low] for low in (-5.0, -50.0, -500.0)])
+        value, slopes = jax.value_and_grad(lambda rows: (draw(jax.random.key(0), rows) * jnp.arange(1.0, 4)).sum())(rows)
+        assert 3 <= value <= 9 and np.isfinite(slopes).all()
 
 
 def test_the_divergence_is_that_of_its_definition():
@@ -102,3 +103,125 @@ def test_the_divergence_is_that_of_its_definition():
     assert float(masked(logits)) == pytest.approx(sum(divergence(row[:2]) for row in beta), rel=1e-9)
     at_one = value_of(drnas(kl=1.0).arch.terms["kl"], 0 * logits, {"kl": 1.0})
     np.testing.assert_allclose([at_one(0 * logits), *jax.grad(at_one)(0 * logits).ravel()], 0, atol=1e-12)
+
+
+# GDAS and SNAS.
+
+
+@pytest.mark.parametrize("gradient", ["textbook", "drawn"])
+def test_gdas_draws_one_operation_by_the_probabilities_at_any_temperature(gradient):
+    rows, count = jnp.array([[0.5, -1.0, 1.5]]), 4000
+    for step in 0, 9:
+        draws = np.asarray(drawn(gdas(gradient=gradient), rows, count, step=step))[:, 0]
+        np.testing.assert_array_equal(np.sort(draws, -1), np.broadcast_to([0, 0, 1], draws.shape))
+        np.testing.assert_allclose(draws.mean(0), jax.nn.softmax(rows)[0], atol=0.03)
+    np.testing.assert_array_equal(gates_of(gdas(gradient=gradient), rows), jax.nn.softmax(rows))
+
+
+def test_gradients_of_gdas():
+    """Of <gates, c>: the textbook's is that of <soft, c>; the other is that of the drawn soft gate times its c."""
+    rows, c, key = jnp.array([[0.5, -1.0, 1.5]]), jnp.array([3.0, -2.0, 0.7]), jax.random.key(4)
+    soft = lambda rows: gates_of(snas(tau_max=10.0), rows, key)
+    slope = lambda gates: jax.grad(lambda rows: (gates(rows) * c).sum())(rows)
+    textbook, of_drawn = (slope(lambda rows, g=g: gates_of(gdas(gradient=g), rows, key)) for g in ("textbook", "drawn"))
+    np.testing.assert_allclose(textbook, slope(soft), rtol=1e-12)
+    k = int(soft(rows).argmax())
+    np.testing.assert_allclose(of_drawn, c[k] * jax.grad(lambda rows: soft(rows)[0, k])(rows), rtol=1e-12)
+    assert np.abs(textbook - of_drawn).max() > 1e-3
+
+
+def test_temperatures():
+    """GDAS reaches its last one in the last epoch and stays there; SNAS goes by e / epochs. Seen in the ratio of gates."""
+    from dnas.methods.gdas import temperature
+
+    hyper = lambda epochs: {"tau_max": 10.0, "tau_min": 0.1, "epochs": epochs, "steps": 1}
+    at = lambda step, epochs: float(temperature(hyper(epochs), time_of(hyper(epochs), step)))
+    assert [at(0, 250), at(249, 250), at(250, 250), at(0, 1)] == pytest.approx([10, 0.1, 0.1, 10])
+    assert at(83, 250) == pytest.approx(10 - 9.9 * 83 / 249)
+    rows, key = jnp.array([[0.5, -1.0, 1.5]]), jax.random.key(4)
+    spread = lambda step: np.ptp(np.log(gates_of(snas(), rows, key, step=step, epochs=150)))
+    np.testing.assert_allclose([spread(0) / spread(75), spread(0) / spread(149)], [0.515, 0.0364667], rtol=1e-5)
+
+
+@pytest.mark.parametrize("factory, settings, message", [
+    (gdas, {"tau_min": 0.0}, "tau_min is 0.0, it must be positive"), (snas, {"tau_max": -1.0}, "tau_max is -1.0"),
+    (gdas, {"gradient": "published"}, "gradient 'published' must be textbook or drawn"),
+    (snas, {"arch_clip": 0.0}, "arch_clip is 0.0"), (snas, {"momentum": 1.0}, "momentum is 1.0"),
+    (reinmax, {"tau": 0.5}, "tau is 0.5, it must be 1 or more"), (drnas, {"kl": -1.0}, "kl is -1.0"),
+])
+def test_settings_out_of_range_are_refused(factory, settings, message):
+    with pytest.raises(ValueError, match=message):
+        factory(**settings)
+
+
+def test_snas_is_one_level():
+    """One draw for both players, on the training batch: validation data moves nothing. Logits start about 1."""
+    from tests.test_methods import KEY, TASK, numbers, plain, some
+
+    method = snas()
+    algorithm, hyper = method.bind(plain(), TASK), numbers(method, epochs=4, steps=2)
+    state, (train, valid) = algorithm.init(KEY, None, hyper), some(0)
+    np.testing.assert_allclose(state.arch["cell"], 1, atol=0.05)
+    step = jax.jit(algorithm.step)
+    one, other = (step(KEY, state, train, batch, hyper) for batch in (valid, train))
+    for name in "weights", "arch":
+        jax.tree.map(np.testing.assert_array_equal, getattr(one[0], name), getattr(other[0], name))
+    assert one[1]["valid_loss"] != other[1]["valid_loss"] and np.abs(one[0].arch["cell"] - state.arch["cell"]).max() > 1e-5
+
+
+# ReinMax.
+
+
+def mean_gradient(estimate, logits, slope):
+    """The mean over all draws of an estimator's gradient, where the loss has the gradient `slope(one_hot)`."""
+    total = 0
+    for k, p in enumerate(jax.nn.softmax(logits)):
+        surrogate = lambda logits, k=k: jnp.vdot(estimate(logits, jnp.array(k)), slope(jnp.eye(len(logits))[k]))
+        total += p * jax.grad(surrogate)(logits)
+    return total
+
+
+def straight(logits, k):
+    soft = jax.nn.softmax(logits)
+    return jnp.eye(len(logits))[k] + soft - jax.lax.stop_gradient(soft)
+
+
+def test_reinmax_is_exact_for_linear_and_quadratic_losses():
+    """By enumeration, where straight-through is exact for the linear one only."""
+    draw = np.random.default_rng(0)
+    logits, c, a = (jnp.asarray(draw.normal(size=shape)) for shape in (4, 4, (4, 4)))
+    linear, quadratic = lambda d: jnp.vdot(c, d), lambda d: jnp.vdot(c, d) + d @ (a + a.T) @ d
+    for loss in linear, quadratic:
+        exact = jax.grad(lambda logits, loss=loss: jax.nn.softmax(logits) @ jax.vmap(loss)(jnp.eye(4)))(logits)
+        mean = mean_gradient(lambda logits, k: straight_through(logits, k, 1.0), logits, jax.grad(loss))
+        np.testing.assert_allclose(mean, exact, atol=1e-12)
+        biased = np.abs(mean_gradient(straight, logits, jax.grad(loss)) - exact).max()
+        assert biased < 1e-12 if loss is linear else biased > 0.1
+
+
+def test_the_gradient_of_reinmax_is_its_formula():
+    logits, g, k, tau = jnp.array([0.5, -1.0, 1.5]), np.array([3.0, -2.0, 0.7]), 0, 1.7
+    p, one_hot = np.asarray(jax.nn.softmax(logits)), np.eye(3)[k]
+    q = (np.asarray(jax.nn.softmax(logits / tau)) + one_hot) / 2
+    times = lambda p, v: p * (v - p @ v)
+    value, slope = jax.vjp(lambda logits: straight_through(logits, jnp.array(k), tau), logits)
+    np.testing.assert_array_equal(value, one_hot)
+    np.testing.assert_allclose(slope(jnp.asarray(g))[0], times(q, 2 * g) - times(p, g) / 2, rtol=1e-12)
+
+
+@pytest.mark.parametrize("method", [reinmax(), gdas(), gdas(gradient="drawn"), snas()], ids=repr)
+def test_masked_operations_are_not_drawn_and_have_no_gradient(method):
+    rows, mask = jnp.array([[1.0, 0, jnp.inf], [1, 1e300, 0], [0, 1, 2]]), PADDED.allowed & (np.arange(3) != 1)
+    mask[0], mask[2] = (True, True, False), False
+    draws = np.asarray(drawn(method, rows, 1000, group=PADDED, mask=mask))
+    np.testing.assert_allclose(draws.sum(-1), 1)
+    assert not draws[:, 0, 2].any() and not draws[:, 1, 1].any()
+    total = lambda rows: (gates_of(method, rows, jax.random.key(1), group=PADDED, mask=mask) * jnp.arange(1.0, 4))[:2].sum()
+    slopes = np.asarray(jax.grad(total)(rows))
+    assert np.isfinite(slopes).all() and np.abs(slopes[0, :2]).min() > 0
+    np.testing.assert_array_equal(slopes[[0, 1], [2, 1]], 0)
+
+
+def test_reinmax_draws_by_the_probabilities():
+    rows = jnp.array([[0.5, -1.0, 1.5]])
+    np.testing.assert_allclose(drawn(reinmax(), rows).mean((0, 1)), jax.nn.softmax(rows)[0], atol=0.03)

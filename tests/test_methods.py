@@ -19,9 +19,12 @@ from dnas.methods.beta_darts import beta_darts
 from dnas.methods.darts import darts
 from dnas.methods.darts_2nd import darts_2nd
 from dnas.methods.drnas import drnas
+from dnas.methods.gdas import gdas
 from dnas.methods.pc_darts import SPACE, pc_darts
 from dnas.methods.rarts import rarts
+from dnas.methods.reinmax import reinmax
 from dnas.methods.sd_darts import sd_darts
+from dnas.methods.snas import snas
 from dnas.registry import load, resolve, variant
 from dnas.runs import checkpoint
 from dnas.shared_options import SharedOptions, shared_options
@@ -259,13 +262,16 @@ PASSES = {
     "darts-2nd": (darts_2nd, 3, 3),  # and one tangent of a gradient, about two more
     "darts-2nd as published": (variant(darts_2nd, hypergradient="finite-difference"), 5, 5),
     "drnas": (drnas, 2, 2),
+    "gdas": (gdas, 2, 2),
     "neumann": (variant(darts, hypergradient="neumann"), 3, 3),
     "pc-darts": (variant(pc_darts, arch_warmup=1), 2, 2),
     "rarts": (rarts, 2, 2),
     "rarts, exact": (variant(rarts, merged=False), 4, 4),
+    "reinmax": (reinmax, 2, 2),
     "sd-darts": (sd_darts, 2 + 3, 2),
     "sd-darts, seven teachers": (variant(sd_darts, distill=7, distill_every="step"), 2 + 7, 2),
     "sd-darts, both steps": (variant(sd_darts, distill_arch=True), 2 + 2 * 3, 2),
+    "snas": (snas, 2, 1),
     "frozen": (variant(darts, arch_frozen=True), 2, 1),
     "rare": (variant(darts, arch_every=5), 2, 2),
 }

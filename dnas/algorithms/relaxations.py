@@ -76,7 +76,7 @@ def gumbel(*, tau: Ramp, hard: bool = False) -> Relaxation:
         for k, (name, row) in zip(jax.random.split(key, len(logits)), logits.items()):
             soft = jax.nn.softmax((row + jax.random.gumbel(k, row.shape, row.dtype)) / tau(hyper, t))
             one_hot = jax.nn.one_hot(soft.argmax(-1), row.shape[-1], dtype=row.dtype)
-            drawn[name] = one_hot + soft - jax.lax.stop_gradient(soft) if hard else soft
+            drawn[name] = one_hot + (soft - jax.lax.stop_gradient(soft)) if hard else soft
         return drawn
 
     return Relaxation(initial_logits, gates)

@@ -5,8 +5,11 @@ METHODS = {
     "darts": "dnas.methods.darts:darts",
     "darts-2nd": "dnas.methods.darts_2nd:darts_2nd",
     "drnas": "dnas.methods.drnas:drnas",
+    "gdas": "dnas.methods.gdas:gdas",
     "pc-darts": "dnas.methods.pc_darts:pc_darts",
     "rarts": "dnas.methods.rarts:rarts",
+    "reinmax": "dnas.methods.reinmax:reinmax",
     "sd-darts": "dnas.methods.sd_darts:sd_darts",
+    "snas": "dnas.methods.snas:snas",
 }
 """Place of each factory `(*, options) -> Method`; `dnas.registry.resolve` imports it."""

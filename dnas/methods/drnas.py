@@ -4,9 +4,9 @@
     L_arch = L_valid + kl * sum over edges of KL(Dirichlet(beta[e]) || Dirichlet(1))
 
 Both players draw, each for itself. Networks are evaluated at the mean gates beta / sum(beta), whose order is that of the
-logits. Two pulls towards beta = 1 are published: the weight decay 1e-3 of the architecture's Adam, which is the default here, and
-the divergence, which is `arch_decay` 0 with `kl` 1e-3. Masked operations leave the draw: what remains is a Dirichlet draw of
-the other operations, which is the whole draw renormalised.
+logits. Two pulls towards beta = 1 are published: the weight decay 1e-3 of the architecture's Adam, which is the default
+here, and the divergence, which is `arch_decay` 0 with `kl` 1e-3. Masked operations leave the draw: what remains is a
+Dirichlet draw of the other operations, which is the whole draw renormalised.
 
 Departures: this is the plain form; progressive stages with growing channels are not in it (`--space.partial-channels` gives
 partial channels). The divergence is summed over edges, as the divergence of independent draws is: our reading.
