@@ -10,8 +10,10 @@ from dnas.algorithms.decisions import full_mask
 from dnas.algorithms.relaxations import Architecture
 from dnas.algorithms.schedules import time_of
 from dnas.methods.drnas import draw, drnas
+from dnas.methods.fair_darts import above, fair_darts
 from dnas.methods.gdas import gdas
 from dnas.methods.reinmax import reinmax, straight_through
+from dnas.methods.rsps import rsps
 from dnas.methods.snas import snas
 from dnas.types import Group
 from tests.test_regularisers import value_of
@@ -148,6 +150,9 @@ def test_temperatures():
     (gdas, {"gradient": "published"}, "gradient 'published' must be textbook or drawn"),
     (snas, {"arch_clip": 0.0}, "arch_clip is 0.0"), (snas, {"momentum": 1.0}, "momentum is 1.0"),
     (reinmax, {"tau": 0.5}, "tau is 0.5, it must be 1 or more"), (drnas, {"kl": -1.0}, "kl is -1.0"),
+    (fair_darts, {"threshold": 1.0}, "threshold is 1.0"), (fair_darts, {"zero_one": -1.0}, "zero_one is -1.0"),
+    (fair_darts, {"zero_one_form": "l3"}, "'l3' must be l2 or l1"), (rsps, {"lr": -1.0}, "lr is -1.0"),
+    (fair_darts, {"edge_normalisation": True}, "edge_normalisation must be off"),
 ])
 def test_settings_out_of_range_are_refused(factory, settings, message):
     with pytest.raises(ValueError, match=message):
@@ -209,7 +214,7 @@ def test_the_gradient_of_reinmax_is_its_formula():
     np.testing.assert_allclose(slope(jnp.asarray(g))[0], times(q, 2 * g) - times(p, g) / 2, rtol=1e-12)
 
 
-@pytest.mark.parametrize("method", [reinmax(), gdas(), gdas(gradient="drawn"), snas()], ids=repr)
+@pytest.mark.parametrize("method", [rsps(), reinmax(), gdas(), gdas(gradient="drawn"), snas()], ids=repr)
 def test_masked_operations_are_not_drawn_and_have_no_gradient(method):
     rows, mask = jnp.array([[1.0, 0, jnp.inf], [1, 1e300, 0], [0, 1, 2]]), PADDED.allowed & (np.arange(3) != 1)
     mask[0], mask[2] = (True, True, False), False
@@ -218,10 +223,116 @@ def test_masked_operations_are_not_drawn_and_have_no_gradient(method):
     assert not draws[:, 0, 2].any() and not draws[:, 1, 1].any()
     total = lambda rows: (gates_of(method, rows, jax.random.key(1), group=PADDED, mask=mask) * jnp.arange(1.0, 4))[:2].sum()
     slopes = np.asarray(jax.grad(total)(rows))
-    assert np.isfinite(slopes).all() and np.abs(slopes[0, :2]).min() > 0
+    assert np.isfinite(slopes).all() and (np.abs(slopes[0, :2]) > 0).all() == (method.hyper.keys() != rsps().hyper.keys())
     np.testing.assert_array_equal(slopes[[0, 1], [2, 1]], 0)
 
 
 def test_reinmax_draws_by_the_probabilities():
     rows = jnp.array([[0.5, -1.0, 1.5]])
     np.testing.assert_allclose(drawn(reinmax(), rows).mean((0, 1)), jax.nn.softmax(rows)[0], atol=0.03)
+
+
+@pytest.mark.parametrize("factory", [drnas, gdas, reinmax])
+def test_edges_stay_normalised_when_the_relaxation_changes(factory):
+    """As in pc-darts+drnas: both players draw by it, and the gates of all edges into a node sum to one."""
+    method = factory(edge_normalisation=True)
+    assert method.arch.relaxation is method.weights.relaxation and not factory().arch.relaxation.edges
+    hyper = {**method.hyper, "epochs": 10, "steps": 1}
+    arch = method.arch.relaxation.init(jax.random.key(0), {"cell": PADDED})
+    architecture = Architecture(arch, {"cell": PADDED.allowed}, {"cell": PADDED})
+    rows = method.arch.relaxation.gates(jax.random.key(1), architecture, hyper, time_of(hyper, 0))["cell"]
+    np.testing.assert_allclose([rows[0].sum(), rows[1:].sum()], 1, rtol=1e-6)
+    assert 0 < rows[1].sum() < 1
+
+
+# FairDARTS.
+
+
+def test_gates_of_fair_darts_are_sigmoids_that_begin_at_a_half():
+    rows = jnp.array([[1.0, 7, 0], [1, 0, -1], [0, 1, 2]])
+    gates = gates_of(fair_darts(), rows, group=PADDED)
+    np.testing.assert_allclose(gates, np.where(PADDED.allowed, 1 / (1 + np.exp(-rows)), 0))
+    first = fair_darts().arch.relaxation.init(jax.random.key(0), {"cell": PADDED})
+    np.testing.assert_array_equal(first["cell"], 0)
+
+
+@pytest.mark.parametrize("form", ["l2", "l1"])
+def test_the_zero_one_term(form):
+    """Its value, its gradient, which is zero at logits of zero, and its indifference to masked operations."""
+    logits = jnp.array([[0.0, 2, -1], [3, 0, 7]])
+    method = fair_darts(zero_one=2.0, zero_one_form=form)
+    term = lambda mask=None: value_of(method.arch.terms["zero-one"], logits, method.hyper, mask=mask)
+    apart = 1 / (1 + np.exp(-np.asarray(logits))) - 0.5
+    each = apart**2 if form == "l2" else np.abs(apart)
+    assert float(term()(logits)) == pytest.approx(-2 * each.mean())
+    mask = np.array([[True, True, True], [True, True, False]])
+    assert float(term(mask)(logits)) == pytest.approx(-2 * each[mask].mean())
+    slopes = np.asarray(jax.grad(term(mask))(logits))
+    inner = (0.5 + apart) * (0.5 - apart) * (2 * apart if form == "l2" else np.sign(apart))
+    np.testing.assert_allclose(slopes, np.where(mask, -2 * inner / mask.sum(), 0), atol=1e-15)
+    np.testing.assert_array_equal(jax.grad(term())(0 * logits), 0)
+
+
+def test_weak_edges_leave_the_genotype():
+    """Of DARTS's cells they go, in NAS-Bench-201 they become `none`; a node keeps its strongest edge."""
+    from search_spaces.darts import darts as darts_space
+    from search_spaces.nasbench201 import nasbench201
+
+    space = darts_space()
+    rows = {name: np.full(group.shape, 0.1) for name, group in space.groups.items()}
+    rows["normal"][0, 4], rows["normal"][1, 5], rows["normal"][3, 0] = 0.9, 0.86, 0.99  # the last is `none`
+    rows["normal"][4, 4], rows["normal"][2, 5] = 0.85, 0.2
+    chosen = above(space, rows, 0.85)
+    assert space.format(chosen).startswith("normal sep_conv_3x3:0, sep_conv_5x5:1 | sep_conv_3x3:2 | ")
+    assert {len([c for c in chosen.choices["reduce"] if c.target == node]) for node in (2, 3, 4, 5)} == {1}
+    assert len(chosen.choices["normal"]) == 5
+    assert above(space, rows, 0.0) == space.genotype(rows)
+
+    space = nasbench201()
+    rows = {"cell": np.full((6, 5), 0.1)}
+    rows["cell"][np.arange(6), [3, 3, 2, 1, 4, 0]] = 0.6, 0.9, 0.7, 0.95, 0.86, 0.99
+    assert space.format(above(space, rows, 0.85)) == (
+        "|nor_conv_3x3~0|+|nor_conv_3x3~0|none~1|+|skip_connect~0|avg_pool_3x3~1|none~2|")
+
+
+# Random search with weight sharing.
+
+
+def test_rsps_draws_uniformly_and_its_genotype_is_that_of_the_first_logits():
+    from tests.test_methods import KEY, TASK, numbers, plain, some
+
+    draws = np.asarray(drawn(rsps(), jnp.array([[9.0, 0, -9]])))
+    np.testing.assert_array_equal(np.sort(draws, -1), np.broadcast_to([0, 0, 1], draws.shape))
+    np.testing.assert_allclose(draws.mean((0, 1)), 1 / 3, atol=0.03)
+    method, space = rsps(), plain()
+    algorithm, hyper = method.bind(space, TASK), numbers(method, epochs=4, steps=2)
+    states = [algorithm.init(jax.random.key(seed), None, hyper) for seed in range(40)]
+    np.testing.assert_array_equal(algorithm.gates(states[0], hyper)["cell"],
+                                  np.where(space.groups["cell"].allowed, [[1 / 2]] + [[1 / 3]] * 2, 0))
+    chosen = [algorithm.select(state, hyper) for state in states]
+    assert chosen[0] == space.genotype({"cell": np.where(space.groups["cell"].allowed, states[0].arch["cell"], -9)})
+    assert len(set(chosen)) > 8
+    after, _ = jax.jit(algorithm.step)(KEY, states[0], *some(0), hyper)
+    assert algorithm.select(after, hyper) == chosen[0]
+    assert np.abs(after.weights["head"] - states[0].weights["head"]).max() > 1e-6
+    mask = {"cell": space.groups["cell"].allowed & (np.arange(3) != 0)}
+    for state in states[:10]:
+        masked = algorithm.select(state._replace(mask=mask), hyper)
+        assert all(choice.op != "tanh" for choice in masked.choices["cell"])
+
+
+@pytest.mark.parametrize("gates, suits", [
+    (np.full((2, 3), 1 / 3), False), (np.array([[.5, .5, 0], [1, 0, 0]]), False), (np.eye(3)[:2], True),
+    (np.array([[.5, .5, 0], [.4, .6, 0]]), True)])
+def test_magnitude_refuses_gates_that_are_all_alike(gates, suits):
+    from types import SimpleNamespace
+
+    from dnas.selection.magnitude import magnitude
+    from dnas.selection.types import Unsuitable
+
+    context = SimpleNamespace(gates=lambda state: {"cell": gates}, state=None)
+    if suits:
+        np.testing.assert_allclose(magnitude().begin(context).scores["cell"], gates, rtol=1e-6)
+    else:
+        with pytest.raises(Unsuitable, match="gates that differ"):
+            magnitude().begin(context)

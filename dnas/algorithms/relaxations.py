@@ -42,10 +42,12 @@ class Relaxation(NamedTuple):
     """init(key, groups) -> logits; gates(key, architecture, hyper, t) -> gates.
 
     With key None a relaxation that draws returns its average gates, by which networks are evaluated.
+    edges: whether it is `edge_normalised`.
     """
 
     init: Callable[..., Logits]
     gates: Callable[..., Gates]
+    edges: bool = False
 
 
 def initial_logits(key: Array, groups: Mapping[str, Group], *, scale: float = 1e-3) -> dict[str, Array]:
@@ -106,4 +108,4 @@ def edge_normalised(relaxation: Relaxation) -> Relaxation:
             relaxed[name] *= jnp.diagonal(shares)[:, None]
         return relaxed
 
-    return Relaxation(init, gates)
+    return Relaxation(init, gates, edges=True)
