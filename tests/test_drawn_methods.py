@@ -289,10 +289,14 @@ def test_weak_edges_leave_the_genotype():
     assert above(space, rows, 0.0) == space.genotype(rows)
 
     space = nasbench201()
-    rows = {"cell": np.full((6, 5), 0.1)}
+    rows = {"cell": np.full((6, 5), 0.1) + 0.4 * np.eye(5)[0]}
+    assert space.format(above(space, rows, 0.85)) == (
+        "|skip_connect~0|+|skip_connect~0|none~1|+|skip_connect~0|none~1|none~2|")
     rows["cell"][np.arange(6), [3, 3, 2, 1, 4, 0]] = 0.6, 0.9, 0.7, 0.95, 0.86, 0.99
     assert space.format(above(space, rows, 0.85)) == (
         "|nor_conv_3x3~0|+|nor_conv_3x3~0|none~1|+|skip_connect~0|avg_pool_3x3~1|none~2|")
+    decided = {"cell": np.eye(5)[[0, 3, 2, 1, 4, 0]]}
+    assert above(space, decided, 0.85) == space.genotype(decided)
 
 
 # Random search with weight sharing.

@@ -5,12 +5,12 @@
     genotype: the strongest edges by the space's rule, less those whose largest gate is not above `threshold`
 
 Rates, Adam's betas (0.9, 0.999), weight and threshold are those of the authors' code, which has batches of 128 and no
-operation `none`. At arch = 0 the gradient of the second term is zero, so only the data moves a gate away from 1/2; `none`,
-whose output is zero, stays there and is what the other operations must beat.
+operation `none`. At arch = 0 the gradient of the second term is zero, so only the data moves a gate away from 1/2, and that
+of `none`, whose output is zero, stays there.
 
-Ours: where the space's rule needs every edge, one that is too weak becomes `none`, or stays if there is no `none`; and
-every node keeps its strongest edge, so that the network stays connected. `dnas select` has rules of its own: there
-magnitude orders edges by their gates' shares, and magnitude-edge by the gates as they are.
+Ours: `none` is not chosen for its gate; where the space's rule needs every edge, one that is too weak becomes `none`, or
+stays if there is no `none`; and every node keeps its strongest edge, so that the network stays connected. `dnas select`
+has rules of its own: there magnitude orders edges by their gates' shares, and magnitude-edge by the gates as they are.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ def distance(rows, form):
 def above(space, gates, threshold) -> Genotype:
     """The genotype of the space's rule on the gates, less the edges whose largest gate is not above the threshold."""
     rows = {name: np.asarray(gates[name]) for name in space.groups}
-    genotype, choices = space.genotype(rows), {}
+    genotype = space.genotype({name: none_last(group, rows[name]) for name, group in space.groups.items()})
+    choices = {}
     for name, group in space.groups.items():
         gate = lambda choice, name=name, group=group: rows[name][
             (e := group.edges.index(choice[:2])), group.edge_ops(e).index(choice.op)]
@@ -99,3 +100,12 @@ def above(space, gates, threshold) -> Genotype:
             elif not weak or not drops:
                 choices[name].append(choice)
     return Genotype(space.name, space.options, choices)
+
+
+def none_last(group, rows):
+    """Gates `[E, K]` with that of `none` so small that it is the largest of an edge only if no other operation has one."""
+    rows = np.array(rows, np.float64)
+    for e in range(len(rows)):
+        if "none" in group.edge_ops(e):
+            rows[e, group.edge_ops(e).index("none")] *= 1e-6
+    return rows
