@@ -28,6 +28,11 @@ def test_largest_eigenvalue_is_the_algebraic_one(size):
     assert largest_eigenvalue(lambda v: matrix @ v, size, tolerance=1e-9) == pytest.approx(values[-1], rel=1e-6)
 
 
+@pytest.mark.parametrize("size", [3, 30])
+def test_largest_eigenvalue_of_a_flat_loss(size):
+    assert largest_eigenvalue(lambda v: np.zeros(size), size) == 0
+
+
 def test_sharpness_of_a_quadratic():
     # L = a |w|^2 / 2: along g the rise is rho |g| + a rho^2 / 2
     weights = {"a": jnp.array([3.0]), "b": jnp.array([[4.0]])}

@@ -13,6 +13,7 @@ import numpy as np
 
 from dnas.algorithms.decisions import Stop
 from dnas.algorithms.players import Player, Problem, SearchState, gates_of, objective
+from dnas.algorithms.relaxations import edge_normalised
 from dnas.algorithms.schedules import ENGINE, Hyper, time_of
 from dnas.task import Task, check_name
 from dnas.types import Array, Batch, Gates, Genotype, Logits, SearchSpace, Weights
@@ -106,10 +107,12 @@ class Method:
 
         Args:
             arch, weights: fields of `Player` to replace in that player; terms join those that it has.
-            relaxation, terms: the same for both players.
+            relaxation, terms: the same for both players. Edges that are normalised stay so.
             hyper: numbers to add or replace. check: a further check of all numbers.
             parts: other fields of `Method`.
         """
+        if relaxation and self.arch.relaxation.edges and not relaxation.edges:
+            relaxation = edge_normalised(relaxation)
         shared = {} if relaxation is None else {"relaxation": relaxation}
         joined = lambda player, changes: player._replace(
             **{**shared, **changes, "terms": {**player.terms, **(terms or {}), **changes.get("terms", {})}})

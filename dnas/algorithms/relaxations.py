@@ -42,10 +42,12 @@ class Relaxation(NamedTuple):
     """init(key, groups) -> logits; gates(key, architecture, hyper, t) -> gates.
 
     With key None a relaxation that draws returns its average gates, by which networks are evaluated.
+    edges: whether it is `edge_normalised`.
     """
 
     init: Callable[..., Logits]
     gates: Callable[..., Gates]
+    edges: bool = False
 
 
 def initial_logits(key: Array, groups: Mapping[str, Group], *, scale: float = 1e-3) -> dict[str, Array]:
@@ -76,7 +78,7 @@ def gumbel(*, tau: Ramp, hard: bool = False) -> Relaxation:
         for k, (name, row) in zip(jax.random.split(key, len(logits)), logits.items()):
             soft = jax.nn.softmax((row + jax.random.gumbel(k, row.shape, row.dtype)) / tau(hyper, t))
             one_hot = jax.nn.one_hot(soft.argmax(-1), row.shape[-1], dtype=row.dtype)
-            drawn[name] = one_hot + soft - jax.lax.stop_gradient(soft) if hard else soft
+            drawn[name] = one_hot + (soft - jax.lax.stop_gradient(soft)) if hard else soft
         return drawn
 
     return Relaxation(initial_logits, gates)
@@ -106,4 +108,4 @@ def edge_normalised(relaxation: Relaxation) -> Relaxation:
             relaxed[name] *= jnp.diagonal(shares)[:, None]
         return relaxed
 
-    return Relaxation(init, gates)
+    return Relaxation(init, gates, edges=True)

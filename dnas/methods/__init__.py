@@ -4,8 +4,14 @@ METHODS = {
     "beta-darts": "dnas.methods.beta_darts:beta_darts",
     "darts": "dnas.methods.darts:darts",
     "darts-2nd": "dnas.methods.darts_2nd:darts_2nd",
+    "drnas": "dnas.methods.drnas:drnas",
+    "fair-darts": "dnas.methods.fair_darts:fair_darts",
+    "gdas": "dnas.methods.gdas:gdas",
     "pc-darts": "dnas.methods.pc_darts:pc_darts",
     "rarts": "dnas.methods.rarts:rarts",
+    "reinmax": "dnas.methods.reinmax:reinmax",
+    "rsps": "dnas.methods.rsps:rsps",
     "sd-darts": "dnas.methods.sd_darts:sd_darts",
+    "snas": "dnas.methods.snas:snas",
 }
 """Place of each factory `(*, options) -> Method`; `dnas.registry.resolve` imports it."""

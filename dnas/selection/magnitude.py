@@ -8,7 +8,10 @@ from dnas.selection.types import Progress, Selection, Unsuitable
 
 
 def magnitude() -> Selection:
-    """The operations with the largest shares of their edge's gates; weights of edges do not count."""
+    """The operations with the largest shares of their edge's gates; weights of edges do not count.
+
+    Its `begin` raises Unsuitable on a run whose gates are all alike, such as one by rsps.
+    """
     return _largest(shares)
 
 
@@ -21,8 +24,12 @@ def magnitude_edge() -> Selection:
 
 
 def shares(context):
-    """The gates `[E, K]` of each group, scaled to sum to one on each edge."""
+    """The gates `[E, K]` of each group, scaled to sum to one on each edge. Raises Unsuitable if they are all alike."""
     gates = {name: np.asarray(rows, np.float64) for name, rows in context.gates(context.state).items()}
+    undecided = [row[row > 0] for rows in gates.values() for row in rows if (row > 0).sum() > 1]
+    if undecided and all((row == row[0]).all() for row in undecided):
+        raise Unsuitable("magnitude needs gates that differ, those of this run (such as one by rsps) are alike on every "
+                         "edge; choose sampled or perturbation")
     return {name: rows / np.maximum(rows.sum(-1, keepdims=True), 1e-30) for name, rows in gates.items()}
 
 

@@ -1,0 +1,73 @@
+"""DrNAS (Chen et al., ICLR 2021, arXiv 2006.10355): the gates of an edge are drawn from a Dirichlet distribution.
+
+    gates[e] ~ Dirichlet(beta[e]),   beta = elu(arch) + 1,   and the gradient flows through the draw (pathwise)
+    L_arch = L_valid + kl * sum over edges of KL(Dirichlet(beta[e]) || Dirichlet(1))
+
+Both players draw, each for itself. Networks are evaluated at the mean gates beta / sum(beta), whose order is that of the
+logits. Two pulls towards beta = 1 are published: the weight decay 1e-3 of the architecture's Adam, which is the default
+here, and the divergence, which is `arch_decay` 0 with `kl` 1e-3. Masked operations leave the draw: what remains is a
+Dirichlet draw of the other operations, which is the whole draw renormalised.
+
+Departures: this is the plain form; progressive stages with growing channels are not in it (`--space.partial-channels` gives
+partial channels). The divergence is summed over edges, as the divergence of independent draws is: our reading.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import digamma, gammaln
+
+from dnas.algorithms.method import Method
+from dnas.algorithms.relaxations import Relaxation, initial_logits
+from dnas.algorithms.schedules import refuse_negative
+from dnas.methods.darts import darts
+from dnas.registry import extends
+
+LEAST = 1e-20
+"""Of beta, which in float32 would become 0 at a logit of -104."""
+
+
+@extends(darts)
+def drnas(method: Method, *, kl: float = 0.0) -> Method:
+    """DrNAS.
+
+    Args:
+        kl: weight of the divergence from the uniform Dirichlet distribution; the authors' other regulariser is arch_decay.
+    """
+    def divergence(hyper, t, arch, gates, forward, memory):
+        return hyper["kl"] * sum(divergence_from_uniform(row).sum() for row in forward.architecture.masked().values())
+
+    return method.extend(relaxation=Relaxation(initial_logits, gates), arch={"terms": {"kl": divergence}}, hyper={"kl": kl},
+                         check=lambda hyper: refuse_negative(kl=hyper["kl"]))
+
+
+def gates(key, architecture, hyper, t):
+    """`Relaxation.gates`: a draw for each edge; the mean without a key."""
+    rows = architecture.masked()
+    if key is None:
+        return {name: concentration(row) / concentration(row).sum(-1, keepdims=True) for name, row in rows.items()}
+    return {name: draw(k, row) for k, (name, row) in zip(jax.random.split(key, len(rows)), rows.items())}
+
+
+def concentration(logits):
+    """beta `[E, K]` of logits, elu(logits) + 1, without the rounding of exp(x) - 1 + 1; 0 where a logit is -inf."""
+    low = jnp.maximum(jnp.exp(jnp.where(logits > 0, 0, logits)), LEAST)
+    return jnp.where(jnp.isneginf(logits), 0, jnp.where(logits > 0, logits + 1, low))
+
+
+def draw(key, logits):
+    """Gates `[E, K]`, drawn from Dirichlet(concentration(logits)); 0 where a logit is -inf.
+
+    A Dirichlet draw is gamma draws over their sum; in logarithms, so that small ones do not become 0.
+    """
+    allowed = ~jnp.isneginf(logits)
+    logs = jax.random.loggamma(key, concentration(jnp.where(allowed, logits, 0.0)))
+    return jax.nn.softmax(jnp.where(allowed, logs, -jnp.inf))
+
+
+def divergence_from_uniform(logits):
+    """KL(Dirichlet(beta) || Dirichlet(1)) `[E]` in nats, beta = concentration(logits), of the operations not at -inf."""
+    allowed = ~jnp.isneginf(logits)
+    beta = concentration(jnp.where(allowed, logits, 0.0))
+    total = jnp.where(allowed, beta, 0).sum(-1, keepdims=True)
+    each = jnp.where(allowed, (beta - 1) * (digamma(beta) - digamma(total)) - gammaln(beta), 0)
+    return gammaln(total[..., 0]) - gammaln(allowed.sum(-1)) + each.sum(-1)
