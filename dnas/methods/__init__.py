@@ -1,8 +1,8 @@
 """Published methods by name, each a file that composes parts of `dnas.algorithms`."""
 
 METHODS = {
-    "beta-darts": "dnas.methods.beta_darts:beta_darts",
     "darts": "dnas.methods.darts:darts",
+    "beta-darts": "dnas.methods.beta_darts:beta_darts",
     "darts-2nd": "dnas.methods.darts_2nd:darts_2nd",
     "drnas": "dnas.methods.drnas:drnas",
     "fair-darts": "dnas.methods.fair_darts:fair_darts",
