@@ -18,9 +18,12 @@ from dnas.methods import METHODS
 from dnas.methods.beta_darts import beta_darts
 from dnas.methods.darts import darts
 from dnas.methods.darts_2nd import darts_2nd
+from dnas.methods.darts_minus import darts_minus
 from dnas.methods.pc_darts import SPACE, pc_darts
 from dnas.methods.rarts import rarts
 from dnas.methods.sd_darts import sd_darts
+from dnas.methods.sdarts_adv import sdarts_adv
+from dnas.methods.sdarts_rs import sdarts_rs
 from dnas.registry import load, resolve, variant
 from dnas.runs import checkpoint
 from dnas.shared_options import SharedOptions, shared_options
@@ -257,6 +260,7 @@ PASSES = {
     "darts": (darts, 2, 2),
     "darts-2nd": (darts_2nd, 3, 3),  # and one tangent of a gradient, about two more
     "darts-2nd as published": (variant(darts_2nd, hypergradient="finite-difference"), 5, 5),
+    "darts-minus": (darts_minus, 2, 2),
     "neumann": (variant(darts, hypergradient="neumann"), 3, 3),
     "pc-darts": (variant(pc_darts, arch_warmup=1), 2, 2),
     "rarts": (rarts, 2, 2),
@@ -264,6 +268,8 @@ PASSES = {
     "sd-darts": (sd_darts, 2 + 3, 2),
     "sd-darts, seven teachers": (variant(sd_darts, distill=7, distill_every="step"), 2 + 7, 2),
     "sd-darts, both steps": (variant(sd_darts, distill_arch=True), 2 + 2 * 3, 2),
+    "sdarts-adv": (sdarts_adv, 2 + 7 + 2, 2 + 7),
+    "sdarts-rs": (sdarts_rs, 2, 2),
     "frozen": (variant(darts, arch_frozen=True), 2, 1),
     "rare": (variant(darts, arch_every=5), 2, 2),
 }

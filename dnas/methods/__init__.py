@@ -4,8 +4,11 @@ METHODS = {
     "beta-darts": "dnas.methods.beta_darts:beta_darts",
     "darts": "dnas.methods.darts:darts",
     "darts-2nd": "dnas.methods.darts_2nd:darts_2nd",
+    "darts-minus": "dnas.methods.darts_minus:darts_minus",
     "pc-darts": "dnas.methods.pc_darts:pc_darts",
     "rarts": "dnas.methods.rarts:rarts",
     "sd-darts": "dnas.methods.sd_darts:sd_darts",
+    "sdarts-adv": "dnas.methods.sdarts_adv:sdarts_adv",
+    "sdarts-rs": "dnas.methods.sdarts_rs:sdarts_rs",
 }
 """Place of each factory `(*, options) -> Method`; `dnas.registry.resolve` imports it."""
