@@ -15,6 +15,7 @@ from dnas import options
 from dnas.algorithms.hypergradients import HYPERGRADIENTS
 from dnas.algorithms.players import task_loss
 from dnas.methods import METHODS
+from dnas.methods.a2m import a2m
 from dnas.methods.beta_darts import beta_darts
 from dnas.methods.darts import darts
 from dnas.methods.darts_2nd import darts_2nd
@@ -256,6 +257,7 @@ def passes(method, space):
 
 
 PASSES = {
+    "a2m": (a2m, 3, 3),  # and one tangent of a gradient, about two more
     "beta-darts": (beta_darts, 2, 2),
     "darts": (darts, 2, 2),
     "darts-2nd": (darts_2nd, 3, 3),  # and one tangent of a gradient, about two more

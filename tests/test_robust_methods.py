@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dnas.algorithms.hypergradients import first_order, flat, unrolled
 from dnas.algorithms.perturbations import adversarial, clip, random
 from dnas.algorithms.relaxations import Architecture
 from dnas.algorithms.schedules import Time, constant
+from dnas.methods.a2m import a2m
 from dnas.methods.darts import darts
 from dnas.methods.darts_minus import darts_minus, skips
 from dnas.methods.pc_darts import pc_darts
@@ -153,3 +155,37 @@ def test_a_space_without_a_skip_is_refused():
     algorithm = darts_minus().bind(space, classification())
     with pytest.raises(ValueError, match="darts-minus needs .* skip or identity, this one has conv, pool"):
         algorithm.init(KEY, None, numbers(darts_minus()))
+
+
+# A2M.
+
+
+def test_flat_minima_on_a_quadratic_and_a_cubic():
+    """L = a.Qa / 2: grad = (I + rho Q)^2 Q a. L = a^3: arch' = a + 3 rho a^2, v = 3 arch'^2, H = 6 arch'."""
+    Q, a, rho = jnp.array([[2.0, 1], [1, -3]]), jnp.array([.5, -1]), .1
+    (value, aux), grad = flat(first_order(), rho)(None, lambda w, a: (a @ Q @ a / 2, w), 7, a, None)
+    uphill = np.eye(2) + rho * Q
+    np.testing.assert_allclose(grad, uphill @ uphill @ Q @ a)
+    assert value == a @ Q @ a / 2 and aux == 7
+    _, grad = flat(first_order(), rho)(None, lambda w, a: (a ** 3, ()), (), jnp.float64(2), None)
+    there = 2 + 3 * rho * 4
+    assert float(grad) == pytest.approx(3 * there ** 2 * (1 + rho * 6 * there))
+
+
+def test_flat_minima_of_another_estimator():
+    """w' = w - (w - a) / 2, L_valid = a w'^2: the second order's gradient is w'^2 + a w'."""
+    gradient = lambda a: ((w + a) / 2) ** 2 + a * (w + a) / 2
+    w, a, rho = jnp.float64(3), jnp.float64(2), .05
+    inner, outer = lambda w, a: ((w - a) ** 2 / 2, ()), lambda w, a: (a * w ** 2, ())
+    _, grad = flat(unrolled(), rho)(inner, outer, w, a, lambda g: w - g / 2)
+    there = a + rho * gradient(a)
+    assert float(grad) == pytest.approx(float(gradient(there) * (1 + rho * jax.grad(gradient)(there))))
+
+
+def test_without_a_step_uphill_it_is_darts():
+    assert_same(lambda **options: a2m().replace(flat=0.0), {})
+    assert end(a2m)[1]["cell"].tolist() != end(darts)[1]["cell"].tolist()
+    assert "flat" not in a2m(flat=0.0).hyper
+    for factory in a2m, darts:
+        with pytest.raises(ValueError, match="flat is -1"):
+            factory(flat=-1)

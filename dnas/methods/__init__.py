@@ -1,6 +1,7 @@
 """Published methods by name, each a file that composes parts of `dnas.algorithms`."""
 
 METHODS = {
+    "a2m": "dnas.methods.a2m:a2m",
     "beta-darts": "dnas.methods.beta_darts:beta_darts",
     "darts": "dnas.methods.darts:darts",
     "darts-2nd": "dnas.methods.darts_2nd:darts_2nd",
