@@ -25,6 +25,7 @@ from dnas.methods.rarts import rarts
 from dnas.methods.sd_darts import sd_darts
 from dnas.methods.sdarts_adv import sdarts_adv
 from dnas.methods.sdarts_rs import sdarts_rs
+from dnas.methods.sgas import sgas
 from dnas.registry import load, resolve, variant
 from dnas.runs import checkpoint
 from dnas.shared_options import SharedOptions, shared_options
@@ -272,6 +273,7 @@ PASSES = {
     "sd-darts, both steps": (variant(sd_darts, distill_arch=True), 2 + 2 * 3, 2),
     "sdarts-adv": (sdarts_adv, 2 + 7 + 2, 2 + 7),
     "sdarts-rs": (sdarts_rs, 2, 2),
+    "sgas": (sgas, 2, 2),
     "frozen": (variant(darts, arch_frozen=True), 2, 1),
     "rare": (variant(darts, arch_every=5), 2, 2),
 }

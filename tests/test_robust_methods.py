@@ -7,20 +7,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dnas.algorithms.decisions import full_mask, undecided
 from dnas.algorithms.hypergradients import first_order, flat, unrolled
 from dnas.algorithms.perturbations import adversarial, clip, random
+from dnas.algorithms.players import SearchState
 from dnas.algorithms.relaxations import Architecture
 from dnas.algorithms.schedules import Time, constant
+from dnas.engine.search import search
 from dnas.methods.a2m import a2m
 from dnas.methods.darts import darts
 from dnas.methods.darts_minus import darts_minus, skips
 from dnas.methods.pc_darts import pc_darts
 from dnas.methods.sdarts_adv import sdarts_adv
 from dnas.methods.sdarts_rs import RADIUS, sdarts_rs
+from dnas.methods.sgas import criterion, limits_of, remove_full, sgas, to_decide
 from dnas.registry import extends, variant
 from dnas.task import classification
-from dnas.types import Group
-from tests.problems import KEY, at, batches, numbers, plain
+from dnas.types import OPEN, REMOVED, Group
+from search_spaces import darts as darts_space
+from search_spaces.nasbench201 import nasbench201
+from tests.problems import KEY, at, batches, numbers, plain, tiny
+from tests.toy_space import toy
 
 
 @pytest.fixture(autouse=True)
@@ -189,3 +196,81 @@ def test_without_a_step_uphill_it_is_darts():
     for factory in a2m, darts:
         with pytest.raises(ValueError, match="flat is -1"):
             factory(flat=-1)
+
+
+# SGAS.
+
+ROWS = np.array([[.1, .6, .1, .1, .1], [.4, .15, .15, .15, .15], [.1, .25, .25, .2, .2]])
+FIVE = Group(((0, 1), (0, 2), (1, 2)), ("none", "a", "b", "c", "d"))
+ALL = np.ones((3, 5), bool)
+
+
+def test_criteria():
+    score, shares = criterion(FIVE, np.log(ROWS), ALL)
+    np.testing.assert_allclose(score, [1, 0, .016126], atol=1e-6)
+    np.testing.assert_allclose(shares[0], [0, 2 / 3, 1 / 9, 1 / 9, 1 / 9])
+    past = np.log(np.stack([ROWS[[0, 1, 0]], ROWS]))  # the last edge has changed, the others are as they were
+    second, _ = criterion(FIVE, np.log(ROWS), ALL, past)
+    np.testing.assert_allclose(second, [1, 0, 0], atol=1e-12)
+    assert (criterion(FIVE, np.log(ROWS), ALL, past[:0])[0] == 0).all()
+
+
+def test_operations_out_of_the_race_have_no_share():
+    mask = ALL.copy()
+    mask[0, 1] = False
+    assert criterion(FIVE, np.log(ROWS), mask)[1][0].tolist() == pytest.approx([0, 0, 1 / 3, 1 / 3, 1 / 3])
+
+
+def test_full_nodes_lose_their_other_edges():
+    group = Group(((0, 2), (1, 2), (0, 3), (1, 3), (2, 3)), ("none", "a"))
+    limits = {2: 2, 3: 2}
+    assert to_decide(group, np.full(5, OPEN), limits) == 4
+    row = np.array([OPEN, 1, OPEN, 1, 1])
+    np.testing.assert_array_equal(remove_full(group, row, limits), [OPEN, 1, REMOVED, 1, 1])
+    assert to_decide(group, np.array([OPEN, 1, REMOVED, 1, 1]), limits) == 1
+
+
+def test_nodes_keep_as_many_edges_as_genotypes_have():
+    space = darts_space.darts((8, 8, 3), 10, channels=4, cells=3)
+    assert limits_of(space, "normal", 0) == {2: 2, 3: 2, 4: 2, 5: 2}
+    assert limits_of(nasbench201((8, 8, 3), 10, channels=4, cells=1), "cell", 0) == {1: 1, 2: 2, 3: 3}
+    assert limits_of(plain(), "cell", 1) == {1: 1, 2: 1}
+
+
+def decide_all(space, method, epochs):
+    """Numbers of decided edges in the first group after each epoch, and the last decisions."""
+    (name, *_), counts, draw = space.groups, [], np.random.default_rng(0)
+    state = SearchState(*[()] * 8)._replace(decisions=jax.device_get(undecided(space.groups)),
+                                            mask=jax.device_get(full_mask(space.groups)))
+    logits = draw.normal(size=(epochs + 1, *space.groups[name].shape))
+    for epoch in range(1, epochs + 1):
+        state = state._replace(arch={group: logits[epoch] for group in space.groups})
+        record = {"epoch": epoch, "epochs": epochs, "trajectory": {group: logits[:epoch] for group in space.groups}}
+        state = method.decide(space, state, record)
+        counts.append(int((state.decisions[name] >= 0).sum()))
+    return counts, state.decisions[name]
+
+
+def test_fifty_epochs_decide_the_eight_edges_of_a_darts_cell():
+    space = darts_space.darts((8, 8, 3), 10, channels=4, cells=3)
+    for stability in False, True:
+        counts, decisions = decide_all(space, sgas(stability=stability), 50)
+        assert counts == [max(0, min((epoch - 9) // 5 + 1, 8)) for epoch in range(1, 51)]
+        assert (decisions == REMOVED).sum() == 6 and (decisions == 0).sum() == 0  # none is never chosen
+    with pytest.raises(ValueError, match="8 edges of a group left to decide after epoch 1, the last of them after epoch 44, "
+                                         "and the search has 43; use 44 epochs or more"):
+        decide_all(space, sgas(), 43)
+
+
+def test_a_search_by_sgas_ends_decided():
+    with jax.enable_x64(False):
+        data = tiny(80, size=4)
+        space = toy(data.image, data.classes, channels=2)
+        result = search(space, sgas(decide_after=1, decide_every=1, stability=True), data, epochs=2, batch=8, progress=False)
+    assert [record["decided"] for record in result.records] == [1, 2]
+    np.testing.assert_array_equal(result.genotype.decisions(space.groups)["chain"], result.state.decisions["chain"])
+
+
+def test_sgas_refuses():
+    with pytest.raises(ValueError, match="decide_every is 0, it must be 1 or more"):
+        sgas(decide_every=0)

@@ -11,5 +11,6 @@ METHODS = {
     "sd-darts": "dnas.methods.sd_darts:sd_darts",
     "sdarts-adv": "dnas.methods.sdarts_adv:sdarts_adv",
     "sdarts-rs": "dnas.methods.sdarts_rs:sdarts_rs",
+    "sgas": "dnas.methods.sgas:sgas",
 }
 """Place of each factory `(*, options) -> Method`; `dnas.registry.resolve` imports it."""
