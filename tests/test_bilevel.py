@@ -150,7 +150,7 @@ def test_each_player_sees_its_own_gates():
 @pytest.mark.parametrize("who", ["weights", "arch"])
 def test_a_perturbation_is_of_one_player(who):
     """It may differentiate the loss of the task by the gates; what it leads to is descended on."""
-    def ascent(key, loss, gates, hyper, t):
+    def ascent(key, loss, gates, architecture, hyper, t):
         return jax.tree.map(lambda gate, slope: gate + hyper["radius"] * jax.lax.stop_gradient(slope), gates,
                             jax.grad(loss)(gates))
 

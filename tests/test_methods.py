@@ -15,9 +15,11 @@ from dnas.algorithms.hypergradients import HYPERGRADIENTS
 from dnas.algorithms.players import task_loss
 from dnas.engine.passes import count_passes
 from dnas.methods import METHODS
+from dnas.methods.a2m import a2m
 from dnas.methods.beta_darts import beta_darts
 from dnas.methods.darts import darts
 from dnas.methods.darts_2nd import darts_2nd
+from dnas.methods.darts_minus import darts_minus
 from dnas.methods.drnas import drnas
 from dnas.methods.fair_darts import fair_darts
 from dnas.methods.gdas import gdas
@@ -26,6 +28,9 @@ from dnas.methods.rarts import rarts
 from dnas.methods.reinmax import reinmax
 from dnas.methods.rsps import rsps
 from dnas.methods.sd_darts import sd_darts
+from dnas.methods.sdarts_adv import sdarts_adv
+from dnas.methods.sdarts_rs import sdarts_rs
+from dnas.methods.sgas import sgas
 from dnas.methods.snas import snas
 from dnas.registry import load, resolve, variant
 from dnas.runs import checkpoint
@@ -238,6 +243,7 @@ def passes(method, space):
 
 
 PASSES = {
+    "a2m": (a2m, 3, 3),  # and one tangent of a gradient, about two more
     "beta-darts": (beta_darts, 2, 2),
     "darts": (darts, 2, 2),
     "darts-2nd": (darts_2nd, 3, 3),  # and one tangent of a gradient, about two more
@@ -245,6 +251,7 @@ PASSES = {
     "drnas": (drnas, 2, 2),
     "fair-darts": (fair_darts, 2, 2),
     "gdas": (gdas, 2, 2),
+    "darts-minus": (darts_minus, 2, 2),
     "neumann": (variant(darts, hypergradient="neumann"), 3, 3),
     "pc-darts": (variant(pc_darts, arch_warmup=1), 2, 2),
     "rarts": (rarts, 2, 2),
@@ -255,6 +262,9 @@ PASSES = {
     "sd-darts, seven teachers": (variant(sd_darts, distill=7, distill_every="step"), 2 + 7, 2),
     "sd-darts, both steps": (variant(sd_darts, distill_arch=True), 2 + 2 * 3, 2),
     "snas": (snas, 2, 1),
+    "sdarts-adv": (sdarts_adv, 2 + 7 + 2, 2 + 7),
+    "sdarts-rs": (sdarts_rs, 2, 2),
+    "sgas": (sgas, 2, 2),
     "frozen": (variant(darts, arch_frozen=True), 2, 1),
     "rare": (variant(darts, arch_every=5), 2, 2),
 }

@@ -52,7 +52,7 @@ def beta_decay(*, beta: float = 0.5):
 
 def noisy_gates(*, radius: float = 0.1):
     """(d) SDARTS-RS: the weights are trained under random noise on the gates."""
-    def noise(key, loss, gates, hyper, t):
+    def noise(key, loss, gates, architecture, hyper, t):
         keys = dict(zip(gates, jax.random.split(key, len(gates))))
         return {name: rows + hyper["radius"] * jax.random.uniform(keys[name], rows.shape, minval=-1)
                 for name, rows in gates.items()}

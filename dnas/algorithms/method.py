@@ -63,7 +63,9 @@ class Method:
         when a search begins, then with the numbers of the search (`dnas.algorithms.schedules.ENGINE`) as well.
     select: (space, state, gates) -> Genotype, the method's own rule; None for the space's rule on the gates.
     decide: (space, state, record) -> state with other decisions or another mask, called on the host after each epoch
-        with its record; None for none. stop: (records) -> Stop or None, called likewise.
+        with its record, which also has "epochs", those of the search, and "trajectory", the logits `[epoch, E, K]` of each
+        group before the first epoch and after those before this one; None for none.
+    stop: (records) -> Stop or None, called likewise.
     source: {"name": ..., options}, the config that builds the method again; None if it was not built by name.
     """
 

@@ -72,8 +72,8 @@ class Player(NamedTuple):
     """One of the two players.
 
     relaxation: the gates that it sees. optimizer: (hyper, t) -> optax.GradientTransformation.
-    terms: by name, `Term`s or functions like `Term.value`. perturbation: (key, loss, gates, hyper, t) -> gates, where
-    loss(gates) is the loss of the task on this step's batch; None for none.
+    terms: by name, `Term`s or functions like `Term.value`. perturbation: (key, loss, gates, architecture, hyper, t) ->
+    gates, where loss(gates) is the loss of the task on this step's batch, with the weights held fixed; None for none.
     """
 
     relaxation: Relaxation
@@ -132,11 +132,12 @@ def objective(problem: Problem, player: Player, key: Array, batch: Batch, state:
         architecture = Architecture(arch, state.mask, space.groups)
         relaxed = player.relaxation.gates(relax_key, architecture, hyper, t)
         settle = lambda gates: decided(gates, state.decisions, state.mask)
-        loss_of = lambda gates: task_of(forward_key, weights, state.stats, settle(gates), batch)
+        loss_of = lambda gates, weights: task_of(forward_key, weights, state.stats, settle(gates), batch)
         if player.perturbation:
-            relaxed = player.perturbation(perturb_key, lambda gates: loss_of(gates)[0], relaxed, hyper, t)
+            held = lambda gates: loss_of(gates, jax.lax.stop_gradient(weights))[0]
+            relaxed = player.perturbation(perturb_key, held, relaxed, architecture, hyper, t)
         gates = settle(relaxed)
-        value, outputs, stats = loss_of(gates)
+        value, outputs, stats = loss_of(gates, weights)
         info = {"loss": value} | {name: jnp.mean(metric(outputs, batch.targets), dtype=value.dtype)
                                   for name, metric in task.metrics.items()}
         again = lambda weights, gates: task_of(forward_key, weights, state.stats, gates, batch)[1]

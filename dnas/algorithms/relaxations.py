@@ -27,15 +27,15 @@ class Architecture(NamedTuple):
     mask: Mapping[str, Array]
     groups: Mapping[str, Group]
 
-    def masked(self) -> dict[str, Array]:
-        """The groups' logits, -inf where an operation is masked. An edge with none left, such as a removed one, keeps all
-        so that its softmax is finite; `dnas.algorithms.decisions.decided` then sets its gates to zero."""
-        def row(name, group):
-            mask = self.mask[name]
-            allowed = jnp.where(mask.any(-1, keepdims=True), mask, group.allowed)
-            return jnp.where(allowed, self.logits[name], -jnp.inf)
+    def allowed(self) -> dict[str, Array]:
+        """Booleans `[E, K]` of each group: the mask. An edge with no operation left, such as a removed one, has all, so that
+        its softmax is finite; `dnas.algorithms.decisions.decided` then sets its gates to zero."""
+        return {name: jnp.where(self.mask[name].any(-1, keepdims=True), self.mask[name], group.allowed)
+                for name, group in self.groups.items()}
 
-        return {name: row(name, group) for name, group in self.groups.items()}
+    def masked(self) -> dict[str, Array]:
+        """The groups' logits, -inf where an operation is not in `allowed`."""
+        return {name: jnp.where(rows, self.logits[name], -jnp.inf) for name, rows in self.allowed().items()}
 
 
 class Relaxation(NamedTuple):

@@ -241,7 +241,8 @@ class _Search:
 
     def _decided(self, record: Mapping[str, Any]) -> SearchState:
         """The state with the method's decisions and mask after an epoch."""
-        after = self.lane.method.decide(self.space, jax.device_get(self.state), record)
+        seen = {**record, "epochs": self.epochs, "trajectory": self.recorder.trajectory}
+        after = self.lane.method.decide(self.space, jax.device_get(self.state), seen)
         return self.state._replace(**checked_decisions(self.space.groups, after))
 
 

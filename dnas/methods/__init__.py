@@ -2,8 +2,10 @@
 
 METHODS = {
     "darts": "dnas.methods.darts:darts",
+    "a2m": "dnas.methods.a2m:a2m",
     "beta-darts": "dnas.methods.beta_darts:beta_darts",
     "darts-2nd": "dnas.methods.darts_2nd:darts_2nd",
+    "darts-minus": "dnas.methods.darts_minus:darts_minus",
     "drnas": "dnas.methods.drnas:drnas",
     "fair-darts": "dnas.methods.fair_darts:fair_darts",
     "gdas": "dnas.methods.gdas:gdas",
@@ -12,6 +14,9 @@ METHODS = {
     "reinmax": "dnas.methods.reinmax:reinmax",
     "rsps": "dnas.methods.rsps:rsps",
     "sd-darts": "dnas.methods.sd_darts:sd_darts",
+    "sdarts-adv": "dnas.methods.sdarts_adv:sdarts_adv",
+    "sdarts-rs": "dnas.methods.sdarts_rs:sdarts_rs",
+    "sgas": "dnas.methods.sgas:sgas",
     "snas": "dnas.methods.snas:snas",
 }
 """Place of each factory `(*, options) -> Method`; `dnas.registry.resolve` imports it."""

@@ -14,6 +14,7 @@ from typing import Literal
 from dnas.algorithms.bilevel import bilevel
 from dnas.algorithms.distillation import check_distillation, distillation
 from dnas.algorithms.hypergradients import HYPERGRADIENTS
+from dnas.algorithms.hypergradients import flat as uphill
 from dnas.algorithms.method import Method
 from dnas.algorithms.optimizers import adam, sgd
 from dnas.algorithms.players import Player
@@ -26,7 +27,7 @@ def darts(*, lr: float = 0.025, lr_min: float = 0.001, momentum: float = 0.9, de
           arch_frozen: bool = False, edge_normalisation: bool = False,
           hypergradient: Literal["first-order", "unrolled", "finite-difference", "neumann",
                                  "conjugate-gradient"] = "first-order",
-          terms: int = 2, distill: int = 0, distill_weight: float = 1.0, distill_temperature: float = 1.0,
+          terms: int = 2, flat: float = 0.0, distill: int = 0, distill_weight: float = 1.0, distill_temperature: float = 1.0,
           distill_vote: Literal["soft", "hard"] = "soft", distill_every: Literal["epoch", "step"] = "epoch",
           distill_warmup: int = 5, distill_arch: bool = False) -> Method:
     """First-order DARTS.
@@ -45,6 +46,7 @@ def darts(*, lr: float = 0.025, lr_min: float = 0.001, momentum: float = 0.9, de
         edge_normalisation: learn the weight of each edge among those into its node (PC-DARTS).
         hypergradient: estimator of the architecture's gradient.
         terms: terms of the Neumann series, or iterations of conjugate gradient.
+        flat: rho, the step uphill from which that gradient is taken, to prefer flat minima (A2M); 0 for none.
         distill: number of earlier supernets that teach the present one (SD-DARTS).
         distill_weight: weight of the divergence from the teachers.
         distill_temperature: temperature of the teachers' and the student's probabilities.
@@ -64,7 +66,15 @@ def darts(*, lr: float = 0.025, lr_min: float = 0.001, momentum: float = 0.9, de
     settings = {"neumann": lambda hyper: {"terms": terms, "lr": hyper["lr"]},
                 "conjugate-gradient": lambda hyper: {"iterations": terms}}.get(hypergradient, lambda hyper: {})
     HYPERGRADIENTS[hypergradient](**settings(numbers))  # raises if one is out of range
-    estimator = None if arch_frozen else lambda hyper: HYPERGRADIENTS[hypergradient](**settings(hyper))
+    refuse_negative(flat=flat)
+    if flat:
+        numbers["flat"] = flat
+
+    def estimate(hyper):
+        plain = HYPERGRADIENTS[hypergradient](**settings(hyper))
+        return uphill(plain, hyper["flat"]) if flat else plain
+
+    estimator = None if arch_frozen else estimate
     relaxation = edge_normalised(softmax()) if edge_normalisation else softmax()
     method = Method(numbers, Player(relaxation, arch_adam), Player(relaxation, weights_sgd),
                     bilevel(estimator, lookahead=unclipped_sgd if hypergradient == "finite-difference" else None),
@@ -96,7 +106,7 @@ def arch_adam(hyper, t):
 def check(hyper):
     """Raises ValueError if one of the numbers is out of range."""
     refuse_negative(**{name: hyper[name] for name in ("lr", "lr_min", "momentum", "decay", "arch_lr", "arch_decay",
-                                                      "arch_warmup")})
+                                                      "arch_warmup", "flat") if name in hyper})
     if not hyper["momentum"] < 1:
         raise ValueError(f"momentum is {hyper['momentum']}, it must be below 1")
     if not hyper["clip"] > 0:

@@ -9,11 +9,14 @@ outer(weights, arch) -> (loss, aux): the validation loss. weights, arch and aux 
 lookahead(grads) -> weights: the present weights after the optimiser's update by a gradient of `inner`; pure and
     differentiable.
 value, aux: what `outer` returned, where the estimator evaluated it. grad: a pytree like arch, of its dtypes.
+
+`flat` makes another of any of them, which prefers flat minima.
 """
 
 from .conjugate_gradient import conjugate_gradient
 from .finite_difference import finite_difference
 from .first_order import first_order
+from .flat import flat
 from .neumann import neumann
 from .unrolled import unrolled
 
@@ -25,4 +28,4 @@ HYPERGRADIENTS = {
     "conjugate-gradient": conjugate_gradient,
 }
 
-__all__ = ["HYPERGRADIENTS", "conjugate_gradient", "finite_difference", "first_order", "neumann", "unrolled"]
+__all__ = ["HYPERGRADIENTS", "conjugate_gradient", "finite_difference", "first_order", "flat", "neumann", "unrolled"]
