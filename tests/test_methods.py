@@ -19,11 +19,14 @@ from dnas.methods.a2m import a2m
 from dnas.methods.beta_darts import beta_darts
 from dnas.methods.darts import darts
 from dnas.methods.darts_2nd import darts_2nd
+from dnas.methods.darts_es import darts_es
 from dnas.methods.darts_minus import darts_minus
 from dnas.methods.drnas import drnas
 from dnas.methods.fair_darts import fair_darts
 from dnas.methods.gdas import gdas
+from dnas.methods.idarts import idarts
 from dnas.methods.pc_darts import SPACE, pc_darts
+from dnas.methods.r_darts import r_darts
 from dnas.methods.rarts import rarts
 from dnas.methods.reinmax import reinmax
 from dnas.methods.rsps import rsps
@@ -51,13 +54,14 @@ TASK = classification()
 CASES = {name: (resolve(name, "method"), {}) for name in METHODS} | {
     "pc-darts": (pc_darts, {"arch_warmup": 1}),
     "pc-darts, distilled": (variant(pc_darts, distill=3), {"arch_warmup": 1, "distill_vote": "hard"}),
+    "idarts": (idarts, {"arch_every": 2}),
     "frozen": (darts, {"arch_frozen": True, "edge_normalisation": True}),
     "rarts, exact": (rarts, {"merged": False}),
 }
 ON_TOY = {"darts", "darts-2nd", "pc-darts", "rarts", "sd-darts"}
 """Those tried on the toy space, which has two nodes, batch norm and an operation without weights; the others are tried on
 `plain`."""
-MOVES = {"pc-darts": [2, 3, 4], "pc-darts, distilled": [2, 3, 4], "frozen": [], "rsps": []}
+MOVES = {"pc-darts": [2, 3, 4], "pc-darts, distilled": [2, 3, 4], "frozen": [], "idarts": [1, 3], "rsps": []}
 """Steps at which the architecture moves, if not at all of them."""
 FORMS = {
     "neumann": variant(darts, hypergradient="neumann", terms=3),
@@ -251,9 +255,12 @@ PASSES = {
     "drnas": (drnas, 2, 2),
     "fair-darts": (fair_darts, 2, 2),
     "gdas": (gdas, 2, 2),
+    "darts-es": (darts_es, 2, 2),
     "darts-minus": (darts_minus, 2, 2),
+    "idarts": (idarts, 3, 3),
     "neumann": (variant(darts, hypergradient="neumann"), 3, 3),
     "pc-darts": (variant(pc_darts, arch_warmup=1), 2, 2),
+    "r-darts": (r_darts, 3, 3),
     "rarts": (rarts, 2, 2),
     "rarts, exact": (variant(rarts, merged=False), 4, 4),
     "reinmax": (reinmax, 2, 2),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dnas.algorithms.decisions import full_mask, undecided
+from dnas.algorithms.decisions import Stop, full_mask, undecided
 from dnas.algorithms.hypergradients import first_order, flat, unrolled
 from dnas.algorithms.perturbations import adversarial, clip, random
 from dnas.algorithms.players import SearchState
@@ -16,17 +16,22 @@ from dnas.algorithms.schedules import Time, constant
 from dnas.engine.search import search
 from dnas.methods.a2m import a2m
 from dnas.methods.darts import darts
+from dnas.methods.darts_es import darts_es
 from dnas.methods.darts_minus import darts_minus, skips
+from dnas.methods.idarts import idarts
 from dnas.methods.pc_darts import pc_darts
+from dnas.methods.r_darts import r_darts
 from dnas.methods.sdarts_adv import sdarts_adv
 from dnas.methods.sdarts_rs import RADIUS, sdarts_rs
 from dnas.methods.sgas import criterion, limits_of, remove_full, sgas, to_decide
 from dnas.registry import extends, variant
 from dnas.task import classification
 from dnas.types import OPEN, REMOVED, Group
+from launch.main import main
 from search_spaces import darts as darts_space
 from search_spaces.nasbench201 import nasbench201
 from tests.problems import KEY, at, batches, numbers, plain, tiny
+from tests.test_ends import QUICK, TOY
 from tests.toy_space import toy
 
 
@@ -274,3 +279,64 @@ def test_a_search_by_sgas_ends_decided():
 def test_sgas_refuses():
     with pytest.raises(ValueError, match="decide_every is 0, it must be 1 or more"):
         sgas(decide_every=0)
+
+
+# DARTS-ES, R-DARTS and iDARTS.
+
+
+def records_of(eigenvalues, every=2):
+    """Records of a search measured every `every` epochs, the first at that one."""
+    return [{"epoch": e} | ({"eigenvalue": eigenvalues(e)} if e % every == 0 else {}) for e in range(1, 51)]
+
+
+def first_stop(method, records):
+    stops = (method.stop(records[:n]) for n in range(1, len(records) + 1))
+    return next(filter(None, stops), None)
+
+
+def test_darts_es_stops_where_the_curvature_grows():
+    """Measured from epoch 2 on, a jump from 0.1 to 0.2 at epoch 20 shows in the means of epochs 18 and 10 by epoch 22."""
+    stop = first_stop(darts_es(), records_of(lambda e: .1 if e < 20 else .2))
+    assert stop.epoch == 10 and "by epoch 22" in stop.reason and "more than 1.3 times" in stop.reason
+    assert first_stop(darts_es(), records_of(lambda e: 1.03 ** (e // 2))) is None
+    assert first_stop(darts_es(), records_of(lambda e: 1.07 ** (e // 2))).epoch == 10
+
+
+def test_darts_es_joins_the_rule_of_another_method():
+    early = darts().extend(stop=lambda records: Stop("early") if len(records) == 3 else None)
+    assert first_stop(darts_es.change(early), records_of(lambda e: 1.0)) == Stop("early")
+
+
+def test_darts_es_refuses_a_search_that_does_not_measure():
+    assert darts_es().stop([{"epoch": 1}]) is None
+    with pytest.raises(ValueError, match="does not record; use --diagnose 2"):
+        darts_es().stop([{"epoch": 1}, {"epoch": 2}])
+
+
+def test_variants_differ_from_darts_in_numbers_and_estimator_only():
+    different = lambda one, other: {name for name, value in one.hyper.items() if other.hyper[name] != value}
+    assert different(r_darts(), darts()) == {"decay"} and different(idarts(), darts()) == {"arch_every"}
+
+
+# By the command.
+
+
+@pytest.mark.parametrize("name, options", [
+    ("sdarts-rs+darts-minus+sgas", ["--method.decide-after", "1", "--method.decide-every", "1", "--method.flat", "0.1"]),
+    ("sdarts-adv+darts-es", ["--method.attack-steps", "1", "--diagnose", "1"]),
+])
+def test_they_are_searched_by_the_command_and_joined(name, options, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    argv = ["search", "--space", TOY, "--method", name, "--epochs", "2", "--batch", "16", "--limit", "200",
+            "--run", "run", *QUICK, *options]
+    with jax.enable_x64(False):
+        assert main(argv) == 0
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_the_command_refuses_sgas_that_cannot_end(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    argv = ["search", "--space", TOY, "--method", "sgas", "--epochs", "2", "--batch", "16", "--limit", "200", *QUICK]
+    with jax.enable_x64(False):
+        assert main([*argv, "--run", "run"]) == 2
+    assert "the last of them after epoch 14, and the search has 2; use 14 epochs" in capsys.readouterr().err

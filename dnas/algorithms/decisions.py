@@ -11,6 +11,9 @@ import numpy as np
 
 from dnas.types import OPEN, REMOVED, Array, Gates, Group
 
+WINDOW, DELTA, FACTOR, NOT_BEFORE = 5, 4, 1.3, 10
+"""DARTS-ES (arXiv 1909.09656): mean of WINDOW eigenvalues, compared DELTA measurements apart; epochs."""
+
 
 class Stop(NamedTuple):
     """Why a search ends before its last epoch. epoch: whose logits are the result; None for the last."""
@@ -84,4 +87,19 @@ def stop_of(rules: Sequence[Callable], records: Sequence[Mapping[str, Any]]) -> 
             raise ValueError(f"the method's stop returned {stop!r}, it must return None or a Stop, with one of the epochs 0 "
                              f"to {len(records)}")
         return stop
+    return None
+
+
+def early_stop(epochs: Sequence[int], eigenvalues: Sequence[float]) -> tuple[int, int] | None:
+    """DARTS-ES: (epoch at which to stop, epoch whose genotype to take), or None while the curvature does not grow.
+
+    eigenvalues: measured at `epochs`, equally spaced. Stops if their mean over WINDOW measurements has grown by more than
+    FACTOR within DELTA measurements, none of them before epoch NOT_BEFORE.
+    """
+    half = WINDOW // 2
+    means = {i - half: np.mean(eigenvalues[max(i - WINDOW + 1, 0):i + 1]) for i in range(half, len(eigenvalues))}
+    for i in range(len(eigenvalues)):
+        now, before = i - half, i - half - DELTA
+        if before in means and epochs[before] >= NOT_BEFORE and means[now] > FACTOR * means[before]:
+            return epochs[i], epochs[before]
     return None

@@ -21,11 +21,8 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from dnas.algorithms.decisions import Stop
+from dnas.algorithms.decisions import FACTOR, Stop, early_stop
 from dnas.types import Array, Genotype, Tree
-
-WINDOW, DELTA, FACTOR, NOT_BEFORE = 5, 4, 1.3, 10
-"""DARTS-ES (arXiv 1909.09656): mean of WINDOW eigenvalues, compared DELTA measurements apart; epochs."""
 
 
 def sharpness(loss: Callable[[Tree], Array], weights: Tree, *, radius: float = 0.05) -> Array:
@@ -75,21 +72,6 @@ def skips(genotype: Genotype) -> int:
     """Edges of the genotype that carry a skip connection or identity."""
     return sum(any(word in choice.op for word in ("skip", "identity"))
                for choices in genotype.choices.values() for choice in choices)
-
-
-def early_stop(epochs: Sequence[int], eigenvalues: Sequence[float]) -> tuple[int, int] | None:
-    """DARTS-ES: (epoch at which to stop, epoch whose genotype to take), or None while the curvature does not grow.
-
-    eigenvalues: measured at `epochs`, equally spaced. Stops if their mean over WINDOW measurements has grown by more than
-    FACTOR within DELTA measurements, none of them before epoch NOT_BEFORE.
-    """
-    half = WINDOW // 2
-    means = {i - half: np.mean(eigenvalues[max(i - WINDOW + 1, 0):i + 1]) for i in range(half, len(eigenvalues))}
-    for i in range(len(eigenvalues)):
-        now, before = i - half, i - half - DELTA
-        if before in means and epochs[before] >= NOT_BEFORE and means[now] > FACTOR * means[before]:
-            return epochs[i], epochs[before]
-    return None
 
 
 def collapse(records: Sequence[Mapping]) -> Stop | None:
