@@ -50,7 +50,8 @@ def spelled_out(place: str) -> list[Option] | None:
     first, *others = registry.names_of(place)
     if others:
         inherited, changes = spelled_out(first), [_own(other) for other in reversed(others)]
-        return None if None in (inherited, *changes) else [option for own in (*changes, inherited) for option in own]
+        listed = None if None in (inherited, *changes) else [option for own in (*changes, inherited) for option in own]
+        return listed if listed and len({option.name for option in listed}) == len(listed) else None
     path = registry.source(place)
     try:
         return from_source(path.read_text(encoding="utf-8"), place.rpartition(":")[2])
@@ -64,6 +65,8 @@ def _own(place: str) -> list[Option] | None:
     try:
         body = ast.parse(path.read_text(encoding="utf-8")).body
         function = next(node for node in body if getattr(node, "name", None) == place.rpartition(":")[2])
+        if [call.func.id for call in function.decorator_list] != ["extends"]:
+            return None
         function.decorator_list.clear()
         return from_source(ast.unparse(function), function.name)
     except (_Unreadable, AttributeError, OSError, RecursionError, StopIteration, SyntaxError, TypeError, ValueError):

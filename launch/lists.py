@@ -1,8 +1,9 @@
-"""`dnas spaces`, `dnas methods` and `dnas datasets`: the names, with a line each."""
+"""`dnas spaces`, `methods`, `selections` and `datasets`: the names, with a line each."""
 
 from __future__ import annotations
 
 import inspect
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -112,6 +113,11 @@ def methods(argv: Sequence[str]) -> int:
     return _print("methods", argv, _described("method"), "Method")
 
 
+def selections(argv: Sequence[str]) -> int:
+    """Runs `dnas selections`."""
+    return _print("selections", argv, _described("selection"), "Selection")
+
+
 def datasets(argv: Sequence[str]) -> int:
     """Runs `dnas datasets` and `dnas datasets check`."""
     if argv and argv[0] == "check":
@@ -148,7 +154,10 @@ def _print(command: str, argv: Sequence[str], lines: Mapping[str, str], returned
         raise ValueError(f"unexpected argument {argv[0]!r}; `dnas {command}` takes none")
     lines = {**lines, "FILE.py:NAME": f"{OWN} {returned}; PACKAGE.MODULE:NAME likewise"}
     width = max(map(len, lines))
-    print("\n".join(f"{name:<{width}}  {line}" for name, line in lines.items()))
+    for name, line in lines.items():
+        print(textwrap.fill(line, 80, initial_indent=f"{name:<{width}}  ", subsequent_indent=" " * (width + 2),
+                            break_long_words=False, break_on_hyphens=False))
+    used = "dnas select RUN --selection" if option == "selection" else f"dnas search --{option}"
     hint = "." if option == "data" else "; add --help for its options."
-    print(f"\nUse one with `dnas search --{option} NAME`{hint}")
+    print(f"\nUse one with `{used} NAME`{hint}")
     return 0

@@ -33,6 +33,7 @@ COMMANDS = {
     "estimate": ("launch.estimate:main", "weights, multiply-adds, memory and compile time of a search, without it"),
     "spaces": ("launch.lists:spaces", "list the search spaces"),
     "methods": ("launch.lists:methods", "list the search methods"),
+    "selections": ("launch.lists:selections", "list the ways to choose from a trained supernet"),
     "datasets": ("launch.lists:datasets", "list the data sets and the forms in which data can be given"),
 }
 FAILED, BAD_INPUT, BROKEN_PIPE = 1, 2, 141

@@ -64,7 +64,7 @@ def test_public_names():
 @pytest.mark.parametrize("code", [
     "import dnas, dnas.data, dnas.methods, dnas.registry, search_spaces",
     "from launch.main import main; assert main(['search', '--help']) == 0",
-    "from launch.main import main; assert main(['spaces']) == main(['methods']) == main(['datasets']) == 0"])
+    "from launch.main import main; assert main(['spaces']) == main(['methods']) == main(['selections']) == main(['datasets']) == 0"])
 def test_jax_is_not_imported(code):
     done = subprocess.run([sys.executable, "-c", f"{code}; import sys; assert 'jax' not in sys.modules"],
                           capture_output=True, text=True)
@@ -125,6 +125,7 @@ def test_a_file_of_ones_own_can_be_joined(tmp_path):
 
 
 @pytest.mark.parametrize("name, message", [
+    ("darts+rarts", "rarts cannot follow a '\\+'"),
     ("darts+pc-darts", "darts cannot follow a '\\+': it is a method of its own"),
     ("beta-darts+beta-darts", "both have the option beta"),
     ("darts+beta", "no method 'beta'; did you mean 'beta-darts'"),
@@ -133,3 +134,6 @@ def test_a_file_of_ones_own_can_be_joined(tmp_path):
 def test_what_cannot_be_joined_is_refused(name, message):
     with pytest.raises(ValueError, match=message):
         dnas.method(name)
+    if "no method" not in message:
+        with pytest.raises(ValueError, match=message):
+            options.read(registry.locate(name, "method"))
