@@ -261,7 +261,7 @@ def _fit(annotation: Any, value: Any) -> Any:
     if annotation is type(None) or annotation is None:
         return None if value is None else _NO
     if annotation is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value) if value == value else _NO
+        return _NO if value != value or isinstance(value, int) and abs(value) >= 2**1023 else float(value)
     return value if type(value) is annotation else _NO
 
 

@@ -175,7 +175,7 @@ def test_numbers_are_arguments_and_no_part_of_the_program(which):
     """Every number of every method, and those of the search: other values are the very same program."""
     method = method_of(which)
     other = method.replace(**{name: value * 0.5 if isinstance(value, float) else value + 1
-                              for name, value in method.hyper.items()})
+                              for name, value in method.hyper.items()} | ({"tau": 2.0} if which == "reinmax" else {}))
     algorithm, texts = method.bind(plain(), TASK), []
     for one, sizes in (method, {"epochs": 20, "steps": 2}), (other, {"epochs": 50, "steps": 7, "fine_tuning": 0.1}):
         hyper = one.numbers_of(**sizes)
@@ -184,10 +184,15 @@ def test_numbers_are_arguments_and_no_part_of_the_program(which):
     assert texts[0] == texts[1] and len(texts[0]) > 1000
 
 
+CONSTANT = {"darts-minus": {"auxiliary": 0.0}, "sdarts-adv": {"epsilon_first": 0.3}, "sdarts-rs": {"epsilon_first": 0.3},
+            "snas": {"tau_min": 1.0}}
+"""Numbers with which the gates of a method do not depend on how late it is."""
+
+
 @pytest.mark.parametrize("which", METHODS)
 def test_fine_tuning_moves_the_weights_by_a_share_of_the_first_rate(which, float64):
     """Whatever the optimiser: in the first step exactly that share, late in the search that of the first epoch's rate."""
-    method = method_of(which)
+    method = method_of(which).replace(**CONSTANT.get(which, {}))
     algorithm, (train, valid) = method.bind(plain(), TASK), some(0)
     state, step = algorithm.init(KEY, None, numbers(method)), jax.jit(algorithm.step)
 
@@ -197,13 +202,14 @@ def test_fine_tuning_moves_the_weights_by_a_share_of_the_first_rate(which, float
         return jax.tree.map(lambda new, old: np.asarray(new - old), copies(after), copies(state))
 
     whole = moved(state, fine_tuning=0.0)
-    assert min(np.abs(leaf).max() for leaf in jax.tree.leaves(whole)) > 1e-6
+    drawn = which == "rsps"  # so that some weights take no part
+    assert (max if drawn else min)(np.abs(leaf).max() for leaf in jax.tree.leaves(whole)) > 1e-6
     tenth = lambda tree: jax.tree.map(lambda leaf: 0.1 * leaf, tree)
     if which != "rarts":  # whose second network is pulled by where the first one went
         chex.assert_trees_all_close(moved(state, fine_tuning=0.1), tenth(whole), rtol=1e-9, atol=1e-16)
     chex.assert_trees_all_close(moved(state, fine_tuning=0.1)[0], tenth(whole[0]), rtol=1e-9, atol=1e-16)
     # Late: with arch_lr 0 the two differ in nothing but the weights' rate, which has fallen.
-    method = method.replace(arch_lr=0.0)
+    method = method.replace(**{name: 0.0 for name in method.hyper if name == "arch_lr"})
     late = state._replace(step=jnp.int32(7))
     np.testing.assert_allclose(moved(late, fine_tuning=0.1)[0]["head"], 0.1 * moved(state, fine_tuning=0.0)[0]["head"],
                                rtol=1e-9)

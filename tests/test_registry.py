@@ -64,7 +64,7 @@ def test_public_names():
 @pytest.mark.parametrize("code", [
     "import dnas, dnas.data, dnas.methods, dnas.registry, search_spaces",
     "from launch.main import main; assert main(['search', '--help']) == 0",
-    "from launch.main import main; assert main(['spaces']) == main(['methods']) == main(['selections']) == main(['datasets']) == 0"])
+    "from launch.main import main; assert not any(main([k]) for k in ('spaces', 'methods', 'selections', 'datasets'))"])
 def test_jax_is_not_imported(code):
     done = subprocess.run([sys.executable, "-c", f"{code}; import sys; assert 'jax' not in sys.modules"],
                           capture_output=True, text=True)

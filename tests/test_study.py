@@ -132,9 +132,14 @@ def test_the_plan_says_what_there_is_to_do_and_writes_nothing(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"method": ["darts"]}, "has no part method; did you mean methods?"),
+    ({"method": ["darts"]}, "has no part 'method'; did you mean methods?"),
     ({"methods": ["dart"]}, "did you mean 'darts'?"), ({"methods": []}, "it must be a list of names or tables"),
     ({"methods": [{"label": "x"}]}, "a method has no name"),
+    ({"methods": [{"name": "darts", "label": "a" * 101}]}, "at most 100"),
+    ({"methods": ["darts", {"name": "darts", "label": "Darts"}]}, "two methods are called Darts"),
+    ({"seeds": 10**12}, "seeds is 1000000000000; it must be at most"),
+    ({"methods": ["darts+rarts"]}, "rarts cannot follow"),
+    ({"table": {"file": "~nobody-of-that-name/t.npz"}}, "home directory"),
     ({"methods": ["darts", "darts"]}, "two methods are called darts; give each a label"),
     ({"methods": [{"name": "darts", "label": "../x"}]}, "label '../x' names a folder"),
     ({"methods": [{"name": "darts", "lrr": 1}]}, "has no option lrr; did you mean lr?"),

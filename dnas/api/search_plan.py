@@ -30,6 +30,8 @@ MOST = 1000
 """Searches of one call."""
 SEEDS = 2**32 - 1
 """The largest seed."""
+MOST_SEEDS = 10_000
+"""Most seeds of one call."""
 
 
 class Setting(NamedTuple):
@@ -179,6 +181,8 @@ def _method(method: str | Method) -> Method:
 
 def seeds_of(seed: int, seeds: int | Sequence[int] | None) -> list[int]:
     """The seeds of several searches: those listed, or as many as `seeds` says, starting at `seed`. Raises ValueError."""
+    if isinstance(seeds, int) and seeds > MOST_SEEDS:
+        raise ValueError(f"seeds is {seeds}; it must be at most {MOST_SEEDS}")
     listed = [seed] if seeds is None else list(range(seed, seed + seeds)) if isinstance(seeds, int) else list(seeds)
     if not listed:
         raise ValueError(f"seeds is {seeds!r}; a search needs at least one seed")

@@ -15,7 +15,6 @@ from dnas import registry
 from dnas.api.search_plan import BATCH, check_space, seeds_of
 from dnas.data import Dataset, steps_per_epoch
 from dnas.data import load as load_data
-from dnas.data.sources import is_place
 from dnas.options import REQUIRED, Option
 from dnas.selection import COMPARED
 from dnas.task import task_of
@@ -28,7 +27,9 @@ BUDGET = (Option("epochs", int, 30, "of each search"), Option("batch", int | Non
 TABLE = (Option("file", str, REQUIRED, "a table of NAS-Bench-201"),
          Option("truth", str, "cifar10_test_200", "column that is reported"),
          Option("choose", str | None, None, "column of validation results by which methods may be chosen"))
-LABEL = re.compile(r"\w[\w.,=+-]*")
+LABEL = re.compile(r"\w[\w.,=+-]*", re.ASCII)
+LONGEST = 100
+"""Characters of a label, which names folders."""
 
 
 class PlannedMethod(NamedTuple):
@@ -70,7 +71,7 @@ def plan_study(study: str | Path | Mapping[str, Any], trust: bool | Collection[s
     for key in said:
         if key not in PARTS:
             near = difflib.get_close_matches(key, PARTS, 1)
-            raise ValueError(f"{where} has no part {key}; " + (f"did you mean {near[0]}?" if near else
+            raise ValueError(f"{where} has no part {key!r}; " + (f"did you mean {near[0]}?" if near else
                                                                f"its parts are {', '.join(PARTS)}"))
     budget = _budget(said, where)
     options, data = _data(said, where, folder, trust)
@@ -117,7 +118,7 @@ def _data(said: Mapping[str, Any], where: str, folder: Path,
     part = _mapping(said, "data", where)
     chosen = configs.checked_options(f"{where}: data", [Option("source", TEXTS, "digits", ""), *listed], part)
     names = [chosen["source"]] if isinstance(chosen["source"], str) else list(chosen["source"])
-    options = {"data": [_placed(name, folder) if is_place(name) or (folder / name).exists() else name for name in names],
+    options = {"data": [_source(name, folder) for name in names],
                **{key: chosen[key] for key in part if key != "source"}}
     for key in "task", "augment":
         if isinstance(options.get(key), str):
@@ -133,9 +134,10 @@ def _methods(said: Mapping[str, Any], where: str, folder: Path, trust: bool | Co
     for part in _listed(said, "methods", where, ["darts"]):
         name, options = _named(part, "method", where, folder, trust)
         label, own = options.pop("label", name.rpartition(":")[2]), options.pop("space", {})
-        if not isinstance(label, str) or not LABEL.fullmatch(label):
-            raise ValueError(f"{where}: label {label!r} names a folder; use letters, digits and . , = + - _")
-        if label in [each.label for each in methods]:
+        if not isinstance(label, str) or not LABEL.fullmatch(label) or len(label) > LONGEST:
+            raise ValueError(f"{where}: label {str(label)[:LONGEST]!r} names a folder; use letters, digits and . , = + - _, "
+                             f"at most {LONGEST}")
+        if label.lower() in [each.label.lower() for each in methods]:
             raise ValueError(f"{where}: two methods are called {label}; give each a label of its own")
         if not isinstance(own, Mapping) or "name" in own:
             raise ValueError(f"{where}: space of method {label} is {own!r}; it must be a table of options of the space")
@@ -170,7 +172,7 @@ def _table(said: Mapping[str, Any], where: str, folder: Path) -> dict[str, Any] 
     if "table" not in said:
         return None
     chosen = configs.checked_options(f"{where}: table", TABLE, _mapping(said, "table", where))
-    return {**chosen, "file": str(folder / Path(chosen["file"]).expanduser())}
+    return {**chosen, "file": str(folder / _home(chosen["file"]))}
 
 
 def _mapping(said: Mapping[str, Any], part: str, where: str) -> dict[str, Any]:
@@ -199,8 +201,25 @@ def _named(part: Mapping[str, Any], kind: str, where: str, folder: Path,
 
 
 def _placed(name: str, folder: Path) -> str:
-    """A place or path, relative to the folder of the study, as an absolute one."""
+    """A place or joined places, of which files are relative to the folder of the study, with absolute files."""
+    parts = registry.names_of(name)
+    if len(parts) > 1:
+        return registry.JOIN.join(_placed(part, folder) for part in parts)
     file, colon, factory = name.rpartition(":")
-    if colon and file.endswith(".py"):
-        return registry.absolute(f"{folder.absolute() / Path(file).expanduser()}:{factory}")
-    return str(folder.absolute() / name) if (folder / name).exists() else name
+    return registry.absolute(f"{folder.absolute() / _home(file)}:{factory}") if colon and file.endswith(".py") else name
+
+
+def _source(name: str, folder: Path) -> str:
+    """The name of data, or its path or place, relative to the folder of the study, as an absolute one."""
+    placed = _placed(name, folder)
+    try:
+        return str(folder.absolute() / name) if placed == name and (folder / name).exists() else placed
+    except OSError as error:
+        raise ValueError(f"data {name[:80]!r}: {error.strerror}; give a name or a path") from None
+
+
+def _home(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path[:80]!r}: {error}") from None
