@@ -18,11 +18,9 @@ from dnas.engine.search import input_shape, state_shape
 from dnas.engine.targets import chip_of, examine
 from dnas.methods import METHODS
 from dnas.platform import platform
-from dnas.shared_options import SharedOptions, shared_options
 from dnas.task import task_of
 from search_spaces import SPACES
 from tests.test_graph import small
-from tests.toy_space import toy
 
 BATCH = 8
 LEAST = {"nasbench201": {"channels": 2, "cells": 1}, "dense": {"hidden": 4, "layers": 1},
@@ -42,14 +40,9 @@ def space_of(name, data, **options):
 
 
 def search_of(space, method="darts", *, width=None, **options):
-    """The program of a search in a registered space, or in the toy."""
+    """The program of a search in a registered space."""
     data = data_of(space)
-    if space == "toy":
-        with shared_options(SharedOptions(**options)):
-            built = toy()
-    else:
-        built = space_of(space, data, **options)
-    return search_programs(built, dnas.method(method), data, BATCH, width)
+    return search_programs(space_of(space, data, **options), dnas.method(method), data, BATCH, width)
 
 
 def scores_of(space):
@@ -79,7 +72,7 @@ def training_of(space, **recipe):
 
 CASES = {
     **{f"space {name}": lambda name=name: search_of(name) for name in SPACES},
-    **{f"method {name}": lambda name=name: search_of("toy", name, partial_channels=2 if name == "pc-darts" else 1)
+    **{f"method {name}": lambda name=name: search_of("dense", name, partial_channels=2 if name == "pc-darts" else 1)
        for name in METHODS},
     "nasbench201 in bfloat16": lambda: search_of("nasbench201", dtype="bfloat16"),
     "darts in bfloat16": lambda: search_of("darts", dtype="bfloat16"),
@@ -88,8 +81,6 @@ CASES = {
     "training": lambda: training_of("darts", ema=0.999, drop_path=0.2),
     "training in bfloat16": lambda: training_of("nasbench201", dtype="bfloat16"),
 }
-
-
 
 
 @pytest.mark.accelerator
