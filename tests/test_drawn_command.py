@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from launch.main import main
 
@@ -12,6 +13,7 @@ SPACE = f"{Path(__file__).parent}/toy_mixture.py:mixture"
 METHODS = ["drnas", "fair-darts", "gdas", "reinmax", "rsps", "snas"]
 
 
+@pytest.mark.heavy
 def test_each_is_searched_selected_from_and_compared(tmp_path, capsys):
     folders = [str(tmp_path / method) for method in METHODS]
     for method, folder in zip(METHODS, folders):
