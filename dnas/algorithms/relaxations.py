@@ -70,16 +70,22 @@ def gumbel(*, tau: Ramp, hard: bool = False) -> Relaxation:
     tau: the temperature, above 0. hard: forward the one-hot of the largest entry, backward the gradient of the softmax
     (straight through). Without a key the gates are softmax(logits), the probabilities of that draw.
     """
+    def draw(key, logits, hyper, t):
+        soft = jax.nn.softmax((logits + jax.random.gumbel(key, logits.shape, logits.dtype)) / tau(hyper, t))
+        one_hot = jax.nn.one_hot(soft.argmax(-1), logits.shape[-1], dtype=logits.dtype)
+        return one_hot + (soft - jax.lax.stop_gradient(soft)) if hard else soft
+
+    return drawn(draw)
+
+
+def drawn(draw: Callable[..., Array], average: Callable[[Array], Array] = jax.nn.softmax) -> Relaxation:
+    """The gates `[E, K]` of each group are draw(key, logits, hyper, t), with a key of its own, and average(logits) without
+    a key. Logits of masked operations are -inf."""
     def gates(key, architecture, hyper, t):
         logits = architecture.masked()
         if key is None:
-            return {name: jax.nn.softmax(row) for name, row in logits.items()}
-        drawn = {}
-        for k, (name, row) in zip(jax.random.split(key, len(logits)), logits.items()):
-            soft = jax.nn.softmax((row + jax.random.gumbel(k, row.shape, row.dtype)) / tau(hyper, t))
-            one_hot = jax.nn.one_hot(soft.argmax(-1), row.shape[-1], dtype=row.dtype)
-            drawn[name] = one_hot + (soft - jax.lax.stop_gradient(soft)) if hard else soft
-        return drawn
+            return {name: average(row) for name, row in logits.items()}
+        return {name: draw(k, row, hyper, t) for k, (name, row) in zip(jax.random.split(key, len(logits)), logits.items())}
 
     return Relaxation(initial_logits, gates)
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.scipy.special import digamma, gammaln
 
 from dnas.algorithms.method import Method
-from dnas.algorithms.relaxations import Relaxation, initial_logits
+from dnas.algorithms.relaxations import drawn
 from dnas.algorithms.schedules import refuse_negative
 from dnas.methods.darts import darts
 from dnas.registry import extends
@@ -36,16 +36,15 @@ def drnas(method: Method, *, kl: float = 0.0) -> Method:
     def divergence(hyper, t, arch, gates, forward, memory):
         return hyper["kl"] * sum(divergence_from_uniform(row).sum() for row in forward.architecture.masked().values())
 
-    return method.extend(relaxation=Relaxation(initial_logits, gates), arch={"terms": {"kl": divergence}}, hyper={"kl": kl},
+    relaxation = drawn(lambda key, logits, hyper, t: draw(key, logits), mean)
+    return method.extend(relaxation=relaxation, arch={"terms": {"kl": divergence}}, hyper={"kl": kl},
                          check=lambda hyper: refuse_negative(kl=hyper["kl"]))
 
 
-def gates(key, architecture, hyper, t):
-    """`Relaxation.gates`: a draw for each edge; the mean without a key."""
-    rows = architecture.masked()
-    if key is None:
-        return {name: concentration(row) / concentration(row).sum(-1, keepdims=True) for name, row in rows.items()}
-    return {name: draw(k, row) for k, (name, row) in zip(jax.random.split(key, len(rows)), rows.items())}
+def mean(logits):
+    """The mean gates `[E, K]`."""
+    beta = concentration(logits)
+    return beta / beta.sum(-1, keepdims=True)
 
 
 def concentration(logits):

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from dnas.algorithms.method import Method
-from dnas.algorithms.relaxations import Relaxation, initial_logits
+from dnas.algorithms.relaxations import drawn
 from dnas.methods.darts import darts
 from dnas.registry import extends
 
@@ -28,16 +28,12 @@ def reinmax(method: Method, *, tau: float = 1.0) -> Method:
 
     Raises ValueError if it is out of range.
     """
-    return method.extend(relaxation=Relaxation(initial_logits, gates), hyper={"tau": tau}, check=check)
+    return method.extend(relaxation=drawn(draw), hyper={"tau": tau}, check=check)
 
 
-def gates(key, architecture, hyper, t):
-    """`Relaxation.gates`: a draw for each edge; the probabilities without a key."""
-    rows = architecture.masked()
-    if key is None:
-        return {name: jax.nn.softmax(row) for name, row in rows.items()}
-    return {name: straight_through(row, jax.random.categorical(k, row), hyper["tau"])
-            for k, (name, row) in zip(jax.random.split(key, len(rows)), rows.items())}
+def draw(key, logits, hyper, t):
+    """One-hot gates `[E, K]`, drawn from softmax(logits)."""
+    return straight_through(logits, jax.random.categorical(key, logits), hyper["tau"])
 
 
 def straight_through(logits, drawn, tau):

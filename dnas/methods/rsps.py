@@ -23,7 +23,7 @@ from dnas.algorithms.bilevel import bilevel
 from dnas.algorithms.decisions import decided
 from dnas.algorithms.method import Method
 from dnas.algorithms.players import Player
-from dnas.algorithms.relaxations import Architecture, Relaxation, initial_logits, softmax
+from dnas.algorithms.relaxations import Architecture, drawn, softmax
 from dnas.methods.darts import check as check_darts
 from dnas.methods.darts import weights_sgd
 
@@ -42,18 +42,19 @@ def rsps(*, lr: float = 0.025, lr_min: float = 0.001, momentum: float = 0.9, dec
     Raises ValueError if one is out of range.
     """
     numbers = {"lr": lr, "lr_min": lr_min, "momentum": momentum, "decay": decay, "clip": clip}
-    path = Relaxation(initial_logits, gates)
+    path = drawn(draw, lambda logits: jax.nn.softmax(level(logits)))
     return Method(numbers, Player(path, lambda hyper, t: optax.identity()), Player(path, weights_sgd), bilevel(None),
                   check=check, select=first_draw)
 
 
-def gates(key, architecture, hyper, t):
-    """`Relaxation.gates`: one operation an edge, drawn uniformly whatever the logits; all alike without a key."""
-    rows = {name: jnp.where(jnp.isneginf(row), row, 0) for name, row in architecture.masked().items()}
-    if key is None:
-        return {name: jax.nn.softmax(row) for name, row in rows.items()}
-    return {name: jax.nn.one_hot(jax.random.categorical(k, row), row.shape[-1], dtype=row.dtype)
-            for k, (name, row) in zip(jax.random.split(key, len(rows)), rows.items())}
+def draw(key, logits, hyper, t):
+    """One operation an edge, drawn uniformly whatever the logits, as one-hot gates `[E, K]`."""
+    return jax.nn.one_hot(jax.random.categorical(key, level(logits)), logits.shape[-1], dtype=logits.dtype)
+
+
+def level(logits):
+    """Logits `[E, K]` of equal chances; -inf stays."""
+    return jnp.where(jnp.isneginf(logits), logits, 0)
 
 
 def first_draw(space, state, gates):
