@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from dnas.shared_options import SharedOptions, current_options, shared_options
 from dnas.types import Group, SearchSpace
 from search_spaces.adapter import Functions, search_space
+from search_spaces.layers.bundle import one_at_a_time, stack_edges, unstack_edges
 from search_spaces.layers.mixed import drop_path as dropping
 
 
@@ -52,6 +53,9 @@ def functions(module: nn.Module, mixed: SharedOptions) -> Functions:
         if mixed.dtype != "float32":
             narrow = lambda leaf: leaf.astype(mixed.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
             weights, images = jax.tree.map(narrow, (weights, images))
+        alone = one_at_a_time()
+        if alone:
+            weights, stacked, stats = unstack_edges(weights), stats, unstack_edges(stats)
         variables = jax.tree.map(jnp.asarray, {"params": weights, "batch_stats": stats})
         rngs = {} if key is None else {"dropout": key}
         with shared_options(mixed), dropping(probability):
@@ -61,6 +65,7 @@ def functions(module: nn.Module, mixed: SharedOptions) -> Functions:
                 logits, updated = module.apply(variables, images, gates, True, rngs=rngs, mutable=["batch_stats"])
         if mixed.dtype != "float32":
             logits = logits.astype("float32")
-        return logits, updated.get("batch_stats", stats)
+        stats = updated.get("batch_stats", stats)
+        return logits, stack_edges(stats, stacked) if alone else stats
 
     return Functions(init, apply, drops=True, source=lambda gates: (module, mixed, gates))

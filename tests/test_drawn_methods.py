@@ -144,7 +144,7 @@ def test_temperatures():
 
 @pytest.mark.parametrize("factory, settings, message", [
     (gdas, {"tau_min": 0.0}, "tau_min is 0.0, it must be positive"), (snas, {"tau_max": -1.0}, "tau_max is -1.0"),
-    (gdas, {"gradient": "published"}, "gradient 'published' must be textbook or drawn"),
+    (gdas, {"gradient": "exact"}, "gradient 'exact' must be one of textbook, published, drawn"),
     (snas, {"arch_clip": 0.0}, "arch_clip is 0.0"), (snas, {"momentum": 1.0}, "momentum is 1.0"),
     (reinmax, {"tau": 0.5}, "tau is 0.5, it must be 1 or more"), (drnas, {"kl": -1.0}, "kl is -1.0"),
     (fair_darts, {"threshold": 1.0}, "threshold is 1.0"), (fair_darts, {"zero_one": -1.0}, "zero_one is -1.0"),

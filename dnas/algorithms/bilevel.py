@@ -15,7 +15,16 @@ import optax
 
 from dnas.algorithms.hypergradients import first_order
 from dnas.algorithms.method import Steps
-from dnas.algorithms.players import Problem, first_state, move, move_arch, objective, observed, step_info
+from dnas.algorithms.players import (
+    Problem,
+    first_state,
+    move,
+    move_arch,
+    objective,
+    observed,
+    step_info,
+    weights_only,
+)
 from dnas.algorithms.schedules import Hyper, Time, time_of
 
 
@@ -39,7 +48,8 @@ def bilevel(hypergradient: Callable[[Hyper], Callable] | None = lambda hyper: fi
         def step(key, state, train, valid, hyper):
             t = time_of(hyper, state.step)
             train_key, valid_key = jax.random.split(key)
-            inner = objective(problem, weight_player, train_key, train, state, hyper, t, state.memory["weights"])
+            inner, on_train = (objective(problem, player, train_key, train, state, hyper, t, state.memory["weights"])
+                               for player in (weight_player, weights_only(weight_player)))
             outer = objective(problem, arch_player, valid_key, valid, state, hyper, t, state.memory["arch"])
 
             def arch_step():
@@ -58,7 +68,7 @@ def bilevel(hypergradient: Callable[[Hyper], Callable] | None = lambda hyper: fi
             else:
                 arch, arch_opt, valid_info = arch_step()
 
-            (_, (stats, train_info)), grads = jax.value_and_grad(inner, has_aux=True)(state.weights, arch)
+            (_, (stats, train_info)), grads = jax.value_and_grad(on_train, has_aux=True)(state.weights, arch)
             weights, weights_opt = move(weight_player, grads, state.weights_opt, state.weights, hyper, t)
             memory = observed(problem, {"weights": train_key, "arch": valid_key}, state, arch, hyper, t)
             state = state._replace(step=state.step + 1, weights=weights, stats=stats, arch=arch, weights_opt=weights_opt,

@@ -17,6 +17,7 @@ import optax
 from dnas.algorithms.decisions import decided, full_mask, undecided
 from dnas.algorithms.relaxations import Architecture, Relaxation
 from dnas.algorithms.schedules import Hyper, Time
+from dnas.one_hot import one_hot_gates
 from dnas.task import Task
 from dnas.types import Array, Batch, Gates, Logits, SearchSpace, Stats, Tree, Weights
 
@@ -95,6 +96,11 @@ Objective = Callable[[Weights, Logits], tuple[Array, tuple[Stats, dict[str, Arra
 """(weights, arch) -> loss with terms, (running averages, {name: scalar to report})."""
 
 
+def weights_only(player: Player) -> Player:
+    """The player in a step that needs no gradient of its gates."""
+    return player._replace(relaxation=player.relaxation._replace(alone=player.relaxation.one_hot))
+
+
 def gates_of(problem: Problem, player: Player, key: Array | None, arch: Logits, state: SearchState, hyper: Hyper,
              t: Time) -> Gates:
     """The gates of `arch` as `player` relaxes them, with decided edges one-hot; their average if key is None."""
@@ -137,7 +143,8 @@ def objective(problem: Problem, player: Player, key: Array, batch: Batch, state:
             held = lambda gates: loss_of(gates, jax.lax.stop_gradient(weights))[0]
             relaxed = player.perturbation(perturb_key, held, relaxed, architecture, hyper, t)
         gates = settle(relaxed)
-        value, outputs, stats = loss_of(gates, weights)
+        with one_hot_gates(player.relaxation.alone and player.perturbation is None):
+            value, outputs, stats = loss_of(gates, weights)
         info = {"loss": value} | {name: jnp.mean(metric(outputs, batch.targets), dtype=value.dtype)
                                   for name, metric in task.metrics.items()}
         again = lambda weights, gates: task_of(forward_key, weights, state.stats, gates, batch)[1]

@@ -43,11 +43,16 @@ class Relaxation(NamedTuple):
 
     With key None a relaxation that draws returns its average gates, by which networks are evaluated.
     edges: whether it is `edge_normalised`.
+    one_hot: whether with a key each edge has at most one gate that is not zero. A step of the weights then computes that
+        operation alone, where this saves time.
+    alone: whether the gradient of the logits needs no other operation either (`dnas.one_hot.one_hot_gates`).
     """
 
     init: Callable[..., Logits]
     gates: Callable[..., Gates]
     edges: bool = False
+    one_hot: bool = False
+    alone: bool = False
 
 
 def initial_logits(key: Array, groups: Mapping[str, Group], *, scale: float = 1e-3) -> dict[str, Array]:
@@ -75,19 +80,20 @@ def gumbel(*, tau: Ramp, hard: bool = False) -> Relaxation:
         one_hot = jax.nn.one_hot(soft.argmax(-1), logits.shape[-1], dtype=logits.dtype)
         return one_hot + (soft - jax.lax.stop_gradient(soft)) if hard else soft
 
-    return drawn(draw)
+    return drawn(draw, one_hot=hard)
 
 
-def drawn(draw: Callable[..., Array], average: Callable[[Array], Array] = jax.nn.softmax) -> Relaxation:
+def drawn(draw: Callable[..., Array], average: Callable[[Array], Array] = jax.nn.softmax, *,
+          one_hot: bool = False) -> Relaxation:
     """The gates `[E, K]` of each group are draw(key, logits, hyper, t), with a key of its own, and average(logits) without
-    a key. Logits of masked operations are -inf."""
+    a key. Logits of masked operations are -inf. one_hot: whether the draws are, see `Relaxation`."""
     def gates(key, architecture, hyper, t):
         logits = architecture.masked()
         if key is None:
             return {name: average(row) for name, row in logits.items()}
         return {name: draw(k, row, hyper, t) for k, (name, row) in zip(jax.random.split(key, len(logits)), logits.items())}
 
-    return Relaxation(initial_logits, gates)
+    return Relaxation(initial_logits, gates, one_hot=one_hot)
 
 
 EDGES = "/edges"
@@ -114,4 +120,4 @@ def edge_normalised(relaxation: Relaxation) -> Relaxation:
             relaxed[name] *= jnp.diagonal(shares)[:, None]
         return relaxed
 
-    return Relaxation(init, gates, edges=True)
+    return relaxation._replace(init=init, gates=gates, edges=True)

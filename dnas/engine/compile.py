@@ -25,6 +25,7 @@ from dnas.data.augmentation import cutout as cut_out
 from dnas.engine.diagnose import curvature, largest_eigenvalue
 from dnas.engine.mesh import DATA, LANE, mesh_of, put, replicated, shape, sharded, sizes_of, spread, tracing
 from dnas.engine.programs import compile_program, start_compiling
+from dnas.one_hot import one_hot_gates
 from dnas.task import Task, checked_value
 from dnas.types import Array, Batch, Gates, Network, SearchSpace, Tree
 
@@ -197,13 +198,14 @@ def compile_evaluation(space: SearchSpace, task: Task, data: Dataset, examples: 
 
 
 def start_scores(space: SearchSpace, task: Task, data: Dataset, examples: Examples, state: Tree, gates: Gates, batch: int,
-                 width: int, *, split: str = "valid", key: Any = None) -> Callable[[], Callable]:
+                 width: int, *, split: str = "valid", one_hot: bool = False, key: Any = None) -> Callable[[], Callable]:
     """Starts compiling `(state, masks, first, last) -> {name: [len(masks), last - first]}`: the loss, called "loss", and the
     task's metrics of the supernet under several gates, on examples of a split, with batch statistics. Call the returned
     function to wait for the program.
 
     masks: 1 to `width` mappings {group: [E, K]}; entries that they lack are those of `gates`.
     first, last: positions in the mixed split, multiples of `batch` or the split's end.
+    one_hot: the masks are, on every edge or all zero, see `dnas.one_hot`.
 
     One program serves any number of masks: on a CPU, where a batch fills the cores, in turn; elsewhere at once. On a mesh
     the batches are dealt out to the devices, each whole on one of them.
@@ -219,7 +221,8 @@ def start_scores(space: SearchSpace, task: Task, data: Dataset, examples: Exampl
     def score(weights, stats, stacked, count, examples, rows, start, stop):
         def one(gates, row):
             inputs, targets = normalise(examples.inputs[row], data.mean, data.std), examples.targets[row]
-            outputs, _ = space.apply(weights, stats, gates, inputs, train=True, key=None)
+            with one_hot_gates(one_hot):
+                outputs, _ = space.apply(weights, stats, gates, inputs, train=True, key=None)
             losses = task.losses(outputs, targets)
             return jnp.stack([losses, *(metric(outputs, targets).astype(losses.dtype) for metric in task.metrics.values())])
 
@@ -237,7 +240,7 @@ def start_scores(space: SearchSpace, task: Task, data: Dataset, examples: Exampl
     args = (state.weights, state.stats, stack([gates] * width), number, examples, rows, number, number)
     if mesh:
         score, args = sharded(score, mesh, args, [dealt if arg is rows else () for arg in args], (None, None, *dealt))
-    program = start_compiling(score, args, key=program_key("scores", key, data))
+    program = start_compiling(score, args, key=program_key("scores of one-hot gates" if one_hot else "scores", key, data))
     size = rows.shape[1]
 
     def scores_of(state, masks: Sequence[Gates], first: int = 0, last: int = total):

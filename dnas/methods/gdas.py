@@ -6,15 +6,14 @@
 
 Both players draw, each for itself. The temperatures are those of the authors' scripts, which search for 250 epochs.
 
-The textbook gradient of this draw needs the output of every operation: d L / d gate_k = <d L / d edge, op_k(x)>. The
-authors compute the drawn operation only, and add the other gates, all zero, as scalars to the edge: for an operation that
-was not drawn d L / d gate_k is then the sum of d L / d edge over the tensor. Departure: that sum is not available here,
-because gates enter a network that is otherwise a black box, and none of its operations returns ones; it would need a hook
-in every space. `gradient drawn` leaves it out and has the rest: the gradient passes through the gate of the drawn operation
-alone.
+`gradient textbook` needs the output of every operation: d L / d gate_k = <d L / d edge, op_k(x)>. The authors compute the
+drawn operation only, and add the other gates, all zero, as scalars to the edge: for an operation that was not drawn
+d L / d gate_k is then the sum of d L / d edge over the tensor. That is `gradient published`; `drawn` leaves the sum out, so
+that the gradient passes through the gate of the drawn operation alone.
 
-Departure: every operation is computed, so that a step costs what one of DARTS does. Departure: the architecture moves before
-the weights; in the authors' scripts for NAS-Bench-201 it is the other way round.
+On a CPU a step of the weights computes the drawn operation only, and so does one of the architecture unless its gradient is
+the textbook's; elsewhere all are computed. Departure: the architecture moves before the weights; in the authors' scripts for
+NAS-Bench-201 it is the other way round.
 """
 
 from __future__ import annotations
@@ -29,24 +28,27 @@ from dnas.algorithms.relaxations import Relaxation, gumbel
 from dnas.methods.darts import darts
 from dnas.registry import extends
 
+GRADIENTS = "textbook", "published", "drawn"
+
 
 @extends(darts)
 def gdas(method: Method, *, tau_max: float = 10.0, tau_min: float = 0.1,
-         gradient: Literal["textbook", "drawn"] = "textbook") -> Method:
+         gradient: Literal["textbook", "published", "drawn"] = "textbook") -> Method:
     """GDAS.
 
     Args:
         tau_max: temperature in the first epoch.
         tau_min: temperature in the last epoch.
-        gradient: through the gates of all operations, or of the drawn one alone.
+        gradient: through the outputs of all operations, through that of the drawn one and the sum of what the edge gets for
+            the others, or through that of the drawn one alone.
 
     Raises ValueError if one is out of range.
     """
-    if gradient not in ("textbook", "drawn"):
-        raise ValueError(f"gradient {gradient!r} must be textbook or drawn")
-    textbook = gumbel(tau=temperature, hard=True)
-    return method.extend(relaxation=textbook if gradient == "textbook" else of_the_drawn(textbook),
-                         hyper={"tau_max": tau_max, "tau_min": tau_min}, check=check_temperatures)
+    if gradient not in GRADIENTS:
+        raise ValueError(f"gradient {gradient!r} must be one of {', '.join(GRADIENTS)}")
+    draws = gumbel(tau=temperature, hard=True)
+    relaxation = {"textbook": draws, "published": draws._replace(alone=True), "drawn": of_the_drawn(draws)}[gradient]
+    return method.extend(relaxation=relaxation, hyper={"tau_max": tau_max, "tau_min": tau_min}, check=check_temperatures)
 
 
 def temperature(hyper, t):
@@ -70,4 +72,4 @@ def of_the_drawn(relaxation: Relaxation) -> Relaxation:
             return drawn
         return {name: row * jax.lax.stop_gradient(row) for name, row in drawn.items()}
 
-    return relaxation._replace(gates=gates)
+    return relaxation._replace(gates=gates, alone=True)

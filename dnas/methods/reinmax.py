@@ -28,7 +28,7 @@ def reinmax(method: Method, *, tau: float = 1.0) -> Method:
 
     Raises ValueError if it is out of range.
     """
-    return method.extend(relaxation=drawn(draw), hyper={"tau": tau}, check=check)
+    return method.extend(relaxation=drawn(draw, one_hot=True), hyper={"tau": tau}, check=check)
 
 
 def draw(key, logits, hyper, t):

@@ -22,6 +22,7 @@ from dnas.engine.compile import compile_search, epoch_of, on_device, start_score
 from dnas.engine.host import initial
 from dnas.engine.progress import SILENT
 from dnas.engine.search import input_shape
+from dnas.platform import on_cpu
 from dnas.runs import checkpoint
 from dnas.runs.directory import load_genotype
 from dnas.runs.files import read_arrays, read_json, write_arrays, write_atomic, write_json
@@ -70,16 +71,18 @@ def selection_context(space: SearchSpace, method: Method, data: Dataset, state: 
 
     @functools.cache
     def program(name):
-        if name == "score":
+        if name != "tune":
             with compiling("the evaluation of architectures"):
                 return start_scores(space, task, data, examples, state, algorithm.gates(state, hyper), batch, width,
-                                    key=key)()
+                                    one_hot=name == "score one-hot", key=key)()
         with compiling("the fine-tuning step"):
             return epoch_of(compile_search(algorithm, data, examples, state, tuning, steps, batch, key=key), examples,
                             steps)
 
-    def score(state, *args):
-        return program("score")(state, *args)
+    def score(state, masks, *args):
+        alone = on_cpu() and all(np.count_nonzero(mask.get(name, [[1, 1]]), -1).max() <= 1
+                                 for mask in masks for name in space.groups)
+        return program("score one-hot" if alone else "score")(state, masks, *args)
 
     def tune(state, epoch, steps=steps):
         indices = epoch_indices(seed, 1_000_000 + epoch, data.splits["train"], data.splits["valid"], batch)

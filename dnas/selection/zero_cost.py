@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dnas.algorithms.schedules import refuse_negative
+from dnas.one_hot import one_hot_gates
 from dnas.selection.sampling import best_draw, check_draws, no_draws, with_draw
 from dnas.selection.types import Progress, Selection
 
@@ -78,6 +79,7 @@ def _value(apply, losses, proxy, weights, stats, gates, batch):
 
     if proxy == "synflow":
         weights = jax.tree.map(jnp.abs, weights)
-    grads = jax.grad(flow if proxy == "synflow" else loss)(weights)
+    with one_hot_gates():
+        grads = jax.grad(flow if proxy == "synflow" else loss)(weights)
     of = (lambda w, g: jnp.linalg.norm(g.ravel())) if proxy == "grad-norm" else lambda w, g: jnp.abs(w * g).sum()
     return sum(jax.tree.leaves(jax.tree.map(of, weights, grads)))

@@ -13,6 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dnas.one_hot import gates_are_one_hot
+from dnas.platform import on_cpu
 from dnas.types import Tree
 from search_spaces.layers.forms import AXIS, SEPARATOR, bundled, check_name, unstack
 from search_spaces.layers.mixed import MixedOp
@@ -32,13 +34,19 @@ def bundle(ops: Mapping[str, Callable[..., nn.Module]], edges: Sequence[str], x:
     Raises ValueError for anything else.
     """
     _check(edges, gates)
-    if len(edges) == 1 or isinstance(gates[0], int):
+    if len(edges) == 1 or isinstance(gates[0], int) or one_at_a_time():
         return [MixedOp(ops, name=edge, **options)(x, gate, train) for edge, gate in zip(edges, gates, strict=True)]
     stacked = nn.vmap(MixedOp, variable_axes={"params": 0, "batch_stats": 0}, split_rngs={"params": True, "dropout": True},
                       in_axes=(None, 0, None), axis_size=len(edges), axis_name=AXIS)
     with bundled():
         y = stacked(ops, name=SEPARATOR.join(edges), **options)(x, jnp.stack(gates), train)
     return unstack(y, len(edges))
+
+
+def one_at_a_time() -> bool:
+    """Whether edges are computed each for itself, with variables as `unstack_edges` gives them: one operation of each, so
+    that there is little to share."""
+    return gates_are_one_hot() and on_cpu()
 
 
 def _check(edges, gates):

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
+from dnas.one_hot import gates_are_one_hot
 from dnas.platform import on_cpu
 from dnas.shared_options import current_options
 from dnas.types import REMOVED
@@ -77,15 +78,15 @@ class MixedOp(nn.Module):
         x = materialised(x)
         seen, passed = (x, None) if parts == 1 else (x[..., :x.shape[-1] // parts], x[..., x.shape[-1] // parts:])
 
-        def build(k):
+        def build(edge, x, k):
             def run(edge, x):
                 name, operation = edge.ops[k]
                 y = operation(channels=channels // parts, stride=edge.stride, name=name)(x, train)
                 return edge.dropped(y) if train and _dropping.get() is not None and y is not x else y
 
             if current_options().remat and not isinstance(gate, int):
-                return nn.remat(run)(self, seen)
-            return run(self, seen)
+                return nn.remat(run)(edge, x)
+            return run(edge, x)
 
         if isinstance(gate, int):
             if isinstance(gate, Chosen) and gate.ops != tuple(names):
@@ -94,17 +95,16 @@ class MixedOp(nn.Module):
             if gate == REMOVED:
                 shape = jax.eval_shape(lambda x: strided(x, self.stride), x).shape
                 return jnp.zeros((*shape[:-1], channels), x.dtype)
-            mixed, weight = build(gate), 1
+            mixed, weight = build(self, seen, gate), 1
         else:
             if gate.shape != (len(names),):
                 raise ValueError(f"edge {self.name!r} mixes {len(names)} operations, {', '.join(names)}; its gates have "
                                  f"shape {gate.shape}, and the group must name as many")
-            gate, outputs = gate.astype(x.dtype), [build(k) for k in range(len(names))]
-            for name, output in zip(names, outputs):
-                if output.shape != outputs[0].shape:
-                    raise ValueError(f"edge {self.name!r}: {name} puts out {output.shape}, {names[0]} {outputs[0].shape}; "
-                                     "the operations of an edge need one shape")
-            mixed, weight = (_bundle_mix if in_bundle() and on_cpu() else _mix)(gate, outputs), gate.sum()
+            gate, weight = gate.astype(x.dtype), gate.sum()
+            if gates_are_one_hot() and on_cpu() and not self.is_initializing():
+                mixed = nn.switch((gate != 0).argmax(), [_one_of(build, k) for k in range(len(names))], self, seen, gate)
+            else:
+                mixed = self.mixed(gate, [build(self, seen, k) for k in range(len(names))])
         if parts == 1:
             return mixed
         if self.stride > 1:
@@ -112,11 +112,31 @@ class MixedOp(nn.Module):
             passed = nn.max_pool(passed, window, window, "SAME") if window else passed
         return channel_shuffle(jnp.concatenate([mixed, weight * passed], -1), parts)
 
+    def mixed(self, gate, outputs):
+        """sum_k gate[k] * outputs[k]. Raises ValueError for outputs of several shapes."""
+        names = [name for name, _ in self.ops]
+        for name, output in zip(names, outputs):
+            if output.shape != outputs[0].shape:
+                raise ValueError(f"edge {self.name!r}: {name} puts out {output.shape}, {names[0]} {outputs[0].shape}; "
+                                 "the operations of an edge need one shape")
+        if gates_are_one_hot():  # with the gradients that one alone would have
+            outputs = [jnp.where(gate[k] != 0, output, 1) for k, output in enumerate(outputs)]
+        return (_bundle_mix if in_bundle() and on_cpu() else _mix)(gate, outputs)
+
     def dropped(self, x):
         """`x [B, ...]` with whole images set to zero, the others scaled so that the mean stays."""
         probability = _dropping.get()
         stays = jax.random.bernoulli(self.make_rng("dropout"), 1 - probability, (len(x), *[1] * (x.ndim - 1)))
         return jnp.where(stays, x / jnp.asarray(1 - probability, x.dtype), 0)
+
+
+def _one_of(build, k):
+    """Operation k alone; the others stand for their gates, which are zero."""
+    def run(edge, x, gate):
+        y = build(edge, x, k)
+        return gate[k] * y + (gate.sum() - gate[k])
+
+    return run
 
 
 def _mix(gate, outputs):
