@@ -116,7 +116,7 @@ def choose(run: Run, selection: Selection, source: Mapping[str, Any], folder: Pa
     context = supernet.context_on(mesh)
     selection.begin(context)  # it may refuse this run, and then nothing is written
     plan = selection.plan(context)
-    if plan["epochs"]:
+    if plan["epochs"] or plan.get("training_epochs"):
         refuse_undivided(supernet.config["batch"], devices, most=0)  # the batch is that of the search
     if folder is None:
         return _selected(run_selection(selection, context, say=say), source, run, None)
@@ -128,8 +128,9 @@ def choose(run: Run, selection: Selection, source: Mapping[str, Any], folder: Pa
             say(f"selection  {name}: finished before, read from {folder}")
             return _selected(finished, source, run, folder)
         say(f"selection  {name}: {plan['evaluations']:,} examples forward through the supernet, "
-            f"{plan['epochs']} epochs of fine-tuning")
-        if plan["evaluations"] or plan["epochs"]:
+            f"{plan['epochs']} epochs of fine-tuning"
+            + (f", {plan['training_epochs']} epochs of training networks" if plan.get("training_epochs") else ""))
+        if any(plan.values()):
             for line in device_lines(mesh, [opened]):
                 say(f"devices    {line}")
             say(f"estimated  {duration(context.seconds(plan))} once compiled")

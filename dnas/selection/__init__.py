@@ -1,6 +1,7 @@
 """Selections by name: from a trained supernet to a genotype. Each is a factory `(*, options) -> Selection`."""
 
 SELECTIONS = {
+    "halving": "dnas.selection.halving:halving",
     "magnitude": "dnas.selection.magnitude:magnitude",
     "magnitude-edge": "dnas.selection.magnitude:magnitude_edge",
     "perturbation": "dnas.selection.perturbation:perturbation",

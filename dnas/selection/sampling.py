@@ -92,9 +92,17 @@ def with_draw(scores, n: int, genotype: Genotype, value: float, space) -> dict[s
 
 def best_draw(context, progress) -> Genotype:
     """The genotype with the largest value."""
-    best = int(np.argmax(progress.scores[TRIED]))
-    return Genotype.from_decisions(context.space, {name: progress.scores[f"{TRIED}/{name}"][best]
-                                                 for name in context.space.groups})
+    return tried(context.space, progress.scores, int(np.argmax(progress.scores[TRIED])))
+
+
+def tried(space, scores, n: int) -> Genotype:
+    """Genotype number `n` of those whose values are in the scores."""
+    return Genotype.from_decisions(space, {name: scores[f"{TRIED}/{name}"][n] for name in space.groups})
+
+
+def uniform_draw(context, rng) -> Genotype:
+    """A genotype drawn uniformly: the space's own rule on random scores."""
+    return context.space.genotype({name: rng.random(group.shape) for name, group in context.space.groups.items()})
 
 
 def draw(context, rng) -> Genotype:

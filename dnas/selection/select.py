@@ -22,6 +22,7 @@ from dnas.engine.compile import compile_search, epoch_of, on_device, start_score
 from dnas.engine.host import initial
 from dnas.engine.progress import SILENT
 from dnas.engine.search import input_shape
+from dnas.engine.trials import compile_trials
 from dnas.platform import on_cpu
 from dnas.runs import checkpoint
 from dnas.runs.directory import load_genotype
@@ -71,6 +72,9 @@ def selection_context(space: SearchSpace, method: Method, data: Dataset, state: 
 
     @functools.cache
     def program(name):
+        if name == "train":
+            with compiling("the training of architectures"):
+                return compile_trials(space, task, data, examples, batch)
         if name != "tune":
             with compiling("the evaluation of architectures"):
                 return start_scores(space, task, data, examples, state, algorithm.gates(state, hyper), batch, width,
@@ -90,15 +94,23 @@ def selection_context(space: SearchSpace, method: Method, data: Dataset, state: 
         key = jax.random.fold_in(jax.random.key(seed), 2)
         return program("tune")(copied, tuning, key, *indices, on_metrics=lambda metrics, done: None, steps=steps)[0]
 
+    def train(genotype, epochs, seed, steps=steps):
+        network = program("train")
+        return network(genotype.gates(space.groups), epochs, seed, steps)
+
     def seconds(plan):
         some = min(rows * (mesh.size if mesh else 1), total)  # a batch for each device
         score_some = _timed(lambda: score(state, [gates(state)], 0, some)) if plan["evaluations"] else 0
         tune_one = _timed(lambda: jax.block_until_ready(tune(state, 0, 1))) if plan["epochs"] else 0
-        return plan["evaluations"] * score_some / some + plan["epochs"] * steps * tune_one
+        some_genotype = space.genotype({name: np.asarray(rows) for name, rows in gates(state).items()})
+        train_one = _timed(lambda: train(some_genotype, 1, 0, 1)) if plan.get("training_epochs") else 0
+        return (plan["evaluations"] * score_some / some + plan["epochs"] * steps * tune_one
+                + plan.get("training_epochs", 0) * steps * train_one)
 
     some = train_indices(seed, 0, data.splits["train"], batch)[0]
     inputs, targets = normalise(jnp.asarray(data.inputs[some]), data.mean, data.std), jnp.asarray(data.targets[some])
-    return Context(space, task, gates, state, score, tune, total, width, rows, Batch(inputs, targets), seed, seconds)
+    return Context(space, task, gates, state, score, tune, total, width, rows, Batch(inputs, targets), seed, seconds,
+                   train)
 
 
 def _timed(function: Callable) -> float:

@@ -23,6 +23,8 @@ class Context(NamedTuple):
         under each of the gates in `masks`, a list of at most `width` mappings {group: [E, K]}, on validation examples
         number first..last. Losses in nats or squared units. Batch statistics.
     tune(state, epoch) -> state: one epoch of the search step at a tenth of the first learning rate; decided edges stay.
+    train(genotype, epochs, seed) -> the task's metric on the validation split of the supernet's network of a genotype, after
+        training it from fresh weights on the train split by `Recipe()`. One program trains any genotype.
     examples: of the validation split. rows: examples in a batch of `score`, which computes whole batches.
     batch: a batch of the train split, its inputs normalised. seed: of the search, for selections that draw.
     seconds(plan) -> duration of a plan, measured on a batch of each program that it needs; compiles them.
@@ -40,6 +42,7 @@ class Context(NamedTuple):
     batch: Batch | None = None
     seed: int = 0
     seconds: Callable[[Mapping[str, Any]], float] = lambda plan: 0.0
+    train: Callable[[Genotype, int, int], float] | None = None
 
 
 class Progress(NamedTuple):
@@ -66,7 +69,8 @@ class Selection(NamedTuple):
     """A way of choosing a genotype, in steps.
 
     steps(context) -> how many there are; begin(context) -> Progress; step(key, context, progress) -> Progress;
-    genotype(context, progress) -> Genotype, after the last step; plan(context) -> {"evaluations", "epochs"}, its cost.
+    genotype(context, progress) -> Genotype, after the last step; plan(context) -> its cost: {"evaluations", "epochs"}, and
+    "training_epochs" if it trains networks.
     """
 
     steps: Callable[[Context], int]

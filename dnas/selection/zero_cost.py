@@ -23,7 +23,7 @@ import numpy as np
 
 from dnas.algorithms.schedules import refuse_negative
 from dnas.one_hot import one_hot_gates
-from dnas.selection.sampling import best_draw, check_draws, no_draws, with_draw
+from dnas.selection.sampling import best_draw, check_draws, no_draws, uniform_draw, with_draw
 from dnas.selection.types import Progress, Selection
 
 PROXIES = "grad-norm", "snip", "synflow"
@@ -48,8 +48,7 @@ def zero_cost(*, proxy: Literal["grad-norm", "snip", "synflow"] = "synflow", dra
     def step(key, context, progress):
         space, number = context.space, int(progress.step)
         first = context.seed if seed is None else seed
-        rng = np.random.default_rng([first, number])
-        genotype = space.genotype({name: rng.random(group.shape) for name, group in space.groups.items()})
+        genotype = uniform_draw(context, np.random.default_rng([first, number]))
         weights, stats = _init(space.init, jax.random.key(first), context.batch.inputs)
         gates = jax.tree.map(jnp.asarray, {**context.gates(context.state), **genotype.gates(space.groups)})
         value = _value(space.apply, context.task.losses, proxy, weights, stats, gates, context.batch)
