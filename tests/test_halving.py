@@ -7,9 +7,11 @@ import pytest
 import dnas
 from dnas.engine.compile import on_device
 from dnas.engine.trials import compile_trials
-from dnas.selection.halving import RUNGS, distinct, halving, survivors
+from dnas.selection.halving import RUNGS, distinct, halving
+from dnas.selection.sampling import tried
 from dnas.selection.select import load_selected, select
 from dnas.selection.types import TRIED, Context
+from dnas.selection.zero_cost import proxy_of
 from dnas.task import classification, task_of
 from dnas.types import Genotype, Group, SearchSpace
 from tests.test_search import BATCH, tiny
@@ -82,14 +84,11 @@ def test_draws_differ_and_follow_the_gates_or_not():
     assert share("gates") > share("uniform") + 0.2
 
 
-def test_survivors_of_equal_worth_are_the_first():
-    assert survivors(np.array([[0.5, 0.7, 0.5, 0.7]]), 1, 3).tolist() == [1, 3, 0]
-
-
 @pytest.mark.parametrize("options, message", [
     ({"draws": 3, "rungs": 3}, "both must be at least 4"), ({"epochs": 2, "rungs": 3}, "both must be at least 4"),
     ({"draws": 0}, "draws is 0; it must be 1 to"), ({"rungs": 0}, "rungs is 0"), ({"source": "all"}, "source is 'all'"),
-    ({"seed": -1}, "seed is -1")])
+    ({"seed": -1}, "seed is -1"),
+    ({"pool": 15}, "pool is 15; it must be 0, or 16 to"), ({"pool": -1}, "pool is -1")])
 def test_wrong_options_are_one_line(options, message):
     with pytest.raises(ValueError, match=message):
         halving(**options)
@@ -130,6 +129,10 @@ def test_through_python_and_the_report(tmp_path):
     run = dnas.search(toy(data.image, data.classes), "darts", data, epochs=1, batch=BATCH, out=tmp_path / "run",
                       progress=False)
     chosen = dnas.select(run, "halving", draws=4, epochs=2, rungs=2, progress=False)
+    pooled = dnas.select(run, "halving", draws=2, epochs=1, rungs=1, pool=12, progress=False, out=tmp_path / "pooled")
+    values = proxy_of(run.supernet.context, "synflow", 0)
+    best = sorted(map(values, distinct(run.supernet.context, 12, "gates", 0)), reverse=True)[:2]
+    assert [values(tried(run.supernet.space, pooled.scores, n)) for n in range(2)] == best and best[0] > best[1]
     assert chosen.cost["training_epochs"] == 8 and chosen.cost["epochs"] == 0 and chosen.fine_tuned is None
     assert (tmp_path / "run/selections/halving/genotype.json").exists()
     values = chosen.scores[RUNGS]

@@ -14,6 +14,7 @@ The networks have the supernet's size and its weights are drawn at once, which i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -24,9 +25,12 @@ import numpy as np
 from dnas.algorithms.schedules import refuse_negative
 from dnas.one_hot import one_hot_gates
 from dnas.selection.sampling import best_draw, check_draws, no_draws, uniform_draw, with_draw
-from dnas.selection.types import Progress, Selection
+from dnas.selection.types import Context, Progress, Selection
+from dnas.types import Genotype
 
 PROXIES = "grad-norm", "snip", "synflow"
+AT_ONCE = 50
+"""Networks between two checkpoints."""
 
 
 def zero_cost(*, proxy: Literal["grad-norm", "snip", "synflow"] = "synflow", draws: int = 100,
@@ -46,19 +50,31 @@ def zero_cost(*, proxy: Literal["grad-norm", "snip", "synflow"] = "synflow", dra
     refuse_negative(seed=seed or 0)
 
     def step(key, context, progress):
-        space, number = context.space, int(progress.step)
-        first = context.seed if seed is None else seed
-        genotype = uniform_draw(context, np.random.default_rng([first, number]))
-        weights, stats = _init(space.init, jax.random.key(first), context.batch.inputs)
-        gates = jax.tree.map(jnp.asarray, {**context.gates(context.state), **genotype.gates(space.groups)})
-        value = _value(space.apply, context.task.losses, proxy, weights, stats, gates, context.batch)
-        scores = with_draw(progress.scores, number, genotype, value, space)
-        return progress._replace(step=np.int32(number + 1), scores=scores,
-                                 evaluations=progress.evaluations + len(context.batch.inputs))
+        start, first = int(progress.step) * AT_ONCE, context.seed if seed is None else seed
+        value, scores = proxy_of(context, proxy, first), progress.scores
+        last = min(start + AT_ONCE, draws)
+        for number in range(start, last):
+            genotype = uniform_draw(context, np.random.default_rng([first, number]))
+            scores = with_draw(scores, number, genotype, value(genotype), context.space)
+        return progress._replace(step=np.int32(progress.step + 1), scores=scores,
+                                 evaluations=progress.evaluations + (last - start) * len(context.batch.inputs))
 
-    return Selection(lambda context: draws,
+    return Selection(lambda context: -(-draws // AT_ONCE),
                      lambda context: Progress(context.state, np.int32(0), no_draws(context.space, draws), np.int64(0)),
                      step, best_draw, lambda context: {"evaluations": draws * len(context.batch.inputs), "epochs": 0})
+
+
+def proxy_of(context: Context, proxy: str, seed: int) -> Callable[[Genotype], float]:
+    """The proxy of the network of a genotype, with weights that are drawn by `seed`."""
+    space = context.space
+    weights, stats = _init(space.init, jax.random.key(seed), context.batch.inputs)
+    others = context.gates(context.state)
+
+    def value(genotype):
+        gates = jax.tree.map(jnp.asarray, {**others, **genotype.gates(space.groups)})
+        return float(_value(space.apply, context.task.losses, proxy, weights, stats, gates, context.batch))
+
+    return value
 
 
 @partial(jax.jit, static_argnums=0)
