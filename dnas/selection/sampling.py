@@ -6,6 +6,8 @@ The best of N draws by supernet accuracy is how SETN (Dong & Yang, ICCV 2019) an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from dnas.algorithms.schedules import refuse_negative
@@ -100,9 +102,14 @@ def tried(space, scores, n: int) -> Genotype:
     return Genotype.from_decisions(space, {name: scores[f"{TRIED}/{name}"][n] for name in space.groups})
 
 
-def uniform_draw(context, rng) -> Genotype:
-    """A genotype drawn uniformly: the space's own rule on random scores."""
-    return context.space.genotype({name: rng.random(group.shape) for name, group in context.space.groups.items()})
+def uniform_draw(context, rng, without: Sequence[str] = ()) -> Genotype:
+    """A genotype drawn uniformly: the space's own rule on random scores, which are low for the operations `without`."""
+    scores = {name: rng.random(group.shape) for name, group in context.space.groups.items()}
+    for name, group in context.space.groups.items():
+        for e in range(len(group.edges)):
+            ops = group.edge_ops(e)
+            scores[name][e, :len(ops)] -= np.isin(ops, list(without))
+    return context.space.genotype(scores)
 
 
 def draw(context, rng) -> Genotype:

@@ -7,14 +7,21 @@
 
 L is the loss on one training batch. Each network is the supernet with fresh weights under one-hot gates, of which only
 the chosen operations have gradients: so one program serves all networks. Synflow evaluates with the running averages
-that fresh weights begin with, mean 0 and variance 1, by which batch norm does nothing. Nothing of the search is used.
+that fresh weights begin with, mean 0 and variance 1, by which batch norm does nothing.
+
+With `gates` above 0 the search has a say, which is ours: of the draws the one is chosen with the largest
+
+    z(log of the proxy) + gates z(mean over edges of the log of the chosen operation's gate)
+
+where z takes away the mean over all draws and divides by the standard deviation. A proxy knows one batch or nothing of the
+data, and likes what is large; the gates of a short search know the data, and are noisy.
 
 The networks have the supernet's size and its weights are drawn at once, which is ours: the papers draw each network's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Literal
 
@@ -25,43 +32,84 @@ import numpy as np
 from dnas.algorithms.schedules import refuse_negative
 from dnas.one_hot import one_hot_gates
 from dnas.selection.sampling import best_draw, check_draws, no_draws, uniform_draw, with_draw
-from dnas.selection.types import Context, Progress, Selection
+from dnas.selection.types import TRIED, Context, Progress, Selection, Unsuitable
 from dnas.types import Genotype
 
 PROXIES = "grad-norm", "snip", "synflow"
 AT_ONCE = 50
 """Networks between two checkpoints."""
+PROXY = "proxy"
+"""Name of the scores `[N]`: the proxy of each draw."""
 
 
-def zero_cost(*, proxy: Literal["grad-norm", "snip", "synflow"] = "synflow", draws: int = 100,
-              seed: int | None = None) -> Selection:
+def zero_cost(*, proxy: Literal["grad-norm", "snip", "synflow"] = "synflow", draws: int = 100, gates: float = 0.0,
+              without: tuple[str, ...] = (), seed: int | None = None) -> Selection:
     """The best of several networks by a zero-cost proxy, drawn uniformly.
 
     Args:
         proxy: The number by which they are compared; more is better.
         draws: How many networks to try.
+        gates: Weight of the gates beside the proxy; 0 to use nothing of the search.
+        without: Operations that are not drawn, such as none.
         seed: Seed of the draws and of the fresh weights; default: the search's seed.
 
-    Raises ValueError for another proxy, fewer than one draw, more than MOST, or a negative seed.
+    Raises ValueError for another proxy, fewer than one draw, more than MOST, a negative weight or seed; and Unsuitable where
+    the space has no operation of that name, or an edge no other.
     """
     if proxy not in PROXIES:
         raise ValueError(f"proxy must be one of {', '.join(PROXIES)}, not {proxy!r}")
     check_draws(draws)
-    refuse_negative(seed=seed or 0)
+    refuse_negative(seed=seed or 0, gates=gates)
+
+    def begin(context):
+        for group in context.space.groups.values():
+            for e, (source, target) in enumerate(group.edges):
+                if not set(group.edge_ops(e)) - set(without):
+                    raise Unsuitable(f"without {', '.join(without)} edge {source}->{target} has no operation left")
+        empty = {PROXY: np.full(draws, np.nan, np.float32)}
+        return Progress(context.state, np.int32(0), no_draws(context.space, draws) | empty, np.int64(0))
 
     def step(key, context, progress):
         start, first = int(progress.step) * AT_ONCE, context.seed if seed is None else seed
         value, scores = proxy_of(context, proxy, first), progress.scores
         last = min(start + AT_ONCE, draws)
         for number in range(start, last):
-            genotype = uniform_draw(context, np.random.default_rng([first, number]))
+            genotype = uniform_draw(context, np.random.default_rng([first, number]), without)
             scores = with_draw(scores, number, genotype, value(genotype), context.space)
+            scores[PROXY][number] = scores[TRIED][number]
+        if gates:
+            both = standard(log(scores[PROXY][:last])) + gates * standard(log_gates(context, scores, last))
+            scores[TRIED][:last] = both
         return progress._replace(step=np.int32(progress.step + 1), scores=scores,
                                  evaluations=progress.evaluations + (last - start) * len(context.batch.inputs))
 
-    return Selection(lambda context: -(-draws // AT_ONCE),
-                     lambda context: Progress(context.state, np.int32(0), no_draws(context.space, draws), np.int64(0)),
-                     step, best_draw, lambda context: {"evaluations": draws * len(context.batch.inputs), "epochs": 0})
+    return Selection(lambda context: -(-draws // AT_ONCE), begin, step, best_draw,
+                     lambda context: {"evaluations": draws * len(context.batch.inputs), "epochs": 0})
+
+
+def log(values: np.ndarray) -> np.ndarray:
+    """Logarithms of numbers of at least 0; those of 0, infinity and NaN are the least, the largest and the least of the
+    others."""
+    with np.errstate(divide="ignore"):
+        logs = np.log(values.astype(np.float64))
+    usual = logs[np.isfinite(logs)]
+    low, high = (usual.min(), usual.max()) if usual.size else (0.0, 0.0)
+    return np.nan_to_num(logs, nan=low, posinf=high, neginf=low)
+
+
+def standard(values: np.ndarray) -> np.ndarray:
+    """Values `[N]` with mean 0 and standard deviation 1, or all 0 if they are equal."""
+    return (values - values.mean()) / (values.std() or 1)
+
+
+def log_gates(context: Context, scores: Mapping[str, np.ndarray], count: int) -> np.ndarray:
+    """The mean over its edges of the logarithm of the chosen operation's gate, of the first `count` genotypes `[count]`."""
+    logs = []
+    for name, rows in context.gates(context.state).items():
+        chosen = scores[f"{TRIED}/{name}"][:count]
+        each = np.take_along_axis(np.asarray(rows, np.float64)[None], np.maximum(chosen, 0)[..., None], -1)[..., 0]
+        logs.append(np.where(chosen >= 0, np.log(np.maximum(each, 1e-30)), np.nan))
+    return np.nanmean(np.concatenate(logs, 1), 1)
 
 
 def proxy_of(context: Context, proxy: str, seed: int) -> Callable[[Genotype], float]:
