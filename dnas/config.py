@@ -30,7 +30,8 @@ DATA = ("data", "task", "target", "window", "standardise", "limit", "resize", "f
 """Keys of the data: the arguments of `dnas.data.load`."""
 DESCRIBED = ("class_names", "metric")
 """Keys that describe the data and are not options."""
-SEARCH = ("space", "method", *DATA, *DESCRIBED, "epochs", "batch", "seed", "diagnose", "stop_on_collapse", "start", "budget")
+SEARCH = ("space", "method", *DATA, *DESCRIBED, "epochs", "batch", "seed", "diagnose", "stop_on_collapse", "start", "budget",
+          "selection")
 """Keys of the config of a search: all that its result depends on."""
 ARRAYS = "array:"
 """Begins the name of data that was given as arrays."""

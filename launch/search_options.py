@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from dnas.options import Option
-from launch.arguments import LOAD, data_options, flag_value, options_of, part_options, read_command
+from launch.arguments import LOAD, data_options, flag_value, has_option, options_of, part_options, read_command
 from launch.parser import Shown
 
 SPACE = Option("space", str, "nasbench201",
                "Search space: a name (`dnas spaces`), package.module:factory or file.py:factory.")
 METHOD = Option("method", str, "darts",
                 "Search method: a name (`dnas methods`), package.module:factory or file.py:factory.")
+SELECTION = Option("selection", str | None, None, "What chooses the architecture in the end: own, the method's own rule, or "
+                   "a name (`dnas selections`), package.module:factory or file.py:factory.")
 SEEDS = Option("seeds", int, 1,
                "Number of seeds to search, starting at --seed, in one program. Several write into DIR/SEED.")
 SWEEP = Option("sweep", tuple[str, ...], (), "Values of a method's or space's option to search with, such as "
@@ -31,8 +33,10 @@ PLATFORM = Option("platform", str | None, None, "Compile for cpu, cuda or tpu, i
 CHIP = Option("chip", str | None, None, "Chip to compile for: h100 (cuda), v5e (tpu).")
 SEARCH = "dnas.api.search:search"
 BUDGET = "dnas.algorithms.budget:Budget"
-OWN = ("epochs", "batch", "seed", "diagnose", "stop_on_collapse")
+SAME = ("epochs", "batch", "seed", "diagnose", "stop_on_collapse")
 """Keys of a config that are options of the same name."""
+OWN = "own"
+"""As a selection: the method's own rule."""
 
 
 def read_search(command: str, description: str, argv: Sequence[str]) -> dict[str, Any]:
@@ -43,15 +47,21 @@ def read_search(command: str, description: str, argv: Sequence[str]) -> dict[str
     """
     argv = [re.sub(r"^--distill(?==|$)", "--method.distill", word) for word in argv]
     path = flag_value(argv, "--config")
-    names = {"space": flag_value(argv, "--space"), "method": flag_value(argv, "--method")}
+    names = {kind: flag_value(argv, f"--{kind}") for kind in ("space", "method", "selection")}
     defaults = {} if path is None else _of_config(path, names, argv)
-    names = {option.name: names[option.name] or defaults.get(option.name) or option.default for option in (SPACE, METHOD)}
+    names = {option.name: names[option.name] or defaults.get(option.name) or option.default
+             for option in (SPACE, METHOD, SELECTION)}
     groups = {"budget": options_of(BUDGET), "space": _space_options(names),
               "method": part_options("method", names["method"])}
-    options = [SPACE, METHOD, *data_options(("digits",)), *options_of(SEARCH, without=("seeds", "out", "budget")),
-               SEEDS, SWEEP, RUN, CONFIG, TRUST, *([PLATFORM, CHIP] if command == "estimate" else [])]
+    if names["selection"] not in (None, OWN):
+        groups["selection"] = part_options("selection", names["selection"])
+    options = [SPACE, METHOD, *data_options(("digits",)),
+               *options_of(SEARCH, without=("seeds", "out", "budget", "selection")),
+               SELECTION, SEEDS, SWEEP, RUN, CONFIG, TRUST, *([PLATFORM, CHIP] if command == "estimate" else [])]
     shown = {"space": Shown(_names("space")), "method": Shown(_names("method")), "data": Shown(f"{_datasets()}|PATH ..."),
-             "batch": Shown("N", "64, or the size of the smaller split"), "start": Shown("RUN", "new weights"),
+             "batch": Shown("N", "64, or the size of the smaller split"), "preset": Shown("{quick,paper}", "quick"),
+             "selection": Shown(_names("selection").replace("{", "{own,"), "the preset's"),
+             "start": Shown("RUN", "new weights"),
              "sweep": Shown("OPTION=V1,V2 ...", "none"), "run": Shown("DIR", "runs/SPACE-METHOD-DATA-SEED"),
              "config": Shown("FILE", "none"), "platform": Shown("{cpu,cuda,tpu}", "this machine's, which is what runs"),
              "chip": Shown("{h100,v5e}", "the platform's first")}
@@ -71,6 +81,7 @@ def settings_of(values: Mapping[str, Any], argv: Sequence[str], data) -> tuple[l
     Raises ValueError for an unknown option, a value that it cannot have, and one that is named twice.
     """
     import dnas
+    from dnas.api.search_plan import fitting_method
 
     swept = dict(_parsed(text) for text in values["sweep"])
     if len(swept) < len(values["sweep"]):
@@ -89,8 +100,12 @@ def settings_of(values: Mapping[str, Any], argv: Sequence[str], data) -> tuple[l
             raise ValueError(f"--sweep {option}={','.join(texts)}: a value is repeated")
     of_space, of_method = ([dict(zip(typed.get(part, {}), row)) for row in itertools.product(*typed.get(part, {}).values())]
                            for part in ("space", "method"))
+    options = dict(values["method_options"])
+    if not has_option(argv, "method.arch-lr") and values["config"] is None:
+        options.pop("arch_lr", None)  # the preset may choose another than the method's default
     return ([dnas.space(values["space"], data, **values["space_options"] | changed) for changed in of_space],
-            [dnas.method(values["method"], **values["method_options"] | changed) for changed in of_method])
+            [fitting_method(values["method"], {**options, **changed}, data, epochs=values["epochs"], batch=values["batch"],
+                            preset=values["preset"]) for changed in of_method])
 
 
 def _parsed(text: str) -> tuple[str, list[str]]:
@@ -124,6 +139,7 @@ def _of_config(path: str, names: Mapping[str, str | None], argv: Sequence[str]) 
     file = file / "config.json" if file.is_dir() else file
     where, defaults = str(file), {}
     trust = trusted(file.parent, config, "--trust" in argv) or {registry.absolute(name) for name in names.values() if name}
+    defaults["selection"] = OWN  # of a config without one
     for part, name in names.items():
         there = config.get(part, {}).get("name")
         if there is None or name is not None and registry.absolute(name) != there:
@@ -145,8 +161,8 @@ def _of_config(path: str, names: Mapping[str, str | None], argv: Sequence[str]) 
         for kind, name in places:
             if flag_value(argv, f"--{kind}") is None:
                 registry.refuse_untrusted(name, kind, where, trust)
-    own = [option for option in options_of(SEARCH) if option.name in OWN]
-    defaults |= configs.checked_options(where, own, {key: config[key] for key in OWN if key in config})
+    own = [option for option in options_of(SEARCH) if option.name in SAME]
+    defaults |= configs.checked_options(where, own, {key: config[key] for key in SAME if key in config})
     if isinstance(config.get("budget"), Mapping):
         defaults["budget_options"] = configs.checked_options(f"{where}: budget", options_of(BUDGET), config["budget"])
     start = config.get("start")

@@ -15,6 +15,7 @@ from dnas.algorithms.method import Method
 from dnas.api.devices import device_lines
 from dnas.api.open import Run
 from dnas.api.search_plan import SearchPlan, Setting, plan_search, stem
+from dnas.api.select import choose, selection_folder
 from dnas.api.supernet import Supernet, program_key
 from dnas.data import Dataset, describe
 from dnas.engine import cache as caches
@@ -28,22 +29,24 @@ from dnas.reports.duplicates import draw_duplicates
 from dnas.runs.directory import holds_run, open_run
 from dnas.runs.files import read_json, write_json
 from dnas.runs.tensorboard import events
-from dnas.types import SearchSpace
+from dnas.selection.types import Selection, Unsuitable
+from dnas.types import Genotype, SearchSpace
 
 
 def search(space: str | SearchSpace | Sequence[str | SearchSpace] = "nasbench201",
            method: str | Method | Sequence[str | Method] = "darts", data: str | Dataset = "digits", *,
            epochs: int = 30, batch: int | None = None, seed: int = 0, seeds: int | Sequence[int] | None = None,
            out: str | Path | None = None, budget: Budget | None = None, diagnose: int = 0, stop_on_collapse: bool = False,
-           start: str | None = None, devices: int | Literal["all"] | None = None, progress: bool = True,
-           cache: str | None = None) -> Run | list[Run]:
+           start: str | None = None, selection: str | None = None, preset: Literal["quick", "paper"] | None = None,
+           devices: int | Literal["all"] | None = None, progress: bool = True, cache: str | None = None) -> Run | list[Run]:
     """Searches a space by a method on the train and valid splits of a data set, looking at the hold-out split.
 
     With several spaces, methods or seeds every combination is a search; those that differ in seeds and in numbers of the
     method only run as one compiled program. The same arguments give the same bits on the same number of devices, interrupted
     or not. Unless `devices` is given, those are all of an accelerator, and one on a CPU.
 
-    space, method: objects, or names or places that `dnas.space` and `dnas.method` build with their defaults.
+    space, method: objects, or names or places that `dnas.space` and `dnas.method` build with their defaults; of a method by
+        name `preset` may fit the architecture's rate. selection: a name, or a pair of a name and options.
     data: a data set, or what `dnas.data.load` takes.
 
     Args:
@@ -57,6 +60,10 @@ def search(space: str | SearchSpace | Sequence[str | SearchSpace] = "nasbench201
         diagnose: Epochs between diagnoses: discretisation gap, sharpness, curvature, skips. 0: none.
         stop_on_collapse: End the search when a diagnosis says that it is collapsing.
         start: Run of a search whose weights, logits, decisions and mask this one begins with.
+        selection: What chooses the architecture in the end: own for the method's own rule, or one of `dnas selections`; the
+            preset's unless given.
+        preset: quick or paper. quick: a short search's architecture rate is larger, and where the method has no rule of its
+            own, zero-cost weighs its gates with synflow. paper: as published, and the space's rule. Default: quick.
         devices: Devices to use, a number or all. Each search of several gets its own, as far as they reach, and the batches
             of a search are divided among its devices.
         progress: Show how the search goes on.
@@ -67,7 +74,8 @@ def search(space: str | SearchSpace | Sequence[str | SearchSpace] = "nasbench201
     reaches its end, and RunWriteError.
     """
     plan = plan_search(space, method, data, epochs=epochs, batch=batch, seed=seed, seeds=seeds, budget=budget,
-                       diagnose=diagnose, stop_on_collapse=stop_on_collapse, start=start, devices=devices)
+                       diagnose=diagnose, stop_on_collapse=stop_on_collapse, start=start, selection=selection, preset=preset,
+                       devices=devices)
     runs = run_searches(plan, out, progress=progress, cache=cache, say=print_flushed if progress else lambda text: None)
     return runs if plan.several else runs[0]
 
@@ -107,19 +115,33 @@ def run_searches(plan: SearchPlan, out: str | Path | None, *, progress: bool = T
                 if isinstance(result, NonFiniteLoss):
                     failed.append((setting, result))
                     continue
-                outcome = results_of(plan, setting, result)
-                if run:
-                    write_json(run.folder / "results.json", outcome)
-                    _draw(run.folder, setting.space, result)
                 supernet = Supernet(run.folder if run else None, setting.config, setting.space, setting.method, plan.data,
                                     result.state, len(result.records))
-                runs.append(Run(run.folder if run else None, setting.config, outcome, result, supernet))
+                searched = Run(supernet.folder, setting.config, {}, result, supernet)
+                if plan.selection:
+                    result = result._replace(genotype=_chosen(plan.selection, searched, say))
+                outcome = results_of(plan, setting, result)
+                if run:
+                    run.save_genotype(result.genotype)
+                    write_json(run.folder / "results.json", outcome)
+                    _draw(run.folder, setting.space, result)
+                runs.append(Run(supernet.folder, setting.config, outcome, result, supernet))
     if failed and not plan.several:
         raise failed[0][1]
     if failed:
         raise NonFiniteLoss(f"of {len(plan.settings)} searches {len(failed)} came to a loss that is not finite, "
                             f"{', '.join(setting.title for setting, _ in failed)}; a smaller learning rate may help")
     return runs
+
+
+def _chosen(selection: Selection, run: Run, say: Callable[[str], None]) -> Genotype:
+    """What a selection chooses at the end of a search, or the method's own choice where it does not suit."""
+    source = run.config["selection"]
+    try:
+        return choose(run, selection, source, run.folder and selection_folder(run.folder, source["name"]), say).genotype
+    except Unsuitable as error:
+        say(f"selection  {source['name']} does not suit: {error}; the method's own rule chooses")
+        return run.genotype
 
 
 def results_of(plan: SearchPlan, setting: Setting, result: Result) -> dict[str, Any]:

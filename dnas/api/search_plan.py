@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from dnas import config as configs
+from dnas import registry
 from dnas.algorithms.budget import Budget, budgeted
 from dnas.algorithms.method import Method
 from dnas.algorithms.players import SearchState
@@ -20,7 +21,10 @@ from dnas.data import Dataset, check_augment, steps_per_epoch
 from dnas.data import load as load_data
 from dnas.engine.mesh import device_count, refuse_undivided
 from dnas.engine.search import input_shape, started_from, state_shape
+from dnas.options import read as read_options
 from dnas.runs.directory import flatten
+from dnas.runs.files import as_json
+from dnas.selection.types import Selection
 from dnas.task import task_of
 from dnas.types import SearchSpace
 
@@ -32,6 +36,17 @@ SEEDS = 2**32 - 1
 """The largest seed."""
 MOST_SEEDS = 10_000
 """Most seeds of one call."""
+
+
+OWN = "own"
+"""As a selection: the method's own rule."""
+PRESET = "quick"
+"""The preset of a search unless another is given."""
+PRESETS = {"quick": ("zero-cost", {"draws": 1000, "gates": 1.0, "without": ("none",)}), "paper": OWN}
+"""How a search ends, by preset (docs/leaderboard.md)."""
+PUBLISHED_STEPS = 50 * 390
+"""Steps of DARTS's published search, for which its architecture's rate is."""
+LARGEST_ARCH_LR = 1e-2
 
 
 class Setting(NamedTuple):
@@ -66,6 +81,7 @@ class SearchPlan:
     start: SearchState | None
     devices: int = 1
     notes: tuple[str, ...] = ()
+    selection: Selection | None = None
 
     @property
     def settings(self) -> list[Setting]:
@@ -82,6 +98,7 @@ class SearchPlan:
 def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = None, seed: int = 0,
                 seeds: int | Sequence[int] | None = None, budget: Budget | None = None, diagnose: int = 0,
                 stop_on_collapse: bool = False, start: str | None = None,
+                selection: str | tuple[str, Mapping[str, Any]] | None = None, preset: str | None = None,
                 devices: int | Literal["all"] | None = None) -> SearchPlan:
     """Loads, builds and checks all that a search needs, and computes and writes nothing. Arguments: as for `search`.
 
@@ -99,7 +116,7 @@ def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = No
     data = data if isinstance(data, Dataset) else load_data(data)
     notes, smaller = [], min(len(data.splits["train"]), len(data.splits["valid"]))
     if batch is None:
-        batch = min(BATCH, smaller)
+        batch = _batch(data, batch)
         if batch < BATCH:
             notes.append(f"batch   {batch} examples, all that the smaller of the splits train and valid has")
     steps = steps_per_epoch(data, batch)
@@ -107,9 +124,16 @@ def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = No
     count = len(spaces) * len(methods) * len(seeds)
     if not 0 < count <= MOST:
         raise ValueError(f"that makes {count:,} searches; a call carries out 1 to {MOST:,}")
-    spaces, methods = [_space(each, data) for each in spaces], [_method(each) for each in methods]
+    preset = PRESET if preset is None else preset
+    if preset not in PRESETS:
+        raise ValueError(f"preset is {preset!r}; it must be one of {', '.join(PRESETS)}")
+    spaces = [_space(each, data) for each in spaces]
+    methods = [_method(each, data, epochs=epochs, batch=batch, preset=preset) for each in methods]
+    by_rule = selection is None and any(method.select for method in methods)
+    chooses, chosen = _selection(OWN if by_rule else PRESETS[preset] if selection is None else selection)
     common = {**configs.described(data), "epochs": epochs, "batch": batch, "diagnose": diagnose,
-              "stop_on_collapse": stop_on_collapse, **({"budget": budget._asdict()} if budget.limits else {})}
+              "stop_on_collapse": stop_on_collapse, **({"budget": budget._asdict()} if budget.limits else {}),
+              **({"selection": as_json(chosen)} if chosen else {})}
     pairs = list(itertools.product(spaces, methods))
     names, groups = _names(pairs), []
     for (space, method), name in zip(pairs, names):
@@ -131,7 +155,7 @@ def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = No
         state, said = _started(start, groups, data, batch, budget)
         notes += said
     return SearchPlan(data, groups, several, epochs, batch, steps, budget, diagnose, stop_on_collapse, state, devices,
-                      tuple(notes))
+                      tuple(notes), chooses)
 
 
 def space_config(space: SearchSpace) -> dict[str, Any]:
@@ -172,8 +196,31 @@ def _space(space: str | SearchSpace, data: Dataset) -> SearchSpace:
     return space
 
 
-def _method(method: str | Method) -> Method:
-    method = configs.build_method(method) if isinstance(method, str) else method
+def fitting_method(name: str, options: Mapping[str, Any], data: Dataset, *, epochs: int, batch: int | None,
+                   preset: str | None) -> Method:
+    """The method `name` with these options, as a search of this length builds it: by the preset "quick" an `arch_lr` that is
+    not among the options is as many times the published one as the search has fewer steps than DARTS's, so that the logits
+    can come as far, at most LARGEST_ARCH_LR."""
+    published = {option.name: option.default for option in read_options(registry.locate(name, "method"))}.get("arch_lr")
+    if (preset or PRESET) == "quick" and published is not None and "arch_lr" not in options:
+        steps = epochs * steps_per_epoch(data, _batch(data, batch))
+        longer = min(published * PUBLISHED_STEPS / max(steps, 1), LARGEST_ARCH_LR)
+        options = {**options, "arch_lr": float(f"{max(published, longer):.2g}")}
+    return configs.build_method(name, options)
+
+
+def _batch(data: Dataset, batch: int | None) -> int:
+    return min(BATCH, len(data.splits["train"]), len(data.splits["valid"])) if batch is None else batch
+
+
+def _selection(selection) -> tuple[Selection | None, dict[str, Any] | None]:
+    """The selection by which searches end, and its part of a config; None for the method's own rule."""
+    name, options = (selection, {}) if isinstance(selection, str) else selection
+    return (None, None) if name == OWN else configs.build_selection(name, options)
+
+
+def _method(method: str | Method, data: Dataset, **length) -> Method:
+    method = fitting_method(method, {}, data, **length) if isinstance(method, str) else method
     if not isinstance(method, Method):
         raise ValueError(f"method is {type(method).__name__}; it must be a Method, or the name of one")
     return method

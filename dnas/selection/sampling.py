@@ -103,12 +103,14 @@ def tried(space, scores, n: int) -> Genotype:
 
 
 def uniform_draw(context, rng, without: Sequence[str] = ()) -> Genotype:
-    """A genotype drawn uniformly: the space's own rule on random scores, which are low for the operations `without`."""
-    scores = {name: rng.random(group.shape) for name, group in context.space.groups.items()}
+    """A genotype drawn uniformly: the space's own rule on random scores, which are low for the operations `without` and for
+    those out of the race, and high for those that are decided."""
+    scores = {}
     for name, group in context.space.groups.items():
+        decisions, mask = (np.asarray(part[name]) for part in (context.state.decisions, context.state.mask))
+        scores[name] = rng.random(group.shape) - 2 * ~mask + 4 * (np.arange(group.shape[1]) == decisions[:, None])
         for e in range(len(group.edges)):
-            ops = group.edge_ops(e)
-            scores[name][e, :len(ops)] -= np.isin(ops, list(without))
+            scores[name][e, :len(group.edge_ops(e))] -= np.isin(group.edge_ops(e), list(without))
     return context.space.genotype(scores)
 
 

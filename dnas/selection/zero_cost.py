@@ -36,7 +36,7 @@ from dnas.selection.types import TRIED, Context, Progress, Selection, Unsuitable
 from dnas.types import Genotype
 
 PROXIES = "grad-norm", "snip", "synflow"
-AT_ONCE = 50
+AT_ONCE = 250
 """Networks between two checkpoints."""
 PROXY = "proxy"
 """Name of the scores `[N]`: the proxy of each draw."""
@@ -61,6 +61,9 @@ def zero_cost(*, proxy: Literal["grad-norm", "snip", "synflow"] = "synflow", dra
     check_draws(draws)
     refuse_negative(seed=seed or 0, gates=gates)
 
+    def examples(context):
+        return 1 if proxy == "synflow" else len(context.batch.inputs)
+
     def begin(context):
         for group in context.space.groups.values():
             for e, (source, target) in enumerate(group.edges):
@@ -81,10 +84,10 @@ def zero_cost(*, proxy: Literal["grad-norm", "snip", "synflow"] = "synflow", dra
             both = standard(log(scores[PROXY][:last])) + gates * standard(log_gates(context, scores, last))
             scores[TRIED][:last] = both
         return progress._replace(step=np.int32(progress.step + 1), scores=scores,
-                                 evaluations=progress.evaluations + (last - start) * len(context.batch.inputs))
+                                 evaluations=progress.evaluations + (last - start) * examples(context))
 
     return Selection(lambda context: -(-draws // AT_ONCE), begin, step, best_draw,
-                     lambda context: {"evaluations": draws * len(context.batch.inputs), "epochs": 0})
+                     lambda context: {"evaluations": draws * examples(context), "epochs": 0})
 
 
 def log(values: np.ndarray) -> np.ndarray:

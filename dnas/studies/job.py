@@ -125,7 +125,7 @@ def _searched(job: Job, parts: Parts, progress: bool) -> dict[int, str]:
         return {}
     why: Exception | None = None
     try:
-        search(parts.space, [parts.method], parts.data, epochs=job.epochs, batch=job.batch, seeds=waiting,
+        search(parts.space, [parts.method], parts.data, epochs=job.epochs, batch=job.batch, seeds=waiting, selection="own",
                out=folder[waiting[0]].parent, progress=progress, cache=job.cache)
     except Exception as error:
         why = error
