@@ -15,10 +15,11 @@ import pytest
 
 import dnas
 from dnas.runs.files import read_json
+from dnas.runs.study_folder import entry_file, failures
 from dnas.studies import job as jobs
-from dnas.studies.folder import declare, entry_file
+from dnas.studies.folder import declare
 from dnas.studies.plan import plan_study
-from dnas.studies.run import failures, run_jobs
+from dnas.studies.run import run_jobs
 from dnas.tabular import nasbench201
 from launch.main import main
 from tests.test_load import refused, said

@@ -27,7 +27,7 @@ from dnas.engine.lanes import NonFiniteLoss
 from dnas.engine.passes import count_passes
 from dnas.engine.search import input_shape
 from dnas.runs.files import as_json, read_json, records, write_json
-from dnas.studies.folder import entry_file, failure_file, run_folder
+from dnas.runs.study_folder import entry_file, failure_file, run_folder
 from dnas.task import task_of
 from dnas.types import OPEN, Batch, SearchSpace
 

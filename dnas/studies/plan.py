@@ -16,18 +16,23 @@ from dnas.api.search_plan import BATCH, check_space, seeds_of
 from dnas.data import Dataset, steps_per_epoch
 from dnas.data import load as load_data
 from dnas.options import REQUIRED, Option
+from dnas.runs.study_folder import LABEL
 from dnas.selection import COMPARED
 from dnas.task import task_of
 
 TEXTS = str | tuple[str, ...]
-PARTS = "space", "data", "methods", "selections", "seeds", "budget", "table"
+PARTS = "space", "data", "methods", "selections", "seeds", "budget", "table", "slurm"
 """Keys of a study file."""
 BUDGET = (Option("epochs", int, 30, "of each search"), Option("batch", int | None, None, "examples in a mini-batch"),
           Option("train_epochs", int, 0, "of training each choice from scratch, 0 for none"))
 TABLE = (Option("file", str, REQUIRED, "a table of NAS-Bench-201"),
          Option("truth", str, "cifar10_test_200", "column that is reported"),
          Option("choose", str | None, None, "column of validation results by which methods may be chosen"))
-LABEL = re.compile(r"\w[\w.,=+-]*", re.ASCII)
+OPTION = re.compile(r"[a-z][a-z0-9-]*")
+"""What an option of sbatch may be called."""
+OF_SUBMISSION = ("array", "chdir", "error", "help", "input", "output", "parsable", "test-only", "usage", "version", "wait",
+                 "wrap")
+"""Options of sbatch on which a submission depends."""
 LONGEST = 100
 """Characters of a label, which names folders."""
 
@@ -45,7 +50,7 @@ class StudyPlan(NamedTuple):
 
     data: {"data": names or paths, options}. described: what the config of a run says of it. selections: {name: {"name",
     options}}. steps: of an epoch. quality: {"name", "better", "percent"} of the task's metric. table: TABLE's, or None; it
-    is for the report, and no job has it.
+    is for the report, and no job has it. slurm: options of sbatch.
     """
 
     methods: list[PlannedMethod]
@@ -59,6 +64,7 @@ class StudyPlan(NamedTuple):
     steps: int
     quality: dict[str, Any]
     table: dict[str, Any] | None
+    slurm: dict[str, Any] = {}
 
 
 def plan_study(study: str | Path | Mapping[str, Any], trust: bool | Collection[str] = False) -> StudyPlan:
@@ -85,7 +91,7 @@ def plan_study(study: str | Path | Mapping[str, Any], trust: bool | Collection[s
     task = task_of(data)
     quality = {"name": task.metric, "better": task.better, "percent": task.percent}
     return StudyPlan(methods, selections, seeds_of(0, seeds), options, configs.described(data), budget["epochs"], batch,
-                     budget["train_epochs"], steps, quality, _table(said, where, folder))
+                     budget["train_epochs"], steps, quality, _table(said, where, folder), _slurm(said, where))
 
 
 def _read(path: str | Path) -> tuple[dict[str, Any], str, Path]:
@@ -173,6 +179,22 @@ def _table(said: Mapping[str, Any], where: str, folder: Path) -> dict[str, Any] 
         return None
     chosen = configs.checked_options(f"{where}: table", TABLE, _mapping(said, "table", where))
     return {**chosen, "file": str(folder / _home(chosen["file"]))}
+
+
+def _slurm(said: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Options of sbatch, which lines of a script will hold in quotes."""
+    part = _mapping(said, "slurm", where)
+    for name, value in part.items():
+        if not OPTION.fullmatch(name):
+            raise ValueError(f"{where}: slurm has {name[:80]!r}; an option of sbatch is a name of small letters, digits and "
+                             "-, such as cpus-per-task")
+        if name in OF_SUBMISSION:
+            raise ValueError(f"{where}: slurm: {name} is set by dnas study itself; leave it out")
+        text = isinstance(value, str) and value.isprintable() and not set(value) & set('"\\')
+        if not text and value is not True and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ValueError(f"{where}: slurm: {name} is {str(value)[:80]!r}; it must be a number, a text of one line "
+                             "without \" and \\, or true for an option without a value")
+    return part
 
 
 def _mapping(said: Mapping[str, Any], part: str, where: str) -> dict[str, Any]:

@@ -15,10 +15,10 @@ from typing import Any
 from dnas.reports.comparison import Entry, Metric, spell
 from dnas.reports.text import columns
 from dnas.runs.files import as_json, read_json, write_atomic, write_json
+from dnas.runs.study_folder import entry_file, failures
 from dnas.studies import claims, results
-from dnas.studies.folder import declared, entry_file
+from dnas.studies.folder import declared
 from dnas.studies.results import Paired, Point, Rank, Row
-from dnas.studies.run import failures
 from dnas.studies.statistics import Interval
 from dnas.studies.truth import Truth, load_truth
 

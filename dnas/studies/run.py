@@ -7,13 +7,22 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from dnas.reports.text import duration
-from dnas.runs.files import read_json, write_json
-from dnas.studies.folder import entry_file, failure_file, run_folder
+from dnas.runs.files import write_json
+from dnas.runs.study_folder import (
+    Search,
+    entry_file,
+    failure_file,
+    failures,
+    holding,
+    read_if_there,
+    run_folder,
+    states,
+)
 from dnas.studies.job import Job, carry_out
 from dnas.studies.plan import StudyPlan
 
@@ -38,7 +47,7 @@ def planned(plan: StudyPlan, folder: Path) -> list[Planned]:
     """What there is to do in a folder, for each method."""
     rows = []
     for method in plan.methods:
-        entries = {seed: _read(entry_file(folder, method.label, seed)) for seed in plan.seeds}
+        entries = {seed: read_if_there(entry_file(folder, method.label, seed)) for seed in plan.seeds}
         done = [seed for seed, entry in entries.items() if not plan.selections.keys() - entry.get("selections", {}).keys()]
         waiting = [seed for seed in plan.seeds if seed not in done]
         searched = [seed for seed in waiting if (run_folder(folder, method.label, seed) / "results.json").exists()]
@@ -66,14 +75,15 @@ def plan_text(plan: StudyPlan, folder: Path) -> str:
     return "\n".join([*lines, f"to do      {epochs:,} epochs, {epochs * plan.steps:,} steps{total}"])
 
 
-def jobs_of(plan: StudyPlan, folder: Path, workers: int, cache: str | None) -> list[Job]:
-    """What is not done, a job for each method, or several where there would be fewer jobs than workers."""
-    rows = [row for row in planned(plan, folder) if row.waiting]
-    parts = -(-workers // max(len(rows), 1))
+def jobs_of(plan: StudyPlan, folder: Path, workers: int, cache: str | None, without: Collection[Search] = ()) -> list[Job]:
+    """What is not done, a job for each method, or several where there would be fewer jobs than workers. without: searches
+    that somebody else carries out."""
+    rows = {row.label: [seed for seed in row.waiting if (row.label, seed) not in without] for row in planned(plan, folder)}
+    parts = -(-workers // max(sum(map(bool, rows.values())), 1))
     methods, jobs = {method.label: method for method in plan.methods}, []
-    for row in rows:
-        for seeds in (row.waiting[start::parts] for start in range(min(parts, len(row.waiting)))):
-            jobs.append(Job(str(folder.absolute()), *methods[row.label], plan.data, seeds, plan.selections, plan.epochs,
+    for label, waiting in rows.items():
+        for seeds in (waiting[start::parts] for start in range(min(parts, len(waiting)))):
+            jobs.append(Job(str(folder.absolute()), *methods[label], plan.data, seeds, plan.selections, plan.epochs,
                             plan.batch, plan.train_epochs, cache))
     return jobs
 
@@ -83,7 +93,9 @@ def run_jobs(jobs: Sequence[Job], workers: int, say: Callable[[str], None], prog
     if workers == 1:
         for job in jobs:
             say(f"begin      {job.name}")
-            _say_failures(job, say, carry_out(job, say, progress))
+            with holding(Path(job.folder), job.label, job.seeds, say) as seeds:
+                if seeds:
+                    _say_failures(job, say, carry_out(job._replace(seeds=seeds), say, progress))
         return
     waiting, running = list(jobs), {}
     try:
@@ -107,18 +119,12 @@ def run_jobs(jobs: Sequence[Job], workers: int, say: Callable[[str], None], prog
             process.stdin.close()
 
 
-def failures(folder: Path) -> dict[tuple[str, int], str]:
-    """Why searches or choices failed, by method and seed."""
-    return {(file.parent.name, int(file.stem)): str(read_json(file).get("error", ""))
-            for file in sorted(folder.glob("failures/*/*.json"))}
-
-
 def _started(job: Job) -> subprocess.Popen:
     log = _log(job)
     log.parent.mkdir(exist_ok=True)
     with open(log, "ab") as output:
         process = subprocess.Popen([sys.executable, *WORKER], stdin=subprocess.PIPE,
-                                   stdout=output, stderr=output, start_new_session=True, env=_environment())
+                                   stdout=output, stderr=output, start_new_session=True, env=environment())
     try:
         process.stdin.write(json.dumps(job._asdict()).encode() + b"\n")
         process.stdin.flush()
@@ -127,7 +133,7 @@ def _started(job: Job) -> subprocess.Popen:
     return process
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """That of this process, with the places from which it imports, and no others."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path)}
 
@@ -137,10 +143,10 @@ def _ended(job: Job, code: int) -> None:
     if not code:
         return
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    for seed in job.seeds:
-        done = job.selections.keys() <= _read(entry_file(Path(job.folder), job.label, seed)).get("selections", {}).keys()
-        file = failure_file(Path(job.folder), job.label, seed)
-        if not done:
+    there = states(Path(job.folder), [(job.label, seed) for seed in job.seeds], job.selections)
+    for (label, seed), state in there.items():
+        if state.status not in ("done", "running"):
+            file = failure_file(Path(job.folder), label, seed)
             file.parent.mkdir(parents=True, exist_ok=True)
             write_json(file, {"error": f"its process ended with {how}; {_log(job)} has what it printed"})
 
@@ -154,7 +160,3 @@ def _say_failures(job: Job, say: Callable[[str], None], errors: dict[int, str] |
 
 def _log(job: Job) -> Path:
     return Path(job.folder) / "logs" / f"{job.label}-{job.seeds[0]}.log"
-
-
-def _read(file: Path) -> dict:
-    return read_json(file) if file.exists() else {}
