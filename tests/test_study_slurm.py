@@ -209,3 +209,34 @@ def test_a_task_that_was_killed_goes_on_to_the_same_end(fake, tmp_path, capsys):
             for part in "genotype.json", "metrics.jsonl", "checkpoints/00012.safetensors":
                 one, other = (top / "runs" / name / str(seed) / part for top in (folder, whole))
                 assert one.read_bytes() == other.read_bytes()
+
+
+def test_runs_of_a_study_are_listed_with_what_has_not_begun(fake, tmp_path, capsys):
+    folder = tmp_path / "s"
+    submit(folder, methods=["darts", FAST, {"name": "darts", "label": "third"}], seeds=[0])
+    assert task(folder, "1/0") == 0
+    for name in "1", "2":
+        (folder / f"slurm/1/{name}.begun").touch()
+    (folder / "failures/fast").mkdir(parents=True)
+    (folder / "failures/fast/0.json").write_text('{"error": "the loss became NaN"}')
+    (folder / "failures/fast/stray.json").write_text("a file of somebody else's")
+    later = {"name": "darts", "label": "late"}
+    submit(folder, methods=[{"name": "darts", "label": "third"}, "darts", FAST, later], seeds=[0])
+    (folder / "slurm/2/1.begun").touch()
+    rows = {one.folder.parent.name: one for one in dnas.runs.index.list_runs(tmp_path)}
+    assert {name: row.status for name, row in rows.items()} == {
+        "darts": "done", "fast": "failed", "third": "queued", "late": "queued"}
+    assert rows["fast"].note == "the loss became NaN" and rows["third"].note == "task 0 of Slurm job 1001"
+    assert (rows["late"].method, rows["late"].space, rows["late"].epoch, rows["late"].seed) == ("darts", "toy", 0, 0)
+    with holding(folder, "third", [0], print):
+        out = said(capsys, "runs", tmp_path)
+    assert f"study  {folder}: 1 done, 1 running, 1 queued, 1 failed" in out and f"process {os.getpid()}" in out
+    entry = read_json(folder / "entries/darts/0.json")
+    (folder / "entries/darts/0.json").unlink()
+    assert "choices from it are missing" in said(capsys, "runs", folder)
+    for text in "{", '{"selections": 3}', '{"label": "darts"}':
+        (folder / "entries/darts/0.json").write_text(text)
+        assert "1 broken" in said(capsys, "runs", folder)
+    assert entry["seed"] == 0
+    (folder / "study.json").write_text('{"latest": 3}')
+    assert "1 done" in said(capsys, "runs", folder)  # the run itself
