@@ -29,7 +29,8 @@ def main(argv: Sequence[str]) -> int:
     data = load_data(values)
     spaces, methods = settings_of(values, argv, data)
     several = {} if len(spaces) * len(methods) == 1 else {"space": spaces, "method": methods}
-    own = {name: values[name] for name in ("epochs", "batch", "seed", "diagnose", "stop_on_collapse", "start", "devices")}
+    own = {name: values[name] for name in ("epochs", "batch", "seed", "diagnose", "stop_on_collapse", "start",
+                                              "seconds", "devices")}
     plan = plan_search(**{"space": spaces[0], "method": methods[0], "data": data, **several}, **own,
                        seeds=values["seeds"] if values["seeds"] != 1 else None, budget=Budget(**values["budget_options"]))
     if values["config"] and values["start"] and not has_option(argv, "start"):

@@ -31,7 +31,7 @@ PLATFORM = Option("platform", str | None, None, "Compile for cpu, cuda or tpu, i
 CHIP = Option("chip", str | None, None, "Chip to compile for: h100 (cuda), v5e (tpu).")
 SEARCH = "dnas.api.search:search"
 BUDGET = "dnas.algorithms.budget:Budget"
-OWN = ("epochs", "batch", "seed", "diagnose", "stop_on_collapse")
+OWN = ("epochs", "seconds", "batch", "seed", "diagnose", "stop_on_collapse")
 """Keys of a config that are options of the same name."""
 
 
@@ -52,6 +52,7 @@ def read_search(command: str, description: str, argv: Sequence[str]) -> dict[str
                SEEDS, SWEEP, RUN, CONFIG, TRUST, *([PLATFORM, CHIP] if command == "estimate" else [])]
     shown = {"space": Shown(_names("space")), "method": Shown(_names("method")), "data": Shown(f"{_datasets()}|PATH ..."),
              "batch": Shown("N", "64, or the size of the smaller split"), "start": Shown("RUN", "new weights"),
+             "seconds": Shown("S", "no limit"),
              "sweep": Shown("OPTION=V1,V2 ...", "none"), "run": Shown("DIR", "runs/SPACE-METHOD-DATA-SEED"),
              "config": Shown("FILE", "none"), "platform": Shown("{cpu,cuda,tpu}", "this machine's, which is what runs"),
              "chip": Shown("{h100,v5e}", "the platform's first")}

@@ -149,7 +149,10 @@ def test_the_plan_says_what_there_is_to_do_and_writes_nothing(tmp_path, capsys):
     ({"selections": ["magnitude", "magnitude"]}, "two selections are called magnitude"),
     ({"selections": ["magnitud"]}, "did you mean 'magnitude'?"), ({"seeds": [1, 1]}, "name a seed twice"),
     ({"seeds": 0}, "at least one seed"), ({"seeds": 1.5}, "it must be a number of seeds"),
-    ({"budget": {"seconds": 60}}, "budget has seconds, and a search ends after a number of epochs"),
+    ({"budget": {"seconds": -60}}, "budget: seconds is -60.0; it must be a number above 0"),
+    ({"budget": {"steps": 60, "epochs": 3}}, "budget has epochs and steps; give one of them"),
+    ({"budget": {"steps": 0, "batch": 16}}, "budget: steps is 0, 0 epochs of 5; it must be 1 to 5,000,000"),
+    ({"budget": {"steps": 1.5}}, "steps is 1.5; it must be a whole number"),
     ({"budget": {"epochs": 0}}, "epochs is 0"), ({"budget": {"epoch": 3}}, "did you mean epochs?"),
     ({"budget": {"batch": 10**6}}, "is larger than the train split"), ({"data": {"limits": 3}}, "did you mean limit?"),
     ({"data": {"source": "absent.npz"}}, "absent.npz"), ({"space": {"name": "nasbench201", "chanels": 4}}, "channels"),
@@ -180,6 +183,19 @@ def test_places_in_a_study_are_imported_only_if_trusted(tmp_path, capsys):
         file = write_study(tmp_path / "mine.toml", **{"space": {"name": "nasbench201"}, **changes})
         assert "nothing is imported because a file says so" in refused(capsys, "study", file, "--run", tmp_path / "s")
     assert not (tmp_path / "marker").exists() and not (tmp_path / "s").exists()
+
+
+def test_a_budget_of_steps_and_of_seconds(tmp_path, capsys):
+    for steps, epochs in (1, 1), (5, 1), (6, 2), (1001, 201):
+        assert plan_study({**STUDY, "budget": {"steps": steps, "batch": 16}}, True).epochs == epochs
+    file = write_study(tmp_path / "mine.toml", budget={"steps": 12, "batch": 16, "seconds": 1e-4}, seeds=[0])
+    out = said(capsys, "study", file, "--run", tmp_path / "s", "--trust", "--cache", "off", "--no-progress", "--dry-run")
+    assert "budget     3 epochs of 5 steps of 16 examples for each search, 15 steps, or 0.0001 seconds" in out
+    result = dnas.study(file, tmp_path / "s", trust=True, progress=False)
+    assert len(result.searches[0]["epochs"]) == 2 and "0.0001 seconds are over" in result.searches[0]["stopped"]
+    assert [each.values["gradients"] for each in result.entries] == [2 * 5]  # of the epoch that there was
+    with pytest.raises(ValueError, match="seconds is 0.0001 there, 5.0 here"):
+        dnas.study({**STUDY, "budget": {"steps": 12, "batch": 16, "seconds": 5}}, tmp_path / "s", trust=True)
 
 
 def test_a_folder_in_use_is_refused(done, capsys):

@@ -65,6 +65,7 @@ class SearchPlan:
     stop_on_collapse: bool
     start: SearchState | None
     devices: int = 1
+    seconds: float | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -81,7 +82,7 @@ class SearchPlan:
 
 def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = None, seed: int = 0,
                 seeds: int | Sequence[int] | None = None, budget: Budget | None = None, diagnose: int = 0,
-                stop_on_collapse: bool = False, start: str | None = None,
+                stop_on_collapse: bool = False, start: str | None = None, seconds: float | None = None,
                 devices: int | Literal["all"] | None = None) -> SearchPlan:
     """Loads, builds and checks all that a search needs, and computes and writes nothing. Arguments: as for `search`.
 
@@ -91,6 +92,7 @@ def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = No
     several = [spaces, methods] != [[space], [method]] or seeds is not None
     seeds = seeds_of(seed, seeds)
     configs.refuse_out_of_range({"epochs": epochs, "diagnose": diagnose, **({} if batch is None else {"batch": batch})})
+    configs.refuse_no_time(seconds)
     if stop_on_collapse and not diagnose:
         raise ValueError("stop_on_collapse needs diagnose, the epochs between diagnoses")
     if budget is not None and not isinstance(budget, Budget):
@@ -109,7 +111,8 @@ def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = No
         raise ValueError(f"that makes {count:,} searches; a call carries out 1 to {MOST:,}")
     spaces, methods = [_space(each, data) for each in spaces], [_method(each) for each in methods]
     common = {**configs.described(data), "epochs": epochs, "batch": batch, "diagnose": diagnose,
-              "stop_on_collapse": stop_on_collapse, **({"budget": budget._asdict()} if budget.limits else {})}
+              "stop_on_collapse": stop_on_collapse, **({"budget": budget._asdict()} if budget.limits else {}),
+              **({} if seconds is None else {"seconds": float(seconds)})}
     pairs = list(itertools.product(spaces, methods))
     names, groups = _names(pairs), []
     for (space, method), name in zip(pairs, names):
@@ -131,7 +134,7 @@ def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = No
         state, said = _started(start, groups, data, batch, budget)
         notes += said
     return SearchPlan(data, groups, several, epochs, batch, steps, budget, diagnose, stop_on_collapse, state, devices,
-                      tuple(notes))
+                      seconds, tuple(notes))
 
 
 def space_config(space: SearchSpace) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dnas.runs.files import as_json, clean, read_json, write_json
 from dnas.runs.study_folder import DECLARED, HIDDEN, LABEL, queued
 from dnas.studies.plan import StudyPlan
 
-COMMON = "described", "epochs", "batch", "train_epochs"
+COMMON = "described", "epochs", "seconds", "batch", "train_epochs"
 """What all entries of a study share."""
 
 

@@ -23,7 +23,9 @@ from dnas.task import task_of
 TEXTS = str | tuple[str, ...]
 PARTS = "space", "data", "methods", "selections", "seeds", "budget", "table", "slurm"
 """Keys of a study file."""
-BUDGET = (Option("epochs", int, 30, "of each search"), Option("batch", int | None, None, "examples in a mini-batch"),
+BUDGET = (Option("epochs", int, 30, "of each search"), Option("steps", int | None, None, "of each search, at least"),
+          Option("seconds", float | None, None, "of a search's epochs, after which it ends"),
+          Option("batch", int | None, None, "examples in a mini-batch"),
           Option("train_epochs", int, 0, "of training each choice from scratch, 0 for none"))
 TABLE = (Option("file", str, REQUIRED, "a table of NAS-Bench-201"),
          Option("truth", str, "cifar10_test_200", "column that is reported"),
@@ -50,7 +52,7 @@ class StudyPlan(NamedTuple):
 
     data: {"data": names or paths, options}. described: what the config of a run says of it. selections: {name: {"name",
     options}}. steps: of an epoch. quality: {"name", "better", "percent"} of the task's metric. table: TABLE's, or None; it
-    is for the report, and no job has it. slurm: options of sbatch.
+    is for the report, and no job has it. slurm: options of sbatch. seconds: of a search, see `dnas.search`.
     """
 
     methods: list[PlannedMethod]
@@ -65,6 +67,7 @@ class StudyPlan(NamedTuple):
     quality: dict[str, Any]
     table: dict[str, Any] | None
     slurm: dict[str, Any] = {}
+    seconds: float | None = None
 
 
 def plan_study(study: str | Path | Mapping[str, Any], trust: bool | Collection[str] = False) -> StudyPlan:
@@ -83,15 +86,17 @@ def plan_study(study: str | Path | Mapping[str, Any], trust: bool | Collection[s
     options, data = _data(said, where, folder, trust)
     batch = budget["batch"] or min(BATCH, len(data.splits["train"]), len(data.splits["valid"]))
     steps = steps_per_epoch(data, batch)
+    epochs = _epochs(budget, steps, where)
     selections = _selections(said, where, folder, trust)
-    methods = _methods(said, where, folder, trust, data, budget["epochs"], steps)
+    methods = _methods(said, where, folder, trust, data, epochs, steps)
     seeds = said.get("seeds", 3)
     if type(seeds) is not int and not isinstance(seeds, list):
         raise ValueError(f"{where}: seeds is {seeds!r}; it must be a number of seeds, or a list of them")
     task = task_of(data)
     quality = {"name": task.metric, "better": task.better, "percent": task.percent}
-    return StudyPlan(methods, selections, seeds_of(0, seeds), options, configs.described(data), budget["epochs"], batch,
-                     budget["train_epochs"], steps, quality, _table(said, where, folder), _slurm(said, where))
+    return StudyPlan(methods, selections, seeds_of(0, seeds), options, configs.described(data), epochs, batch,
+                     budget["train_epochs"], steps, quality, _table(said, where, folder), _slurm(said, where),
+                     budget["seconds"])
 
 
 def _read(path: str | Path) -> tuple[dict[str, Any], str, Path]:
@@ -107,15 +112,26 @@ def _read(path: str | Path) -> tuple[dict[str, Any], str, Path]:
 
 def _budget(said: Mapping[str, Any], where: str) -> dict[str, Any]:
     part = _mapping(said, "budget", where)
-    for key in "steps", "seconds":
-        if key in part:
-            raise ValueError(f"{where}: budget has {key}, and a search ends after a number of epochs; give epochs")
+    if {"steps", "epochs"} <= part.keys():
+        raise ValueError(f"{where}: budget has epochs and steps; give one of them")
     budget = configs.checked_options(f"{where}: budget", BUDGET, part)
     configs.refuse_out_of_range({name: budget[name] for name in ("epochs", "batch") if budget[name] is not None},
                                 f"{where}: budget: ")
+    configs.refuse_no_time(budget["seconds"], f"{where}: budget: ")
     if not 0 <= budget["train_epochs"] <= configs.BOUNDS["epochs"][1]:
         raise ValueError(f"{where}: budget: train_epochs is {budget['train_epochs']}; it must be 0 or more")
     return budget
+
+
+def _epochs(budget: Mapping[str, Any], steps: int, where: str) -> int:
+    """Of each search: those that are declared, or as many of `steps` steps as reach the steps that are."""
+    if budget["steps"] is None:
+        return budget["epochs"]
+    epochs = -(-budget["steps"] // steps)
+    if not 1 <= epochs <= configs.BOUNDS["epochs"][1]:
+        raise ValueError(f"{where}: budget: steps is {budget['steps']}, {epochs:,} epochs of {steps}; it must be 1 to "
+                         f"{steps * configs.BOUNDS['epochs'][1]:,}")
+    return epochs
 
 
 def _data(said: Mapping[str, Any], where: str, folder: Path,

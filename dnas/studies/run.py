@@ -61,7 +61,8 @@ def plan_text(plan: StudyPlan, folder: Path) -> str:
     rows, epochs, times = planned(plan, folder), 0, []
     lines = [f"study      {folder}: {len(plan.methods)} methods, {len(plan.seeds)} seeds, selections "
              f"{', '.join(plan.selections)}",
-             f"budget     {plan.epochs} epochs of {plan.steps} steps of {plan.batch} examples for each search"
+             f"budget     {plan.epochs} epochs of {plan.steps} steps of {plan.batch} examples for each search, "
+             f"{plan.epochs * plan.steps:,} steps" + (f", or {plan.seconds:g} seconds" if plan.seconds else "")
              + (f", {plan.train_epochs} of training each choice" if plan.train_epochs else "")]
     for row in rows:
         count = len(row.waiting) - len(row.searched)
@@ -84,7 +85,7 @@ def jobs_of(plan: StudyPlan, folder: Path, workers: int, cache: str | None, with
     for label, waiting in rows.items():
         for seeds in (waiting[start::parts] for start in range(min(parts, len(waiting)))):
             jobs.append(Job(str(folder.absolute()), *methods[label], plan.data, seeds, plan.selections, plan.epochs,
-                            plan.batch, plan.train_epochs, cache))
+                            plan.batch, plan.train_epochs, cache, plan.seconds))
     return jobs
 
 
