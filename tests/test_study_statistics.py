@@ -70,7 +70,7 @@ def row(method, selection, *values, seeds=None):
 def test_ranks_and_differences_go_by_seed():
     rows = [row("a", "s", 10, 20, 30), row("b", "s", 11, 19, 36, seeds=(0, 1, 5)), row("a", "t", 5, 5, 5)]
     assert [(each.rank.mean, each.seeds) for each in results.ranks_of(rows, "discrete", 1)] == [(1.5, 2), (1.5, 2), (3, 2)]
-    one, other = results.paired_of(rows, "discrete", ["a", "b"], ["s", "t"])
+    one, other = results.paired_of(rows, "discrete", {"": ["a", "b"]}, ["s", "t"])
     assert (one.within, one.first, one.second, one.difference.mean, one.pairs) == ("s", "b", "a", 0.0, 2)
     assert (other.within, other.first, other.second, other.difference.mean, other.pairs) == ("a", "t", "s", -15.0, 3)
     assert (other.p, other.corrected) == (0.25, 0.5)
@@ -81,7 +81,7 @@ METRIC = METRICS["discrete"]
 
 def sentences(first, second):
     rows = [row("a", "s", *first), row("b", "s", *second)]
-    pairs, ranks = results.paired_of(rows, "discrete", ["a", "b"], ["s"]), results.ranks_of(rows, "discrete", 1)
+    pairs, ranks = results.paired_of(rows, "discrete", {"": ["a", "b"]}, ["s"]), results.ranks_of(rows, "discrete", 1)
     return of_metric(METRIC, pairs, ranks, ["s"])
 
 

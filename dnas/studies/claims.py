@@ -15,8 +15,10 @@ LEAST_SEEDS = 5
 
 
 def of_metric(metric: Metric, pairs: Sequence[Paired], ranks: Sequence[Rank], selections: Sequence[str]) -> list[str]:
-    """What can be said by a metric: differences that are sure, and a first rank that is apart."""
-    return [*_differences(metric, pairs, selections), *_first(metric, ranks)]
+    """What can be said by a metric: differences that are sure, and in each space a first rank that is apart."""
+    spaces = dict.fromkeys(each.space for each in ranks)
+    return [*_differences(metric, pairs, selections), *(
+        line for space in spaces for line in _first(metric, [each for each in ranks if each.space == space]))]
 
 
 def _differences(metric: Metric, pairs: Sequence[Paired], selections: Sequence[str]) -> list[str]:

@@ -61,8 +61,8 @@ def refuse_changed(folder: Path, plan: StudyPlan) -> None:
     if (folder / "runs").exists() or waiting:
         _refuse(folder, "the study", {key: there[key] for key in COMMON}, {key: here[key] for key in COMMON},
                 "choose another folder")
-    before = {label: {"method": method, "space": space} for label, method, space in there["methods"]}
-    for label, method, space in here["methods"]:
+    before = {label: {"method": method, "space": space} for label, method, space, *_ in there["methods"]}
+    for label, method, space, *_ in here["methods"]:
         if label in before and ((folder / "runs" / label).exists() or label in waiting):
             _refuse(folder, f"method {label}", before[label], {"method": method, "space": space},
                     "give the changed one another label, or choose another folder")

@@ -21,7 +21,7 @@ from dnas.selection import COMPARED
 from dnas.task import task_of
 
 TEXTS = str | tuple[str, ...]
-PARTS = "space", "data", "methods", "selections", "seeds", "budget", "table", "slurm"
+PARTS = "space", "spaces", "data", "methods", "selections", "seeds", "budget", "table", "slurm"
 """Keys of a study file."""
 BUDGET = (Option("epochs", int, 30, "of each search"), Option("steps", int | None, None, "of each search, at least"),
           Option("seconds", float | None, None, "of a search's epochs, after which it ends"),
@@ -40,11 +40,13 @@ LONGEST = 100
 
 
 class PlannedMethod(NamedTuple):
-    """A method of a study. method, space: {"name", all options}, as a config has them."""
+    """A method of a study in a space of it. method, space: {"name", all options}, as a config has them. within: the label of
+    the space, "" in a study of one `[space]`; the label of the method ends with it, so that it is another in each space."""
 
     label: str
     method: dict[str, Any]
     space: dict[str, Any]
+    within: str = ""
 
 
 class StudyPlan(NamedTuple):
@@ -53,6 +55,7 @@ class StudyPlan(NamedTuple):
     data: {"data": names or paths, options}. described: what the config of a run says of it. selections: {name: {"name",
     options}}. steps: of an epoch. quality: {"name", "better", "percent"} of the task's metric. table: TABLE's, or None; it
     is for the report, and no job has it. slurm: options of sbatch. seconds: of a search, see `dnas.search`.
+    sizes: of the splits.
     """
 
     methods: list[PlannedMethod]
@@ -68,6 +71,7 @@ class StudyPlan(NamedTuple):
     table: dict[str, Any] | None
     slurm: dict[str, Any] = {}
     seconds: float | None = None
+    sizes: dict[str, int] = {}
 
 
 def plan_study(study: str | Path | Mapping[str, Any], trust: bool | Collection[str] = False) -> StudyPlan:
@@ -96,7 +100,7 @@ def plan_study(study: str | Path | Mapping[str, Any], trust: bool | Collection[s
     quality = {"name": task.metric, "better": task.better, "percent": task.percent}
     return StudyPlan(methods, selections, seeds_of(0, seeds), options, configs.described(data), epochs, batch,
                      budget["train_epochs"], steps, quality, _table(said, where, folder), _slurm(said, where),
-                     budget["seconds"])
+                     budget["seconds"], {name: len(rows) for name, rows in data.splits.items()})
 
 
 def _read(path: str | Path) -> tuple[dict[str, Any], str, Path]:
@@ -151,31 +155,55 @@ def _data(said: Mapping[str, Any], where: str, folder: Path,
 
 def _methods(said: Mapping[str, Any], where: str, folder: Path, trust: bool | Collection[str],
              data: Dataset, epochs: int, steps: int) -> list[PlannedMethod]:
-    common = _mapping(said, "space", where) or {"name": "nasbench201"}
+    spaces = _spaces(said, where, folder, trust)
     methods: list[PlannedMethod] = []
-    for part in _listed(said, "methods", where, ["darts"]):
-        name, options = _named(part, "method", where, folder, trust)
-        label, own = options.pop("label", name.rpartition(":")[2]), options.pop("space", {})
-        if not isinstance(label, str) or not LABEL.fullmatch(label) or len(label) > LONGEST:
-            raise ValueError(f"{where}: label {str(label)[:LONGEST]!r} names a folder; use letters, digits and . , = + - _, "
-                             f"at most {LONGEST}")
-        if label.lower() in [each.label.lower() for each in methods]:
-            raise ValueError(f"{where}: two methods are called {label}; give each a label of its own")
-        if not isinstance(own, Mapping) or "name" in own:
-            raise ValueError(f"{where}: space of method {label} is {own!r}; it must be a table of options of the space")
-        space_name, shared = _named(common, "space", where, folder, trust)
-        suits = factory_options.constant(registry.locate(name, "method"), "SPACE") or {}
+    for within, (space_name, shared) in spaces.items():
         direct = [option.name for option in factory_options.read(registry.locate(space_name, "space"))]
-        suits = {option: value for option, value in suits.items() if option not in direct}
-        space = configs.build_space(space_name, data, {**suits, **shared, **own})
-        check_space(space, data)
-        method = configs.build_method(name, options)
-        try:
-            method.numbers_of(epochs=epochs, steps=steps)
-        except ValueError as error:
-            raise ValueError(f"{where}: method {label}: {error}") from None
-        methods.append(PlannedMethod(label, dict(method.source), dict(space.source)))
+        for part in _listed(said, "methods", where, ["darts"]):
+            name, options = _named(part, "method", where, folder, trust)
+            own = options.pop("space", {})
+            label = ",".join([_label(options, name, where), *([within] if within else [])])
+            if label.lower() in [each.label.lower() for each in methods]:
+                raise ValueError(f"{where}: two methods are called {label}; give each a label of its own")
+            if not isinstance(own, Mapping) or "name" in own:
+                raise ValueError(f"{where}: space of method {label} is {own!r}; it must be a table of options of the space")
+            suits = factory_options.constant(registry.locate(name, "method"), "SPACE") or {}
+            suits = {option: value for option, value in suits.items() if option not in direct}
+            space = configs.build_space(space_name, data, {**suits, **shared, **own})
+            check_space(space, data)
+            method = configs.build_method(name, options)
+            try:
+                method.numbers_of(epochs=epochs, steps=steps)
+            except ValueError as error:
+                raise ValueError(f"{where}: method {label}: {error}") from None
+            methods.append(PlannedMethod(label, dict(method.source), dict(space.source), within))
     return methods
+
+
+def _spaces(said: Mapping[str, Any], where: str, folder: Path,
+            trust: bool | Collection[str]) -> dict[str, tuple[str, dict[str, Any]]]:
+    """The name and the options of each space, by its label, which is "" where the study has one `[space]`."""
+    if "spaces" not in said:
+        return {"": _named(_mapping(said, "space", where) or {"name": "nasbench201"}, "space", where, folder, trust)}
+    if "space" in said:
+        raise ValueError(f"{where} has space and spaces; put all of them into [[spaces]]")
+    spaces: dict[str, tuple[str, dict[str, Any]]] = {}
+    for part in _listed(said, "spaces", where, []):
+        name, options = _named(part, "space", where, folder, trust)
+        label = _label(options, name, where)
+        if label.lower() in map(str.lower, spaces):
+            raise ValueError(f"{where}: two spaces are called {label}; give each a label of its own")
+        spaces[label] = name, options
+    return spaces
+
+
+def _label(options: dict[str, Any], name: str, where: str) -> str:
+    """The label that is taken out of the options of a part, by default its name. Raises ValueError if it names no folder."""
+    label = options.pop("label", name.rpartition(":")[2])
+    if not isinstance(label, str) or not LABEL.fullmatch(label) or len(label) > LONGEST:
+        raise ValueError(f"{where}: label {str(label)[:LONGEST]!r} names a folder; use letters, digits and . , = + - _, "
+                         f"at most {LONGEST}")
+    return label
 
 
 def _selections(said: Mapping[str, Any], where: str, folder: Path,

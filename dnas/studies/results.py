@@ -20,22 +20,26 @@ JUDGED = "table", "valid", "trained", "discrete"
 
 
 class Row(NamedTuple):
-    """A method and selection over its seeds. values: {metric: (mean, standard deviation or None for one seed, seeds)}."""
+    """A method and selection over its seeds. values: {metric: (mean, standard deviation or None for one seed, seeds)}.
+    space: the label of the space, "" in a study of one."""
 
     method: str
     selection: str
     seeds: dict[int, dict[str, float]]
     values: dict[str, tuple[float, float | None, int]]
+    space: str = ""
 
 
 class Rank(NamedTuple):
-    """The mean rank of a method and selection among all, over the seeds that all have, with a bootstrap interval."""
+    """The mean rank of a method and selection among all of a space, over the seeds that all have, with a bootstrap
+    interval."""
 
     metric: str
     method: str
     selection: str
     rank: Interval
     seeds: int
+    space: str = ""
 
 
 class Paired(NamedTuple):
@@ -50,6 +54,7 @@ class Paired(NamedTuple):
     pairs: int
     p: float
     corrected: float = 1.0
+    space: str = ""
 
 
 class Point(NamedTuple):
@@ -92,8 +97,11 @@ def entries_of(searches: Sequence[Mapping[str, Any]], truth: Truth | None) -> li
     return rows
 
 
-def rows_of(entries: Sequence[Entry], metrics: Mapping[str, Metric]) -> list[Row]:
-    """A row for each method and selection, in the order of their first entries. Deviations have n - 1 below."""
+def rows_of(entries: Sequence[Entry], metrics: Mapping[str, Metric], spaces: Mapping[str, Sequence[str]]) -> list[Row]:
+    """A row for each method and selection, in the order of their first entries. Deviations have n - 1 below.
+
+    spaces: the labels of the methods in each space."""
+    of = {method: space for space, methods in spaces.items() for method in methods}
     rows = []
     for method, selection in dict.fromkeys((each.method, each.selection) for each in entries):
         seeds = {each.seed: dict(each.values) for each in entries if (each.method, each.selection) == (method, selection)}
@@ -103,7 +111,7 @@ def rows_of(entries: Sequence[Entry], metrics: Mapping[str, Metric]) -> list[Row
             if numbers:
                 spread = float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None
                 values[metric] = float(np.mean(numbers)), spread, len(numbers)
-        rows.append(Row(method, selection, seeds, values))
+        rows.append(Row(method, selection, seeds, values, of.get(method, "")))
     return rows
 
 
@@ -113,33 +121,37 @@ def judged(rows: Sequence[Row]) -> list[str]:
 
 
 def ranks_of(rows: Sequence[Row], metric: str, better: int) -> list[Rank]:
-    """The ranks of the rows that have the metric, over the seeds that all of those have; [] where there are none."""
+    """The ranks of the rows of a space that have the metric, over the seeds that all of those have; [] where there are
+    none."""
     rows = [row for row in rows if metric in row.values]
     each = [{seed for seed, values in row.seeds.items() if metric in values} for row in rows]
     seeds = sorted(set.intersection(*each)) if each else []
     if not seeds or len(rows) < 2:
         return []
     values = statistics.ranks(np.array([[row.seeds[seed][metric] for row in rows] for seed in seeds]), better)
-    return [Rank(metric, row.method, row.selection, statistics.bootstrap(values[:, column]), len(seeds))
+    return [Rank(metric, row.method, row.selection, statistics.bootstrap(values[:, column]), len(seeds), row.space)
             for column, row in enumerate(rows)]
 
 
-def paired_of(rows: Sequence[Row], metric: str, methods: Sequence[str], selections: Sequence[str]) -> list[Paired]:
-    """Every method against the first within each selection, every selection against the first within each method, by seed;
-    p corrected for all of these."""
+def paired_of(rows: Sequence[Row], metric: str, spaces: Mapping[str, Sequence[str]],
+              selections: Sequence[str]) -> list[Paired]:
+    """Every method against the first of its space within each selection, every selection against the first within each
+    method, by seed; p corrected for all of these. spaces: as for `rows_of`."""
     table = {(row.method, row.selection): {seed: values[metric] for seed, values in row.seeds.items() if metric in values}
              for row in rows}
-    pairs = [(selection, method, methods[0], (method, selection), (methods[0], selection))
-             for selection in selections for method in methods[1:]]
-    pairs += [(method, selection, selections[0], (method, selection), (method, selections[0]))
-              for method in methods for selection in selections[1:]]
+    pairs = []
+    for space, methods in spaces.items():
+        pairs += [(space, selection, method, methods[0], (method, selection), (methods[0], selection))
+                  for selection in selections for method in methods[1:]]
+        pairs += [(space, method, selection, selections[0], (method, selection), (method, selections[0]))
+                  for method in methods for selection in selections[1:]]
     tests = []
-    for within, first, second, one, other in pairs:
+    for space, within, first, second, one, other in pairs:
         both = sorted(table.get(one, {}).keys() & table.get(other, {}).keys())
         if both:
             gaps = [table[one][seed] - table[other][seed] for seed in both]
             tests.append(Paired(metric, within, first, second, statistics.student(np.array(gaps)), len(both),
-                                statistics.sign_flip(gaps)))
+                                statistics.sign_flip(gaps), space=space))
     return [each._replace(corrected=p) for each, p in zip(tests, statistics.holm([each.p for each in tests]))]
 
 

@@ -59,8 +59,9 @@ def planned(plan: StudyPlan, folder: Path) -> list[Planned]:
 def plan_text(plan: StudyPlan, folder: Path) -> str:
     """The plan for a person, with the cost of the searches that are not done."""
     rows, epochs, times = planned(plan, folder), 0, []
-    lines = [f"study      {folder}: {len(plan.methods)} methods, {len(plan.seeds)} seeds, selections "
-             f"{', '.join(plan.selections)}",
+    spaces = len({method.within for method in plan.methods})
+    lines = [f"study      {folder}: {len(plan.methods) // spaces} methods, " + (f"{spaces} spaces, " if spaces > 1 else "")
+             + f"{len(plan.seeds)} seeds, selections {', '.join(plan.selections)}",
              f"budget     {plan.epochs} epochs of {plan.steps} steps of {plan.batch} examples for each search, "
              f"{plan.epochs * plan.steps:,} steps" + (f", or {plan.seconds:g} seconds" if plan.seconds else "")
              + (f", {plan.train_epochs} of training each choice" if plan.train_epochs else "")]
@@ -84,7 +85,7 @@ def jobs_of(plan: StudyPlan, folder: Path, workers: int, cache: str | None, with
     methods, jobs = {method.label: method for method in plan.methods}, []
     for label, waiting in rows.items():
         for seeds in (waiting[start::parts] for start in range(min(parts, len(waiting)))):
-            jobs.append(Job(str(folder.absolute()), *methods[label], plan.data, seeds, plan.selections, plan.epochs,
+            jobs.append(Job(str(folder.absolute()), *methods[label][:3], plan.data, seeds, plan.selections, plan.epochs,
                             plan.batch, plan.train_epochs, cache, plan.seconds))
     return jobs
 
