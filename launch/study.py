@@ -22,10 +22,11 @@ def main(argv: Sequence[str]) -> int:
     values = read_command("study", __doc__, argv, [STUDY, RUN, *options_of("dnas.studies.study:study")],
                           shown={"study": Positional("STUDY.toml"), "run": Shown("DIR", "runs/STUDY"),
                                  "jobs": Shown("N", "1; with slurm no limit")})
+    from dnas.data.files import expanded
     from dnas.studies.run import plan_text
     from dnas.studies.study import checked_plan, run_study
 
-    folder = Path(values["run"] or Path("runs") / Path(values["study"]).stem).expanduser()
+    folder = expanded(values["run"] or Path("runs") / Path(values["study"]).stem)
     launcher, jobs = values["launcher"], values["jobs"]
     plan = checked_plan(values["study"], folder, jobs, values["trust"], launcher)
     if values["dry_run"]:

@@ -19,7 +19,7 @@ from dnas.runs.study_folder import entry_file, failures
 from dnas.studies import job as jobs
 from dnas.studies.folder import declare
 from dnas.studies.plan import plan_study
-from dnas.studies.run import run_jobs
+from dnas.studies.run import plan_text, planned, run_jobs
 from dnas.tabular import nasbench201
 from launch.main import main
 from tests.test_load import refused, said
@@ -129,7 +129,25 @@ def test_the_plan_says_what_there_is_to_do_and_writes_nothing(tmp_path, capsys):
     out = said(capsys, "study", file, "--run", tmp_path / "s", "--trust", "--dry-run")
     steps = plan_study(file, True).steps
     assert f"fast: 2 to search: {2 * 3 * steps} steps" in out and f"to do      12 epochs, {12 * steps} steps" in out
+    assert "seeds      2; a corrected p can be 0.05 or less from 6 on with 1 comparison" in out
     assert not (tmp_path / "s").exists()
+
+
+def test_the_plan_says_how_long_it_will_take_by_what_is_done(tmp_path):
+    changes = {"methods": ["darts", FAST], "seeds": 4, "selections": ["magnitude", "random"]}
+    plan, folder = plan_study({**STUDY, **changes}, True), tmp_path / "s"
+    for seed, choices in (0, {"magnitude": 1.0, "random": 3.0}), (1, {"magnitude": 2.0}):
+        file = entry_file(folder, "darts", seed)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        selections = {name: {"values": {"seconds": seconds}} for name, seconds in choices.items()}
+        file.write_text(json.dumps({"seconds": 100.0 + seed, "selections": selections}))
+        (folder / f"runs/darts/{seed}").mkdir(parents=True)
+        (folder / f"runs/darts/{seed}/results.json").touch()
+    rows = planned(plan, folder)
+    assert rows[0] == ("darts", [0], [1, 2, 3], [1], 2 * 100.5 + 3 * 3.0 + 2 * 1.5) and rows[1].seconds is None
+    text = plan_text(plan._replace(methods=plan.methods[:1]), folder)
+    assert "darts: 1 done, 1 to select from, 2 to search: 10 steps, about 3 min 33 s" in text
+    assert text.endswith("to do      2 epochs, 10 steps, about 3 min 33 s and compiling")
 
 
 @pytest.mark.parametrize("changes, message", [
@@ -140,7 +158,9 @@ def test_the_plan_says_what_there_is_to_do_and_writes_nothing(tmp_path, capsys):
     ({"methods": ["darts", {"name": "darts", "label": "Darts"}]}, "two methods are called Darts"),
     ({"seeds": 10**12}, "seeds is 1000000000000; it must be at most"),
     ({"methods": ["darts+rarts"]}, "rarts cannot follow"),
-    ({"table": {"file": "~nobody-of-that-name/t.npz"}}, "home directory"),
+    ({"table": {"file": "~nobody-of-that-name/t.npz"}}, "no home directory of '~nobody-of-that-name'"),
+    ({"data": {"source": "~nobody-of-that-name/d.npz"}}, "no home directory of '~nobody-of-that-name'"),
+    ({"selections": [{"name": "zero-cost", "seed": 2**70}]}, "seed is 1180591620717411303424, it must be 0 to 4294967295"),
     ({"methods": ["darts", "darts"]}, "two methods are called darts; give each a label"),
     ({"methods": [{"name": "darts", "label": "../x"}]}, "label '../x' names a folder"),
     ({"methods": [{"name": "darts", "lrr": 1}]}, "has no option lrr; did you mean lr?"),

@@ -76,6 +76,25 @@ def test_ranks_and_differences_go_by_seed():
     assert (other.p, other.corrected) == (0.25, 0.5)
 
 
+def test_the_comparisons_and_how_many_seeds_they_need():
+    pairs = statistics.comparisons({"x": ["a", "b"], "y": ["c"]}, ["s", "t", "u"])
+    assert len(pairs) == 3 + 2 * 2 + 2 and pairs[0] == ("x", "s", "b", "a", ("b", "s"), ("a", "s"))
+    for tests in 1, 2, 6, 26:
+        seeds = statistics.seeds_for(tests)
+        assert tests * statistics.least_p(seeds) <= 0.05 < tests * statistics.least_p(seeds - 1)
+
+
+def test_what_no_outcome_could_show_is_not_corrected_for():
+    same, moved = row("a", "s", *range(6)), row("b", "s", *range(6))
+    once = row("c", "s", 9, *range(1, 6))  # one seed differs
+    better = row("d", "s", *range(1, 7))
+    pairs = results.paired_of([same, moved, once, better], "discrete", {"": ["a", "b", "c", "d"]}, ["s"])
+    assert [(each.first, each.p, each.corrected, each.counted) for each in pairs] == [
+        ("b", 1, 1, False), ("c", 1, 1, False), ("d", 2 / 64, 2 / 64, True)]
+    assert of_metric(METRIC, pairs[:2], [], ["s"]) == [
+        "No difference in discretised % is sure: in no comparison two seeds differ."]
+
+
 METRIC = METRICS["discrete"]
 
 

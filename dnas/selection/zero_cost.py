@@ -21,9 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dnas.algorithms.schedules import refuse_negative
 from dnas.selection.sampling import best_draw, check_draws, no_draws, with_draw
-from dnas.selection.types import Progress, Selection
+from dnas.selection.types import Progress, Selection, refuse_seed
 
 PROXIES = "grad-norm", "snip", "synflow"
 
@@ -37,12 +36,12 @@ def zero_cost(*, proxy: Literal["grad-norm", "snip", "synflow"] = "synflow", dra
         draws: How many networks to try.
         seed: Seed of the draws and of the fresh weights; default: the search's seed.
 
-    Raises ValueError for another proxy, fewer than one draw, more than MOST, or a negative seed.
+    Raises ValueError for another proxy, fewer than one draw, more than MOST, or a seed out of range.
     """
     if proxy not in PROXIES:
         raise ValueError(f"proxy must be one of {', '.join(PROXIES)}, not {proxy!r}")
     check_draws(draws)
-    refuse_negative(seed=seed or 0)
+    refuse_seed(seed)
 
     def step(key, context, progress):
         space, number = context.space, int(progress.step)

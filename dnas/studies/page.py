@@ -41,8 +41,9 @@ def _subject(study: Study) -> list[str]:
     sizes = ", ".join(f"{count:,} {'hold-out' if name == 'holdout' else name}" for name, count in said["sizes"].items())
     data = ", ".join(Path(name).name for name in said["data"]["data"]) + (f" ({options})" if options else "")
     limit = f", or {said['seconds']:g} seconds" if said["seconds"] else ""
+    names = {label.removesuffix(f",{space}") for space, labels in study.spaces.items() for label in labels}
     methods, selections, searches, epochs = (f"{number} {one if number == 1 else more}" for number, one, more in (
-        (len(said["methods"]), "method", "methods"), (len(said["selections"]), "selection", "selections"),
+        (len(names), "method", "methods"), (len(said["selections"]), "selection", "selections"),
         (len(study.searches), "search", "searches"), (said["epochs"], "epoch", "epochs")))
     within = f" in {len(study.spaces)} spaces" if len(study.spaces) > 1 else ""
     return [f"{methods}{within}, {selections}, {searches} of {epochs}{limit}, each epoch of {said['steps']} steps of "
@@ -87,8 +88,8 @@ def _differences(study: Study) -> list[str]:
     return [html.heading("Differences by seed"),
             html.table(["difference", "within", "of", "mean, 95 % interval", "seeds", "p", "corrected p"], rows, text=3),
             html.paragraph("Methods against the first, selections against the first. Intervals are Student's t; p is that "
-                           "of the two-sided sign-flip test, corrected by Holm for all differences of its metric.",
-                           quiet=True)]
+                           "of the two-sided sign-flip test, corrected by Holm for all differences of its metric in which "
+                           "at least two seeds differ.", quiet=True)]
 
 
 def _agreement(study: Study) -> list[str]:
@@ -148,8 +149,9 @@ def _pictures(study: Study, space: str) -> list[str]:
 
 def draw_epochs(panels: Mapping[str, Mapping[str, Sequence[tuple[int, float, float]]]], path: str | Path) -> None:
     """Writes a panel a title with a curve a method through (epoch, seconds, value): regret over seconds, others over
-    epochs."""
+    epochs. Only the axis of entropy, of which small differences matter, need not begin at 0."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     with saving(path) as save:
         figure = Figure(figsize=(3.4 * len(panels) + 0.4, 2.8), layout="constrained")
@@ -163,5 +165,9 @@ def draw_epochs(panels: Mapping[str, Mapping[str, Sequence[tuple[int, float, flo
             axes.set_xlabel("seconds" if over else "epoch", size=FONT)
             axes.tick_params(labelsize=FONT - 1)
             axes.ticklabel_format(useOffset=False)
+            if not over:
+                axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+            if title != CURVES["entropy"]:
+                axes.set_ylim(bottom=0, top=max(1.0, axes.get_ylim()[1]))
             axes.legend(frameon=False, fontsize=FONT - 1)
         save(figure)

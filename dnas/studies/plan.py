@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from dnas import registry
 from dnas.api.search_plan import BATCH, check_space, seeds_of
 from dnas.data import Dataset, steps_per_epoch
 from dnas.data import load as load_data
+from dnas.data.files import expanded
 from dnas.options import REQUIRED, Option
 from dnas.runs.study_folder import LABEL
 from dnas.selection import COMPARED
@@ -74,6 +75,14 @@ class StudyPlan(NamedTuple):
     sizes: dict[str, int] = {}
 
 
+def methods_in_spaces(methods: Iterable[Sequence[Any]]) -> dict[str, list[str]]:
+    """The labels of the methods in each space, by its label. methods: as in a plan, or as they were declared earlier."""
+    spaces: dict[str, list[str]] = {}
+    for label, _, _, *within in methods:
+        spaces.setdefault(within[0] if within else "", []).append(label)
+    return spaces
+
+
 def plan_study(study: str | Path | Mapping[str, Any], trust: bool | Collection[str] = False) -> StudyPlan:
     """Reads and checks a study file, or a mapping with the same content. Loads the data; computes and writes nothing.
 
@@ -104,7 +113,7 @@ def plan_study(study: str | Path | Mapping[str, Any], trust: bool | Collection[s
 
 
 def _read(path: str | Path) -> tuple[dict[str, Any], str, Path]:
-    path = Path(path).expanduser()
+    path = expanded(path)
     try:
         return tomllib.loads(path.read_text(encoding="utf-8")), str(path), path.absolute().parent
     except (OSError, UnicodeError) as error:
@@ -222,7 +231,7 @@ def _table(said: Mapping[str, Any], where: str, folder: Path) -> dict[str, Any] 
     if "table" not in said:
         return None
     chosen = configs.checked_options(f"{where}: table", TABLE, _mapping(said, "table", where))
-    return {**chosen, "file": str(folder / _home(chosen["file"]))}
+    return {**chosen, "file": str(folder / expanded(chosen["file"]))}
 
 
 def _slurm(said: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -272,7 +281,7 @@ def _placed(name: str, folder: Path) -> str:
     if len(parts) > 1:
         return registry.JOIN.join(_placed(part, folder) for part in parts)
     file, colon, factory = name.rpartition(":")
-    return registry.absolute(f"{folder.absolute() / _home(file)}:{factory}") if colon and file.endswith(".py") else name
+    return registry.absolute(f"{folder.absolute() / expanded(file)}:{factory}") if colon and file.endswith(".py") else name
 
 
 def _source(name: str, folder: Path) -> str:
@@ -282,10 +291,3 @@ def _source(name: str, folder: Path) -> str:
         return str(folder.absolute() / name) if placed == name and (folder / name).exists() else placed
     except OSError as error:
         raise ValueError(f"data {name[:80]!r}: {error.strerror}; give a name or a path") from None
-
-
-def _home(path: str) -> Path:
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise ValueError(f"{path[:80]!r}: {error}") from None

@@ -18,6 +18,7 @@ from dnas.runs.files import as_json, read_json, write_atomic, write_json
 from dnas.runs.study_folder import entry_file, failures
 from dnas.studies import claims, results
 from dnas.studies.folder import declared
+from dnas.studies.plan import methods_in_spaces
 from dnas.studies.results import Paired, Point, Rank, Row
 from dnas.studies.statistics import Interval
 from dnas.studies.truth import Truth, load_truth
@@ -61,10 +62,7 @@ class Study:
     @functools.cached_property
     def spaces(self) -> dict[str, list[str]]:
         """The labels of the methods in each space, by its label, which is "" in a study of one."""
-        spaces: dict[str, list[str]] = {}
-        for label, _, _, *within in self.declared["methods"]:
-            spaces.setdefault(within[0] if within else "", []).append(label)
-        return spaces
+        return methods_in_spaces(self.declared["methods"])
 
     @property
     def judged(self) -> list[str]:
@@ -228,8 +226,9 @@ def _text_of(study: Study, space: str) -> list[str]:
         rank = ranked.get((row.method, row.selection))
         seconds = sum(row.values[each][0] for each in ("search", "seconds") if each in row.values)
         table.append([method_of(row), shortened(row.selection, 14), spell(metric, row.values.get(judged[0])),
-                      spell_interval(rank.rank, ".1f") if rank else "\N{EN DASH}", f"{seconds:.0f}"])
+                      spell_interval(rank.rank, ".1f") if rank else "\N{EN DASH}", f"{seconds:,.1f}"])
     parts = [*([f"space {space}"] if space else []), f"{metric.title}: {metric.meaning}", columns(table, left=2)]
+    parts += ["s: seconds of the search without compiling, and of the selection with it"]
     fewer = [rank.seeds for rank in ranked.values() if rank.seeds < max(len(row.seeds) for row in rows)]
     parts += [f"ranks are over the {fewer[0]} seeds that all rows have"] if fewer else []
     for name in judged[1:]:

@@ -44,7 +44,9 @@ class Rank(NamedTuple):
 
 class Paired(NamedTuple):
     """Mean of `first` minus `second` over the seeds that both have, with Student's 95 % interval. within: the selection (of
-    two methods) or the method (of two selections). p: of the sign-flip test; corrected: by Holm for all of a metric."""
+    two methods) or the method (of two selections). p: of the sign-flip test; corrected: by Holm for all of a metric that are
+    counted: those in which at least two seeds differ. Of the others p is 1 whatever the signs, so they need no correction
+    (Tarone, Biometrics 46, 1990)."""
 
     metric: str
     within: str
@@ -55,6 +57,7 @@ class Paired(NamedTuple):
     p: float
     corrected: float = 1.0
     space: str = ""
+    counted: bool = True
 
 
 class Point(NamedTuple):
@@ -76,7 +79,7 @@ def study_metrics(quality: Mapping[str, Any], truth: Truth | None) -> dict[str, 
     table = {"table": usual["table"]._replace(meaning=f"{truth.truth} of the table: a report, not to choose by"),
              "valid": Metric("valid %", f"{truth.choose} of the table", 2, 1)} if truth else {}
     cost = {"search": Metric("search s", "seconds of the search, without compiling", 1, -1),
-            "seconds": usual["seconds"]._replace(title="select s"),
+            "seconds": usual["seconds"]._replace(title="select s", meaning="seconds of the selection, compiling included"),
             "gradients": Metric("gradients", "evaluations of a gradient of the supernet by the search, at most", 0, -1)}
     return {**table, **{name: usual[name] for name in ("trained", "discrete", "gap", "tuned", "params", "macs")}, **cost}
 
@@ -135,24 +138,18 @@ def ranks_of(rows: Sequence[Row], metric: str, better: int) -> list[Rank]:
 
 def paired_of(rows: Sequence[Row], metric: str, spaces: Mapping[str, Sequence[str]],
               selections: Sequence[str]) -> list[Paired]:
-    """Every method against the first of its space within each selection, every selection against the first within each
-    method, by seed; p corrected for all of these. spaces: as for `rows_of`."""
+    """The comparisons of a study by seed, p corrected for all of them. spaces: as for `rows_of`."""
     table = {(row.method, row.selection): {seed: values[metric] for seed, values in row.seeds.items() if metric in values}
              for row in rows}
-    pairs = []
-    for space, methods in spaces.items():
-        pairs += [(space, selection, method, methods[0], (method, selection), (methods[0], selection))
-                  for selection in selections for method in methods[1:]]
-        pairs += [(space, method, selection, selections[0], (method, selection), (method, selections[0]))
-                  for method in methods for selection in selections[1:]]
     tests = []
-    for space, within, first, second, one, other in pairs:
+    for space, within, first, second, one, other in statistics.comparisons(spaces, selections):
         both = sorted(table.get(one, {}).keys() & table.get(other, {}).keys())
         if both:
             gaps = [table[one][seed] - table[other][seed] for seed in both]
             tests.append(Paired(metric, within, first, second, statistics.student(np.array(gaps)), len(both),
-                                statistics.sign_flip(gaps), space=space))
-    return [each._replace(corrected=p) for each, p in zip(tests, statistics.holm([each.p for each in tests]))]
+                                statistics.sign_flip(gaps), space=space, counted=sum(map(bool, gaps)) > 1))
+    corrected = iter(statistics.holm([each.p for each in tests if each.counted]))
+    return [each._replace(corrected=next(corrected)) if each.counted else each for each in tests]
 
 
 def points_of(searches: Sequence[Mapping[str, Any]], truth: Truth | None) -> list[Point]:

@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from dnas.reports.text import duration
 from dnas.runs.files import write_json
+from dnas.runs.index import number
 from dnas.runs.study_folder import (
     Search,
     entry_file,
@@ -24,7 +25,8 @@ from dnas.runs.study_folder import (
     states,
 )
 from dnas.studies.job import Job, carry_out
-from dnas.studies.plan import StudyPlan
+from dnas.studies.plan import StudyPlan, methods_in_spaces
+from dnas.studies.statistics import LEVEL, comparisons, seeds_for
 
 PAUSE = 0.1
 """Seconds between two looks at the workers."""
@@ -34,7 +36,7 @@ WORKER = ["-P", "-m", "dnas.studies.worker"]
 
 class Planned(NamedTuple):
     """What there is to do for a method. done: seeds of which everything is there; waiting: the others; searched: those of
-    them whose search has ended. seconds: that one of its searches took, None where none has ended."""
+    them whose search has ended. seconds: that this will take without compiling, by what is done, None where no search is."""
 
     label: str
     done: list[int]
@@ -51,29 +53,46 @@ def planned(plan: StudyPlan, folder: Path) -> list[Planned]:
         done = [seed for seed, entry in entries.items() if not plan.selections.keys() - entry.get("selections", {}).keys()]
         waiting = [seed for seed in plan.seeds if seed not in done]
         searched = [seed for seed in waiting if (run_folder(folder, method.label, seed) / "results.json").exists()]
-        seconds = [entry["seconds"] for entry in entries.values() if entry.get("seconds")]
-        rows.append(Planned(method.label, done, waiting, searched, sum(seconds) / len(seconds) if seconds else None))
+        rows.append(Planned(method.label, done, waiting, searched, _seconds(plan, entries, waiting, searched)))
     return rows
+
+
+def _seconds(plan: StudyPlan, entries: Mapping[int, Mapping], waiting: Sequence[int],
+             searched: Sequence[int]) -> float | None:
+    """What the searches that wait and the choices that are missing will take, as the others of the method took on average.
+    A selection of which none has ended counts for nothing."""
+    mean = lambda values: sum(values) / len(values) if values else 0.0
+    searches = [entry["seconds"] for entry in entries.values() if entry.get("seconds")]
+    if len(waiting) > len(searched) and not searches:
+        return None
+    chosen = {name: mean([number(each, "selections", name, "values", "seconds") or 0 for each in entries.values()
+                          if name in each.get("selections", {})]) for name in plan.selections}
+    missing = (name for seed in waiting for name in plan.selections if name not in entries[seed].get("selections", {}))
+    return (len(waiting) - len(searched)) * mean(searches) + sum(chosen[name] for name in missing)
 
 
 def plan_text(plan: StudyPlan, folder: Path) -> str:
     """The plan for a person, with the cost of the searches that are not done."""
     rows, epochs, times = planned(plan, folder), 0, []
-    spaces = len({method.within for method in plan.methods})
+    spaces = len(methods_in_spaces(plan.methods))
     lines = [f"study      {folder}: {len(plan.methods) // spaces} methods, " + (f"{spaces} spaces, " if spaces > 1 else "")
              + f"{len(plan.seeds)} seeds, selections {', '.join(plan.selections)}",
              f"budget     {plan.epochs} epochs of {plan.steps} steps of {plan.batch} examples for each search, "
              f"{plan.epochs * plan.steps:,} steps" + (f", or {plan.seconds:g} seconds" if plan.seconds else "")
              + (f", {plan.train_epochs} of training each choice" if plan.train_epochs else "")]
+    tests = len(comparisons(methods_in_spaces(plan.methods), list(plan.selections)))
+    if tests:
+        lines.append(f"seeds      {len(plan.seeds)}; a corrected p can be {LEVEL:g} or less from {seeds_for(tests)} on with "
+                     f"{tests} comparison{'s' * (tests > 1)}")
     for row in rows:
         count = len(row.waiting) - len(row.searched)
         epochs += count * plan.epochs
-        times.append(0.0 if not count else None if row.seconds is None else count * row.seconds)
+        times.append(row.seconds)
         what = ", ".join(f"{number} {word}" for number, word in (
             (len(row.done), "done"), (len(row.searched), "to select from"), (count, "to search")) if number)
         cost = f": {count * plan.epochs * plan.steps:,} steps" if count else ""
         lines.append(f"method     {row.label}: {what}{cost}" + (f", about {duration(times[-1])}" if times[-1] else ""))
-    total = "" if None in times or not epochs else f", about {duration(sum(times))}"
+    total = "" if None in times or not sum(times) else f", about {duration(sum(times))} and compiling"
     return "\n".join([*lines, f"to do      {epochs:,} epochs, {epochs * plan.steps:,} steps{total}"])
 
 

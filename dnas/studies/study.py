@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from dnas.data.files import expanded
 from dnas.printing import print_flushed
 from dnas.studies.folder import declare, open_folder, refuse_changed
 from dnas.studies.plan import StudyPlan, plan_study
@@ -39,7 +40,7 @@ def study(study: str | Path | Mapping[str, Any], run: str | Path, *, launcher: L
     Raises ValueError, in one line and before anything is computed or written, for whatever does not fit, and where the
     folder has begun the same methods or selections with other settings.
     """
-    folder = Path(run).expanduser()
+    folder = expanded(run)
     plan = checked_plan(study, folder, jobs, trust, launcher)
     if dry_run:
         return plan_text(plan, folder)
@@ -82,7 +83,7 @@ def study_report(run: str | Path) -> Study:
 
     Raises ValueError, in one line, where there is no study.
     """
-    folder = Path(run).expanduser()
+    folder = expanded(run)
     result = read_study(folder)
     result.write(folder)
     return result
