@@ -344,6 +344,17 @@ def test_the_report_looks_the_choices_up_in_the_table(reported, capsys):
     assert all(part in page for part in (*headings, CELLS["poor"], "regret", *result.claims))
 
 
+def test_a_study_of_an_older_version_is_read(reported, capsys):
+    said_before = read_json(reported / "study.json")
+    for key in "slurm", "seconds", "sizes":
+        said_before.pop(key)
+    said_before["latest"].pop("selections")
+    said_before["methods"] = [each[:3] for each in said_before["methods"]]
+    (reported / "study.json").write_text(json.dumps(said_before))
+    assert len(dnas.study_report(reported).searches) == 12
+    assert f"study  {reported}: 12 done" in said(capsys, "runs", reported)
+
+
 def test_a_damaged_entry_is_one_clear_line(reported, capsys):
     file = reported / "entries/darts/3.json"
     file.write_text('{"label": "darts"}')

@@ -93,7 +93,7 @@ def _submitted(program: str, folder: Path, file: str) -> str:
     except subprocess.TimeoutExpired:
         raise ValueError(f"sbatch gave no answer to {folder / file} in {ANSWER:.0f} seconds; if it was submitted all the "
                          "same, squeue lists it, and nothing is computed twice") from None
-    number = answer.stdout.strip().partition(";")[0]
+    number = (answer.stdout.split() or [""])[-1].partition(";")[0]  # a site's own words may stand before it
     if answer.returncode or not re.fullmatch("[0-9]+", number):
         said = " ".join((answer.stderr or answer.stdout).split()) or f"exit code {answer.returncode}"
         raise ValueError(f"sbatch did not submit {folder / file}: {said}")
