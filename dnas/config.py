@@ -199,9 +199,9 @@ def refuse_out_of_range(values: Mapping[str, Any], where: str = "") -> None:
 
 
 def refuse_no_time(seconds: Any, where: str = "") -> None:
-    """Raises ValueError, that begins with `where`, where a limit of time is neither None nor a finite number above 0."""
-    if seconds is not None and not (type(seconds) in (int, float) and 0 < seconds < float("inf")):
-        raise ValueError(f"{where}seconds is {repr(seconds)[:80]}; it must be a number above 0")
+    """Raises ValueError, that begins with `where`, where a limit of time is neither None nor a number above 0."""
+    if seconds is not None and not (type(seconds) in (int, float) and 0 < seconds <= 1e9):
+        raise ValueError(f"{where}seconds is {repr(seconds)[:80]}; it must be a number above 0, and at most 1e9")
 
 
 def named_part(config: Mapping[str, Any], part: str, where: str,

@@ -220,6 +220,7 @@ def test_runs_of_a_study_are_listed_with_what_has_not_begun(fake, tmp_path, caps
     (folder / "failures/fast").mkdir(parents=True)
     (folder / "failures/fast/0.json").write_text('{"error": "the loss became NaN"}')
     (folder / "failures/fast/stray.json").write_text("a file of somebody else's")
+    (folder / "failures/fast/1.json").symlink_to("absent")  # as one that a task removes just now
     later = {"name": "darts", "label": "late"}
     submit(folder, methods=[{"name": "darts", "label": "third"}, "darts", FAST, later], seeds=[0])
     (folder / "slurm/2/1.begun").touch()

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dnas.runs import lock
-from dnas.runs.files import read_json
+from dnas.runs.files import Unreadable, read_json
 
 DECLARED = "study.json"
 LABEL = re.compile(r"\w[\w.,=+-]*", re.ASCII)
@@ -42,8 +42,8 @@ Search = tuple[str, int]
 
 
 class State(NamedTuple):
-    """How far a search and the choices from it are. status: of STATUSES;
-    note: who runs it, where it is queued, why it failed, or what is broken."""
+    """How far a search and the choices from it are. status: of STATUSES; note: who runs it, where it is queued, why it
+    failed, or what is broken."""
 
     status: str
     note: str = ""
@@ -75,8 +75,9 @@ def failure_file(folder: Path, label: str, seed: int) -> Path:
 
 def failures(folder: Path) -> dict[Search, str]:
     """Why searches or choices failed. Files that are none of a study are left alone."""
-    return {(file.parent.name, int(file.stem)): str(read_json(file).get("error", ""))
-            for file in sorted(folder.glob("failures/*/*.json")) if re.fullmatch("[0-9]+", file.stem)}
+    files = [file for file in sorted(folder.glob("failures/*/*.json")) if re.fullmatch("[0-9]+", file.stem)]
+    said = {(file.parent.name, int(file.stem)): read_if_there(file) for file in files}
+    return {search: str(failure.get("error", "")) for search, failure in said.items() if failure}
 
 
 @contextlib.contextmanager
@@ -150,8 +151,13 @@ def listed_by_slurm() -> set[tuple[str, int]] | None:
 
 
 def read_if_there(file: Path) -> dict[str, Any]:
-    """The JSON object of a file, {} where there is no such file. Raises ValueError as `read_json`."""
-    return read_json(file) if file.exists() else {}
+    """The JSON object of a file, {} where there is none, or no longer. Raises ValueError as `read_json`."""
+    try:
+        return read_json(file)
+    except Unreadable:
+        if file.exists():
+            raise
+        return {}
 
 
 def _state(folder: Path, label: str, seed: int, selections: Collection[str]) -> State:
