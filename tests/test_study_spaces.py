@@ -11,7 +11,8 @@ from dnas.runs.study_folder import entry_file
 from dnas.studies.folder import declare
 from dnas.studies.plan import plan_study
 from dnas.tabular import nasbench201
-from tests.test_study import CELLS, FAST, STUDY, TOY, toml
+from tests.test_study import FAST, STUDY, TOY, toml
+from tests.test_study_report import CELLS
 
 SPACES = [{"name": "nasbench201", "channels": 2, "cells": 1}, {"name": TOY, "label": "tiny"},
           {"name": TOY, "label": "wide", "channels": 8}]
