@@ -30,8 +30,8 @@ DATA = ("data", "task", "target", "window", "standardise", "limit", "resize", "f
 """Keys of the data: the arguments of `dnas.data.load`."""
 DESCRIBED = ("class_names", "metric")
 """Keys that describe the data and are not options."""
-SEARCH = ("space", "method", *DATA, *DESCRIBED, "epochs", "batch", "seed", "diagnose", "stop_on_collapse", "start", "budget",
-          "selection")
+SEARCH = ("space", "method", *DATA, *DESCRIBED, "epochs", "seconds", "batch", "seed", "diagnose", "stop_on_collapse",
+          "start", "budget", "selection")
 """Keys of the config of a search: all that its result depends on."""
 ARRAYS = "array:"
 """Begins the name of data that was given as arrays."""
@@ -196,6 +196,12 @@ def refuse_out_of_range(values: Mapping[str, Any], where: str = "") -> None:
         least, most = BOUNDS[name]
         if type(value) is not int or not least <= value <= most:
             raise ValueError(f"{where}{name} is {repr(value)[:80]}; it must be a whole number, {least} to {most:,}")
+
+
+def refuse_no_time(seconds: Any, where: str = "") -> None:
+    """Raises ValueError, that begins with `where`, where a limit of time is neither None nor a number above 0."""
+    if seconds is not None and not (type(seconds) in (int, float) and 0 < seconds <= 1e9):
+        raise ValueError(f"{where}seconds is {repr(seconds)[:80]}; it must be a number above 0, and at most 1e9")
 
 
 def named_part(config: Mapping[str, Any], part: str, where: str,

@@ -6,11 +6,13 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from dnas.options import Option
 from dnas.reports.text import columns, duration
-from dnas.runs.index import Quality, Summary, list_runs
+from dnas.runs.index import Quality, Summary, find_studies, list_runs
+from dnas.runs.study_folder import STATUSES
 from launch.arguments import options_of, read_command
 from launch.parser import Positional
 from launch.text import plain, terminal_width
@@ -42,7 +44,16 @@ def main(argv: Sequence[str]) -> int:
         print(table.getvalue(), end="")
     else:
         print(as_table(runs, terminal_width()) if runs else f"no run in {values['folder']}")
+        for study in find_studies(Path(values["folder"]).expanduser()):
+            print(plain(study_line(study, runs)))
     return 0
+
+
+def study_line(study: Path, runs: Sequence[Summary]) -> str:
+    """How many searches of a study are done, running and so on, in the order of STATUSES."""
+    inside = [one.status for one in runs if one.folder.is_relative_to(study / "runs")]
+    counts = [f"{inside.count(status)} {status}" for status in STATUSES if status in inside]
+    return f"study  {study}: {', '.join(counts) or 'nothing that can be read'}"
 
 
 def as_table(runs: Sequence[Summary], width: int | None = None) -> str:

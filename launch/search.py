@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     data = load_data(values)
     spaces, methods = settings_of(values, argv, data)
     several = {} if len(spaces) * len(methods) == 1 else {"space": spaces, "method": methods}
-    same = "epochs", "batch", "seed", "diagnose", "stop_on_collapse", "start", "devices", "preset"
+    same = "epochs", "batch", "seed", "diagnose", "stop_on_collapse", "start", "seconds", "devices", "preset"
     own = {name: values[name] for name in same}
     if values["selection"] is not None:
         own["selection"] = (values["selection"], values.get("selection_options", {}))

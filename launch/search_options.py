@@ -33,7 +33,7 @@ PLATFORM = Option("platform", str | None, None, "Compile for cpu, cuda or tpu, i
 CHIP = Option("chip", str | None, None, "Chip to compile for: h100 (cuda), v5e (tpu).")
 SEARCH = "dnas.api.search:search"
 BUDGET = "dnas.algorithms.budget:Budget"
-SAME = ("epochs", "batch", "seed", "diagnose", "stop_on_collapse")
+SAME = ("epochs", "seconds", "batch", "seed", "diagnose", "stop_on_collapse")
 """Keys of a config that are options of the same name."""
 OWN = "own"
 """As a selection: the method's own rule."""
@@ -62,6 +62,7 @@ def read_search(command: str, description: str, argv: Sequence[str]) -> dict[str
              "batch": Shown("N", "64, or the size of the smaller split"), "preset": Shown("{quick,paper}", "quick"),
              "selection": Shown(_names("selection").replace("{", "{own,"), "the preset's"),
              "start": Shown("RUN", "new weights"),
+             "seconds": Shown("S", "no limit"),
              "sweep": Shown("OPTION=V1,V2 ...", "none"), "run": Shown("DIR", "runs/SPACE-METHOD-DATA-SEED"),
              "config": Shown("FILE", "none"), "platform": Shown("{cpu,cuda,tpu}", "this machine's, which is what runs"),
              "chip": Shown("{h100,v5e}", "the platform's first")}

@@ -16,22 +16,26 @@ FOLDER = Option("run", str, REQUIRED, "Folder of a study, finished or not.")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs `dnas study` and `dnas study report`. 1 if a search or a choice of the study failed."""
+    """Runs `dnas study` and `dnas study report`. 1 if a search or a choice failed in a study that was carried out here."""
     if argv and argv[0] == "report":
         return _report(argv[1:])
     values = read_command("study", __doc__, argv, [STUDY, RUN, *options_of("dnas.studies.study:study")],
-                          shown={"study": Positional("STUDY.toml"), "run": Shown("DIR", "runs/STUDY")})
+                          shown={"study": Positional("STUDY.toml"), "run": Shown("DIR", "runs/STUDY"),
+                                 "jobs": Shown("N", "1; with slurm no limit")})
+    from dnas.data.files import expanded
     from dnas.studies.run import plan_text
     from dnas.studies.study import checked_plan, run_study
 
-    folder = Path(values["run"] or Path("runs") / Path(values["study"]).stem).expanduser()
-    plan = checked_plan(values["study"], folder, values["jobs"], values["trust"])
+    folder = expanded(values["run"] or Path("runs") / Path(values["study"]).stem)
+    launcher, jobs = values["launcher"], values["jobs"]
+    plan = checked_plan(values["study"], folder, jobs, values["trust"], launcher)
     if values["dry_run"]:
         print(plan_text(plan, folder))
         return 0
     with working("the same command continues from what is done"):
-        study = run_study(plan, folder, jobs=values["jobs"], cache=values["cache"], progress=values["progress"])
-    return _shown(study)
+        study = run_study(plan, folder, launcher=launcher, jobs=jobs, cache=values["cache"], progress=values["progress"])
+    code = _shown(study)
+    return code if launcher == "local" else 0
 
 
 def _report(argv: Sequence[str]) -> int:

@@ -1,15 +1,19 @@
 """What a method decides between epochs, when it stops, and a search that begins where another ended; resumed, too."""
 
 import collections
+import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import dnas
 from dnas.algorithms.decisions import Stop, checked_decisions, full_mask, undecided
 from dnas.runs.directory import open_run
 from dnas.types import Group
+from launch.main import main
 from tests.test_search import EPOCHS, contents, interrupted, same
 from tests.toy_lanes import built, equal, go, quickly, single
 
@@ -107,3 +111,41 @@ def test_decisions_that_cannot_be_are_refused(change, message):
     assert checked_decisions(groups, state)["mask"]["chain"].all()
     with pytest.raises(ValueError, match=message):
         checked_decisions(groups, change(state))
+
+
+def time_of(folder, seed, *seconds):
+    lines = [json.dumps({"epoch": epoch, "seconds": each}) + "\n" for epoch, each in enumerate(seconds, 1)]
+    (folder / str(seed) / "timing.jsonl").write_text("".join(lines))
+
+
+def test_a_search_ends_with_the_epoch_that_passes_its_time_and_its_clock_survives_a_resume(tmp_path):
+    whole = go(settings=[0, 3], epochs=4)
+    results = go(tmp_path, settings=[0, 3], epochs=4, seconds=1e-9)
+    assert [len(result.records) for result in results] == [1, 1]
+    assert results[0].stopped.reason.startswith("its 1e-09 seconds are over, after ") and results[0].stopped.epoch is None
+    time_of(tmp_path, 0, 40.0)
+    time_of(tmp_path, 3, 30.0)
+    results = go(tmp_path, settings=[0, 3], epochs=4, seconds=40.0)
+    assert [len(result.records) for result in results] == [1, 4]
+    assert results[0].stopped.reason == "its 40 seconds are over, after 40.0" and results[1].stopped is None
+    assert equal(results[1], whole[1])  # schedules go over all epochs
+    [result] = go(tmp_path, settings=[0], epochs=4, seconds=40.0001)
+    assert len(result.records) == 2 and result.records == whole[0].records[:2]
+
+
+def test_the_limit_of_time_is_a_part_of_the_config(tmp_path, capsys):
+    for wrong in 0, -1.0, float("nan"), float("inf"), 10**400, "60", True:
+        with pytest.raises(ValueError, match="seconds is .*; it must be a number above 0"):
+            dnas.search("nasbench201", "darts", seconds=wrong)
+    toy = f"{Path(__file__).parent}/toy_space.py:toy"
+    command = ["search", "--space", toy, "--limit", "200", "--epochs", "3", "--batch", "16", "--seconds", "0.0001", "--run",
+               str(tmp_path / "run"), "--cache", "off", "--no-progress"]
+    for _ in range(2):
+        assert main(command) == 0
+        out = capsys.readouterr().out
+        assert "3 epochs of 5 steps of 16 examples, at most 0.0001 seconds, seed 0" in out
+        assert "stopped   its 0.0001 seconds are over, after " in out
+        run = dnas.open(tmp_path / "run")
+        assert len(run.records) == 1 and run.config["seconds"] == 0.0001
+    assert main(["search", "--config", str(tmp_path / "run"), "--run", str(tmp_path / "run"), "--no-progress"]) == 0
+    assert main([*command[:-1], "--seconds", "5"]) == 2 and "seconds is 0.0001 there, 5.0 here" in capsys.readouterr().err

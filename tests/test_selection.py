@@ -384,3 +384,11 @@ def test_registry_and_refusals():
                 lambda: sampled(draws=0), lambda: random(seed=-1)):
         with pytest.raises(ValueError):
             bad()
+
+
+@pytest.mark.parametrize("make", [perturbation, random, sampled, shapley, zero_cost])
+def test_seeds_out_of_range_are_refused(make):
+    make(seed=2**32 - 1)
+    for seed in -1, 2**32:
+        with pytest.raises(ValueError, match=f"seed is {seed}, it must be 0 to 4294967295"):
+            make(seed=seed)

@@ -1,6 +1,5 @@
-"""Studies: what is refused, what is not repeated, what a failure leaves, and what tables may be used for."""
+"""Studies: what is refused, what is not repeated, and what a failure leaves."""
 
-import ast
 import csv
 import json
 import os
@@ -15,11 +14,10 @@ import pytest
 
 import dnas
 from dnas.runs.files import read_json
+from dnas.runs.study_folder import entry_file, failures
 from dnas.studies import job as jobs
-from dnas.studies.folder import declare, entry_file
 from dnas.studies.plan import plan_study
-from dnas.studies.run import failures, run_jobs
-from dnas.tabular import nasbench201
+from dnas.studies.run import plan_text, planned, run_jobs
 from launch.main import main
 from tests.test_load import refused, said
 
@@ -128,7 +126,25 @@ def test_the_plan_says_what_there_is_to_do_and_writes_nothing(tmp_path, capsys):
     out = said(capsys, "study", file, "--run", tmp_path / "s", "--trust", "--dry-run")
     steps = plan_study(file, True).steps
     assert f"fast: 2 to search: {2 * 3 * steps} steps" in out and f"to do      12 epochs, {12 * steps} steps" in out
+    assert "seeds      2; a corrected p can be 0.05 or less from 6 on with 1 comparison" in out
     assert not (tmp_path / "s").exists()
+
+
+def test_the_plan_says_how_long_it_will_take_by_what_is_done(tmp_path):
+    changes = {"methods": ["darts", FAST], "seeds": 4, "selections": ["magnitude", "random"]}
+    plan, folder = plan_study({**STUDY, **changes}, True), tmp_path / "s"
+    for seed, choices in (0, {"magnitude": 1.0, "random": 3.0}), (1, {"magnitude": 2.0}):
+        file = entry_file(folder, "darts", seed)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        selections = {name: {"values": {"seconds": seconds}} for name, seconds in choices.items()}
+        file.write_text(json.dumps({"seconds": 100.0 + seed, "selections": selections}))
+        (folder / f"runs/darts/{seed}").mkdir(parents=True)
+        (folder / f"runs/darts/{seed}/results.json").touch()
+    rows = planned(plan, folder)
+    assert rows[0] == ("darts", [0], [1, 2, 3], [1], 2 * 100.5 + 3 * 3.0 + 2 * 1.5) and rows[1].seconds is None
+    text = plan_text(plan._replace(methods=plan.methods[:1]), folder)
+    assert "darts: 1 done, 1 to select from, 2 to search: 10 steps, about 3 min 33 s" in text
+    assert text.endswith("to do      2 epochs, 10 steps, about 3 min 33 s and compiling")
 
 
 @pytest.mark.parametrize("changes, message", [
@@ -139,7 +155,9 @@ def test_the_plan_says_what_there_is_to_do_and_writes_nothing(tmp_path, capsys):
     ({"methods": ["darts", {"name": "darts", "label": "Darts"}]}, "two methods are called Darts"),
     ({"seeds": 10**12}, "seeds is 1000000000000; it must be at most"),
     ({"methods": ["darts+rarts"]}, "rarts cannot follow"),
-    ({"table": {"file": "~nobody-of-that-name/t.npz"}}, "home directory"),
+    ({"table": {"file": "~nobody-of-that-name/t.npz"}}, "no home directory of '~nobody-of-that-name'"),
+    ({"data": {"source": "~nobody-of-that-name/d.npz"}}, "no home directory of '~nobody-of-that-name'"),
+    ({"selections": [{"name": "zero-cost", "seed": 2**70}]}, "seed is 1180591620717411303424, it must be 0 to 4294967295"),
     ({"methods": ["darts", "darts"]}, "two methods are called darts; give each a label"),
     ({"methods": [{"name": "darts", "label": "../x"}]}, "label '../x' names a folder"),
     ({"methods": [{"name": "darts", "lrr": 1}]}, "has no option lrr; did you mean lr?"),
@@ -148,7 +166,10 @@ def test_the_plan_says_what_there_is_to_do_and_writes_nothing(tmp_path, capsys):
     ({"selections": ["magnitude", "magnitude"]}, "two selections are called magnitude"),
     ({"selections": ["magnitud"]}, "did you mean 'magnitude'?"), ({"seeds": [1, 1]}, "name a seed twice"),
     ({"seeds": 0}, "at least one seed"), ({"seeds": 1.5}, "it must be a number of seeds"),
-    ({"budget": {"seconds": 60}}, "budget has seconds, and a search ends after a number of epochs"),
+    ({"budget": {"seconds": -60}}, "budget: seconds is -60.0; it must be a number above 0"),
+    ({"budget": {"steps": 60, "epochs": 3}}, "budget has epochs and steps; give one of them"),
+    ({"budget": {"steps": 0, "batch": 16}}, "budget: steps is 0, 0 epochs of 5; it must be 1 to 5,000,000"),
+    ({"budget": {"steps": 1.5}}, "steps is 1.5; it must be a whole number"),
     ({"budget": {"epochs": 0}}, "epochs is 0"), ({"budget": {"epoch": 3}}, "did you mean epochs?"),
     ({"budget": {"batch": 10**6}}, "is larger than the train split"), ({"data": {"limits": 3}}, "did you mean limit?"),
     ({"data": {"source": "absent.npz"}}, "absent.npz"), ({"space": {"name": "nasbench201", "chanels": 4}}, "channels"),
@@ -179,6 +200,19 @@ def test_places_in_a_study_are_imported_only_if_trusted(tmp_path, capsys):
         file = write_study(tmp_path / "mine.toml", **{"space": {"name": "nasbench201"}, **changes})
         assert "nothing is imported because a file says so" in refused(capsys, "study", file, "--run", tmp_path / "s")
     assert not (tmp_path / "marker").exists() and not (tmp_path / "s").exists()
+
+
+def test_a_budget_of_steps_and_of_seconds(tmp_path, capsys):
+    for steps, epochs in (1, 1), (5, 1), (6, 2), (1001, 201):
+        assert plan_study({**STUDY, "budget": {"steps": steps, "batch": 16}}, True).epochs == epochs
+    file = write_study(tmp_path / "mine.toml", budget={"steps": 12, "batch": 16, "seconds": 1e-4}, seeds=[0])
+    out = said(capsys, "study", file, "--run", tmp_path / "s", "--trust", "--cache", "off", "--no-progress", "--dry-run")
+    assert "budget     3 epochs of 5 steps of 16 examples for each search, 15 steps, or 0.0001 seconds" in out
+    result = dnas.study(file, tmp_path / "s", trust=True, progress=False)
+    assert len(result.searches[0]["epochs"]) == 2 and "0.0001 seconds are over" in result.searches[0]["stopped"]
+    assert [each.values["gradients"] for each in result.entries] == [2 * 5]  # of the epoch that there was
+    with pytest.raises(ValueError, match="seconds is 0.0001 there, 5.0 here"):
+        dnas.study({**STUDY, "budget": {"steps": 12, "batch": 16, "seconds": 5}}, tmp_path / "s", trust=True)
 
 
 def test_a_folder_in_use_is_refused(done, capsys):
@@ -212,128 +246,6 @@ def test_paths_are_relative_to_the_file(tmp_path, monkeypatch):
     plan = plan_study(file, True)
     assert plan.methods[0][:2] == ("mine", {"name": f"{folder}/mine.py:mine", "lr": 0.1})
     assert plan.data == {"data": [str(folder / "data.npz")]}
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    """A table of all cells in which convolutions are good."""
-    ops = np.stack(np.unravel_index(np.arange(nasbench201.CELLS), (5,) * 6), 1)
-    worth = (ops == nasbench201.OPS.index("nor_conv_3x3")).sum(1) * 10.0
-    path = tmp_path_factory.mktemp("table") / "table.npz"
-    np.savez(path, ops=ops, code=np.arange(nasbench201.CELLS), op_names=np.array(nasbench201.OPS),
-             cifar10_test_200=worth, cifar10_valid_12=worth / 2)
-    return path
-
-
-CELL = {"space": {"name": "nasbench201", "channels": 2, "cells": 1}, "seeds": [0], "methods": ["darts"]}
-
-
-def test_test_columns_are_for_reports_only(table):
-    whole = nasbench201.load(table)
-    assert set(nasbench201.without_test(whole).columns) == {"cifar10_valid_12"}
-    with pytest.raises(ValueError, match="'cifar10_test_200' of accuracies to choose; test columns are for reports only"):
-        dnas.study({**STUDY, **CELL, "table": {"file": str(table), "choose": "cifar10_test_200"}}, "absent", trust=True)
-    assert "table" not in jobs.Job._fields  # what a search and a selection are given
-    rooms = ("algorithms", "methods", "selection", "engine", "data", "runs", "studies/job.py", "studies/worker.py",
-             "studies/run.py", "studies/plan.py", "api/search.py", "api/search_plan.py", "api/select.py")
-    for room in rooms:
-        path = ROOT / "dnas" / room
-        for file in [path] if path.is_file() else path.rglob("*.py"):
-            names = [alias for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)
-                     for alias in (node.module or "", *(f"{node.module}.{each.name}" for each in node.names))]
-            assert not any(name.startswith(("dnas.tabular", "dnas.studies.truth")) for name in names), file
-
-
-@pytest.mark.heavy
-def test_a_table_is_read_for_the_report_alone(table, tmp_path, monkeypatch):
-    said = {**STUDY, **CELL, "table": {"file": str(table), "choose": "cifar10_valid_12"}}
-    said["budget"] = {"epochs": 1, "batch": 16, "train_epochs": 1}
-    carry, load = jobs.carry_out, nasbench201.load
-
-    def without_tables(*args):
-        monkeypatch.setattr(nasbench201, "load", None)
-        errors = carry(*args)
-        monkeypatch.setattr(nasbench201, "load", load)
-        return errors
-
-    monkeypatch.setattr("dnas.studies.run.carry_out", without_tables)
-    result = dnas.study(said, tmp_path / "s", progress=False)
-    assert not result.failures
-    (entry,) = result.entries
-    assert entry.values["table"] == 10 * entry.notation.count("nor_conv_3x3") == 2 * entry.values["valid"]
-    assert [point.regret for point in result.points][-1] == 60 - entry.values["table"]
-    assert result.judged == ["table", "valid", "trained", "discrete"] and "table %" in str(result)
-
-
-CELLS = {"good": "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|",
-         "poor": "|none~0|+|skip_connect~0|none~1|+|skip_connect~0|skip_connect~1|skip_connect~2|"}
-
-
-@pytest.fixture
-def reported(table, tmp_path):
-    """A study of two methods and six seeds whose searches were never carried out: the files are written here."""
-    from dnas.api.parts import space
-
-    cell, folder = space("nasbench201", dnas.data.load("digits", limit=200), channels=2, cells=1), tmp_path / "s"
-    said = {**STUDY, **CELL, "seeds": 6, "methods": ["darts", FAST], "table": {"file": str(table)}}
-    folder.mkdir()
-    declare(folder, plan_study(said))
-    for label in "darts", "fast":
-        for seed in range(6):
-            notation = CELLS["good" if label == "fast" or seed == 0 else "poor"]
-            genotype = cell.parse(notation).to_json()
-            choice = {"source": {}, "genotype": genotype, "notation": notation, "values": {"discrete": 10.0 + seed}}
-            epochs = [{"epoch": epoch, "seconds": 2.0 * epoch, "entropy": 1.0, "genotype": genotype,
-                       "skips": notation.count("skip"), "edges": 6} for epoch in (0, 1)]
-            file = entry_file(folder, label, seed)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps({"label": label, "seed": seed, "seconds": 2.0, "epochs": epochs,
-                                        "selections": {"magnitude": choice}}))
-    return folder
-
-
-def test_the_report_looks_the_choices_up_in_the_table(reported, capsys):
-    result = dnas.study_report(reported)
-    assert [entry.values["table"] for entry in result.entries[:2]] == [50, 0] and result.judged == ["table", "discrete"]
-    assert [point.regret for point in result.points[:4]] == [10, 10, 60, 60]  # of the best cell: six convolutions, 60
-    assert result.agreement == {("darts", "magnitude"): pytest.approx(((5 * 1 / 6) + 10) / 15), ("fast", "magnitude"): 1}
-    (by_table, by_discrete) = result.differences
-    assert (by_table.difference.mean, by_table.p, by_discrete.p) == (pytest.approx(50 * 5 / 6), 2 / 32, 1.0)
-    assert result.claims[-1].startswith("5 of 6 searches of darts ended with skips on more than half")
-    out = said(capsys, "study", "report", reported)
-    assert max(map(len, out.splitlines()[:-1])) <= 80 and "table %" in out and "41.67" in out
-    page = (reported / "report.html").read_text()
-    headings = "Mean ranks", "Differences by seed", "Agreement of seeds", "Every choice"
-    assert all(part in page for part in (*headings, CELLS["poor"], "regret", *result.claims))
-
-
-def test_a_damaged_entry_is_one_clear_line(reported, capsys):
-    file = reported / "entries/darts/3.json"
-    file.write_text('{"label": "darts"}')
-    assert f"{file} lacks seed, seconds, epochs, selections; remove it" in refused(capsys, "study", "report", reported)
-    file.unlink()
-    for label in "../x", "/etc":
-        said = read_json(reported / "study.json")
-        said["methods"][0][0] = label
-        (reported / "other").mkdir(exist_ok=True)
-        (reported / "other/study.json").write_text(json.dumps(said))
-        assert "no name of a folder" in refused(capsys, "study", "report", reported / "other")
-    assert "ranks are over the 5 seeds that all rows have" in str(dnas.study_report(reported))
-    assert len(dnas.study_report(reported).searches) == 11 and dnas.study_report(reported).missing == [("darts", 3)]
-
-
-def test_the_report_stays_within_80_columns_whatever_the_names(reported):
-    long = "a-method-with-a-very-long-label=0.0001,and-more"
-    for part in "entries", "runs":
-        if (reported / part).exists():
-            (reported / part / "fast").rename(reported / part / long)
-    declared = read_json(reported / "study.json")
-    declared["methods"][1][0] = long
-    (reported / "study.json").write_text(json.dumps(declared))
-    for file in (reported / "entries" / long).iterdir():
-        file.write_text(json.dumps(read_json(file) | {"label": long}))
-    text = str(dnas.study_report(reported))
-    assert max(map(len, text.splitlines())) <= 80 and "a-method-with-a..." in text
 
 
 def test_worker_processes_write_why_a_job_failed(tmp_path):

@@ -70,10 +70,29 @@ def row(method, selection, *values, seeds=None):
 def test_ranks_and_differences_go_by_seed():
     rows = [row("a", "s", 10, 20, 30), row("b", "s", 11, 19, 36, seeds=(0, 1, 5)), row("a", "t", 5, 5, 5)]
     assert [(each.rank.mean, each.seeds) for each in results.ranks_of(rows, "discrete", 1)] == [(1.5, 2), (1.5, 2), (3, 2)]
-    one, other = results.paired_of(rows, "discrete", ["a", "b"], ["s", "t"])
+    one, other = results.paired_of(rows, "discrete", {"": ["a", "b"]}, ["s", "t"])
     assert (one.within, one.first, one.second, one.difference.mean, one.pairs) == ("s", "b", "a", 0.0, 2)
     assert (other.within, other.first, other.second, other.difference.mean, other.pairs) == ("a", "t", "s", -15.0, 3)
     assert (other.p, other.corrected) == (0.25, 0.5)
+
+
+def test_the_comparisons_and_how_many_seeds_they_need():
+    pairs = statistics.comparisons({"x": ["a", "b"], "y": ["c"]}, ["s", "t", "u"])
+    assert len(pairs) == 3 + 2 * 2 + 2 and pairs[0] == ("x", "s", "b", "a", ("b", "s"), ("a", "s"))
+    for tests in 1, 2, 6, 26:
+        seeds = statistics.seeds_for(tests)
+        assert tests * statistics.least_p(seeds) <= 0.05 < tests * statistics.least_p(seeds - 1)
+
+
+def test_what_no_outcome_could_show_is_not_corrected_for():
+    same, moved = row("a", "s", *range(6)), row("b", "s", *range(6))
+    once = row("c", "s", 9, *range(1, 6))  # one seed differs
+    better = row("d", "s", *range(1, 7))
+    pairs = results.paired_of([same, moved, once, better], "discrete", {"": ["a", "b", "c", "d"]}, ["s"])
+    assert [(each.first, each.p, each.corrected, each.counted) for each in pairs] == [
+        ("b", 1, 1, False), ("c", 1, 1, False), ("d", 2 / 64, 2 / 64, True)]
+    assert of_metric(METRIC, pairs[:2], [], ["s"]) == [
+        "No difference in discretised % is sure: in no comparison two seeds differ."]
 
 
 METRIC = METRICS["discrete"]
@@ -81,7 +100,7 @@ METRIC = METRICS["discrete"]
 
 def sentences(first, second):
     rows = [row("a", "s", *first), row("b", "s", *second)]
-    pairs, ranks = results.paired_of(rows, "discrete", ["a", "b"], ["s"]), results.ranks_of(rows, "discrete", 1)
+    pairs, ranks = results.paired_of(rows, "discrete", {"": ["a", "b"]}, ["s"]), results.ranks_of(rows, "discrete", 1)
     return of_metric(METRIC, pairs, ranks, ["s"])
 
 

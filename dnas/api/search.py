@@ -37,8 +37,9 @@ def search(space: str | SearchSpace | Sequence[str | SearchSpace] = "nasbench201
            method: str | Method | Sequence[str | Method] = "darts", data: str | Dataset = "digits", *,
            epochs: int = 30, batch: int | None = None, seed: int = 0, seeds: int | Sequence[int] | None = None,
            out: str | Path | None = None, budget: Budget | None = None, diagnose: int = 0, stop_on_collapse: bool = False,
-           start: str | None = None, selection: str | None = None, preset: Literal["quick", "paper"] | None = None,
-           devices: int | Literal["all"] | None = None, progress: bool = True, cache: str | None = None) -> Run | list[Run]:
+           start: str | None = None, seconds: float | None = None, selection: str | None = None,
+           preset: Literal["quick", "paper"] | None = None, devices: int | Literal["all"] | None = None,
+           progress: bool = True, cache: str | None = None) -> Run | list[Run]:
     """Searches a space by a method on the train and valid splits of a data set, looking at the hold-out split.
 
     With several spaces, methods or seeds every combination is a search; those that differ in seeds and in numbers of the
@@ -60,6 +61,8 @@ def search(space: str | SearchSpace | Sequence[str | SearchSpace] = "nasbench201
         diagnose: Epochs between diagnoses: discretisation gap, sharpness, curvature, skips. 0: none.
         stop_on_collapse: End the search when a diagnosis says that it is collapsing.
         start: Run of a search whose weights, logits, decisions and mask this one begins with.
+        seconds: Seconds of epochs, compiling not counted, after which a search ends, at the end of an epoch; its schedules
+            still go over all epochs, and how far it comes depends on the machine. None: no limit.
         selection: What chooses the architecture in the end: own for the method's own rule, or one of `dnas selections`; the
             preset's unless given.
         preset: quick or paper. quick: a short search's architecture rate is larger, and where the method has no rule of its
@@ -74,8 +77,8 @@ def search(space: str | SearchSpace | Sequence[str | SearchSpace] = "nasbench201
     reaches its end, and RunWriteError.
     """
     plan = plan_search(space, method, data, epochs=epochs, batch=batch, seed=seed, seeds=seeds, budget=budget,
-                       diagnose=diagnose, stop_on_collapse=stop_on_collapse, start=start, selection=selection, preset=preset,
-                       devices=devices)
+                       diagnose=diagnose, stop_on_collapse=stop_on_collapse, start=start, seconds=seconds,
+                       selection=selection, preset=preset, devices=devices)
     runs = run_searches(plan, out, progress=progress, cache=cache, say=print_flushed if progress else lambda text: None)
     return runs if plan.several else runs[0]
 
@@ -110,7 +113,8 @@ def run_searches(plan: SearchPlan, out: str | Path | None, *, progress: bool = T
                      for setting, run in zip(group, opened)]
             results = search_lanes(space, lanes, plan.data, epochs=plan.epochs, batch=plan.batch, progress=progress,
                                    diagnose=plan.diagnose, stop_on_collapse=plan.stop_on_collapse, start=plan.start,
-                                   mesh=mesh, key=program_key(space, group[0].method, plan.data, budget))
+                                   seconds=plan.seconds, mesh=mesh,
+                                   key=program_key(space, group[0].method, plan.data, budget))
             for setting, run, result in zip(group, opened, results):
                 if isinstance(result, NonFiniteLoss):
                     failed.append((setting, result))
@@ -175,7 +179,8 @@ def announced(plan: SearchPlan, group: Sequence[Setting]) -> list[str]:
     which = f"seed {group[0].seed}" if len(group) == 1 else f"{len(group)} searches: {group[0].title} to {group[-1].title}"
     return [describe(plan.data), f"space   {configs.label(group[0].config['space'], 'space')}",
             f"method  {configs.label(shared, 'method')}, "
-            f"{plan.epochs} epochs of {plan.steps} steps of {plan.batch} examples, {which}"]
+            f"{plan.epochs} epochs of {plan.steps} steps of {plan.batch} examples, "
+            + (f"at most {plan.seconds:g} seconds, " if plan.seconds else "") + which]
 
 
 def _places(plan: SearchPlan, opened: Sequence[Any]) -> list[str]:

@@ -80,6 +80,7 @@ class SearchPlan:
     stop_on_collapse: bool
     start: SearchState | None
     devices: int = 1
+    seconds: float | None = None
     notes: tuple[str, ...] = ()
     selection: Selection | None = None
 
@@ -97,7 +98,7 @@ class SearchPlan:
 
 def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = None, seed: int = 0,
                 seeds: int | Sequence[int] | None = None, budget: Budget | None = None, diagnose: int = 0,
-                stop_on_collapse: bool = False, start: str | None = None,
+                stop_on_collapse: bool = False, start: str | None = None, seconds: float | None = None,
                 selection: str | tuple[str, Mapping[str, Any]] | None = None, preset: str | None = None,
                 devices: int | Literal["all"] | None = None) -> SearchPlan:
     """Loads, builds and checks all that a search needs, and computes and writes nothing. Arguments: as for `search`.
@@ -108,6 +109,7 @@ def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = No
     several = [spaces, methods] != [[space], [method]] or seeds is not None
     seeds = seeds_of(seed, seeds)
     configs.refuse_out_of_range({"epochs": epochs, "diagnose": diagnose, **({} if batch is None else {"batch": batch})})
+    configs.refuse_no_time(seconds)
     if stop_on_collapse and not diagnose:
         raise ValueError("stop_on_collapse needs diagnose, the epochs between diagnoses")
     if budget is not None and not isinstance(budget, Budget):
@@ -133,6 +135,7 @@ def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = No
     chooses, chosen = _selection(OWN if by_rule else PRESETS[preset] if selection is None else selection)
     common = {**configs.described(data), "epochs": epochs, "batch": batch, "diagnose": diagnose,
               "stop_on_collapse": stop_on_collapse, **({"budget": budget._asdict()} if budget.limits else {}),
+              **({} if seconds is None else {"seconds": float(seconds)}),
               **({"selection": as_json(chosen)} if chosen else {})}
     pairs = list(itertools.product(spaces, methods))
     names, groups = _names(pairs), []
@@ -155,7 +158,7 @@ def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = No
         state, said = _started(start, groups, data, batch, budget)
         notes += said
     return SearchPlan(data, groups, several, epochs, batch, steps, budget, diagnose, stop_on_collapse, state, devices,
-                      tuple(notes), chooses)
+                      seconds, tuple(notes), chooses)
 
 
 def space_config(space: SearchSpace) -> dict[str, Any]:

@@ -20,6 +20,15 @@ CIFAR_RECORD = 1 + 3 * 32 * 32
 BROKEN = (OSError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
+def expanded(path: str | Path) -> Path:
+    """A path with ~ and ~user replaced by a home directory. Raises ValueError where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        user = Path(path).parts[0]
+        raise ValueError(f"{str(path)[:80]!r}: there is no home directory of {user[:40]!r}; write the path out") from None
+
+
 class Arrays(NamedTuple):
     """The arrays of a source: inputs [N, ...], targets [N, ...], and those of its test set or None."""
 

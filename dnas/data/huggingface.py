@@ -10,6 +10,7 @@ from typing import Any
 from dnas.data.checks import checked_labels
 from dnas.data.dataset import Dataset
 from dnas.data.decode import File, Fit
+from dnas.data.files import expanded
 from dnas.data.pictures import PARTS, Labelled, from_pictures
 
 PREFIX = "hf:"
@@ -33,7 +34,7 @@ def hugging_face(source: str, *, limit: int | None = None, resize: Sequence[int]
         import datasets
     except ImportError:
         raise ValueError(f"{source}: it needs the package datasets; pip install 'dnas[hf]'") from None
-    place = Path(source).expanduser()
+    place = expanded(source)
     datasets.config.HF_DATASETS_TRUST_REMOTE_CODE = False  # older versions ask whether to run its code
     try:
         saved = any((place / name).is_file() for name in SAVED)

@@ -17,7 +17,7 @@ from dnas import registry
 from dnas.data import graphs
 from dnas.data.dataset import Dataset, balanced, from_arrays, with_task
 from dnas.data.decode import Fit
-from dnas.data.files import IDX, Arrays, cifar_folder, idx_file, idx_folder, npz, npz_graph, npz_pieces
+from dnas.data.files import IDX, Arrays, cifar_folder, expanded, idx_file, idx_folder, npz, npz_graph, npz_pieces
 from dnas.data.folders import holds_folders, picture_folder
 from dnas.data.huggingface import PREFIX, hugging_face, is_saved
 from dnas.data.splits import SPLITS
@@ -204,7 +204,7 @@ def _pictures(name: str) -> Callable[..., Dataset] | None:
     """The loader of the pictures that `name` stands for; None if it does not name pictures."""
     if name.startswith(PREFIX):
         return partial(hugging_face, name.removeprefix(PREFIX))
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if name in DATASETS or not folder.is_dir() or _holds_arrays(folder):
         return None
     if is_saved(folder):
@@ -218,7 +218,7 @@ def _holds_arrays(folder: Path) -> bool:
 
 
 def _existing(name: str) -> Path:
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_file() or path.is_dir():
         return path
     if path.exists():

@@ -26,6 +26,7 @@ from dnas.engine.progress import SILENT, Display, display, shared
 from dnas.engine.records import counts, entropy, of_split, refuse_non_finite, tagged
 from dnas.runs import checkpoint
 from dnas.runs.directory import RunDirectory
+from dnas.runs.index import number
 from dnas.runs.recorder import SearchRecorder, open_search_recorder
 from dnas.task import Task, task_of
 from dnas.types import Array, Genotype, SearchSpace
@@ -69,7 +70,8 @@ class Lane(NamedTuple):
 
 def search(space: SearchSpace, method: Method, data: Dataset, *, epochs: int, batch: int, seed: int = 0,
            run: RunDirectory | None = None, progress: bool = True, diagnose: int = 0, stop_on_collapse: bool = False,
-           start: SearchState | None = None, mesh: Mesh | None = None, key: Any = None) -> Result:
+           start: SearchState | None = None, mesh: Mesh | None = None, key: Any = None,
+           seconds: float | None = None) -> Result:
     """Searches `space` by `method` on the train and valid splits, with an evaluation on the hold-out split after each epoch.
 
     The same arguments give the same bits, on the same number of devices. With `run` the results are written into its
@@ -80,12 +82,14 @@ def search(space: SearchSpace, method: Method, data: Dataset, *, epochs: int, ba
     start: the state of another search of this space, whose weights, logits, decisions and mask are the initial ones.
     mesh: the devices, see `dnas.engine.mesh.create_mesh`; `batch` must divide by its axis `data`. None: the default device.
     key: see `dnas.engine.compile.program_key`; None to trace the programs in each process.
+    seconds: see `search_lanes`.
 
     Raises ValueError for a batch larger than a split and a start that does not fit, NonFiniteLoss, and the errors of
     `dnas.runs.checkpoint` and `dnas.runs.directory`.
     """
     [result] = search_lanes(space, [Lane(method, seed, run)], data, epochs=epochs, batch=batch, progress=progress,
-                            diagnose=diagnose, stop_on_collapse=stop_on_collapse, start=start, mesh=mesh, key=key)
+                            diagnose=diagnose, stop_on_collapse=stop_on_collapse, start=start, mesh=mesh, key=key,
+                            seconds=seconds)
     if isinstance(result, NonFiniteLoss):
         raise result
     return result
@@ -93,11 +97,14 @@ def search(space: SearchSpace, method: Method, data: Dataset, *, epochs: int, ba
 
 def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, epochs: int, batch: int, progress: bool = True,
                  diagnose: int = 0, stop_on_collapse: bool = False, start: SearchState | None = None,
-                 at_once: bool | None = None, mesh: Mesh | None = None, key: Any = None) -> list[Result | NonFiniteLoss]:
+                 at_once: bool | None = None, mesh: Mesh | None = None, key: Any = None,
+                 seconds: float | None = None) -> list[Result | NonFiniteLoss]:
     """Several searches by one program, each equal to `search` by itself up to rounding.
 
     Lanes that were interrupted at different epochs advance in groups until all are level.
     at_once: see `dnas.engine.lanes.start_lanes`; in turn, as on a CPU, each is equal to `search` bit for bit.
+    seconds: of a search's epochs, those before an interruption included, after which it ends; the first epoch that passes
+        them is its last. Of lanes that advance at once each has an equal share of the time.
 
     A search whose loss is not finite ends with the error in place of its result; the others continue.
     Raises ValueError if two lanes are the same or differ in more than numbers, and the errors of `search`.
@@ -117,7 +124,7 @@ def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, ep
         if len(lanes) > 1:
             displays, finish_epoch = shared(shown, task, _names(lanes), done)
         active = [stack.enter_context(_Search.open(space, task, algorithm, data, lane, hyper, last, one, rules,
-                                                   epochs=epochs, batch=batch, steps=steps))
+                                                   epochs=epochs, batch=batch, steps=steps, seconds=seconds))
                   for lane, hyper, last, one in zip(lanes, hypers, latest, displays)]
         if any(one.going for one in active):
             with shown.compiling("the search step and the evaluation"):
@@ -152,7 +159,7 @@ class _Search:
     @classmethod
     @contextlib.contextmanager
     def open(cls, space: SearchSpace, task: Task, algorithm: Algorithm, data: Dataset, lane: Lane, hyper: Mapping[str, Any],
-             latest: checkpoint.Latest, shown: Display, rules: Sequence[Callable], **sizes: int):
+             latest: checkpoint.Latest, shown: Display, rules: Sequence[Callable], **sizes: Any):
         """The search of `lane`, continued from its latest checkpoint, with its recorder open."""
         state = jax.tree.map(jnp.asarray, latest.tree)
         with open_search_recorder(lane.run, space, latest.epoch, state.arch) as recorder:
@@ -161,10 +168,12 @@ class _Search:
             yield cls(space, task, algorithm, data, lane, hyper, state, latest.epoch, shown, rules, recorder, **sizes)
 
     def __init__(self, space, task, algorithm, data, lane, hyper, state, epoch, shown, rules, recorder: SearchRecorder, *,
-                 epochs: int, batch: int, steps: int):
+                 epochs: int, batch: int, steps: int, seconds: float | None):
         self.space, self.task, self.algorithm, self.data, self.lane, self.hyper = space, task, algorithm, data, lane, hyper
-        self.state, self.epoch, self.shown, self.rules, self.recorder = state, epoch, shown, rules, recorder
-        self.epochs, self.batch, self.steps, self.error = epochs, batch, steps, None
+        self.state, self.epoch, self.shown, self.recorder = state, epoch, shown, recorder
+        self.seconds = sum(number(each, "seconds") or 0 for each in lane.run.timings()) if lane.run else 0
+        self.rules = [*rules, self._out_of_time]
+        self.epochs, self.batch, self.steps, self.limit, self.error = epochs, batch, steps, seconds, None
         self.key = jax.random.fold_in(jax.random.key(lane.seed), 1)
         self.stopped, self.warned = stop_of(self.rules, self.recorder.records), False
         if epoch:
@@ -211,6 +220,7 @@ class _Search:
             genotype = self.algorithm.select(self.state, self.hyper)
         genotype.decisions(self.space.groups)  # raises if it is not of this space
         timing = {"epoch": self.epoch, "examples_per_second": rate, "seconds": time.monotonic() - began}
+        self.seconds += timing["seconds"]
         self.recorder.epoch(record, timing, self.state, genotype)
         self.shown.epoch(record, rate)
         warning = collapse(self.recorder.records)
@@ -238,6 +248,11 @@ class _Search:
         holdout = of_split(self.recorder.records[-1], "holdout")
         return Result(self.state, genotype, self.algorithm.gates(self.state, self.hyper), holdout, self.recorder.records,
                       time.monotonic() - began, self.stopped, self.recorder.trajectory)
+
+    def _out_of_time(self, records: Sequence[Mapping[str, Any]]) -> Stop | None:
+        """A rule to stop by. Times are no part of the records, which are the same whenever a search is repeated."""
+        over = self.limit is not None and self.seconds >= self.limit
+        return Stop(f"its {self.limit:g} seconds are over, after {self.seconds:.1f}") if over else None
 
     def _decided(self, record: Mapping[str, Any]) -> SearchState:
         """The state with the method's decisions and mask after an epoch."""

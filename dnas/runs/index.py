@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 from dnas.runs import lock
 from dnas.runs.directory import FAILED
 from dnas.runs.files import read_json, records
+from dnas.runs.study_folder import DECLARED, LABEL, run_folder, states
 from dnas.types import Group
 
 SIGNS = {lock.NAME, "environment.json"}
@@ -44,10 +45,11 @@ class Quality(NamedTuple):
 class Summary(NamedTuple):
     """One run on one line. What is not known, or does not apply, is None or empty.
 
-    status: done, running, interrupted, failed or broken; kind: search, train, select or compare; method, space, data:
-    short. metric, value, unit: of the split `of`, after the last epoch, unit "%" or ""; better: 1 where more is better, -1
-    where less is. seconds: of all epochs so far; selections: finished ones inside the run; date: when it was begun, in ISO
-    8601; note: who is running it, why it failed, or what is broken.
+    status: done, running, interrupted, failed or broken, and of a search of a study that has not begun queued or waiting;
+    kind: search, train, select or compare; method, space, data: short. metric, value, unit: of the split `of`, after the
+    last epoch, unit "%" or ""; better: 1 where more is better, -1 where less is. seconds: of all epochs so far; selections:
+    finished ones inside the run; date: when it was begun, in ISO 8601; note: who is running it, where it is queued, why it
+    failed, or what is broken.
     """
 
     folder: Path
@@ -72,7 +74,8 @@ class Summary(NamedTuple):
 
 def list_runs(folder: str | Path, *, sort: Literal["folder", "status", "kind", "method", "space", "data", "seed", "epoch",
               "quality", "seconds", "date"] = "folder") -> list[Summary]:
-    """The runs at and below a folder, in any state; the choices inside of a run are counted with it.
+    """The runs at and below a folder, in any state, and searches of studies there that have not begun; the choices inside of
+    a run are counted with it.
 
     Args:
         sort: What the order goes by; the best quality, by its metric, and the latest date come first, what has none last.
@@ -83,7 +86,10 @@ def list_runs(folder: str | Path, *, sort: Literal["folder", "status", "kind", "
     if not top.is_dir():
         raise ValueError(f"{top} {'is not a folder' if top.exists() else 'does not exist'}; name one that holds runs")
     value = _rank if sort == "quality" else lambda one: getattr(one, sort)
-    runs = [summary(each) for each in find(top)]
+    by_folder = {each: summary(each) for each in find(top)}
+    for study in find_studies(top):
+        by_folder |= {each: _with_study(by_folder.get(each), search) for each, search in searches_of(study).items()}
+    runs = list(by_folder.values())
     ranked = [one for one in runs if value(one) not in (None, "")]
     return sorted(ranked, key=value, reverse=sort in DOWN) + [one for one in runs if value(one) in (None, "")]
 
@@ -104,6 +110,41 @@ def find(top: Path) -> Iterator[Path]:
             yield Path(folder)
             leave.add("selections")
         inside[:] = sorted(name for name in inside if name not in leave and not name.startswith("."))
+
+
+def find_studies(top: Path) -> Iterator[Path]:
+    """The folders of studies at and below `top`, in the order of their names. Links are not followed, hidden folders and
+    runs not entered."""
+    for folder, inside, files in os.walk(top):
+        if DECLARED in files:
+            yield Path(folder)
+        ends = DECLARED in files or not SIGNS.isdisjoint(files)
+        inside[:] = [] if ends else sorted(name for name in inside if not name.startswith("."))
+
+
+def searches_of(study: Path) -> dict[Path, Summary]:
+    """The searches that the study in a folder declares now, by their run directories, begun or not, and how far they are
+    with the choices from them; {} where it cannot be read."""
+    try:
+        said = read_json(study / DECLARED)
+        latest, methods = said["latest"], {label: parts for label, *parts in said["methods"] if LABEL.fullmatch(label)}
+        searches = [(label, int(seed)) for label in latest["methods"] if label in methods for seed in latest["seeds"]]
+        now = states(study, searches, latest.get("selections", list(said["selections"])))
+        data, epochs = short(said["data"]["data"]), int(said["epochs"])
+        return {run_folder(study, label, seed): Summary(
+            run_folder(study, label, seed), state.status, "search", short(methods[label][0]), short(methods[label][1]), data,
+            seed, 0, epochs, note=state.note) for (label, seed), state in now.items()}
+    except (ValueError, LookupError, TypeError, AttributeError, OSError):
+        return {}
+
+
+def _with_study(run: Summary | None, search: Summary) -> Summary:
+    """A run as its study sees it, which knows of the choices from it, and of queues."""
+    if run is None or run.status in ("running", "broken"):
+        return run or search
+    if search.status == "interrupted":
+        return run._replace(status="interrupted", note="choices from it are missing") if run.status == "done" else run
+    return run._replace(status=search.status, note=search.note)
 
 
 def choices(folder: Path) -> list[Path]:

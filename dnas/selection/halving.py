@@ -16,9 +16,8 @@ from typing import Literal
 
 import numpy as np
 
-from dnas.algorithms.schedules import refuse_negative
 from dnas.selection.sampling import MOST, draw, no_draws, tried, uniform_draw, with_draw
-from dnas.selection.types import TRIED, Progress, Selection
+from dnas.selection.types import TRIED, Progress, Selection, refuse_seed
 from dnas.selection.zero_cost import proxy_of
 from dnas.types import OPEN
 
@@ -52,7 +51,7 @@ def halving(*, draws: int = 16, epochs: int = 8, rungs: int = 3, source: Literal
     if min(draws, epochs) < 2 ** (rungs - 1):
         raise ValueError(f"{rungs} rungs halve {draws} architectures and {epochs} epochs {rungs - 1} times: both must be at "
                          f"least {2 ** (rungs - 1)}")
-    refuse_negative(seed=seed or 0)
+    refuse_seed(seed)
     ladder = [(rung, draws >> rung, epochs >> (rungs - 1 - rung)) for rung in range(rungs)]
     trainings = [(rung, place, length) for rung, count, length in ladder for place in range(count)]
 

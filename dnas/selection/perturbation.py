@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from dnas.algorithms.schedules import refuse_negative
-from dnas.selection.types import Progress, Selection
+from dnas.selection.types import Progress, Selection, refuse_seed
 from dnas.types import REMOVED, Genotype
 
 
@@ -44,7 +44,8 @@ def perturbation(*, interval: int = 5, criterion: Literal["metric", "loss"] = "m
 
     Raises ValueError if one is out of range.
     """
-    refuse_negative(interval=interval, images=images, seed=seed or 0)
+    refuse_negative(interval=interval, images=images)
+    refuse_seed(seed)
     if criterion not in ("metric", "loss"):
         raise ValueError(f"criterion must be metric or loss, not {criterion!r}")
     if not 0.5 < confidence < 1:

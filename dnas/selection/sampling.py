@@ -10,8 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dnas.algorithms.schedules import refuse_negative
-from dnas.selection.types import TRIED, Progress, Selection
+from dnas.selection.types import TRIED, Progress, Selection, refuse_seed
 from dnas.types import Genotype
 
 
@@ -21,9 +20,9 @@ def random(*, seed: int | None = None) -> Selection:
     Args:
         seed: Seed of the draw; default: the search's seed.
 
-    Raises ValueError for a negative seed.
+    Raises ValueError for a seed out of range.
     """
-    refuse_negative(seed=seed or 0)
+    refuse_seed(seed)
 
     def begin(context):
         rng = np.random.default_rng(context.seed if seed is None else seed)
@@ -46,10 +45,10 @@ def sampled(*, draws: int = 100, seed: int | None = None) -> Selection:
         draws: How many genotypes to try.
         seed: Seed of the draws; default: the search's seed.
 
-    Raises ValueError for fewer than one draw, more than MOST, or a negative seed.
+    Raises ValueError for fewer than one draw, more than MOST, or a seed out of range.
     """
     check_draws(draws)
-    refuse_negative(seed=seed or 0)
+    refuse_seed(seed)
 
     def begin(context):
         return Progress(context.state, np.int32(0), no_draws(context.space, draws), np.int64(0))

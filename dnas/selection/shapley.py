@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from dnas.algorithms.schedules import refuse_negative
-from dnas.selection.types import Progress, Selection
+from dnas.selection.types import Progress, Selection, refuse_seed
 
 
 def shapley(*, orders: int = 10, floor: float = 0.5, images: int = 0, seed: int | None = None) -> Selection:
@@ -30,7 +30,8 @@ def shapley(*, orders: int = 10, floor: float = 0.5, images: int = 0, seed: int 
 
     Raises ValueError if one is out of range.
     """
-    refuse_negative(images=images, seed=seed or 0)
+    refuse_negative(images=images)
+    refuse_seed(seed)
     if not 1 <= orders <= 10**6:
         raise ValueError(f"orders is {orders}, it must be at least 1, and at most 1,000,000")
     if not 0 <= floor < 1:

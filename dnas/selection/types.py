@@ -65,6 +65,16 @@ TRIED = "tried"
 """Begins the names of scores that belong to whole genotypes."""
 
 
+LARGEST_SEED = 2**32 - 1
+"""As of a search."""
+
+
+def refuse_seed(seed: int | None) -> None:
+    """Raises ValueError for a seed of a selection that is out of range; None stands for that of the search."""
+    if seed is not None and not 0 <= seed <= LARGEST_SEED:
+        raise ValueError(f"seed is {seed}, it must be 0 to {LARGEST_SEED}")
+
+
 class Selection(NamedTuple):
     """A way of choosing a genotype, in steps.
 

@@ -32,7 +32,7 @@ import numpy as np
 from dnas.algorithms.schedules import refuse_negative
 from dnas.one_hot import one_hot_gates
 from dnas.selection.sampling import best_draw, check_draws, no_draws, uniform_draw, with_draw
-from dnas.selection.types import TRIED, Context, Progress, Selection, Unsuitable
+from dnas.selection.types import TRIED, Context, Progress, Selection, Unsuitable, refuse_seed
 from dnas.types import Genotype
 
 PROXIES = "grad-norm", "snip", "synflow"
@@ -53,13 +53,14 @@ def zero_cost(*, proxy: Literal["grad-norm", "snip", "synflow"] = "synflow", dra
         without: Operations that are not drawn, such as none.
         seed: Seed of the draws and of the fresh weights; default: the search's seed.
 
-    Raises ValueError for another proxy, fewer than one draw, more than MOST, a negative weight or seed; and Unsuitable where
-    the space has no operation of that name, or an edge no other.
+    Raises ValueError for another proxy, fewer than one draw, more than MOST, a negative weight, or a seed out of range; and
+    Unsuitable where an edge has no other operation than those left out.
     """
     if proxy not in PROXIES:
         raise ValueError(f"proxy must be one of {', '.join(PROXIES)}, not {proxy!r}")
     check_draws(draws)
-    refuse_negative(seed=seed or 0, gates=gates)
+    refuse_negative(gates=gates)
+    refuse_seed(seed)
 
     def examples(context):
         return 1 if proxy == "synflow" else len(context.batch.inputs)

@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 
 from dnas.reports.comparison import Metric
 from dnas.studies.results import Paired, Point, Rank
-from dnas.studies.statistics import least_p
+from dnas.studies.statistics import LEVEL, least_p
 
-LEVEL = 0.05
-"""Corrected p up to which a difference is told."""
 LEAST_SEEDS = 5
 """Seeds from which on bootstrap intervals of ranks are compared; of fewer they are too narrow."""
 
 
 def of_metric(metric: Metric, pairs: Sequence[Paired], ranks: Sequence[Rank], selections: Sequence[str]) -> list[str]:
-    """What can be said by a metric: differences that are sure, and a first rank that is apart."""
-    return [*_differences(metric, pairs, selections), *_first(metric, ranks)]
+    """What can be said by a metric: differences that are sure, and in each space a first rank that is apart."""
+    spaces = dict.fromkeys(each.space for each in ranks)
+    return [*_differences(metric, pairs, selections), *(
+        line for space in spaces for line in _first(metric, [each for each in ranks if each.space == space]))]
 
 
 def _differences(metric: Metric, pairs: Sequence[Paired], selections: Sequence[str]) -> list[str]:
@@ -29,9 +29,10 @@ def _differences(metric: Metric, pairs: Sequence[Paired], selections: Sequence[s
                          f"{metric.title} differs by {metric.text(abs(each.difference.mean))} over {each.pairs} seeds "
                          f"(corrected p {each.corrected:.3g}).")
     if pairs and not lines:
-        most, count = max(each.pairs for each in pairs), len(pairs)
+        most, count = max(each.pairs for each in pairs), sum(each.counted for each in pairs)
         least, noun = min(1.0, count * least_p(most)), f"comparison{'s' * (count > 1)}"
-        why = f": with {most} seeds and {count} {noun} no corrected p can be below {least:.2g}." if least > LEVEL else \
+        why = ": in no comparison two seeds differ." if not count else \
+            f": with {most} seeds and {count} {noun} no corrected p can be below {least:.2g}." if least > LEVEL else \
             f" (no corrected p is at most {LEVEL:g})."
         lines.append(f"No difference in {metric.title} is sure{why}")
     return lines

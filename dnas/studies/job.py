@@ -27,7 +27,7 @@ from dnas.engine.lanes import NonFiniteLoss
 from dnas.engine.passes import count_passes
 from dnas.engine.search import input_shape
 from dnas.runs.files import as_json, read_json, records, write_json
-from dnas.studies.folder import entry_file, failure_file, run_folder
+from dnas.runs.study_folder import entry_file, failure_file, run_folder
 from dnas.task import task_of
 from dnas.types import OPEN, Batch, SearchSpace
 
@@ -46,6 +46,7 @@ class Job(NamedTuple):
     batch: int
     train_epochs: int
     cache: str | None = None
+    seconds: float | None = None
 
     @property
     def name(self) -> str:
@@ -126,7 +127,7 @@ def _searched(job: Job, parts: Parts, progress: bool) -> dict[int, str]:
     why: Exception | None = None
     try:
         search(parts.space, [parts.method], parts.data, epochs=job.epochs, batch=job.batch, seeds=waiting, selection="own",
-               out=folder[waiting[0]].parent, progress=progress, cache=job.cache)
+               out=folder[waiting[0]].parent, seconds=job.seconds, progress=progress, cache=job.cache)
     except Exception as error:
         why = error
     errors = {}

@@ -7,11 +7,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from dnas import config as configs
 from dnas.reports import html
 from dnas.reports.comparison import spell
 from dnas.reports.figures import FONT, SERIES, draw_dots, saving
+from dnas.runs.index import short
 from dnas.studies.report import Study, spell_interval
-from dnas.studies.results import JUDGED, mean_points
+from dnas.studies.results import JUDGED, judged, mean_points
 
 CURVES = {"regret": "regret, points", "skips": "edges that carry a skip", "entropy": "entropy of the gates, nats"}
 """What is drawn epoch by epoch, by the field of a point."""
@@ -24,32 +26,53 @@ def page(study: Study) -> str:
     if not study.judged:
         return html.page(title, [html.paragraph("Nothing is done yet."), *_failures(study), *_declared(study)])
     return html.page(title, [
-        html.paragraph(f"{len(study.declared['methods'])} methods, {len(study.declared['selections'])} selections, "
-                       f"{len(study.searches)} searches of {study.declared['epochs']} epochs."),
-        *(html.paragraph(line) for line in study.claims), *_summary(study), *_pictures(study), *_ranks(study),
+        *map(html.paragraph, _subject(study)), *map(html.paragraph, study.claims),
+        *(part for space in study.spaces for of in (_summary, _pictures, _ranks) for part in of(study, space)),
         *_differences(study), *_agreement(study), *_seeds(study), *_failures(study), *_meanings(study), *_declared(study)])
 
 
-def _summary(study: Study) -> list[str]:
-    parts = []
+def _subject(study: Study) -> list[str]:
+    """What was searched, by what, and on what data, in sentences."""
+    said, spaces = study.declared, {}
+    for label, _, space, *_ in said["methods"]:
+        spaces.setdefault(configs.label(space, "space").replace(space["name"], short(space), 1), []).append(label)
+    where = [f"Space {space}" + (f": {', '.join(labels)}." if len(spaces) > 1 else ".") for space, labels in spaces.items()]
+    options = ", ".join(f"{key} {value}" for key, value in said["data"].items() if key != "data")
+    sizes = ", ".join(f"{count:,} {'hold-out' if name == 'holdout' else name}" for name, count in said["sizes"].items())
+    data = ", ".join(Path(name).name for name in said["data"]["data"]) + (f" ({options})" if options else "")
+    limit = f", or {said['seconds']:g} seconds" if said["seconds"] else ""
+    names = {label.removesuffix(f",{space}") for space, labels in study.spaces.items() for label in labels}
+    methods, selections, searches, epochs = (f"{number} {one if number == 1 else more}" for number, one, more in (
+        (len(names), "method", "methods"), (len(said["selections"]), "selection", "selections"),
+        (len(study.searches), "search", "searches"), (said["epochs"], "epoch", "epochs")))
+    within = f" in {len(study.spaces)} spaces" if len(study.spaces) > 1 else ""
+    return [f"{methods}{within}, {selections}, {searches} of {epochs}{limit}, each epoch of {said['steps']} steps of "
+            f"{said['batch']} examples.", *where, f"Data {data}" + (f": {sizes} examples." if sizes else ".")]
+
+
+def _summary(study: Study, space: str) -> list[str]:
+    parts, shown = [], [row for row in study.rows if row.space == space]
     for kind in (*JUDGED, "gap", "tuned"), ("search", "seconds", "gradients", "params", "macs"):
-        names = [name for name in kind if any(name in row.values for row in study.rows)]
+        names = [name for name in kind if any(name in row.values for row in shown)]
         rows = [[f"{row.method}: {row.selection}", str(len(row.seeds)), *(
-            spell(study.metrics[name], row.values.get(name)) for name in names)] for row in study.rows]
+            spell(study.metrics[name], row.values.get(name)) for name in names)] for row in shown]
         parts.append(html.table(["method: selection", "seeds", *(study.metrics[name].title for name in names)], rows))
     note = "Means over the seeds ± their standard deviation; one seed shows none."
-    return [html.heading("Methods and selections"), *parts, html.paragraph(note, quiet=True)]
+    title = "Methods and selections" + (f": {space}" if space else "")
+    return [html.heading(title), *parts, html.paragraph(note, quiet=True)] if shown else []
 
 
-def _ranks(study: Study) -> list[str]:
-    names, keys = study.judged, dict.fromkeys((each.method, each.selection) for each in study.ranks)
-    ranks = {(each.metric, each.method, each.selection): spell_interval(each.rank) for each in study.ranks}
+def _ranks(study: Study, space: str) -> list[str]:
+    here = [each for each in study.ranks if each.space == space]
+    names = [name for name in study.judged if any(each.metric == name for each in here)]
+    keys = dict.fromkeys((each.method, each.selection) for each in here)
+    ranks = {(each.metric, each.method, each.selection): spell_interval(each.rank) for each in here}
     if not keys:
         return []
-    seeds = {each.metric: each.seeds for each in study.ranks}
+    seeds = {each.metric: each.seeds for each in here}
     titles = [f"{study.metrics[name].title} ({seeds[name]} seeds)" if name in seeds else study.metrics[name].title
               for name in names]
-    return [html.heading("Mean ranks"),
+    return [html.heading("Mean ranks" + (f": {space}" if space else "")),
             html.table(["method", "selection", *titles],
                        [[*key, *(ranks.get((name, *key), DASH) for name in names)] for key in keys], text=2),
             html.paragraph("1 is the best within a seed, of those seeds that all rows have; ties share their rank. In "
@@ -65,8 +88,8 @@ def _differences(study: Study) -> list[str]:
     return [html.heading("Differences by seed"),
             html.table(["difference", "within", "of", "mean, 95 % interval", "seeds", "p", "corrected p"], rows, text=3),
             html.paragraph("Methods against the first, selections against the first. Intervals are Student's t; p is that "
-                           "of the two-sided sign-flip test, corrected by Holm for all differences of its metric.",
-                           quiet=True)]
+                           "of the two-sided sign-flip test, corrected by Holm for all differences of its metric in which "
+                           "at least two seeds differ.", quiet=True)]
 
 
 def _agreement(study: Study) -> list[str]:
@@ -101,18 +124,22 @@ def _meanings(study: Study) -> list[str]:
 
 def _declared(study: Study) -> list[str]:
     said = {**study.declared, "methods": {label: {"method": method, "space": space}
-                                          for label, method, space in study.declared["methods"]}}
+                                          for label, method, space, *_ in study.declared["methods"]}}
     return [html.heading("Declared"), html.code(json.dumps(said, indent=1))]
 
 
-def _pictures(study: Study) -> list[str]:
+def _pictures(study: Study, space: str) -> list[str]:
+    shown = [row for row in study.rows if row.space == space]
+    points = [point for point in study.points if point.method in study.spaces[space]]
+    if not shown:
+        return []
     with tempfile.TemporaryDirectory() as scratch:
         dots, lines = Path(scratch) / "dots.svg", Path(scratch) / "curves.svg"
         draw_dots({study.metrics[name].title: {
             f"{row.method}: {row.selection}": [values[name] for values in row.seeds.values() if name in values]
-            for row in study.rows} for name in study.judged[:3]}, dots)
+            for row in shown} for name in judged(shown)[:3]}, dots)
         parts = [html.picture(dots, "Dots are seeds, a bar is their mean, a line one standard deviation.")]
-        curves = {what: mean_points(study.points, what) for what in CURVES}
+        curves = {what: mean_points(points, what) for what in CURVES}
         if any(curves.values()):
             draw_epochs({CURVES[what]: rows for what, rows in curves.items() if rows}, lines)
             parts.append(html.picture(lines, "Epoch by epoch, means over the seeds, by the method's own rule of "
@@ -122,8 +149,9 @@ def _pictures(study: Study) -> list[str]:
 
 def draw_epochs(panels: Mapping[str, Mapping[str, Sequence[tuple[int, float, float]]]], path: str | Path) -> None:
     """Writes a panel a title with a curve a method through (epoch, seconds, value): regret over seconds, others over
-    epochs."""
+    epochs. Only the axis of entropy, of which small differences matter, need not begin at 0."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     with saving(path) as save:
         figure = Figure(figsize=(3.4 * len(panels) + 0.4, 2.8), layout="constrained")
@@ -136,5 +164,10 @@ def draw_epochs(panels: Mapping[str, Mapping[str, Sequence[tuple[int, float, flo
             axes.set_title(title, size=FONT + 1)
             axes.set_xlabel("seconds" if over else "epoch", size=FONT)
             axes.tick_params(labelsize=FONT - 1)
+            axes.ticklabel_format(useOffset=False)
+            if not over:
+                axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+            if title != CURVES["entropy"]:
+                axes.set_ylim(bottom=0, top=max(1.0, axes.get_ylim()[1]))
             axes.legend(frameon=False, fontsize=FONT - 1)
         save(figure)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,29 +15,39 @@ from dnas import registry
 from dnas.api.search_plan import BATCH, check_space, seeds_of
 from dnas.data import Dataset, steps_per_epoch
 from dnas.data import load as load_data
+from dnas.data.files import expanded
 from dnas.options import REQUIRED, Option
+from dnas.runs.study_folder import LABEL
 from dnas.selection import COMPARED
 from dnas.task import task_of
 
 TEXTS = str | tuple[str, ...]
-PARTS = "space", "data", "methods", "selections", "seeds", "budget", "table"
+PARTS = "space", "spaces", "data", "methods", "selections", "seeds", "budget", "table", "slurm"
 """Keys of a study file."""
-BUDGET = (Option("epochs", int, 30, "of each search"), Option("batch", int | None, None, "examples in a mini-batch"),
+BUDGET = (Option("epochs", int, 30, "of each search"), Option("steps", int | None, None, "of each search, at least"),
+          Option("seconds", float | None, None, "of a search's epochs, after which it ends"),
+          Option("batch", int | None, None, "examples in a mini-batch"),
           Option("train_epochs", int, 0, "of training each choice from scratch, 0 for none"))
 TABLE = (Option("file", str, REQUIRED, "a table of NAS-Bench-201"),
          Option("truth", str, "cifar10_test_200", "column that is reported"),
          Option("choose", str | None, None, "column of validation results by which methods may be chosen"))
-LABEL = re.compile(r"\w[\w.,=+-]*", re.ASCII)
+OPTION = re.compile(r"[a-z][a-z0-9-]*")
+"""What an option of sbatch may be called."""
+OF_SUBMISSION = ("array", "chdir", "error", "help", "input", "output", "parsable", "test-only", "usage", "version", "wait",
+                 "wrap")
+"""Options of sbatch on which a submission depends."""
 LONGEST = 100
 """Characters of a label, which names folders."""
 
 
 class PlannedMethod(NamedTuple):
-    """A method of a study. method, space: {"name", all options}, as a config has them."""
+    """A method of a study in a space of it. method, space: {"name", all options}, as a config has them. within: the label of
+    the space, "" in a study of one `[space]`; the label of the method ends with it, so that it is another in each space."""
 
     label: str
     method: dict[str, Any]
     space: dict[str, Any]
+    within: str = ""
 
 
 class StudyPlan(NamedTuple):
@@ -45,7 +55,8 @@ class StudyPlan(NamedTuple):
 
     data: {"data": names or paths, options}. described: what the config of a run says of it. selections: {name: {"name",
     options}}. steps: of an epoch. quality: {"name", "better", "percent"} of the task's metric. table: TABLE's, or None; it
-    is for the report, and no job has it.
+    is for the report, and no job has it. slurm: options of sbatch. seconds: of a search, see `dnas.search`.
+    sizes: of the splits.
     """
 
     methods: list[PlannedMethod]
@@ -59,6 +70,17 @@ class StudyPlan(NamedTuple):
     steps: int
     quality: dict[str, Any]
     table: dict[str, Any] | None
+    slurm: dict[str, Any] = {}
+    seconds: float | None = None
+    sizes: dict[str, int] = {}
+
+
+def methods_in_spaces(methods: Iterable[Sequence[Any]]) -> dict[str, list[str]]:
+    """The labels of the methods in each space, by its label. methods: as in a plan, or as they were declared earlier."""
+    spaces: dict[str, list[str]] = {}
+    for label, _, _, *within in methods:
+        spaces.setdefault(within[0] if within else "", []).append(label)
+    return spaces
 
 
 def plan_study(study: str | Path | Mapping[str, Any], trust: bool | Collection[str] = False) -> StudyPlan:
@@ -77,19 +99,21 @@ def plan_study(study: str | Path | Mapping[str, Any], trust: bool | Collection[s
     options, data = _data(said, where, folder, trust)
     batch = budget["batch"] or min(BATCH, len(data.splits["train"]), len(data.splits["valid"]))
     steps = steps_per_epoch(data, batch)
+    epochs = _epochs(budget, steps, where)
     selections = _selections(said, where, folder, trust)
-    methods = _methods(said, where, folder, trust, data, budget["epochs"], steps)
+    methods = _methods(said, where, folder, trust, data, epochs, steps)
     seeds = said.get("seeds", 3)
     if type(seeds) is not int and not isinstance(seeds, list):
         raise ValueError(f"{where}: seeds is {seeds!r}; it must be a number of seeds, or a list of them")
     task = task_of(data)
     quality = {"name": task.metric, "better": task.better, "percent": task.percent}
-    return StudyPlan(methods, selections, seeds_of(0, seeds), options, configs.described(data), budget["epochs"], batch,
-                     budget["train_epochs"], steps, quality, _table(said, where, folder))
+    return StudyPlan(methods, selections, seeds_of(0, seeds), options, configs.described(data), epochs, batch,
+                     budget["train_epochs"], steps, quality, _table(said, where, folder), _slurm(said, where),
+                     budget["seconds"], {name: len(rows) for name, rows in data.splits.items()})
 
 
 def _read(path: str | Path) -> tuple[dict[str, Any], str, Path]:
-    path = Path(path).expanduser()
+    path = expanded(path)
     try:
         return tomllib.loads(path.read_text(encoding="utf-8")), str(path), path.absolute().parent
     except (OSError, UnicodeError) as error:
@@ -101,15 +125,26 @@ def _read(path: str | Path) -> tuple[dict[str, Any], str, Path]:
 
 def _budget(said: Mapping[str, Any], where: str) -> dict[str, Any]:
     part = _mapping(said, "budget", where)
-    for key in "steps", "seconds":
-        if key in part:
-            raise ValueError(f"{where}: budget has {key}, and a search ends after a number of epochs; give epochs")
+    if {"steps", "epochs"} <= part.keys():
+        raise ValueError(f"{where}: budget has epochs and steps; give one of them")
     budget = configs.checked_options(f"{where}: budget", BUDGET, part)
     configs.refuse_out_of_range({name: budget[name] for name in ("epochs", "batch") if budget[name] is not None},
                                 f"{where}: budget: ")
+    configs.refuse_no_time(budget["seconds"], f"{where}: budget: ")
     if not 0 <= budget["train_epochs"] <= configs.BOUNDS["epochs"][1]:
         raise ValueError(f"{where}: budget: train_epochs is {budget['train_epochs']}; it must be 0 or more")
     return budget
+
+
+def _epochs(budget: Mapping[str, Any], steps: int, where: str) -> int:
+    """Of each search: those that are declared, or as many of `steps` steps as reach the steps that are."""
+    if budget["steps"] is None:
+        return budget["epochs"]
+    epochs = -(-budget["steps"] // steps)
+    if not 1 <= epochs <= configs.BOUNDS["epochs"][1]:
+        raise ValueError(f"{where}: budget: steps is {budget['steps']}, {epochs:,} epochs of {steps}; it must be 1 to "
+                         f"{steps * configs.BOUNDS['epochs'][1]:,}")
+    return epochs
 
 
 def _data(said: Mapping[str, Any], where: str, folder: Path,
@@ -129,31 +164,55 @@ def _data(said: Mapping[str, Any], where: str, folder: Path,
 
 def _methods(said: Mapping[str, Any], where: str, folder: Path, trust: bool | Collection[str],
              data: Dataset, epochs: int, steps: int) -> list[PlannedMethod]:
-    common = _mapping(said, "space", where) or {"name": "nasbench201"}
+    spaces = _spaces(said, where, folder, trust)
     methods: list[PlannedMethod] = []
-    for part in _listed(said, "methods", where, ["darts"]):
-        name, options = _named(part, "method", where, folder, trust)
-        label, own = options.pop("label", name.rpartition(":")[2]), options.pop("space", {})
-        if not isinstance(label, str) or not LABEL.fullmatch(label) or len(label) > LONGEST:
-            raise ValueError(f"{where}: label {str(label)[:LONGEST]!r} names a folder; use letters, digits and . , = + - _, "
-                             f"at most {LONGEST}")
-        if label.lower() in [each.label.lower() for each in methods]:
-            raise ValueError(f"{where}: two methods are called {label}; give each a label of its own")
-        if not isinstance(own, Mapping) or "name" in own:
-            raise ValueError(f"{where}: space of method {label} is {own!r}; it must be a table of options of the space")
-        space_name, shared = _named(common, "space", where, folder, trust)
-        suits = factory_options.constant(registry.locate(name, "method"), "SPACE") or {}
+    for within, (space_name, shared) in spaces.items():
         direct = [option.name for option in factory_options.read(registry.locate(space_name, "space"))]
-        suits = {option: value for option, value in suits.items() if option not in direct}
-        space = configs.build_space(space_name, data, {**suits, **shared, **own})
-        check_space(space, data)
-        method = configs.build_method(name, options)
-        try:
-            method.numbers_of(epochs=epochs, steps=steps)
-        except ValueError as error:
-            raise ValueError(f"{where}: method {label}: {error}") from None
-        methods.append(PlannedMethod(label, dict(method.source), dict(space.source)))
+        for part in _listed(said, "methods", where, ["darts"]):
+            name, options = _named(part, "method", where, folder, trust)
+            own = options.pop("space", {})
+            label = ",".join([_label(options, name, where), *([within] if within else [])])
+            if label.lower() in [each.label.lower() for each in methods]:
+                raise ValueError(f"{where}: two methods are called {label}; give each a label of its own")
+            if not isinstance(own, Mapping) or "name" in own:
+                raise ValueError(f"{where}: space of method {label} is {own!r}; it must be a table of options of the space")
+            suits = factory_options.constant(registry.locate(name, "method"), "SPACE") or {}
+            suits = {option: value for option, value in suits.items() if option not in direct}
+            space = configs.build_space(space_name, data, {**suits, **shared, **own})
+            check_space(space, data)
+            method = configs.build_method(name, options)
+            try:
+                method.numbers_of(epochs=epochs, steps=steps)
+            except ValueError as error:
+                raise ValueError(f"{where}: method {label}: {error}") from None
+            methods.append(PlannedMethod(label, dict(method.source), dict(space.source), within))
     return methods
+
+
+def _spaces(said: Mapping[str, Any], where: str, folder: Path,
+            trust: bool | Collection[str]) -> dict[str, tuple[str, dict[str, Any]]]:
+    """The name and the options of each space, by its label, which is "" where the study has one `[space]`."""
+    if "spaces" not in said:
+        return {"": _named(_mapping(said, "space", where) or {"name": "nasbench201"}, "space", where, folder, trust)}
+    if "space" in said:
+        raise ValueError(f"{where} has space and spaces; put all of them into [[spaces]]")
+    spaces: dict[str, tuple[str, dict[str, Any]]] = {}
+    for part in _listed(said, "spaces", where, []):
+        name, options = _named(part, "space", where, folder, trust)
+        label = _label(options, name, where)
+        if label.lower() in map(str.lower, spaces):
+            raise ValueError(f"{where}: two spaces are called {label}; give each a label of its own")
+        spaces[label] = name, options
+    return spaces
+
+
+def _label(options: dict[str, Any], name: str, where: str) -> str:
+    """The label that is taken out of the options of a part, by default its name. Raises ValueError if it names no folder."""
+    label = options.pop("label", name.rpartition(":")[2])
+    if not isinstance(label, str) or not LABEL.fullmatch(label) or len(label) > LONGEST:
+        raise ValueError(f"{where}: label {str(label)[:LONGEST]!r} names a folder; use letters, digits and . , = + - _, "
+                         f"at most {LONGEST}")
+    return label
 
 
 def _selections(said: Mapping[str, Any], where: str, folder: Path,
@@ -172,7 +231,23 @@ def _table(said: Mapping[str, Any], where: str, folder: Path) -> dict[str, Any] 
     if "table" not in said:
         return None
     chosen = configs.checked_options(f"{where}: table", TABLE, _mapping(said, "table", where))
-    return {**chosen, "file": str(folder / _home(chosen["file"]))}
+    return {**chosen, "file": str(folder / expanded(chosen["file"]))}
+
+
+def _slurm(said: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Options of sbatch, which lines of a script will hold in quotes."""
+    part = _mapping(said, "slurm", where)
+    for name, value in part.items():
+        if not OPTION.fullmatch(name):
+            raise ValueError(f"{where}: slurm has {name[:80]!r}; an option of sbatch is a name of small letters, digits and "
+                             "-, such as cpus-per-task")
+        if name in OF_SUBMISSION:
+            raise ValueError(f"{where}: slurm: {name} is set by dnas study itself; leave it out")
+        text = isinstance(value, str) and value.isprintable() and not set(value) & set('"\\')
+        if not text and value is not True and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ValueError(f"{where}: slurm: {name} is {str(value)[:80]!r}; it must be a number, a text of one line "
+                             "without \" and \\, or true for an option without a value")
+    return part
 
 
 def _mapping(said: Mapping[str, Any], part: str, where: str) -> dict[str, Any]:
@@ -206,7 +281,7 @@ def _placed(name: str, folder: Path) -> str:
     if len(parts) > 1:
         return registry.JOIN.join(_placed(part, folder) for part in parts)
     file, colon, factory = name.rpartition(":")
-    return registry.absolute(f"{folder.absolute() / _home(file)}:{factory}") if colon and file.endswith(".py") else name
+    return registry.absolute(f"{folder.absolute() / expanded(file)}:{factory}") if colon and file.endswith(".py") else name
 
 
 def _source(name: str, folder: Path) -> str:
@@ -216,10 +291,3 @@ def _source(name: str, folder: Path) -> str:
         return str(folder.absolute() / name) if placed == name and (folder / name).exists() else placed
     except OSError as error:
         raise ValueError(f"data {name[:80]!r}: {error.strerror}; give a name or a path") from None
-
-
-def _home(path: str) -> Path:
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise ValueError(f"{path[:80]!r}: {error}") from None

@@ -15,10 +15,11 @@ from typing import Any
 from dnas.reports.comparison import Entry, Metric, spell
 from dnas.reports.text import columns
 from dnas.runs.files import as_json, read_json, write_atomic, write_json
+from dnas.runs.study_folder import entry_file, failures
 from dnas.studies import claims, results
-from dnas.studies.folder import declared, entry_file
+from dnas.studies.folder import declared
+from dnas.studies.plan import methods_in_spaces
 from dnas.studies.results import Paired, Point, Rank, Row
-from dnas.studies.run import failures
 from dnas.studies.statistics import Interval
 from dnas.studies.truth import Truth, load_truth
 
@@ -32,7 +33,7 @@ LONGEST = 18
 class Study:
     """A study as far as it is done. `str` of it is a text for a terminal.
 
-    declared: all that is declared or was begun, methods as [label, method, space]. searches: what is known of each search
+    declared: all that is declared or was begun, methods as in a plan. searches: what is known of each search
     that ended, with the choices from it. failures: {(method, seed): why it did not end}, of those that are declared now.
     truth: the table, if there is one.
     """
@@ -56,7 +57,12 @@ class Study:
     @functools.cached_property
     def rows(self) -> list[Row]:
         """For each method and selection the values of each seed, their means and deviations."""
-        return results.rows_of(self.entries, self.metrics)
+        return results.rows_of(self.entries, self.metrics, self.spaces)
+
+    @functools.cached_property
+    def spaces(self) -> dict[str, list[str]]:
+        """The labels of the methods in each space, by its label, which is "" in a study of one."""
+        return methods_in_spaces(self.declared["methods"])
 
     @property
     def judged(self) -> list[str]:
@@ -66,14 +72,14 @@ class Study:
     @functools.cached_property
     def ranks(self) -> list[Rank]:
         """Mean ranks by each metric of quality."""
-        return [rank for name in self.judged for rank in results.ranks_of(self.rows, name, self.metrics[name].better)]
+        return [rank for name in self.judged for space in self.spaces for rank in results.ranks_of(
+            [row for row in self.rows if row.space == space], name, self.metrics[name].better)]
 
     @functools.cached_property
     def differences(self) -> list[Paired]:
         """Methods against the first, and selections against the first, by each metric of quality."""
-        methods = [label for label, *_ in self.declared["methods"]]
         return [pair for name in self.judged
-                for pair in results.paired_of(self.rows, name, methods, list(self.declared["selections"]))]
+                for pair in results.paired_of(self.rows, name, self.spaces, list(self.declared["selections"]))]
 
     @functools.cached_property
     def points(self) -> list[Point]:
@@ -89,7 +95,9 @@ class Study:
     def claims(self) -> list[str]:
         """Sentences that the numbers support: by the most telling metric, and by the one to choose by."""
         selections, lines = list(self.declared["selections"]), []
-        for name in dict.fromkeys([*self.judged[:1], *(name for name in self.judged if name == "valid")]):
+        first = [results.judged([row for row in self.rows if row.space == space])[:1] for space in self.spaces]
+        for name in dict.fromkeys([*(name for names in first for name in names), *(
+                name for name in self.judged if name == "valid")]):
             of = lambda rows, name=name: [each for each in rows if each.metric == name]
             lines += claims.of_metric(self.metrics[name], of(self.differences), of(self.ranks), selections)
         return [*lines, *claims.collapsed(self.points)]
@@ -195,35 +203,7 @@ def shortened(text: str, most: int = LONGEST) -> str:
 
 
 def _text(study: Study) -> str:
-    parts = []
-    for name in study.judged[:1]:
-        metric, ranked = study.metrics[name], {(r.method, r.selection): r for r in study.ranks if r.metric == name}
-        rows = [["method", "selection", metric.title, "rank, 95 %", "s"]]
-        for row in study.rows:
-            rank = ranked.get((row.method, row.selection))
-            seconds = sum(row.values[each][0] for each in ("search", "seconds") if each in row.values)
-            rows.append([shortened(row.method), shortened(row.selection, 14), spell(metric, row.values.get(name)),
-                         spell_interval(rank.rank, ".1f") if rank else "\N{EN DASH}", f"{seconds:.0f}"])
-        parts += [f"{metric.title}: {metric.meaning}", columns(rows, left=2)]
-        fewer = [rank.seeds for rank in ranked.values() if rank.seeds < max(len(row.seeds) for row in study.rows)]
-        parts += [f"ranks are over the {fewer[0]} seeds that all rows have"] if fewer else []
-    for name in study.judged[1:]:
-        metric = study.metrics[name]
-        parts += [f"{metric.title}: {metric.meaning}",
-                  columns([[shortened(row.method), shortened(row.selection, 14), spell(metric, row.values.get(name))]
-                           for row in study.rows], left=2)]
-    if study.judged:
-        name = study.judged[0]
-        parts += [f"each seed, {study.metrics[name].title}", "\n".join(
-            f"{shortened(row.method):<{LONGEST}}  {shortened(row.selection, 14):<14}  " + ", ".join(
-                f"{seed}: {study.metrics[name].text(values[name])}" for seed, values in sorted(row.seeds.items())
-                if name in values) for row in study.rows)]
-        pairs = [each for each in study.differences if each.metric == name]
-        if pairs:
-            parts += ["differences by seed, with 95 % intervals (t) and p of a sign-flip test, corrected (Holm)", columns(
-                [["difference", "within", "mean", "p"], *(
-                    [f"{shortened(each.first, 14)} \N{MINUS SIGN} {shortened(each.second, 14)}", shortened(each.within, 14),
-                     study.spell_difference(each), f"{each.corrected:.2g}"] for each in pairs)], left=2)]
+    parts = [part for space in study.spaces for part in _text_of(study, space)]
     parts += [textwrap.fill(each, WIDTH) for each in study.claims]
     if study.missing:
         parts.append(f"missing: {len(study.missing)} searches that were declared have not ended")
@@ -231,3 +211,39 @@ def _text(study: Study) -> str:
     lines = "\n\n".join(parts).splitlines() or ["nothing is done yet"]
     return "\n".join(piece for line in lines for piece in ([line] if len(line) <= WIDTH else textwrap.wrap(
         line, WIDTH, subsequent_indent="    ", break_on_hyphens=False)))
+
+
+def _text_of(study: Study, space: str) -> list[str]:
+    """Tables of a space, the first by its most telling metric; [] while it has no rows."""
+    rows = [row for row in study.rows if row.space == space]
+    judged, method_of = results.judged(rows), lambda row: shortened(row.method.removesuffix(f",{space}"))
+    if not judged:
+        return []
+    metric, ranked = study.metrics[judged[0]], {
+        (each.method, each.selection): each for each in study.ranks if (each.metric, each.space) == (judged[0], space)}
+    table = [["method", "selection", metric.title, "rank, 95 %", "s"]]
+    for row in rows:
+        rank = ranked.get((row.method, row.selection))
+        seconds = sum(row.values[each][0] for each in ("search", "seconds") if each in row.values)
+        table.append([method_of(row), shortened(row.selection, 14), spell(metric, row.values.get(judged[0])),
+                      spell_interval(rank.rank, ".1f") if rank else "\N{EN DASH}", f"{seconds:,.1f}"])
+    parts = [*([f"space {space}"] if space else []), f"{metric.title}: {metric.meaning}", columns(table, left=2)]
+    parts += ["s: seconds of the search without compiling, and of the selection with it"]
+    fewer = [rank.seeds for rank in ranked.values() if rank.seeds < max(len(row.seeds) for row in rows)]
+    parts += [f"ranks are over the {fewer[0]} seeds that all rows have"] if fewer else []
+    for name in judged[1:]:
+        other = study.metrics[name]
+        parts += [f"{other.title}: {other.meaning}", columns([
+            [method_of(row), shortened(row.selection, 14), spell(other, row.values.get(name))] for row in rows], left=2)]
+    parts += [f"each seed, {metric.title}", "\n".join(
+        f"{method_of(row):<{LONGEST}}  {shortened(row.selection, 14):<14}  " + ", ".join(
+            f"{seed}: {metric.text(values[judged[0]])}" for seed, values in sorted(row.seeds.items())
+            if judged[0] in values) for row in rows)]
+    pairs = [each for each in study.differences if (each.metric, each.space) == (judged[0], space)]
+    short = lambda text: shortened(text.removesuffix(f",{space}"), 14)
+    if pairs:
+        parts += ["differences by seed, with 95 % intervals (t) and p of a sign-flip test, corrected (Holm)", columns(
+            [["difference", "within", "mean", "p"], *(
+                [f"{short(each.first)} \N{MINUS SIGN} {short(each.second)}", short(each.within),
+                 study.spell_difference(each), f"{each.corrected:.2g}"] for each in pairs)], left=2)]
+    return parts

@@ -20,27 +20,33 @@ JUDGED = "table", "valid", "trained", "discrete"
 
 
 class Row(NamedTuple):
-    """A method and selection over its seeds. values: {metric: (mean, standard deviation or None for one seed, seeds)}."""
+    """A method and selection over its seeds. values: {metric: (mean, standard deviation or None for one seed, seeds)}.
+    space: the label of the space, "" in a study of one."""
 
     method: str
     selection: str
     seeds: dict[int, dict[str, float]]
     values: dict[str, tuple[float, float | None, int]]
+    space: str = ""
 
 
 class Rank(NamedTuple):
-    """The mean rank of a method and selection among all, over the seeds that all have, with a bootstrap interval."""
+    """The mean rank of a method and selection among all of a space, over the seeds that all have, with a bootstrap
+    interval."""
 
     metric: str
     method: str
     selection: str
     rank: Interval
     seeds: int
+    space: str = ""
 
 
 class Paired(NamedTuple):
     """Mean of `first` minus `second` over the seeds that both have, with Student's 95 % interval. within: the selection (of
-    two methods) or the method (of two selections). p: of the sign-flip test; corrected: by Holm for all of a metric."""
+    two methods) or the method (of two selections). p: of the sign-flip test; corrected: by Holm for all of a metric that are
+    counted: those in which at least two seeds differ. Of the others p is 1 whatever the signs, so they need no correction
+    (Tarone, Biometrics 46, 1990)."""
 
     metric: str
     within: str
@@ -50,6 +56,8 @@ class Paired(NamedTuple):
     pairs: int
     p: float
     corrected: float = 1.0
+    space: str = ""
+    counted: bool = True
 
 
 class Point(NamedTuple):
@@ -71,7 +79,7 @@ def study_metrics(quality: Mapping[str, Any], truth: Truth | None) -> dict[str, 
     table = {"table": usual["table"]._replace(meaning=f"{truth.truth} of the table: a report, not to choose by"),
              "valid": Metric("valid %", f"{truth.choose} of the table", 2, 1)} if truth else {}
     cost = {"search": Metric("search s", "seconds of the search, without compiling", 1, -1),
-            "seconds": usual["seconds"]._replace(title="select s"),
+            "seconds": usual["seconds"]._replace(title="select s", meaning="seconds of the selection, compiling included"),
             "gradients": Metric("gradients", "evaluations of a gradient of the supernet by the search, at most", 0, -1)}
     return {**table, **{name: usual[name] for name in ("trained", "discrete", "gap", "tuned", "params", "macs")}, **cost}
 
@@ -92,8 +100,11 @@ def entries_of(searches: Sequence[Mapping[str, Any]], truth: Truth | None) -> li
     return rows
 
 
-def rows_of(entries: Sequence[Entry], metrics: Mapping[str, Metric]) -> list[Row]:
-    """A row for each method and selection, in the order of their first entries. Deviations have n - 1 below."""
+def rows_of(entries: Sequence[Entry], metrics: Mapping[str, Metric], spaces: Mapping[str, Sequence[str]]) -> list[Row]:
+    """A row for each method and selection, in the order of their first entries. Deviations have n - 1 below.
+
+    spaces: the labels of the methods in each space."""
+    of = {method: space for space, methods in spaces.items() for method in methods}
     rows = []
     for method, selection in dict.fromkeys((each.method, each.selection) for each in entries):
         seeds = {each.seed: dict(each.values) for each in entries if (each.method, each.selection) == (method, selection)}
@@ -103,7 +114,7 @@ def rows_of(entries: Sequence[Entry], metrics: Mapping[str, Metric]) -> list[Row
             if numbers:
                 spread = float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None
                 values[metric] = float(np.mean(numbers)), spread, len(numbers)
-        rows.append(Row(method, selection, seeds, values))
+        rows.append(Row(method, selection, seeds, values, of.get(method, "")))
     return rows
 
 
@@ -113,34 +124,32 @@ def judged(rows: Sequence[Row]) -> list[str]:
 
 
 def ranks_of(rows: Sequence[Row], metric: str, better: int) -> list[Rank]:
-    """The ranks of the rows that have the metric, over the seeds that all of those have; [] where there are none."""
+    """The ranks of the rows of a space that have the metric, over the seeds that all of those have; [] where there are
+    none."""
     rows = [row for row in rows if metric in row.values]
     each = [{seed for seed, values in row.seeds.items() if metric in values} for row in rows]
     seeds = sorted(set.intersection(*each)) if each else []
     if not seeds or len(rows) < 2:
         return []
     values = statistics.ranks(np.array([[row.seeds[seed][metric] for row in rows] for seed in seeds]), better)
-    return [Rank(metric, row.method, row.selection, statistics.bootstrap(values[:, column]), len(seeds))
+    return [Rank(metric, row.method, row.selection, statistics.bootstrap(values[:, column]), len(seeds), row.space)
             for column, row in enumerate(rows)]
 
 
-def paired_of(rows: Sequence[Row], metric: str, methods: Sequence[str], selections: Sequence[str]) -> list[Paired]:
-    """Every method against the first within each selection, every selection against the first within each method, by seed;
-    p corrected for all of these."""
+def paired_of(rows: Sequence[Row], metric: str, spaces: Mapping[str, Sequence[str]],
+              selections: Sequence[str]) -> list[Paired]:
+    """The comparisons of a study by seed, p corrected for all of them. spaces: as for `rows_of`."""
     table = {(row.method, row.selection): {seed: values[metric] for seed, values in row.seeds.items() if metric in values}
              for row in rows}
-    pairs = [(selection, method, methods[0], (method, selection), (methods[0], selection))
-             for selection in selections for method in methods[1:]]
-    pairs += [(method, selection, selections[0], (method, selection), (method, selections[0]))
-              for method in methods for selection in selections[1:]]
     tests = []
-    for within, first, second, one, other in pairs:
+    for space, within, first, second, one, other in statistics.comparisons(spaces, selections):
         both = sorted(table.get(one, {}).keys() & table.get(other, {}).keys())
         if both:
             gaps = [table[one][seed] - table[other][seed] for seed in both]
             tests.append(Paired(metric, within, first, second, statistics.student(np.array(gaps)), len(both),
-                                statistics.sign_flip(gaps)))
-    return [each._replace(corrected=p) for each, p in zip(tests, statistics.holm([each.p for each in tests]))]
+                                statistics.sign_flip(gaps), space=space, counted=sum(map(bool, gaps)) > 1))
+    corrected = iter(statistics.holm([each.p for each in tests if each.counted]))
+    return [each._replace(corrected=next(corrected)) if each.counted else each for each in tests]
 
 
 def points_of(searches: Sequence[Mapping[str, Any]], truth: Truth | None) -> list[Point]:

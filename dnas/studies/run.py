@@ -7,15 +7,26 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from dnas.reports.text import duration
-from dnas.runs.files import read_json, write_json
-from dnas.studies.folder import entry_file, failure_file, run_folder
+from dnas.runs.files import write_json
+from dnas.runs.index import number
+from dnas.runs.study_folder import (
+    Search,
+    entry_file,
+    failure_file,
+    failures,
+    holding,
+    read_if_there,
+    run_folder,
+    states,
+)
 from dnas.studies.job import Job, carry_out
-from dnas.studies.plan import StudyPlan
+from dnas.studies.plan import StudyPlan, methods_in_spaces
+from dnas.studies.statistics import LEVEL, comparisons, seeds_for
 
 PAUSE = 0.1
 """Seconds between two looks at the workers."""
@@ -25,7 +36,7 @@ WORKER = ["-P", "-m", "dnas.studies.worker"]
 
 class Planned(NamedTuple):
     """What there is to do for a method. done: seeds of which everything is there; waiting: the others; searched: those of
-    them whose search has ended. seconds: that one of its searches took, None where none has ended."""
+    them whose search has ended. seconds: that this will take without compiling, by what is done, None where no search is."""
 
     label: str
     done: list[int]
@@ -38,43 +49,63 @@ def planned(plan: StudyPlan, folder: Path) -> list[Planned]:
     """What there is to do in a folder, for each method."""
     rows = []
     for method in plan.methods:
-        entries = {seed: _read(entry_file(folder, method.label, seed)) for seed in plan.seeds}
+        entries = {seed: read_if_there(entry_file(folder, method.label, seed)) for seed in plan.seeds}
         done = [seed for seed, entry in entries.items() if not plan.selections.keys() - entry.get("selections", {}).keys()]
         waiting = [seed for seed in plan.seeds if seed not in done]
         searched = [seed for seed in waiting if (run_folder(folder, method.label, seed) / "results.json").exists()]
-        seconds = [entry["seconds"] for entry in entries.values() if entry.get("seconds")]
-        rows.append(Planned(method.label, done, waiting, searched, sum(seconds) / len(seconds) if seconds else None))
+        rows.append(Planned(method.label, done, waiting, searched, _seconds(plan, entries, waiting, searched)))
     return rows
+
+
+def _seconds(plan: StudyPlan, entries: Mapping[int, Mapping], waiting: Sequence[int],
+             searched: Sequence[int]) -> float | None:
+    """What the searches that wait and the choices that are missing will take, as the others of the method took on average.
+    A selection of which none has ended counts for nothing."""
+    mean = lambda values: sum(values) / len(values) if values else 0.0
+    searches = [entry["seconds"] for entry in entries.values() if entry.get("seconds")]
+    if len(waiting) > len(searched) and not searches:
+        return None
+    chosen = {name: mean([number(each, "selections", name, "values", "seconds") or 0 for each in entries.values()
+                          if name in each.get("selections", {})]) for name in plan.selections}
+    missing = (name for seed in waiting for name in plan.selections if name not in entries[seed].get("selections", {}))
+    return (len(waiting) - len(searched)) * mean(searches) + sum(chosen[name] for name in missing)
 
 
 def plan_text(plan: StudyPlan, folder: Path) -> str:
     """The plan for a person, with the cost of the searches that are not done."""
     rows, epochs, times = planned(plan, folder), 0, []
-    lines = [f"study      {folder}: {len(plan.methods)} methods, {len(plan.seeds)} seeds, selections "
-             f"{', '.join(plan.selections)}",
-             f"budget     {plan.epochs} epochs of {plan.steps} steps of {plan.batch} examples for each search"
+    spaces = len(methods_in_spaces(plan.methods))
+    lines = [f"study      {folder}: {len(plan.methods) // spaces} methods, " + (f"{spaces} spaces, " if spaces > 1 else "")
+             + f"{len(plan.seeds)} seeds, selections {', '.join(plan.selections)}",
+             f"budget     {plan.epochs} epochs of {plan.steps} steps of {plan.batch} examples for each search, "
+             f"{plan.epochs * plan.steps:,} steps" + (f", or {plan.seconds:g} seconds" if plan.seconds else "")
              + (f", {plan.train_epochs} of training each choice" if plan.train_epochs else "")]
+    tests = len(comparisons(methods_in_spaces(plan.methods), list(plan.selections)))
+    if tests:
+        lines.append(f"seeds      {len(plan.seeds)}; a corrected p can be {LEVEL:g} or less from {seeds_for(tests)} on with "
+                     f"{tests} comparison{'s' * (tests > 1)}")
     for row in rows:
         count = len(row.waiting) - len(row.searched)
         epochs += count * plan.epochs
-        times.append(0.0 if not count else None if row.seconds is None else count * row.seconds)
+        times.append(row.seconds)
         what = ", ".join(f"{number} {word}" for number, word in (
             (len(row.done), "done"), (len(row.searched), "to select from"), (count, "to search")) if number)
         cost = f": {count * plan.epochs * plan.steps:,} steps" if count else ""
         lines.append(f"method     {row.label}: {what}{cost}" + (f", about {duration(times[-1])}" if times[-1] else ""))
-    total = "" if None in times or not epochs else f", about {duration(sum(times))}"
+    total = "" if None in times or not sum(times) else f", about {duration(sum(times))} and compiling"
     return "\n".join([*lines, f"to do      {epochs:,} epochs, {epochs * plan.steps:,} steps{total}"])
 
 
-def jobs_of(plan: StudyPlan, folder: Path, workers: int, cache: str | None) -> list[Job]:
-    """What is not done, a job for each method, or several where there would be fewer jobs than workers."""
-    rows = [row for row in planned(plan, folder) if row.waiting]
-    parts = -(-workers // max(len(rows), 1))
+def jobs_of(plan: StudyPlan, folder: Path, workers: int, cache: str | None, without: Collection[Search] = ()) -> list[Job]:
+    """What is not done, a job for each method, or several where there would be fewer jobs than workers. without: searches
+    that somebody else carries out."""
+    rows = {row.label: [seed for seed in row.waiting if (row.label, seed) not in without] for row in planned(plan, folder)}
+    parts = -(-workers // max(sum(map(bool, rows.values())), 1))
     methods, jobs = {method.label: method for method in plan.methods}, []
-    for row in rows:
-        for seeds in (row.waiting[start::parts] for start in range(min(parts, len(row.waiting)))):
-            jobs.append(Job(str(folder.absolute()), *methods[row.label], plan.data, seeds, plan.selections, plan.epochs,
-                            plan.batch, plan.train_epochs, cache))
+    for label, waiting in rows.items():
+        for seeds in (waiting[start::parts] for start in range(min(parts, len(waiting)))):
+            jobs.append(Job(str(folder.absolute()), *methods[label][:3], plan.data, seeds, plan.selections, plan.epochs,
+                            plan.batch, plan.train_epochs, cache, plan.seconds))
     return jobs
 
 
@@ -83,7 +114,9 @@ def run_jobs(jobs: Sequence[Job], workers: int, say: Callable[[str], None], prog
     if workers == 1:
         for job in jobs:
             say(f"begin      {job.name}")
-            _say_failures(job, say, carry_out(job, say, progress))
+            with holding(Path(job.folder), job.label, job.seeds, say) as seeds:
+                if seeds:
+                    _say_failures(job, say, carry_out(job._replace(seeds=seeds), say, progress))
         return
     waiting, running = list(jobs), {}
     try:
@@ -107,18 +140,12 @@ def run_jobs(jobs: Sequence[Job], workers: int, say: Callable[[str], None], prog
             process.stdin.close()
 
 
-def failures(folder: Path) -> dict[tuple[str, int], str]:
-    """Why searches or choices failed, by method and seed."""
-    return {(file.parent.name, int(file.stem)): str(read_json(file).get("error", ""))
-            for file in sorted(folder.glob("failures/*/*.json"))}
-
-
 def _started(job: Job) -> subprocess.Popen:
     log = _log(job)
     log.parent.mkdir(exist_ok=True)
     with open(log, "ab") as output:
         process = subprocess.Popen([sys.executable, *WORKER], stdin=subprocess.PIPE,
-                                   stdout=output, stderr=output, start_new_session=True, env=_environment())
+                                   stdout=output, stderr=output, start_new_session=True, env=environment())
     try:
         process.stdin.write(json.dumps(job._asdict()).encode() + b"\n")
         process.stdin.flush()
@@ -127,7 +154,7 @@ def _started(job: Job) -> subprocess.Popen:
     return process
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """That of this process, with the places from which it imports, and no others."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path)}
 
@@ -137,10 +164,10 @@ def _ended(job: Job, code: int) -> None:
     if not code:
         return
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    for seed in job.seeds:
-        done = job.selections.keys() <= _read(entry_file(Path(job.folder), job.label, seed)).get("selections", {}).keys()
-        file = failure_file(Path(job.folder), job.label, seed)
-        if not done:
+    there = states(Path(job.folder), [(job.label, seed) for seed in job.seeds], job.selections)
+    for (label, seed), state in there.items():
+        if state.status not in ("done", "running"):
+            file = failure_file(Path(job.folder), label, seed)
             file.parent.mkdir(parents=True, exist_ok=True)
             write_json(file, {"error": f"its process ended with {how}; {_log(job)} has what it printed"})
 
@@ -154,7 +181,3 @@ def _say_failures(job: Job, say: Callable[[str], None], errors: dict[int, str] |
 
 def _log(job: Job) -> Path:
     return Path(job.folder) / "logs" / f"{job.label}-{job.seeds[0]}.log"
-
-
-def _read(file: Path) -> dict:
-    return read_json(file) if file.exists() else {}

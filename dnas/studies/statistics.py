@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,34 @@ RESAMPLES = 2000
 """Bootstrap samples of an interval."""
 EXACT = 2**16
 """Most sign patterns that are enumerated; of more, as many are drawn."""
+
+
+LEVEL = 0.05
+"""Corrected p up to which a difference is told."""
+
+
+class Comparison(NamedTuple):
+    """Two conditions of a study, each a method and a selection. within: the selection or the method that they share; first,
+    second: what they do not."""
+
+    space: str
+    within: str
+    first: str
+    second: str
+    one: tuple[str, str]
+    other: tuple[str, str]
+
+
+def comparisons(spaces: Mapping[str, Sequence[str]], selections: Sequence[str]) -> list[Comparison]:
+    """Every method against the first of its space within each selection, every selection against the first within each
+    method. spaces: the labels of the methods in each space."""
+    pairs = []
+    for space, methods in spaces.items():
+        pairs += [Comparison(space, selection, method, methods[0], (method, selection), (methods[0], selection))
+                  for selection in selections for method in methods[1:]]
+        pairs += [Comparison(space, method, selection, selections[0], (method, selection), (method, selections[0]))
+                  for method in methods for selection in selections[1:]]
+    return pairs
 
 
 class Interval(NamedTuple):
@@ -69,6 +97,11 @@ def sign_flip(differences: Sequence[float]) -> float:
 def least_p(pairs: int) -> float:
     """The smallest p that so many pairs can have."""
     return 1.0 if pairs < 2 else 2.0 ** (1 - pairs)
+
+
+def seeds_for(tests: int) -> int:
+    """How many seeds it takes until one of so many tests can have a corrected p of at most LEVEL."""
+    return next(pairs for pairs in range(2, 1000) if tests * least_p(pairs) <= LEVEL)
 
 
 def holm(values: Sequence[float]) -> list[float]:

@@ -25,24 +25,29 @@ class Truth(NamedTuple):
     choose: str | None
 
     def values(self, genotype: Genotype) -> dict[str, float]:
-        """{"table", and "valid" with a column to choose by}, in %."""
+        """{"table", and "valid" with a column to choose by}, in %; {} for a genotype of another space."""
+        if genotype.space != nasbench201.SPACE:
+            return {}
         row = nasbench201.index(self.table, genotype)
         columns = {"table": self.truth, "valid": self.choose}
         values = {name: float(self.table.columns[column][row]) for name, column in columns.items() if column}
         return {name: value for name, value in values.items() if np.isfinite(value)}
 
-    def regret(self, genotype: Genotype) -> float:
-        """Points below the best cell of the table."""
+    def regret(self, genotype: Genotype) -> float | None:
+        """Points below the best cell of the table; None for a genotype of another space."""
+        if genotype.space != nasbench201.SPACE:
+            return None
         column = self.table.columns[self.truth]
         return float(np.nanmax(column) - column[nasbench201.index(self.table, genotype)])
 
 
 def load_truth(said: Mapping[str, Any] | None, methods: Collection[PlannedMethod] = ()) -> Truth | None:
-    """The table of a study. Raises ValueError where it cannot be read, is of another space, or lacks a column."""
+    """The table of a study. Raises ValueError where it cannot be read, no method is of its space, or it lacks a column."""
     if said is None:
         return None
-    for method in methods:
-        refuse_other_space(method.space["name"], f"method {method.label}")
+    if all(method.space["name"] != nasbench201.SPACE for method in methods):
+        for method in methods:
+            refuse_other_space(method.space["name"], f"method {method.label}")
     table = nasbench201.load(Path(said["file"]))
     for name, among in ("truth", table), ("choose", nasbench201.without_test(table)):
         column = said[name]
