@@ -166,7 +166,8 @@ def label(source: Mapping[str, Any], kind: str, also: Collection[str] = ()) -> s
     except ValueError:
         listed = []
     usual = {option.name: option.default for option in (*(factory_options.read(SHARED) if kind == "space" else ()), *listed)}
-    shown = ", ".join(f"{option} {value}" for option, value in source.items()
+    spell = lambda value: " ".join(map(str, value)) if isinstance(value, list | tuple) else value
+    shown = ", ".join(f"{option} {spell(value)}" for option, value in source.items()
                       if option != "name" and (option in also or usual.get(option) != value))
     name = name or f"a {kind} of your own"
     return f"{name} ({shown})" if shown else name

@@ -57,6 +57,7 @@ def _refuse_other_start(path: str, plan: SearchPlan) -> None:
 
 def report(run: Run) -> str:
     """The result of a search as text: the cell, its size, its metric, its files, next commands."""
+    from dnas.config import label
     from dnas.engine.margin import margin_of, undecided
     from dnas.engine.progress import metric_text
     from dnas.reports.cells import terminal_cell
@@ -66,7 +67,8 @@ def report(run: Run) -> str:
     space, task, holdout = supernet.space, task_of(supernet.data), run.holdout
     gates, folder = run.gates, shlex.quote(str(run.folder))
     margin = margin_of(space.groups, gates)
-    even = undecided(margin.largest, margin.uniform)
+    chosen = run.config.get("selection")
+    even = None if chosen else undecided(margin.largest, margin.uniform)
     pictures = sorted(path.name for path in run.folder.iterdir() if path.suffix in (".svg", ".png"))
     board = "" if find_spec("tensorboard") else "   (after pip install tensorboard)"
     snippet = f"import dnas; print(dnas.open({str(run.folder)!r}))"
@@ -74,6 +76,7 @@ def report(run: Run) -> str:
         "", terminal_cell(genotype, space.groups), space.format(genotype), "",
         f"margin    median lead of the best operation over the second: {100 * margin.lead:.1f} points (uniform gates: 0)",
         *([f"gates     {even}"] if even else []),
+        *([f"chosen    by {label(chosen, 'selection')}"] if chosen else []),
         f"size      {size_text(space.cost(genotype))} as a network of its own",
         *(f"budget    {line}" for line in budget_lines(run.config, space, genotype, gates)),
         f"hold-out  {metric_text(task, holdout[task.metric], 2)}{f' {task.metric}' if task.percent else ''} of the "
@@ -82,7 +85,8 @@ def report(run: Run) -> str:
         f"time      {run.seconds:.1f} s",
         f"run       {run.folder}" + (f" (pictures: {', '.join(pictures)})" if pictures else ""),
         *(_to_decide(run.config, folder) if even else
-          ["next", f"  dnas train {folder}", f"  dnas select {folder} --selection perturbation"]),
+          ["next", f"  dnas train {folder}",
+           f"  dnas select {folder} --selection {'magnitude' if chosen else 'perturbation'}"]),
         f"  dnas report {folder}",
         f"  tensorboard --logdir {folder}{board}",
         f"  dnas search --config {folder}/config.json --seed {run.config['seed'] + 1}",
@@ -138,7 +142,7 @@ def report_runs(plan: SearchPlan, runs: Sequence[Run], out: Path) -> str:
         lines.append(f"agreement {100 * np.mean([agreement(*pair) for pair in pairs]):.0f} % of the edges carry the same "
                      "operation, mean over pairs of searches")
     margins = [margin_of(run.supernet.space.groups, run.gates) for run in runs]
-    even = sum(undecided(margin.largest, margin.uniform) is not None for margin in margins)
+    even = 0 if plan.selection else sum(undecided(margin.largest, margin.uniform) is not None for margin in margins)
     if even:
         lines.append(f"gates     {even} of {len(runs)} searches decided nothing: their gates are nearly uniform; "
                      f"{what_decides(plan.settings[0].config['method'])}")

@@ -17,10 +17,12 @@ os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp()  # where runs that were begun 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 
-@pytest.fixture(autouse=True)
-def as_published(monkeypatch):
+@pytest.fixture(scope="session", autouse=True)
+def as_published():
     """Searches are as published and end by the method's own rule, which costs nothing, unless a test says otherwise."""
-    monkeypatch.setattr("dnas.api.search_plan.PRESET", "paper")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dnas.api.search_plan.PRESET", "paper")
+        yield
 
 
 @pytest.fixture(scope="session")

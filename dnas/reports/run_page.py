@@ -103,7 +103,12 @@ def _head(run: RunContent) -> list[str]:
 
 
 def _decided(run: RunContent) -> list[str]:
-    """That the search has decided nothing, where its results say so."""
+    """What chose in the end, or that the search has decided nothing, where its results say so."""
+    from dnas.config import label
+
+    chosen = run.config.get("selection")
+    if isinstance(chosen, dict) and isinstance(chosen.get("name"), str):
+        return [html.paragraph(f"Chosen in the end by {label(chosen, 'selection')}.")]
     largest, uniform = number(run.results, "largest_gate"), number(run.results, "uniform")
     if largest is None or uniform is None:
         return []

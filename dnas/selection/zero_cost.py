@@ -36,7 +36,7 @@ from dnas.selection.types import TRIED, Context, Progress, Selection, Unsuitable
 from dnas.types import Genotype
 
 PROXIES = "grad-norm", "snip", "synflow"
-AT_ONCE = 250
+AT_ONCE = 500
 """Networks between two checkpoints."""
 PROXY = "proxy"
 """Name of the scores `[N]`: the proxy of each draw."""
@@ -75,11 +75,13 @@ def zero_cost(*, proxy: Literal["grad-norm", "snip", "synflow"] = "synflow", dra
 
     def step(key, context, progress):
         start, first = int(progress.step) * AT_ONCE, context.seed if seed is None else seed
-        value, scores = proxy_of(context, proxy, first), progress.scores
+        value, scores, known = proxy_of(context, proxy, first), progress.scores, {}
         last = min(start + AT_ONCE, draws)
         for number in range(start, last):
             genotype = uniform_draw(context, np.random.default_rng([first, number]), without)
-            scores = with_draw(scores, number, genotype, value(genotype), context.space)
+            if genotype not in known:
+                known[genotype] = value(genotype)
+            scores = with_draw(scores, number, genotype, known[genotype], context.space)
             scores[PROXY][number] = scores[TRIED][number]
         if gates:
             both = standard(log(scores[PROXY][:last])) + gates * standard(log_gates(context, scores, last))
