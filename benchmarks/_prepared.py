@@ -28,10 +28,12 @@ def plan_of(*words):
     from launch.arguments import load_data
     from launch.search_options import read_search, settings_of
 
-    values = read_search("search", "", list(words))
+    words = ["--preset", "paper", *words]
+    values = read_search("search", "", words)
     data = load_data(values)
     spaces, methods = settings_of(values, words, data)
-    return plan_search(spaces[0], methods[0], data, epochs=values["epochs"], batch=values["batch"], seed=values["seed"])
+    return plan_search(spaces[0], methods[0], data, epochs=values["epochs"], batch=values["batch"], seed=values["seed"],
+                       preset=values["preset"])
 
 
 def started(plan):
