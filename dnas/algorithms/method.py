@@ -66,6 +66,9 @@ class Method:
         with its record, which also has "epochs", those of the search, and "trajectory", the logits `[epoch, E, K]` of each
         group before the first epoch and after those before this one; None for none.
     stop: (records) -> Stop or None, called likewise.
+    check_search: (space, search) -> None, raises ValueError in one line for a search that the method cannot carry out;
+        called before it begins. search has "epochs", "diagnose", epochs between diagnoses or 0, and "decisions", those that
+        the search begins with.
     source: {"name": ..., options}, the config that builds the method again; None if it was not built by name.
     """
 
@@ -77,6 +80,7 @@ class Method:
     select: Callable[[SearchSpace, SearchState, Gates], Genotype] | None = None
     decide: Callable[[SearchSpace, SearchState, Mapping[str, Any]], SearchState] | None = None
     stop: Callable[[Any], Stop | None] | None = None
+    check_search: Callable[[SearchSpace, Mapping[str, Any]], None] = lambda space, search: None
     source: Mapping[str, Any] | None = None
 
     def __post_init__(self):
@@ -104,13 +108,14 @@ class Method:
 
     def extend(self, *, arch: Mapping[str, Any] | None = None, weights: Mapping[str, Any] | None = None, relaxation=None,
                terms: Mapping[str, Any] | None = None, hyper: Mapping[str, float] | None = None,
-               check: Callable[[Hyper], None] | None = None, **parts) -> Method:
+               check: Callable[[Hyper], None] | None = None, check_search: Callable[..., None] | None = None,
+               **parts) -> Method:
         """This method with other parts.
 
         Args:
             arch, weights: fields of `Player` to replace in that player; terms join those that it has.
             relaxation, terms: the same for both players. Edges that are normalised stay so.
-            hyper: numbers to add or replace. check: a further check of all numbers.
+            hyper: numbers to add or replace. check, check_search: further checks beside those that it has.
             parts: other fields of `Method`.
         """
         if relaxation and self.arch.relaxation.edges and not relaxation.edges:
@@ -119,13 +124,9 @@ class Method:
         joined = lambda player, changes: player._replace(
             **{**shared, **changes, "terms": {**player.terms, **(terms or {}), **changes.get("terms", {})}})
 
-        def both(hyper):
-            self.check(hyper)
-            check(hyper)
-
         return dataclasses.replace(self, hyper={**self.hyper, **(hyper or {})}, arch=joined(self.arch, arch or {}),
-                                   weights=joined(self.weights, weights or {}),
-                                   check=both if check else self.check, source=None, **parts)
+                                   weights=joined(self.weights, weights or {}), check=_in_turn(self.check, check),
+                                   check_search=_in_turn(self.check_search, check_search), source=None, **parts)
 
     def __repr__(self) -> str:
         numbers = ", ".join(f"{name}={value:g}" for name, value in self.hyper.items())
@@ -165,6 +166,15 @@ class Method:
         self.check(whole)
         return {name: np.asarray(value, np.int32 if name in ("epochs", "steps") else np.float32)
                 for name, value in whole.items()}
+
+
+def _in_turn(first: Callable[..., None], second: Callable[..., None] | None) -> Callable[..., None]:
+    """Both checks, one after the other."""
+    def both(*args):
+        first(*args)
+        second(*args)
+
+    return both if second else first
 
 
 def _number(name: str, value: Any) -> float:

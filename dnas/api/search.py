@@ -21,7 +21,7 @@ from dnas.engine import cache as caches
 from dnas.engine.lanes import NonFiniteLoss
 from dnas.engine.margin import margin_of
 from dnas.engine.mesh import create_mesh, sizes_of
-from dnas.engine.search import Lane, Result, search_lanes
+from dnas.engine.search import Lane, Result, check_search, search_lanes
 from dnas.printing import print_flushed
 from dnas.reports import cells, figures
 from dnas.reports.duplicates import draw_duplicates
@@ -84,6 +84,8 @@ def run_searches(plan: SearchPlan, out: str | Path | None, *, progress: bool = T
     for folder, setting in zip(folders, plan.settings):
         if folder is not None:
             holds_run(folder, setting.config)
+    for group in plan.groups:
+        check_search(group[0].space, group[0].method, epochs=plan.epochs, diagnose=plan.diagnose, start=plan.start)
     caches.enable(cache)
     runs, failed, first = [], [], 0
     for group in plan.groups:

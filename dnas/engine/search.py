@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from dnas.algorithms.decisions import Stop, checked_decisions, stop_of
+from dnas.algorithms.decisions import Stop, checked_decisions, stop_of, undecided
 from dnas.algorithms.method import Algorithm, Method
 from dnas.algorithms.players import SearchState
 from dnas.algorithms.schedules import ENGINE
@@ -107,6 +107,7 @@ def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, ep
     algorithm = lanes[0].method.bind(space, task)
     hypers = [lane.method.numbers_of(epochs=epochs, steps=steps) for lane in lanes]
     inputs = input_shape(data, batch)
+    check_search(space, lanes[0].method, epochs=epochs, diagnose=diagnose, start=start)
     latest = [_latest(algorithm, inputs, hyper, lane, start) for lane, hyper in zip(lanes, hypers)]
     rules = [rule for rule in (lanes[0].method.stop, collapse if stop_on_collapse else None) if rule]
 
@@ -144,6 +145,12 @@ def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, ep
                 active[place].finish_epoch(end, evaluate, diagnosis)
             finish_epoch()
         return [one.result(began) for one in active]
+
+
+def check_search(space: SearchSpace, method: Method, *, epochs: int, diagnose: int, start: SearchState | None) -> None:
+    """Raises ValueError, in one line, if the method says that it cannot search so."""
+    decisions = undecided(space.groups) if start is None else start.decisions
+    method.check_search(space, {"epochs": epochs, "diagnose": diagnose, "decisions": decisions})
 
 
 class _Search:
