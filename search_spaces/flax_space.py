@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from dnas.shared_options import SharedOptions, current_options, shared_options
 from dnas.types import Group, SearchSpace
 from search_spaces.adapter import Functions, search_space
+from search_spaces.layers.mixed import READS, reading
 from search_spaces.layers.mixed import drop_path as dropping
 
 
@@ -31,7 +32,7 @@ def flax_space(name: str, module: nn.Module, groups: Mapping[str, Group], *, ima
     """
     shared, plain = current_options(), SharedOptions()
     changed = {name: value for name, value in shared._asdict().items() if value != getattr(plain, name)}
-    return search_space(name, functions(module, shared), groups, image=image, input_dtype=input_dtype,
+    return search_space(name, functions(module, shared), groups, image=image, input_dtype=input_dtype, reads=READS,
                         options={**(options or {}), **changed},
                         standalone=functions(standalone or module, plain),
                         auxiliary=auxiliary and functions(auxiliary, plain),
@@ -54,7 +55,7 @@ def functions(module: nn.Module, mixed: SharedOptions) -> Functions:
             weights, images = jax.tree.map(narrow, (weights, images))
         variables = jax.tree.map(jnp.asarray, {"params": weights, "batch_stats": stats})
         rngs = {} if key is None else {"dropout": key}
-        with shared_options(mixed), dropping(probability):
+        with shared_options(mixed), dropping(probability), reading(gates):
             if not train:
                 logits, updated = module.apply(variables, images, gates, False), {}
             else:

@@ -267,7 +267,7 @@ def test_a_search_starts_from_the_state_of_another(method):
 
 
 @pytest.mark.parametrize("change, part", [
-    (lambda state: state._replace(weights=state.weights | {"head": jnp.zeros((6, 4))}), "weights"),
+    (lambda state: state._replace(mask={"cell": jnp.ones((3, 4), bool)}), "mask"),
     (lambda state: state._replace(arch={"cell": jnp.zeros((3, 4))}), "arch"),
     (lambda state: state._replace(arch=state.arch | {"cell/edges": jnp.zeros(3)}), "arch")])
 def test_a_start_that_does_not_fit_is_refused(change, part):
@@ -275,3 +275,15 @@ def test_a_start_that_does_not_fit_is_refused(change, part):
     state = bound.init(KEY, None, darts().numbers_of(epochs=1, steps=1))
     with pytest.raises(ValueError, match=f"the search to start from has other {part} than this one"):
         started_from(state, change(state))
+
+
+def test_weights_of_another_network_begin_anew():
+    """And the running averages with them; logits, decisions and mask are handed on."""
+    bound = darts().bind(plain(), TASK)
+    hyper = darts().numbers_of(epochs=1, steps=1)
+    first, other = (bound.init(jax.random.key(seed), None, hyper) for seed in (0, 1))
+    other = other._replace(weights=other.weights | {"head": jnp.zeros((6, 4))}, stats={"mean": jnp.ones(6)},
+                           mask={"cell": other.mask["cell"].at[1, 0].set(False)})
+    start = started_from(first, other)
+    chex.assert_trees_all_equal((start.weights, start.stats), (first.weights, first.stats))
+    chex.assert_trees_all_equal((start.arch, start.mask), (other.arch, other.mask))

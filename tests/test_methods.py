@@ -25,6 +25,7 @@ from dnas.methods.drnas import drnas
 from dnas.methods.fair_darts import fair_darts
 from dnas.methods.gdas import gdas
 from dnas.methods.idarts import idarts
+from dnas.methods.p_darts import p_darts
 from dnas.methods.pc_darts import SPACE, pc_darts
 from dnas.methods.r_darts import r_darts
 from dnas.methods.rarts import rarts
@@ -53,15 +54,17 @@ TASK = classification()
 
 CASES = {name: (resolve(name, "method"), {}) for name in METHODS} | {
     "pc-darts": (pc_darts, {"arch_warmup": 1}),
+    "p-darts": (p_darts, {"arch_warmup": 1}),
     "pc-darts, distilled": (variant(pc_darts, distill=3), {"arch_warmup": 1, "distill_vote": "hard"}),
     "idarts": (idarts, {"arch_every": 2}),
     "frozen": (darts, {"arch_frozen": True, "edge_normalisation": True}),
     "rarts, exact": (rarts, {"merged": False}),
 }
-ON_TOY = {"darts", "darts-2nd", "pc-darts", "rarts", "sd-darts"}
+ON_TOY = {"darts", "darts-2nd", "p-darts", "pc-darts", "rarts", "sd-darts"}
 """Those tried on the toy space, which has two nodes, batch norm and an operation without weights; the others are tried on
 `plain`."""
-MOVES = {"pc-darts": [2, 3, 4], "pc-darts, distilled": [2, 3, 4], "frozen": [], "idarts": [1, 3], "rsps": []}
+MOVES = {"p-darts": [2, 3, 4], "pc-darts": [2, 3, 4], "pc-darts, distilled": [2, 3, 4], "frozen": [], "idarts": [1, 3],
+         "rsps": []}
 """Steps at which the architecture moves, if not at all of them."""
 FORMS = {
     "neumann": variant(darts, hypergradient="neumann", terms=3),
@@ -78,7 +81,7 @@ class Case:
     def __init__(self, name):
         self.name, (factory, settings) = name, CASES[name]
         self.on_toy = name in ON_TOY
-        with shared_options(SharedOptions(**(SPACE if "pc" in name else {}))):
+        with shared_options(SharedOptions(**(SPACE if "pc-darts" in name else {}))):
             self.space = toy(IMAGE, CLASSES) if self.on_toy else plain()
         (self.group,) = self.space.groups
         self.method = factory(**settings)
@@ -259,6 +262,7 @@ PASSES = {
     "darts-minus": (darts_minus, 2, 2),
     "idarts": (idarts, 3, 3),
     "neumann": (variant(darts, hypergradient="neumann"), 3, 3),
+    "p-darts": (variant(p_darts, arch_warmup=1), 2, 2),
     "pc-darts": (variant(pc_darts, arch_warmup=1), 2, 2),
     "r-darts": (r_darts, 3, 3),
     "rarts": (rarts, 2, 2),

@@ -263,8 +263,8 @@ def test_fifty_epochs_decide_the_eight_edges_of_a_darts_cell():
         assert counts == [max(0, min((epoch - 9) // 5 + 1, 8)) for epoch in range(1, 51)]
         assert (decisions == REMOVED).sum() == 6 and (decisions == 0).sum() == 0  # none is never chosen
     search = {"epochs": 43, "diagnose": 0, "decisions": undecided(space.groups)}
-    with pytest.raises(ValueError, match="8 edges of a group to decide, the last of them after epoch 44, and the search has 43 "
-                                         "epochs; use 44 or more"):
+    with pytest.raises(ValueError, match="8 edges of a group to decide, the last of them after epoch 44, and the search "
+                                         "has 43 epochs; use 44 or more"):
         sgas().check_search(space, search)
     sgas().check_search(space, {**search, "epochs": 44})
     sgas().check_search(space, {**search, "epochs": 1, "decisions": {name: decisions for name in space.groups}})

@@ -56,7 +56,8 @@ def search(space: str | SearchSpace | Sequence[str | SearchSpace] = "nasbench201
         budget: Limits on the network that the search ends with.
         diagnose: Epochs between diagnoses: discretisation gap, sharpness, curvature, skips. 0: none.
         stop_on_collapse: End the search when a diagnosis says that it is collapsing.
-        start: Run of a search whose weights, logits, decisions and mask this one begins with.
+        start: Run of a search whose logits, decisions and mask this one begins with, and whose weights where the network is
+            the same.
         devices: Devices to use, a number or all. Each search of several gets its own, as far as they reach, and the batches
             of a search are divided among its devices.
         progress: Show how the search goes on.

@@ -11,6 +11,7 @@ METHODS = {
     "fair-darts": "dnas.methods.fair_darts:fair_darts",
     "gdas": "dnas.methods.gdas:gdas",
     "idarts": "dnas.methods.idarts:idarts",
+    "p-darts": "dnas.methods.p_darts:p_darts",
     "pc-darts": "dnas.methods.pc_darts:pc_darts",
     "r-darts": "dnas.methods.r_darts:r_darts",
     "rarts": "dnas.methods.rarts:rarts",

@@ -26,8 +26,8 @@ def darts_es(method: Method) -> Method:
 def check_search(space, search):
     """Raises ValueError for a search that does not record its curvature."""
     if search["diagnose"] not in (1, 2):
-        raise ValueError("darts-es stops by the curvature of the architecture, which this search does not record often enough; "
-                         "use --diagnose 2 (in Python diagnose=2), or 1 for every epoch")
+        raise ValueError("darts-es stops by the curvature of the architecture, which this search does not record often "
+                         "enough; use --diagnose 2 (in Python diagnose=2), or 1 for every epoch")
 
 
 def stop(records):

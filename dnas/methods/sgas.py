@@ -64,8 +64,9 @@ def sgas(method: Method, *, decide_after: int = 9, decide_every: int = 5, stabil
                    for name, group in space.groups.items())
         last = decide_after + decide_every * (left - 1)
         if left and last > search["epochs"]:
-            raise ValueError(f"sgas has {left} edges of a group to decide, the last of them after epoch {last}, and the search "
-                             f"has {search['epochs']} epochs; use {last} or more, or a smaller decide_every or decide_after")
+            raise ValueError(f"sgas has {left} edges of a group to decide, the last of them after epoch {last}, and the "
+                             f"search has {search['epochs']} epochs; use {last} or more, or a smaller decide_every or "
+                             "decide_after")
 
     return method.extend(decide=decide, check_search=check_search)
 
