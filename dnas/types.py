@@ -258,6 +258,8 @@ class SearchSpace(NamedTuple):
     inherited: this space with the `network` and `cost` of discrete networks that take the weights of `inherit` and compute
         what the supernet computes at one-hot gates; None if unavailable.
     input_dtype: of its inputs: float32, or int32 for tokens.
+    cells: how many cells share the gates of each group, where the supernet also takes a group's gates `[cells, E, K]`, other
+        ones for each cell in the order of the network; without a group whose cells cannot be told apart.
     reads: the entries of gates beside the groups that the supernet reads, such as SKIP_DROPOUT.
     source: {"name": ..., options}, the config that builds the space again; None if it was not built by name.
     """
@@ -276,6 +278,7 @@ class SearchSpace(NamedTuple):
     expected: Callable[[Gates], dict[str, Array]] | None = None
     inherited: SearchSpace | None = None
     input_dtype: str = "float32"
+    cells: Mapping[str, int] = {}
     reads: tuple[str, ...] = ()
     source: Mapping[str, Any] | None = None
 

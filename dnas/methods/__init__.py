@@ -11,6 +11,8 @@ METHODS = {
     "fair-darts": "dnas.methods.fair_darts:fair_darts",
     "gdas": "dnas.methods.gdas:gdas",
     "idarts": "dnas.methods.idarts:idarts",
+    "lambda-darts": "dnas.methods.lambda_darts:lambda_darts",
+    "oles": "dnas.methods.oles:oles",
     "p-darts": "dnas.methods.p_darts:p_darts",
     "pc-darts": "dnas.methods.pc_darts:pc_darts",
     "r-darts": "dnas.methods.r_darts:r_darts",
