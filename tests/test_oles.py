@@ -104,9 +104,9 @@ def end(factory, steps=4, **settings):
 
 
 def test_below_every_cosine_it_is_darts_and_above_it_only_the_rest_moves():
-    for one, other in zip(end(oles, threshold=-1.0, window=1), end(darts)):
+    for one, other in zip(end(oles, agreement=-1.0, window=1), end(darts)):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), one.weights, other.weights)
-    states = end(oles, threshold=1.0, window=3)  # judged in the third step, whose update is the first to be held
+    states = end(oles, agreement=1.0, window=3)  # judged in the third step, whose update is the first to be held
     moved = [[bool((new != old).any()) for old, new in zip(jax.tree.leaves(a.weights), jax.tree.leaves(b.weights))]
              for a, b in zip(states, states[1:])]
     assert moved == [[True] * 7] * 2 + [[False] * 6 + [True]] * 2
@@ -114,6 +114,6 @@ def test_below_every_cosine_it_is_darts_and_above_it_only_the_rest_moves():
 
 
 def test_what_cannot_be_is_refused():
-    for settings, message in [({"threshold": 2.0}, "threshold is 2.0"), ({"window": 0}, "window is 0")]:
+    for settings, message in [({"agreement": 2.0}, "agreement is 2.0"), ({"window": 0}, "window is 0")]:
         with pytest.raises(ValueError, match=message):
             oles(**settings)

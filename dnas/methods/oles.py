@@ -1,10 +1,10 @@
 """OLES, operation-level early stopping (Jiang et al., NeurIPS 2023): DARTS that stops training what begins to overfit.
 
     c = cos(d L_train / d w, d L_valid / d w) of each operation on each edge, at the same weights and gates
-    every 20 steps: an operation whose mean of c over them is below `threshold` keeps its weights from then on
+    every 20 steps: an operation whose mean of c over them is below `agreement` keeps its weights from then on
 
 c is the mean over an operation's arrays, and of each array the mean of the cosines along its last axis, the outputs. The
-threshold 0.4 and the 20 steps are those of the authors' code; all other defaults are those of `darts`. A step has one
+agreement 0.4 and the 20 steps are those of the authors' code; all other defaults are those of `darts`. A step has one
 gradient more than one of DARTS.
 
 Departure: in the authors' code the validation gradient still contains the training gradient of the step before; here it does
@@ -37,16 +37,16 @@ class Watch(NamedTuple):
 
 
 @extends(darts)
-def oles(method: Method, *, threshold: float = 0.4, window: int = 20) -> Method:
+def oles(method: Method, *, agreement: float = 0.4, window: int = 20) -> Method:
     """OLES.
 
     Args:
-        threshold: mean cosine below which an operation's weights are held; -1 for never.
+        agreement: mean cosine below which an operation's weights are held; -1 for never.
         window: steps over which it is taken.
 
     Raises ValueError if one is out of range.
     """
-    return method.extend(weights={"descent": Descent(held_step, begin)}, hyper={"threshold": threshold, "window": window},
+    return method.extend(weights={"descent": Descent(held_step, begin)}, hyper={"agreement": agreement, "window": window},
                          check=check)
 
 
@@ -60,13 +60,13 @@ def held_step(problem, inner, outer, weights, arch, memory, hyper, t, descend):
     """`Descent.step` that leaves the weights of operations as they are once their gradients disagree."""
     (_, aux), grads = jax.value_and_grad(inner, has_aux=True)(weights, arch)
     other, labels = jax.grad(outer, has_aux=True)(weights, arch)[0], labels_of(problem.space, weights)
-    memory = watched(labels, memory, grads, other, (t.step + 1) % hyper["window"] == 0, hyper["threshold"])
+    memory = watched(labels, memory, grads, other, (t.step + 1) % hyper["window"] == 0, hyper["agreement"])
     mask = spread(labels, memory.held)
     moved, opt = descend(jax.tree.map(lambda g, still: jnp.where(still, 0, g), grads, mask))
     return aux, (jax.tree.map(lambda old, new, still: jnp.where(still, old, new), weights, moved, mask), opt), memory
 
 
-def watched(labels: Tree, watch: Watch, train: Tree, valid: Tree, due: Array, threshold: Array) -> Watch:
+def watched(labels: Tree, watch: Watch, train: Tree, valid: Tree, due: Array, agreement: Array) -> Watch:
     """The Watch after a step with these gradients of the weights; where `due`, operations are judged and sums begin anew."""
     total, seen, arrays = jnp.zeros(len(watch.total)), jnp.zeros(len(watch.total), bool), np.zeros(len(watch.total))
     for label, a, b in zip(*map(jax.tree.leaves, (labels, train, valid)), strict=True):
@@ -80,7 +80,7 @@ def watched(labels: Tree, watch: Watch, train: Tree, valid: Tree, due: Array, th
         seen = seen.at[numbers].max(((a != 0) | (b != 0)).any(among).ravel()[here])
     total = watch.total + jnp.where(seen, total / arrays, 0).astype(watch.total.dtype)
     count = watch.count + seen
-    low = (count > 0) & (total < threshold * count)
+    low = (count > 0) & (total < agreement * count)
     return Watch(jnp.where(due, 0, total), jnp.where(due, 0, count), watch.held | (due & low))
 
 
@@ -145,7 +145,7 @@ def _flat(tree):
 
 def check(hyper):
     """Raises ValueError if one of the numbers is out of range."""
-    if not -1 <= hyper["threshold"] <= 1:
-        raise ValueError(f"threshold is {hyper['threshold']}, it must be -1 to 1")
+    if not -1 <= hyper["agreement"] <= 1:
+        raise ValueError(f"agreement is {hyper['agreement']}, it must be -1 to 1")
     if hyper["window"] < 1 or hyper["window"] % 1:
         raise ValueError(f"window is {hyper['window']}, it must be a whole number, at least 1")

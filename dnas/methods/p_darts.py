@@ -70,7 +70,7 @@ def with_dropout(relaxation: Relaxation) -> Relaxation:
 
 def rate(hyper, t):
     """The rate of dropout behind skip connections."""
-    rest, falling = hyper["arch_warmup"], (t.epochs - 1 - t.epoch) / t.epochs
+    rest, falling = hyper.get("arch_warmup", 0), (t.epochs - 1 - t.epoch) / t.epochs
     return hyper["skip_dropout"] * jnp.where(t.epoch < rest, falling, jnp.exp(-FALL * (t.epoch - rest)))
 
 
