@@ -230,10 +230,18 @@ def _joined(factory: Callable, other: Callable) -> Callable:
     if not hasattr(other, "change"):
         raise ValueError(f"{other.__name__} cannot follow a {JOIN!r}: it is a method of its own, not one that extends "
                          "another (@extends); put it first")
+    names = tuple(function.__name__.replace("_", "-") for function in (factory, other))
+
+    @functools.wraps(other.change)
+    def change(method, **options):
+        return method.join(other.change, options, names)
+
     try:
-        return extends(factory)(other.change)
+        both = extends(factory)(change)
     except TypeError as error:
-        raise ValueError(f"{factory.__name__}{JOIN}{other.__name__}: {error}") from None
+        raise ValueError(f"{JOIN.join(names)} cannot be joined: {error}".replace("_", "-")) from None
+    both.__name__ = JOIN.join(names)
+    return both
 
 
 def _module(place: str, where: str) -> ModuleType:

@@ -25,6 +25,10 @@ Gates = Mapping[str, Array]
 Logits = Mapping[str, Array]
 """Architecture logits `[E, K]` of each group; a relaxation may add entries of its own."""
 
+SKIP_DROPOUT = "skip_dropout"
+"""Entry of gates beside the groups, a scalar in [0, 1): the probability with which each entry of what a skip connection puts
+out is dropped, the others scaled up (P-DARTS, arXiv 1904.12760). A space that reads it lists it in `reads`."""
+
 OPEN, REMOVED = -1, -2
 """Values of a decision other than an operation: still mixed, and removed from the network."""
 
@@ -90,6 +94,11 @@ class Group:
         masked = np.where(self.allowed, np.asarray(logits, np.float64), -np.inf)
         powers = np.exp(masked - masked.max(-1, keepdims=True))
         return powers / powers.sum(-1, keepdims=True)
+
+
+def is_skip(op: str) -> bool:
+    """Whether an operation is a skip connection or the identity, by its name."""
+    return "skip" in op or "identity" in op
 
 
 class Choice(NamedTuple):
@@ -249,6 +258,9 @@ class SearchSpace(NamedTuple):
     inherited: this space with the `network` and `cost` of discrete networks that take the weights of `inherit` and compute
         what the supernet computes at one-hot gates; None if unavailable.
     input_dtype: of its inputs: float32, or int32 for tokens.
+    cells: how many cells share the gates of each group, where the supernet also takes a group's gates `[cells, E, K]`, other
+        ones for each cell in the order of the network; without a group whose cells cannot be told apart.
+    reads: the entries of gates beside the groups that the supernet reads, such as SKIP_DROPOUT.
     source: {"name": ..., options}, the config that builds the space again; None if it was not built by name.
     """
 
@@ -266,6 +278,8 @@ class SearchSpace(NamedTuple):
     expected: Callable[[Gates], dict[str, Array]] | None = None
     inherited: SearchSpace | None = None
     input_dtype: str = "float32"
+    cells: Mapping[str, int] = {}
+    reads: tuple[str, ...] = ()
     source: Mapping[str, Any] | None = None
 
     def __repr__(self) -> str:

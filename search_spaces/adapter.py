@@ -39,7 +39,8 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
                  input_dtype: str = "float32", options: Mapping | None = None, standalone: Functions | None = None,
                  auxiliary: Functions | None = None, inherited: Functions | None = None,
                  rule: Callable | None = None, format: Callable | None = None, parse: Callable | None = None,
-                 expected: Callable | None = None, inherit: Callable | None = None) -> SearchSpace:
+                 expected: Callable | None = None, inherit: Callable | None = None,
+                 cells: Mapping[str, int] = {}, reads: tuple[str, ...] = ()) -> SearchSpace:
     """A SearchSpace of a network.
 
     Args:
@@ -56,6 +57,7 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
         inherit: (path, leaf, shape) -> leaf of that shape: the part of a supernet's array that a discrete network inherits,
             called where the network's array has another shape. path: names from the top, such as ("edge_0", "kernel").
             Default: `leading`.
+        cells, reads: see `SearchSpace`.
     """
     groups = dict(groups)
     mixture = {g: jax.ShapeDtypeStruct(group.shape, jnp.float32) for g, group in groups.items()}
@@ -142,7 +144,8 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
 
     space = SearchSpace(name, dict(options or {}), groups, init, apply, genotype, inherit_part,
                         format=format or default_format, parse=read, expected=expected or (lambda gates: linear()(gates)),
-                        input_dtype=input_dtype, **networks(standalone or network, auxiliary))
+                        input_dtype=input_dtype, cells=dict(cells), reads=reads,
+                        **networks(standalone or network, auxiliary))
     return space._replace(inherited=space._replace(**networks(inherited or network, None)))
 
 

@@ -34,6 +34,7 @@ from search_spaces.layers.primitives import (
     Zero,
     torch_uniform,
 )
+from search_spaces.repeated import of_cell
 from search_spaces.sizes import check_image, check_sizes
 
 OPS = ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3",
@@ -132,10 +133,11 @@ class Network(nn.Module):
         x = Conv(3 * channels, name="stem_conv")(images)
         s0 = s1 = BatchNorm(affine=True, name="stem_bn")(x, train)
         for i in range(self.cells):
-            kind = "reduce" if i in reductions else "normal"
+            kind, before = "reduce" if i in reductions else "normal", sum(reduction < i for reduction in reductions)
             channels *= 2 if kind == "reduce" else 1
+            own = of_cell(gates[kind], before if kind == "reduce" else i - before)
             cell = Cell(self.ops[kind], channels, kind == "reduce", i - 1 in reductions, self.standalone, name=f"cell_{i}")
-            s0, s1 = s1, cell(s0, s1, gates[kind], train)
+            s0, s1 = s1, cell(s0, s1, own, train)
             if self.auxiliary and train and i == reductions[1]:
                 auxiliary = Auxiliary(self.classes, name="auxiliary")(s1, train)
         logits = Linear(self.classes, name="head")(s1.mean((1, 2)))
@@ -172,7 +174,9 @@ def cell_space(name, groups, image, classes, *, channels, cells) -> SearchSpace:
                          f"got {image[0]}x{image[1]}")
     network = partial(Network, {kind: group.ops for kind, group in groups.items()}, channels, cells, classes)
     options = {"image": list(image), "classes": classes, "channels": channels, "cells": cells}
+    apart = all(group.allowed.all() for group in groups.values())
     return flax_space(name, network(), groups, image=image, standalone=network(standalone=True),
+                      cells={"normal": cells - 2, "reduce": 2} if apart else {},
                       auxiliary=network(standalone=True, auxiliary=True), rule=top_two,
                       options=options, format=to_string, parse=partial(from_string, groups))
 

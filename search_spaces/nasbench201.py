@@ -12,7 +12,7 @@ from dnas.types import Choice, Genotype, Group, SearchSpace
 from search_spaces.flax_space import flax_space
 from search_spaces.layers.bundle import bundle
 from search_spaces.layers.primitives import AvgPool, BatchNorm, Conv, Identity, Linear, ReLUConvBN, Zero
-from search_spaces.repeated import Repeated, use_scan
+from search_spaces.repeated import Repeated, of_cells, use_scan
 from search_spaces.sizes import check_image, check_sizes
 
 OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -68,7 +68,8 @@ class Network(nn.Module):
             if stage:
                 x = Residual(self.channels * 2**stage, name=f"residual_{stage}")(x, train)
             cell = partial(Cell, affine=self.affine)
-            x = Repeated(cell, self.cells, self.scan, name=f"stage_{stage}")(x, gates["cell"], train)
+            own = of_cells(gates["cell"], stage * self.cells, self.cells)
+            x = Repeated(cell, self.cells, self.scan, name=f"stage_{stage}")(x, own, train)
         x = nn.relu(BatchNorm(affine=True, name="last_bn")(x, train)).mean((1, 2))
         return Linear(self.classes, name="head")(x)
 
@@ -96,7 +97,7 @@ def nasbench201(image=(32, 32, 3), classes=10, *, channels: int = 16, cells: int
                          f"got {channels}, {cells}, {classes}")
     network = partial(Network, channels, cells, classes, use_scan(scan, cells))
     return flax_space(
-        "nasbench201", network(), {"cell": Group(EDGES, OPS)}, image=image,
+        "nasbench201", network(), {"cell": Group(EDGES, OPS)}, image=image, cells={"cell": 3 * cells},
         options={"image": list(image), "classes": classes, "channels": channels, "cells": cells, "scan": scan},
         standalone=network(affine=True),
         format=to_string, parse=from_string)

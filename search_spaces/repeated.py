@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -25,8 +26,25 @@ def use_scan(option: str, cells: int) -> bool:
     return option == "on" or (option == "auto" and cells > 1)
 
 
+class Each(NamedTuple):
+    """An argument of `Repeated` of which each cell gets one: values `[count, ...]`."""
+
+    values: jax.Array
+
+
+def of_cell(gates, cell: int):
+    """What cell number `cell` is called with: its own of gates `[cells, E, K]`, other gates as they are."""
+    return gates[cell] if getattr(gates, "ndim", 2) == 3 else gates
+
+
+def of_cells(gates, first: int, count: int):
+    """The same of `count` cells beginning with `first`, for `Repeated`."""
+    return Each(gates[first:first + count]) if getattr(gates, "ndim", 2) == 3 else gates
+
+
 class Repeated(nn.Module):
-    """`count` cells made by `cell()`, each called `(x, *args)` and returning the next `x` of the same shape.
+    """`count` cells made by `cell()`, each called `(x, *args)` and returning the next `x` of the same shape. Of an argument
+    that is an `Each` every cell gets its own.
 
     scan: whether they are one loop, for which they must be equal; by the space's option `scan` if None.
 
@@ -42,15 +60,16 @@ class Repeated(nn.Module):
     def __call__(self, x, *args):
         if not (use_scan(current_options().scan, self.count) if self.scan is None else self.scan):
             for i in range(self.count):
-                x = self.cell(name=f"cell_{i}")(x, *args)
+                x = self.cell(name=f"cell_{i}")(x, *(arg.values[i] if isinstance(arg, Each) else arg for arg in args))
             return x
         written_out = self.count <= UNROLL
         again = on_cpu() and not written_out
-        run = lambda cell, x, _: (cell(x, *args), None)
+        own = {place: arg.values for place, arg in enumerate(args) if isinstance(arg, Each)}
+        run = lambda cell, x, own: (cell(x, *(own.get(place, arg) for place, arg in enumerate(args))), None)
         body = nn.scan(nn.remat(run, prevent_cse=False) if again else run, length=self.count,
                        unroll=self.count if written_out else 1,
                        variable_axes={"params": 0, "batch_stats": 0}, split_rngs={"params": True, "dropout": True})
-        return body(self.cell(name="cells"), x, None)[0]
+        return body(self.cell(name="cells"), x, own)[0]
 
 
 def stack_cells(tree):

@@ -14,6 +14,7 @@ from dnas.algorithms.relaxations import Relaxation, softmax
 from dnas.data import from_arrays
 from dnas.task import Task
 from dnas.types import Batch, Genotype, Group, SearchSpace
+from search_spaces.pure_space import mix, pure_space
 
 KEY = jax.random.key(0)
 FIRST_ORDER = bilevel()
@@ -113,6 +114,35 @@ def plain(width=6, classes=3):
     space = SearchSpace("plain", {}, groups, init, apply, genotype, lambda weights, genotype: weights,
                         lambda genotype=None: {"params": 0, "macs": 0}, None, str, None)
     return space
+
+
+def two_cells(width=6, classes=3):
+    """Two cells in a row that share the gates of three edges, can be told apart, and have weights of their own."""
+    groups = {"cell": Group(((0, 1), (0, 2), (1, 2)), ("none", "tanh", "skip"))}
+
+    def init(key, images):
+        cells = {f"cell_{c}": {f"edge_{e}": {"tanh": {"w": jax.random.normal(jax.random.fold_in(key, 3 * c + e),
+                                                                             (width, width)) / width**0.5}}
+                               for e in range(3)} for c in range(2)}
+        return {**cells, "head": jax.random.normal(key, (width, classes))}, {}
+
+    def apply(weights, stats, gates, images, train, key):
+        x = images
+        for c in range(2):
+            own, nodes = gates["cell"][c] if getattr(gates["cell"], "ndim", 2) == 3 else gates["cell"], [x, 0 * x, 0 * x]
+            for e, (source, target) in enumerate(groups["cell"].edges):
+                tanh = lambda c=c, e=e, x=nodes[source]: jnp.tanh(x @ weights[f"cell_{c}"][f"edge_{e}"]["tanh"]["w"])
+                nodes[target] += mix(own[e], (lambda x=nodes[source]: 0 * x, tanh, lambda x=nodes[source]: x))
+            x = nodes[2]
+        return x @ weights["head"], stats
+
+    space = pure_space("cells", init, apply, groups, image=(width,), cells={"cell": 2})
+    return space._replace(init=lambda key, images: space.init(key, jnp.zeros((1, width))))
+
+
+def space_for(method):
+    """A space of no framework that the method of this name can search."""
+    return two_cells() if method in ("lambda-darts", "oles") else plain()
 
 
 def batches(count, seed=0, size=8, width=6, classes=3, dtype=np.float64):

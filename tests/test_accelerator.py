@@ -72,8 +72,8 @@ def training_of(space, **recipe):
 
 CASES = {
     **{f"space {name}": lambda name=name: search_of(name) for name in SPACES},
-    **{f"method {name}": lambda name=name: search_of("dense", name, partial_channels=2 if name == "pc-darts" else 1)
-       for name in METHODS},
+    **{f"method {name}": lambda name=name: search_of("nasbench201" if name in ("lambda-darts", "oles") else "dense", name,
+                                                     partial_channels=2 if name == "pc-darts" else 1) for name in METHODS},
     "nasbench201 in bfloat16": lambda: search_of("nasbench201", dtype="bfloat16"),
     "darts in bfloat16": lambda: search_of("darts", dtype="bfloat16"),
     "eight seeds": lambda: search_of("nasbench201", width=SEEDS),

@@ -35,6 +35,7 @@ from tests.problems import (
     plain_method,
     scalar_method,
     scalar_start,
+    space_for,
     tiny,
 )
 from tests.toy_space import toy
@@ -176,16 +177,17 @@ def test_numbers_are_arguments_and_no_part_of_the_program(which):
     method = method_of(which)
     other = method.replace(**{name: value * 0.5 if isinstance(value, float) else value + 1
                               for name, value in method.hyper.items()} | ({"tau": 2.0} if which == "reinmax" else {}))
-    algorithm, texts = method.bind(plain(), TASK), []
+    algorithm, texts = method.bind(space_for(which), TASK), []
     for one, sizes in (method, {"epochs": 20, "steps": 2}), (other, {"epochs": 50, "steps": 7, "fine_tuning": 0.1}):
         hyper = one.numbers_of(**sizes)
         state = jax.eval_shape(algorithm.init, KEY, None, hyper)
-        texts.append(str(jax.make_jaxpr(one.bind(plain(), TASK).step)(KEY, state, *some(0, np.float32), hyper)))
+        step = one.bind(space_for(which), TASK).step
+        texts.append(str(jax.make_jaxpr(step)(KEY, state, *some(0, np.float32), hyper)))
     assert texts[0] == texts[1] and len(texts[0]) > 1000
 
 
-CONSTANT = {"darts-minus": {"auxiliary": 0.0}, "sdarts-adv": {"epsilon_first": 0.3}, "sdarts-rs": {"epsilon_first": 0.3},
-            "snas": {"tau_min": 1.0}}
+CONSTANT = {"darts-minus": {"auxiliary": 0.0}, "lambda-darts": {"strength": 0.0}, "sdarts-adv": {"epsilon_first": 0.3},
+            "sdarts-rs": {"epsilon_first": 0.3}, "snas": {"tau_min": 1.0}}
 """Numbers with which the gates of a method do not depend on how late it is."""
 
 
@@ -193,7 +195,7 @@ CONSTANT = {"darts-minus": {"auxiliary": 0.0}, "sdarts-adv": {"epsilon_first": 0
 def test_fine_tuning_moves_the_weights_by_a_share_of_the_first_rate(which, float64):
     """Whatever the optimiser: in the first step exactly that share, late in the search that of the first epoch's rate."""
     method = method_of(which).replace(**CONSTANT.get(which, {}))
-    algorithm, (train, valid) = method.bind(plain(), TASK), some(0)
+    algorithm, (train, valid) = method.bind(space_for(which), TASK), some(0)
     state, step = algorithm.init(KEY, None, numbers(method)), jax.jit(algorithm.step)
 
     def moved(state, **options):
@@ -267,7 +269,7 @@ def test_a_search_starts_from_the_state_of_another(method):
 
 
 @pytest.mark.parametrize("change, part", [
-    (lambda state: state._replace(weights=state.weights | {"head": jnp.zeros((6, 4))}), "weights"),
+    (lambda state: state._replace(mask={"cell": jnp.ones((3, 4), bool)}), "mask"),
     (lambda state: state._replace(arch={"cell": jnp.zeros((3, 4))}), "arch"),
     (lambda state: state._replace(arch=state.arch | {"cell/edges": jnp.zeros(3)}), "arch")])
 def test_a_start_that_does_not_fit_is_refused(change, part):
@@ -275,3 +277,15 @@ def test_a_start_that_does_not_fit_is_refused(change, part):
     state = bound.init(KEY, None, darts().numbers_of(epochs=1, steps=1))
     with pytest.raises(ValueError, match=f"the search to start from has other {part} than this one"):
         started_from(state, change(state))
+
+
+def test_weights_of_another_network_begin_anew():
+    """And the running averages with them; logits, decisions and mask are handed on."""
+    bound = darts().bind(plain(), TASK)
+    hyper = darts().numbers_of(epochs=1, steps=1)
+    first, other = (bound.init(jax.random.key(seed), None, hyper) for seed in (0, 1))
+    other = other._replace(weights=other.weights | {"head": jnp.zeros((6, 4))}, stats={"mean": jnp.ones(6)},
+                           mask={"cell": other.mask["cell"].at[1, 0].set(False)})
+    start = started_from(first, other)
+    chex.assert_trees_all_equal((start.weights, start.stats), (first.weights, first.stats))
+    chex.assert_trees_all_equal((start.arch, start.mask), (other.arch, other.mask))

@@ -25,6 +25,9 @@ from dnas.methods.drnas import drnas
 from dnas.methods.fair_darts import fair_darts
 from dnas.methods.gdas import gdas
 from dnas.methods.idarts import idarts
+from dnas.methods.lambda_darts import lambda_darts
+from dnas.methods.oles import oles
+from dnas.methods.p_darts import p_darts
 from dnas.methods.pc_darts import SPACE, pc_darts
 from dnas.methods.r_darts import r_darts
 from dnas.methods.rarts import rarts
@@ -41,7 +44,7 @@ from dnas.shared_options import SharedOptions, shared_options
 from dnas.task import classification
 from dnas.types import REMOVED, Batch, Genotype
 from launch.arguments import SHARED
-from tests.problems import KEY, numbers, plain
+from tests.problems import KEY, numbers, plain, space_for
 from tests.problems import at as one_of
 from tests.problems import batches as plain_batches
 from tests.toy_space import toy
@@ -53,15 +56,17 @@ TASK = classification()
 
 CASES = {name: (resolve(name, "method"), {}) for name in METHODS} | {
     "pc-darts": (pc_darts, {"arch_warmup": 1}),
+    "p-darts": (p_darts, {"arch_warmup": 1}),
     "pc-darts, distilled": (variant(pc_darts, distill=3), {"arch_warmup": 1, "distill_vote": "hard"}),
     "idarts": (idarts, {"arch_every": 2}),
     "frozen": (darts, {"arch_frozen": True, "edge_normalisation": True}),
     "rarts, exact": (rarts, {"merged": False}),
 }
-ON_TOY = {"darts", "darts-2nd", "pc-darts", "rarts", "sd-darts"}
+ON_TOY = {"darts", "darts-2nd", "p-darts", "pc-darts", "rarts", "sd-darts"}
 """Those tried on the toy space, which has two nodes, batch norm and an operation without weights; the others are tried on
 `plain`."""
-MOVES = {"pc-darts": [2, 3, 4], "pc-darts, distilled": [2, 3, 4], "frozen": [], "idarts": [1, 3], "rsps": []}
+MOVES = {"p-darts": [2, 3, 4], "pc-darts": [2, 3, 4], "pc-darts, distilled": [2, 3, 4], "frozen": [], "idarts": [1, 3],
+         "rsps": []}
 """Steps at which the architecture moves, if not at all of them."""
 FORMS = {
     "neumann": variant(darts, hypergradient="neumann", terms=3),
@@ -78,8 +83,8 @@ class Case:
     def __init__(self, name):
         self.name, (factory, settings) = name, CASES[name]
         self.on_toy = name in ON_TOY
-        with shared_options(SharedOptions(**(SPACE if "pc" in name else {}))):
-            self.space = toy(IMAGE, CLASSES) if self.on_toy else plain()
+        with shared_options(SharedOptions(**(SPACE if "pc-darts" in name else {}))):
+            self.space = toy(IMAGE, CLASSES) if self.on_toy else space_for(name)
         (self.group,) = self.space.groups
         self.method = factory(**settings)
         self.algorithm, self.hyper = self.method.bind(self.space, TASK), self.method.numbers_of(epochs=EPOCHS, steps=STEPS)
@@ -180,8 +185,7 @@ def test_seeds_can_be_mapped_over(name, case):
     for seed in 0, 1:
         alone, info = case.run(seed)[0][3], case.run(seed)[1][2]
         chex.assert_trees_all_close(row((states, infos), seed), (alone, info), rtol=1e-3, atol=2e-5)
-    stem = states.weights["stem"]["conv"]["kernel"] if case.on_toy else states.weights["stem"]
-    assert np.abs(stem[0] - stem[1]).max() > 0.1
+    assert max(np.abs(leaf[0] - leaf[1]).max() for leaf in jax.tree.leaves(states.weights)) > 0.1
 
 
 def test_the_architecture_moves_when_it_should(name, case):
@@ -259,6 +263,9 @@ PASSES = {
     "darts-minus": (darts_minus, 2, 2),
     "idarts": (idarts, 3, 3),
     "neumann": (variant(darts, hypergradient="neumann"), 3, 3),
+    "lambda-darts": (lambda_darts, 4, 4),
+    "oles": (oles, 3, 3),
+    "p-darts": (variant(p_darts, arch_warmup=1), 2, 2),
     "pc-darts": (variant(pc_darts, arch_warmup=1), 2, 2),
     "r-darts": (r_darts, 3, 3),
     "rarts": (rarts, 2, 2),
@@ -280,7 +287,7 @@ PASSES = {
 @pytest.mark.parametrize("which", PASSES)
 def test_gradient_evaluations_of_a_step(which):
     factory, forward, backward = PASSES[which]
-    assert passes(factory(), plain()) == (forward, backward)
+    assert passes(factory(), space_for(which)) == (forward, backward)
 
 
 def test_every_method_and_hypergradient_is_tried():

@@ -262,9 +262,12 @@ def test_fifty_epochs_decide_the_eight_edges_of_a_darts_cell():
         counts, decisions = decide_all(space, sgas(stability=stability), 50)
         assert counts == [max(0, min((epoch - 9) // 5 + 1, 8)) for epoch in range(1, 51)]
         assert (decisions == REMOVED).sum() == 6 and (decisions == 0).sum() == 0  # none is never chosen
-    with pytest.raises(ValueError, match="8 edges of a group left to decide after epoch 1, the last of them after epoch 44, "
-                                         "and the search has 43; use 44 epochs or more"):
-        decide_all(space, sgas(), 43)
+    search = {"epochs": 43, "diagnose": 0, "decisions": undecided(space.groups)}
+    with pytest.raises(ValueError, match="8 edges of a group to decide, the last of them after epoch 44, and the search "
+                                         "has 43 epochs; use 44 or more"):
+        sgas().check_search(space, search)
+    sgas().check_search(space, {**search, "epochs": 44})
+    sgas().check_search(space, {**search, "epochs": 1, "decisions": {name: decisions for name in space.groups}})
 
 
 def test_a_search_by_sgas_ends_decided():
@@ -308,9 +311,10 @@ def test_darts_es_joins_the_rule_of_another_method():
 
 
 def test_darts_es_refuses_a_search_that_does_not_measure():
-    assert darts_es().stop([{"epoch": 1}]) is None
-    with pytest.raises(ValueError, match="does not record; use --diagnose 2"):
-        darts_es().stop([{"epoch": 1}, {"epoch": 2}])
+    for diagnose in 0, 3:
+        with pytest.raises(ValueError, match="does not record often enough; use --diagnose 2"):
+            darts_es().check_search(plain(), {"diagnose": diagnose})
+    darts_es().check_search(plain(), {"diagnose": 1})
 
 
 def test_variants_differ_from_darts_in_numbers_and_estimator_only():
@@ -334,9 +338,12 @@ def test_they_are_searched_by_the_command_and_joined(name, options, tmp_path, mo
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
 
 
-def test_the_command_refuses_sgas_that_cannot_end(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("name, message", [
+    ("sgas", "the last of them after epoch 14, and the search has 2 epochs; use 14 or more, or a smaller"),
+    ("darts-es", "use --diagnose 2")])
+def test_a_search_that_cannot_end_is_refused_before_it_begins(name, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    argv = ["search", "--space", TOY, "--method", "sgas", "--epochs", "2", "--batch", "16", "--limit", "200", *QUICK]
+    argv = ["search", "--space", TOY, "--method", name, "--epochs", "2", "--batch", "16", "--limit", "200", *QUICK]
     with jax.enable_x64(False):
         assert main([*argv, "--run", "run"]) == 2
-    assert "the last of them after epoch 14, and the search has 2; use 14 epochs" in capsys.readouterr().err
+    assert message in capsys.readouterr().err and not (tmp_path / "run").exists()

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import jax
 import optax
@@ -16,6 +15,7 @@ import optax
 from dnas.algorithms.hypergradients import first_order
 from dnas.algorithms.method import Steps
 from dnas.algorithms.players import (
+    Descent,
     Problem,
     first_state,
     move,
@@ -43,13 +43,19 @@ def bilevel(hypergradient: Callable[[Hyper], Callable] | None = lambda hyper: fi
     """
     def steps(problem: Problem) -> Steps:
         arch_player, weight_player = problem.arch, problem.weights
+        descent = weight_player.descent or Descent(plain_step)
+        trained_player = weight_player if weight_player.descent else weights_only(weight_player)
         ahead_player = weight_player._replace(optimizer=lookahead) if lookahead else weight_player
+
+        def init(key, inputs, hyper):
+            state = first_state(problem, key, inputs, hyper)
+            return state._replace(extra=descent.init(problem, state.weights))
 
         def step(key, state, train, valid, hyper):
             t = time_of(hyper, state.step)
             train_key, valid_key = jax.random.split(key)
             inner, on_train = (objective(problem, player, train_key, train, state, hyper, t, state.memory["weights"])
-                               for player in (weight_player, weights_only(weight_player)))
+                               for player in (weight_player, trained_player))
             outer = objective(problem, arch_player, valid_key, valid, state, hyper, t, state.memory["arch"])
 
             def arch_step():
@@ -68,13 +74,20 @@ def bilevel(hypergradient: Callable[[Hyper], Callable] | None = lambda hyper: fi
             else:
                 arch, arch_opt, valid_info = arch_step()
 
-            (_, (stats, train_info)), grads = jax.value_and_grad(on_train, has_aux=True)(state.weights, arch)
-            weights, weights_opt = move(weight_player, grads, state.weights_opt, state.weights, hyper, t)
+            descend = lambda grads: move(weight_player, grads, state.weights_opt, state.weights, hyper, t)
+            (stats, train_info), (weights, weights_opt), extra = descent.step(
+                problem, on_train, outer, state.weights, arch, state.extra, hyper, t, descend)
             memory = observed(problem, {"weights": train_key, "arch": valid_key}, state, arch, hyper, t)
             state = state._replace(step=state.step + 1, weights=weights, stats=stats, arch=arch, weights_opt=weights_opt,
-                                   arch_opt=arch_opt, memory=memory)
+                                   arch_opt=arch_opt, memory=memory, extra=extra)
             return state, step_info(train_info, valid_info)
 
-        return Steps(partial(first_state, problem), step)
+        return Steps(init, step)
 
     return steps
+
+
+def plain_step(problem, inner, outer, weights, arch, memory, hyper, t, descend):
+    """`Descent.step` down the gradient of `inner`."""
+    (_, aux), grads = jax.value_and_grad(inner, has_aux=True)(weights, arch)
+    return aux, descend(grads), memory

@@ -45,6 +45,26 @@ def full_mask(groups: Mapping[str, Group]) -> dict[str, Array]:
     return {name: jnp.asarray(group.allowed) for name, group in groups.items()}
 
 
+def keep_best(count: int) -> Callable:
+    """`Method.decide` by which a search ends with the `count` operations of the largest logits on each open edge.
+
+    Ties go to the lower index. A search that starts from it goes on with them: a progressive search in stages, as those of
+    P-DARTS (arXiv 1904.12760) and DrNAS (arXiv 2006.10355). One that stops before its last epoch keeps all.
+    """
+    def decide(space, state, record):
+        if record["epoch"] < record["epochs"]:
+            return state
+        mask = {}
+        for name, allowed in state.mask.items():
+            allowed, undecided_edges = np.asarray(allowed), np.asarray(state.decisions[name]) == OPEN
+            order = np.argsort(-np.where(allowed, state.arch[name], -np.inf), -1, kind="stable")
+            best = np.argsort(order, -1) < count
+            mask[name] = allowed & (best | ~undecided_edges[:, None])
+        return state._replace(mask=mask)
+
+    return decide
+
+
 def checked_decisions(groups: Mapping[str, Group], state: Any) -> dict[str, dict[str, Array]]:
     """{"decisions", "mask"} of a state that a method's `decide` returned, as arrays.
 

@@ -22,6 +22,11 @@ MOST = float(np.finfo(np.float32).max)
 """Largest number that a compiled program takes."""
 
 
+PARTS = ("relaxation", "perturbation", "descent", "architecture")
+"""Parts that two joined methods could both want: how gates are made, what they are changed to, how the weights move, and
+what the architecture descends on, is decided or stopped by."""
+
+
 class Steps(NamedTuple):
     """init(key, inputs, hyper) -> state; step(key, state, train, valid, hyper) -> state, {name: scalar}. Pure functions.
 
@@ -66,6 +71,11 @@ class Method:
         with its record, which also has "epochs", those of the search, and "trajectory", the logits `[epoch, E, K]` of each
         group before the first epoch and after those before this one; None for none.
     stop: (records) -> Stop or None, called likewise.
+    check_search: (space, search) -> None, raises ValueError in one line for a search that the method cannot carry out;
+        called before it begins. search has "epochs", "diagnose", epochs between diagnoses or 0, and "decisions", those that
+        the search begins with.
+    changed, replaced: which of PARTS `extend` has changed, and which of them replaced whatever was there.
+    still: whether its architecture never moves.
     source: {"name": ..., options}, the config that builds the method again; None if it was not built by name.
     """
 
@@ -77,6 +87,10 @@ class Method:
     select: Callable[[SearchSpace, SearchState, Gates], Genotype] | None = None
     decide: Callable[[SearchSpace, SearchState, Mapping[str, Any]], SearchState] | None = None
     stop: Callable[[Any], Stop | None] | None = None
+    check_search: Callable[[SearchSpace, Mapping[str, Any]], None] = lambda space, search: None
+    changed: frozenset[str] = frozenset()
+    replaced: frozenset[str] = frozenset()
+    still: bool = False
     source: Mapping[str, Any] | None = None
 
     def __post_init__(self):
@@ -104,28 +118,45 @@ class Method:
 
     def extend(self, *, arch: Mapping[str, Any] | None = None, weights: Mapping[str, Any] | None = None, relaxation=None,
                terms: Mapping[str, Any] | None = None, hyper: Mapping[str, float] | None = None,
-               check: Callable[[Hyper], None] | None = None, **parts) -> Method:
+               check: Callable[[Hyper], None] | None = None, check_search: Callable[..., None] | None = None,
+               **parts) -> Method:
         """This method with other parts.
 
         Args:
             arch, weights: fields of `Player` to replace in that player; terms join those that it has.
             relaxation, terms: the same for both players. Edges that are normalised stay so.
-            hyper: numbers to add or replace. check: a further check of all numbers.
+            hyper: numbers to add or replace. check, check_search: further checks beside those that it has.
             parts: other fields of `Method`.
         """
+        sides = {name: {**(arch or {}), **(weights or {})}.get(name) for name in PARTS}
+        replaced = {name for name in ("perturbation", "descent") if sides[name]} | ({"relaxation"} if relaxation else set())
+        moves = any((arch or {}).get(name) for name in ("terms", "optimizer")) or parts.keys() & {"decide", "stop"}
+        changed = replaced | ({"relaxation"} if sides["relaxation"] else set()) | ({"architecture"} if moves else set())
         if relaxation and self.arch.relaxation.edges and not relaxation.edges:
             relaxation = edge_normalised(relaxation)
         shared = {} if relaxation is None else {"relaxation": relaxation}
         joined = lambda player, changes: player._replace(
             **{**shared, **changes, "terms": {**player.terms, **(terms or {}), **changes.get("terms", {})}})
 
-        def both(hyper):
-            self.check(hyper)
-            check(hyper)
-
         return dataclasses.replace(self, hyper={**self.hyper, **(hyper or {})}, arch=joined(self.arch, arch or {}),
-                                   weights=joined(self.weights, weights or {}),
-                                   check=both if check else self.check, source=None, **parts)
+                                   weights=joined(self.weights, weights or {}), check=_in_turn(self.check, check),
+                                   check_search=_in_turn(self.check_search, check_search), source=None,
+                                   changed=self.changed | changed, replaced=self.replaced | replaced, **parts)
+
+    def join(self, change: Callable[..., Method], options: Mapping[str, Any], names: tuple[str, str]) -> Method:
+        """This method, changed by `change(method, **options)`, which is what another method does to DARTS.
+
+        Raises ValueError, with the names of both, if the other would undo a part of this one, or could do nothing.
+        """
+        after = change(dataclasses.replace(self, changed=frozenset(), replaced=frozenset()), **options)
+        undone = [part for part in PARTS if part in self.changed & after.replaced]
+        if undone:
+            turn = "" if undone[0] in self.replaced else f", or put {names[1]} first"
+            raise ValueError(f"{names[1]} replaces the {undone[0]}, which {names[0]} has set: leave one of them out{turn}")
+        if self.still and "architecture" in after.changed:
+            raise ValueError(f"{names[1]} acts on the moves of the architecture, and that of {names[0]} never moves: leave "
+                             "one of them out")
+        return dataclasses.replace(after, changed=self.changed | after.changed, replaced=self.replaced | after.replaced)
 
     def __repr__(self) -> str:
         numbers = ", ".join(f"{name}={value:g}" for name, value in self.hyper.items())
@@ -165,6 +196,15 @@ class Method:
         self.check(whole)
         return {name: np.asarray(value, np.int32 if name in ("epochs", "steps") else np.float32)
                 for name, value in whole.items()}
+
+
+def _in_turn(first: Callable[..., None], second: Callable[..., None] | None) -> Callable[..., None]:
+    """Both checks, one after the other."""
+    def both(*args):
+        first(*args)
+        second(*args)
+
+    return both if second else first
 
 
 def _number(name: str, value: Any) -> float:

@@ -69,18 +69,32 @@ class Term(NamedTuple):
     observe: Callable[..., Tree] | None = None
 
 
+class Descent(NamedTuple):
+    """How the weights' player takes a step, where that is not simply down the gradient of its objective.
+
+    step(problem, inner, outer, weights, arch, memory, hyper, t, descend) -> aux of inner, (weights, optimiser's state),
+        memory. inner, outer: `Objective`s of the weights' and of the architecture's player; descend(grads) -> (weights,
+        optimiser's state) by those gradients. init(problem, weights) -> memory.
+    """
+
+    step: Callable[..., tuple[Any, tuple[Tree, Tree], Tree]]
+    init: Callable[[Any, Weights], Tree] = lambda problem, weights: ()
+
+
 class Player(NamedTuple):
     """One of the two players.
 
     relaxation: the gates that it sees. optimizer: (hyper, t) -> optax.GradientTransformation.
     terms: by name, `Term`s or functions like `Term.value`. perturbation: (key, loss, gates, architecture, hyper, t) ->
     gates, where loss(gates) is the loss of the task on this step's batch, with the weights held fixed; None for none.
+    descent: of the weights' player of `bilevel`; None for plain gradients.
     """
 
     relaxation: Relaxation
     optimizer: Callable[[Hyper, Time], optax.GradientTransformation]
     terms: Mapping[str, Any] = {}
     perturbation: Callable[..., Gates] | None = None
+    descent: Descent | None = None
 
 
 class Problem(NamedTuple):
@@ -92,8 +106,11 @@ class Problem(NamedTuple):
     weights: Player
 
 
-Objective = Callable[[Weights, Logits], tuple[Array, tuple[Stats, dict[str, Array]]]]
-"""(weights, arch) -> loss with terms, (running averages, {name: scalar to report})."""
+Objective = Callable[..., tuple[Array, tuple[Stats, dict[str, Array]]]]
+"""(weights, arch, shift=None) -> loss with terms, (running averages, {name: scalar to report}).
+
+shift: `[cells, E, K]` of groups whose cells can be told apart (`SearchSpace.cells`), added to the gates that each cell has.
+"""
 
 
 def weights_only(player: Player) -> Player:
@@ -134,7 +151,7 @@ def objective(problem: Problem, player: Player, key: Array, batch: Batch, state:
     space, task = problem.space, problem.task
     task_of = task_loss(space, task)
 
-    def of(weights, arch):
+    def of(weights, arch, shift=None):
         architecture = Architecture(arch, state.mask, space.groups)
         relaxed = player.relaxation.gates(relax_key, architecture, hyper, t)
         settle = lambda gates: decided(gates, state.decisions, state.mask)
@@ -142,9 +159,9 @@ def objective(problem: Problem, player: Player, key: Array, batch: Batch, state:
         if player.perturbation:
             held = lambda gates: loss_of(gates, jax.lax.stop_gradient(weights))[0]
             relaxed = player.perturbation(perturb_key, held, relaxed, architecture, hyper, t)
-        gates = settle(relaxed)
+        gates, by_cell = settle(relaxed), {name: relaxed[name] + rows for name, rows in (shift or {}).items()}
         with one_hot_gates(player.relaxation.alone and player.perturbation is None):
-            value, outputs, stats = loss_of(gates, weights)
+            value, outputs, stats = loss_of({**relaxed, **by_cell}, weights)
         info = {"loss": value} | {name: jnp.mean(metric(outputs, batch.targets), dtype=value.dtype)
                                   for name, metric in task.metrics.items()}
         again = lambda weights, gates: task_of(forward_key, weights, state.stats, gates, batch)[1]
@@ -177,6 +194,13 @@ def move_arch(player: Player, grads: Tree, state: SearchState, hyper: Hyper, t: 
     """(logits, optimiser's state) after a step of the architecture's player by `grads`."""
     updates, opt = player.optimizer(hyper, t).update(grads, state.arch_opt, state.arch)
     return optax.apply_updates(state.arch, updates), opt
+
+
+def refuse_descent(problem: Problem, name: str) -> None:
+    """Raises ValueError if the weights' player has a descent of its own, which the algorithm `name` does not use."""
+    if problem.weights.descent:
+        raise ValueError(f"{name} moves the weights in its own way and cannot be joined with a method that changes their "
+                         "gradient, such as lambda-darts or oles")
 
 
 def first_state(problem: Problem, key: Array, inputs: Array, hyper: Hyper) -> SearchState:

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from dnas.algorithms.method import Steps
-from dnas.algorithms.players import Problem, first_state, move, move_arch, objective, observed, step_info
+from dnas.algorithms.players import Problem, first_state, move, move_arch, objective, observed, refuse_descent, step_info
 from dnas.algorithms.schedules import time_of
 from dnas.types import Stats, Tree, Weights
 
@@ -44,6 +44,8 @@ def rarts(*, merged: bool = True) -> Callable[[Problem], Steps]:
     merged: two passes, the architecture's gradients taken before w and y move; otherwise four.
     """
     def steps(problem: Problem) -> Steps:
+        refuse_descent(problem, "rarts")
+
         def init(key, inputs, hyper):
             return begin(first_state(problem, key, inputs, hyper))
 

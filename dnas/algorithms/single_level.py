@@ -15,13 +15,15 @@ from functools import partial
 import jax
 
 from dnas.algorithms.method import Steps
-from dnas.algorithms.players import Problem, first_state, move, move_arch, objective, observed, step_info
+from dnas.algorithms.players import Problem, first_state, move, move_arch, objective, observed, refuse_descent, step_info
 from dnas.algorithms.schedules import time_of
 
 
 def single_level() -> Callable[[Problem], Steps]:
     """One step of both players on each training batch."""
     def steps(problem: Problem) -> Steps:
+        refuse_descent(problem, "an algorithm on one level")
+
         def step(key, state, train, valid, hyper):
             t = time_of(hyper, state.step)
             train_key, valid_key = jax.random.split(key)

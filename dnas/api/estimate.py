@@ -14,8 +14,8 @@ from dnas.engine.compile import Examples, shape_of, start_search
 from dnas.engine.devices import spelled
 from dnas.engine.mesh import create_mesh
 from dnas.engine.programs import Listed, listed
+from dnas.engine.search import check_search, state_shape
 from dnas.engine.search import estimate as estimate_search
-from dnas.engine.search import state_shape
 from dnas.engine.targets import CHIPS, Chip, Examined, chip_of, examine
 from dnas.platform import platform as on_platform
 from dnas.task import task_of
@@ -87,6 +87,7 @@ def estimate_plan(plan: SearchPlan, *, seeds: int = 1, cache: str | None = None,
         raise ValueError(f"seeds is {seeds!r}; it must be a whole number, 1 to {MOST:,}")
     setting = plan.settings[0]
     method = budgeted(setting.method, setting.space, plan.budget)
+    check_search(setting.space, method, epochs=10**6, diagnose=1, start=None)
     if chip is None:
         caches.enable(cache)
         return Estimate(**estimate_search(setting.space, method, plan.data, batch=plan.batch, searches=seeds,

@@ -20,7 +20,7 @@ from dnas.api.supernet import fingerprint, load_supernet
 from dnas.data import Dataset, check_augment, steps_per_epoch
 from dnas.data import load as load_data
 from dnas.engine.mesh import device_count, refuse_undivided
-from dnas.engine.search import input_shape, started_from, state_shape
+from dnas.engine.search import input_shape, started_from, state_shape, weights_fit
 from dnas.options import read as read_options
 from dnas.runs.directory import flatten
 from dnas.runs.files import as_json
@@ -297,21 +297,24 @@ def _started(start: str | Path | Run, groups: list[list[Setting]], data: Dataset
     Raises ValueError, in one line, where it does not fit.
     """
     other = start.supernet if isinstance(start, Run) else load_supernet(start, trust=_named(groups, data))
-    where = other.folder or "the run in memory"
+    where, notes = other.folder or "the run in memory", []
     for group in groups:
         space, method = group[0].space, budgeted(group[0].method, group[0].space, budget)
         if other.space.groups != space.groups:
             there, here = (configs.label(config["space"], "space") for config in (other.config, group[0].config))
             raise ValueError(f"start {where}: it searched space {there}, and this is {here}; both must have the same edges "
                              "and operations")
+        there, here = (flatten({part: config[part] for part in ("space", "method", "data")}, ".")
+                       for config in (other.config, group[0].config))
+        differ = ", ".join(f"{key} is {there.get(key)} there, {here.get(key)} here" for key in {**there, **here}
+                           if there.get(key) != here.get(key))
+        first = state_shape(space, method, data, batch)
         try:
-            started_from(state_shape(space, method, data, batch), other.state)
+            started_from(first, other.state)
         except ValueError as error:
-            there, here = (flatten({part: config[part] for part in ("space", "method", "data")}, ".")
-                           for config in (other.config, group[0].config))
-            differ = ", ".join(f"{key} is {there.get(key)} there, {here.get(key)} here" for key in {**there, **here}
-                               if there.get(key) != here.get(key))
             raise ValueError(f"start {where}: {error} ({differ})") from None
+        if not weights_fit(first, other.state):
+            notes.append(f"start   its weights do not fit this network and begin anew ({differ})")
         for setting in group:
             setting.config["start"] = {"run": other.folder and str(other.folder.absolute()), **fingerprint(other)}
-    return other.state, [f"start   {where}, epoch {other.epoch}", *other.messages]
+    return other.state, [f"start   {where}, epoch {other.epoch}", *notes, *other.messages]

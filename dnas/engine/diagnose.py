@@ -22,7 +22,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from dnas.algorithms.decisions import FACTOR, Stop, early_stop
-from dnas.types import Array, Genotype, Tree
+from dnas.types import Array, Genotype, Tree, is_skip
 
 
 def sharpness(loss: Callable[[Tree], Array], weights: Tree, *, radius: float = 0.05) -> Array:
@@ -70,8 +70,7 @@ def curvature(loss: Callable) -> tuple[Callable, Callable]:
 
 def skips(genotype: Genotype) -> int:
     """Edges of the genotype that carry a skip connection or identity."""
-    return sum(any(word in choice.op for word in ("skip", "identity"))
-               for choices in genotype.choices.values() for choice in choices)
+    return sum(is_skip(choice.op) for choices in genotype.choices.values() for choice in choices)
 
 
 def collapse(records: Sequence[Mapping]) -> Stop | None:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from dnas.algorithms.decisions import Stop, checked_decisions, stop_of
+from dnas.algorithms.decisions import Stop, checked_decisions, stop_of, undecided
 from dnas.algorithms.method import Algorithm, Method
 from dnas.algorithms.players import SearchState
 from dnas.algorithms.schedules import ENGINE
@@ -79,7 +79,8 @@ def search(space: SearchSpace, method: Method, data: Dataset, *, epochs: int, ba
 
     diagnose: epochs between diagnoses (see `dnas.engine.diagnose`), 0 for none. A collapse is reported, and with
         `stop_on_collapse` ends the search with the genotype of the epoch before it.
-    start: the state of another search of this space, whose weights, logits, decisions and mask are the initial ones.
+    start: the state of another search of this space, whose logits, decisions and mask are the initial ones, and its weights
+        where they fit.
     mesh: the devices, see `dnas.engine.mesh.create_mesh`; `batch` must divide by its axis `data`. None: the default device.
     key: see `dnas.engine.compile.program_key`; None to trace the programs in each process.
     seconds: see `search_lanes`.
@@ -114,6 +115,7 @@ def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, ep
     algorithm = lanes[0].method.bind(space, task)
     hypers = [lane.method.numbers_of(epochs=epochs, steps=steps) for lane in lanes]
     inputs = input_shape(data, batch)
+    check_search(space, lanes[0].method, epochs=epochs, diagnose=diagnose, start=start)
     latest = [_latest(algorithm, inputs, hyper, lane, start) for lane, hyper in zip(lanes, hypers)]
     rules = [rule for rule in (lanes[0].method.stop, collapse if stop_on_collapse else None) if rule]
 
@@ -151,6 +153,12 @@ def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, ep
                 active[place].finish_epoch(end, evaluate, diagnosis)
             finish_epoch()
         return [one.result(began) for one in active]
+
+
+def check_search(space: SearchSpace, method: Method, *, epochs: int, diagnose: int, start: SearchState | None) -> None:
+    """Raises ValueError, in one line, if the method says that it cannot search so."""
+    decisions = undecided(space.groups) if start is None else start.decisions
+    method.check_search(space, {"epochs": epochs, "diagnose": diagnose, "decisions": decisions})
 
 
 class _Search:
@@ -294,19 +302,30 @@ def _latest(algorithm: Algorithm, inputs, hyper: Mapping[str, Any], lane: Lane,
 
 
 def started_from(state: SearchState, start: SearchState) -> SearchState:
-    """`state` with the weights, running averages, logits, decisions and mask of `start`.
+    """`state` with the logits, decisions and mask of `start`, and with its weights and running averages where they fit.
 
-    Raises ValueError if they are those of another space.
+    Raises ValueError if the logits, decisions or mask are those of another space or relaxation.
     """
     parts = {}
-    for name in ("weights", "stats", "arch", "decisions", "mask"):
-        new, old = getattr(state, name), getattr(start, name)
-        if jax.tree.structure(new) != jax.tree.structure(old) or \
-                any(a.shape != b.shape for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(old))):
-            raise ValueError(f"the search to start from has other {name} than this one; its space, its size, its data and "
-                             "its method's relaxation must be the same")
-        parts[name] = jax.tree.map(lambda b, a: jnp.array(b, a.dtype), old, new)
-    return state._replace(**parts)
+    for name in ("arch", "decisions", "mask"):
+        if not _alike(getattr(state, name), getattr(start, name)):
+            raise ValueError(f"the search to start from has other {name} than this one; its space and its method's "
+                             "relaxation must be the same")
+        parts[name] = getattr(start, name)
+    if weights_fit(state, start):
+        parts |= {"weights": start.weights, "stats": start.stats}
+    return state._replace(**{name: jax.tree.map(lambda b, a: jnp.array(b, a.dtype), part, getattr(state, name))
+                             for name, part in parts.items()})
+
+
+def weights_fit(state: SearchState, start: SearchState) -> bool:
+    """Whether weights and running averages of `start` are those of the same network as those of `state`."""
+    return _alike((state.weights, state.stats), (start.weights, start.stats))
+
+
+def _alike(one, other) -> bool:
+    return jax.tree.structure(one) == jax.tree.structure(other) and \
+        all(a.shape == b.shape for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other)))
 
 
 def estimate(space: SearchSpace, method: Method, data: Dataset, *, batch: int, searches: int = 1,

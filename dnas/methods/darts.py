@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Literal
 
 from dnas.algorithms.bilevel import bilevel
+from dnas.algorithms.decisions import keep_best
 from dnas.algorithms.distillation import check_distillation, distillation
 from dnas.algorithms.hypergradients import HYPERGRADIENTS
 from dnas.algorithms.hypergradients import flat as uphill
@@ -29,7 +30,7 @@ def darts(*, lr: float = 0.025, lr_min: float = 0.001, momentum: float = 0.9, de
                                  "conjugate-gradient"] = "first-order",
           terms: int = 2, flat: float = 0.0, distill: int = 0, distill_weight: float = 1.0, distill_temperature: float = 1.0,
           distill_vote: Literal["soft", "hard"] = "soft", distill_every: Literal["epoch", "step"] = "epoch",
-          distill_warmup: int = 5, distill_arch: bool = False) -> Method:
+          distill_warmup: int = 5, distill_arch: bool = False, keep: int = 0) -> Method:
     """First-order DARTS.
 
     Args:
@@ -54,6 +55,7 @@ def darts(*, lr: float = 0.025, lr_min: float = 0.001, momentum: float = 0.9, de
         distill_every: how often the supernet becomes a teacher.
         distill_warmup: epochs over which the weight rises from 0.
         distill_arch: distil in the architecture step as well.
+        keep: operations that each edge keeps in the race when the search ends, for one that starts from it; 0: all.
 
     Raises ValueError if one is out of range.
     """
@@ -61,6 +63,8 @@ def darts(*, lr: float = 0.025, lr_min: float = 0.001, momentum: float = 0.9, de
         raise ValueError(f"hypergradient {hypergradient!r} must be one of {', '.join(HYPERGRADIENTS)}")
     if not 0 <= distill <= 100:
         raise ValueError(f"distill is {distill}, it must be 0 to 100")
+    if keep < 0 or keep == 1:
+        raise ValueError(f"keep is {keep}, it must be 2 or more, or 0 to keep all operations")
     numbers = {"lr": lr, "lr_min": lr_min, "momentum": momentum, "decay": decay, "clip": clip, "arch_lr": arch_lr,
                "arch_decay": arch_decay, "arch_warmup": arch_warmup, "arch_every": arch_every}
     settings = {"neumann": lambda hyper: {"terms": terms, "lr": hyper["lr"]},
@@ -78,7 +82,7 @@ def darts(*, lr: float = 0.025, lr_min: float = 0.001, momentum: float = 0.9, de
     relaxation = edge_normalised(softmax()) if edge_normalisation else softmax()
     method = Method(numbers, Player(relaxation, arch_adam), Player(relaxation, weights_sgd),
                     bilevel(estimator, lookahead=unclipped_sgd if hypergradient == "finite-difference" else None),
-                    check=check)
+                    check=check, decide=keep_best(keep) if keep else None)
     if not distill:
         return method
     term = {"terms": {"distillation": distillation(teachers=distill, vote=distill_vote, every=distill_every)}}

@@ -15,7 +15,7 @@ from dnas.algorithms.relaxations import Relaxation
 from dnas.algorithms.schedules import Ramp, linear_by_epoch, refuse_negative
 from dnas.methods.darts import darts
 from dnas.registry import extends
-from dnas.types import Group
+from dnas.types import Group, is_skip
 
 
 @extends(darts)
@@ -58,4 +58,4 @@ def skips(group: Group) -> np.ndarray:
     """Booleans `[E, K]`: which operations are a skip connection or the identity, by their names."""
     edges, ops = group.shape
     names = [group.edge_ops(e) + ("",) * (ops - len(group.edge_ops(e))) for e in range(edges)]
-    return np.array([["skip" in op or "identity" in op for op in row] for row in names])
+    return np.array([[is_skip(op) for op in row] for row in names])

@@ -8,8 +8,15 @@ logits. Two pulls towards beta = 1 are published: the weight decay 1e-3 of the a
 here, and the divergence, which is `arch_decay` 0 with `kl` 1e-3. Masked operations leave the draw: what remains is a
 Dirichlet draw of the other operations, which is the whole draw renormalised.
 
-Departures: this is the plain form; progressive stages with growing channels are not in it (`--space.partial-channels` gives
-partial channels). The divergence is summed over edges, as the divergence of independent draws is: our reading.
+The authors search in two stages, the second with fewer operations and more of the channels: two searches of which one
+starts from the other. In NAS-Bench-201, with their numbers:
+
+    dnas search --method drnas --space.partial-channels 4 --method.keep 3 --method.arch-warmup 10 --epochs 50 --run runs/1
+    dnas search --method drnas --space.partial-channels 2 --method.arch-warmup 10 --epochs 50 --start runs/1 --run runs/2
+
+The logits go on. Departures: the weights of the second stage begin anew, where the authors duplicate channels, and so does
+the cosine of the learning rate. The divergence is summed over edges, as the divergence of independent draws is: our
+reading.
 """
 
 import jax

@@ -44,7 +44,8 @@ def rsps(*, lr: float = 0.025, lr_min: float = 0.001, momentum: float = 0.9, dec
     numbers = {"lr": lr, "lr_min": lr_min, "momentum": momentum, "decay": decay, "clip": clip}
     path = drawn(draw, lambda logits: jax.nn.softmax(level(logits)), one_hot=True)._replace(alone=True)
     return Method(numbers, Player(path, lambda hyper, t: optax.identity()), Player(path, weights_sgd), bilevel(None),
-                  check=check, select=first_draw)
+                  check=check, select=first_draw, still=True,
+                  changed=frozenset({"relaxation"}), replaced=frozenset({"relaxation"}))
 
 
 def draw(key, logits, hyper, t):

@@ -31,7 +31,7 @@ from dnas.types import OPEN, REMOVED, Group, SearchSpace
 @extends(darts)
 def sgas(method: Method, *, decide_after: int = 9, decide_every: int = 5, stability: bool = False, history: int = 4,
          inputs: int = 0) -> Method:
-    """SGAS. A search that ends before every edge is decided is refused, after its first epoch.
+    """SGAS. A search that would end before every edge is decided is refused.
 
     Args:
         decide_after: epochs before the first decision.
@@ -47,7 +47,7 @@ def sgas(method: Method, *, decide_after: int = 9, decide_every: int = 5, stabil
 
     def decide(space, state, record):
         state = method.decide(space, state, record) if method.decide else state
-        epoch, decisions, left = record["epoch"], {}, 0
+        epoch, decisions = record["epoch"], {}
         due = epoch >= decide_after and (epoch - decide_after) % decide_every == 0
         for name, group in space.groups.items():
             limits, row = limits_of(space, name, inputs), np.array(state.decisions[name])
@@ -56,16 +56,19 @@ def sgas(method: Method, *, decide_after: int = 9, decide_every: int = 5, stabil
                 score, shares = criterion(group, state.arch[name], state.mask[name], past)
                 edge = int(np.where(row == OPEN, score, -np.inf).argmax())
                 row = remove_full(group, choose(row, edge, shares[edge], state.mask[name][edge]), limits)
-            decisions[name], left = row, max(left, to_decide(group, row, limits))
-        next_due = decide_after if epoch < decide_after else epoch + decide_every - (epoch - decide_after) % decide_every
-        last = next_due + decide_every * (left - 1)
-        if left and last > record["epochs"]:
-            raise ValueError(f"sgas has {left} edges of a group left to decide after epoch {epoch}, the last of them after "
-                             f"epoch {last}, and the search has {record['epochs']}; use {last} epochs or more, or a smaller "
-                             "decide_every or decide_after")
+            decisions[name] = row
         return state._replace(decisions=decisions)
 
-    return method.extend(decide=decide)
+    def check_search(space, search):
+        left = max(to_decide(group, np.asarray(search["decisions"][name]), limits_of(space, name, inputs))
+                   for name, group in space.groups.items())
+        last = decide_after + decide_every * (left - 1)
+        if left and last > search["epochs"]:
+            raise ValueError(f"sgas has {left} edges of a group to decide, the last of them after epoch {last}, and the "
+                             f"search has {search['epochs']} epochs; use {last} or more, or a smaller decide_every or "
+                             "decide_after")
+
+    return method.extend(decide=decide, check_search=check_search)
 
 
 def criterion(group: Group, logits: Any, mask: Any, past: Any = None) -> tuple[np.ndarray, np.ndarray]:

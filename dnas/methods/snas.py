@@ -49,7 +49,8 @@ def snas(*, tau_max: float = 1.0, tau_min: float = 0.03, lr: float = 0.025, lr_m
     numbers = {"tau_max": tau_max, "tau_min": tau_min, "lr": lr, "lr_min": lr_min, "momentum": momentum, "decay": decay,
                "clip": clip, "arch_lr": arch_lr, "arch_decay": arch_decay, "arch_clip": arch_clip}
     concrete = gumbel(tau=linear_by_epoch("tau_max", "tau_min"))._replace(init=around_one)
-    return Method(numbers, Player(concrete, clipped_adam), Player(concrete, weights_sgd), single_level(), check=check)
+    return Method(numbers, Player(concrete, clipped_adam), Player(concrete, weights_sgd), single_level(), check=check,
+                  changed=frozenset({"relaxation"}), replaced=frozenset({"relaxation"}))
 
 
 def around_one(key, groups):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 
 import flax.linen as nn
 import jax
@@ -14,7 +15,7 @@ from jax.custom_batching import custom_vmap
 from dnas.one_hot import gates_are_one_hot
 from dnas.platform import on_cpu
 from dnas.shared_options import current_options
-from dnas.types import REMOVED
+from dnas.types import REMOVED, SKIP_DROPOUT, is_skip
 from search_spaces.layers.forms import check_name, in_bundle, unstack
 from search_spaces.layers.kernels import materialised
 
@@ -33,6 +34,22 @@ def drop_path(probability) -> Iterator[None]:
         yield
     finally:
         _dropping.reset(token)
+
+
+READS = (SKIP_DROPOUT,)
+"""Entries of gates beside the groups that every `MixedOp` obeys inside `reading`."""
+
+_entries = contextvars.ContextVar("entries", default=MappingProxyType({}))
+
+
+@contextlib.contextmanager
+def reading(gates: Mapping) -> Iterator[None]:
+    """Networks called inside the block obey the entries READS of `gates`."""
+    token = _entries.set({name: gates[name] for name in READS if name in gates})
+    try:
+        yield
+    finally:
+        _entries.reset(token)
 
 
 class Chosen(int):
@@ -82,7 +99,10 @@ class MixedOp(nn.Module):
             def run(edge, x):
                 name, operation = edge.ops[k]
                 y = operation(channels=channels // parts, stride=edge.stride, name=name)(x, train)
-                return edge.dropped(y) if train and _dropping.get() is not None and y is not x else y
+                identity, entries = y is x, _entries.get()
+                if train and SKIP_DROPOUT in entries and is_skip(name):
+                    y = edge.thinned(y, entries[SKIP_DROPOUT], y.shape)
+                return edge.dropped(y) if train and _dropping.get() is not None and not identity else y
 
             if current_options().remat and not isinstance(gate, int):
                 return nn.remat(run)(edge, x)
@@ -125,8 +145,11 @@ class MixedOp(nn.Module):
 
     def dropped(self, x):
         """`x [B, ...]` with whole images set to zero, the others scaled so that the mean stays."""
-        probability = _dropping.get()
-        stays = jax.random.bernoulli(self.make_rng("dropout"), 1 - probability, (len(x), *[1] * (x.ndim - 1)))
+        return self.thinned(x, _dropping.get(), (len(x), *[1] * (x.ndim - 1)))
+
+    def thinned(self, x, probability, shape):
+        """`x` with parts set to zero by one draw for each entry of `shape`, the others scaled so that the mean stays."""
+        stays = jax.random.bernoulli(self.make_rng("dropout"), 1 - probability, shape)
         return jnp.where(stays, x / jnp.asarray(1 - probability, x.dtype), 0)
 
 

@@ -67,6 +67,16 @@ def partial_bundle(ops, edges, x, gates, train, **options):
     return [PartialMixedOp(ops, name=edge, **options)(x, gate, train) for edge, gate in zip(edges, gates)]
 
 
+def of_cell(gates, cell):
+    """What a cell is called with: all cells have the same operations."""
+    return gates
+
+
+def of_cells(gates, first, count):
+    """The same of several cells."""
+    return gates
+
+
 class Repeated(nn.Module):
     """Equal cells one after another; where their weights are stacked, [count, ...], as one loop."""
 
