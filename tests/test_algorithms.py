@@ -8,12 +8,13 @@ import pytest
 
 from dnas.algorithms.bilevel import bilevel
 from dnas.algorithms.hypergradients import unrolled
+from dnas.algorithms.players import started_from
 from dnas.algorithms.rarts import rarts
 from dnas.algorithms.relaxations import edge_normalised, softmax
 from dnas.algorithms.schedules import ENGINE
 from dnas.algorithms.single_level import single_level
 from dnas.engine import programs
-from dnas.engine.search import search, started_from
+from dnas.engine.search import search
 from dnas.methods import METHODS
 from dnas.methods.darts import darts
 from dnas.methods.rarts import rarts as rarts_method

@@ -249,3 +249,30 @@ def step_info(train: Mapping[str, Array], valid: Mapping[str, Array]) -> dict[st
     """{"train_loss", "valid_loss", ...}: the scalars that a step reports. A term's value is named like the loss."""
     return {f"{split}_{name}": value for split, values in (("train", train), ("valid", valid))
             for name, value in values.items()}
+
+
+def started_from(state: SearchState, start: SearchState) -> SearchState:
+    """`state` with the logits, decisions and mask of `start`, and with its weights and running averages where they fit.
+
+    Raises ValueError if the logits, decisions or mask are those of another space or relaxation.
+    """
+    parts = {}
+    for name in ("arch", "decisions", "mask"):
+        if not _alike(getattr(state, name), getattr(start, name)):
+            raise ValueError(f"the search to start from has other {name} than this one; its space and its method's "
+                             "relaxation must be the same")
+        parts[name] = getattr(start, name)
+    if weights_fit(state, start):
+        parts |= {"weights": start.weights, "stats": start.stats}
+    return state._replace(**{name: jax.tree.map(lambda b, a: jnp.array(b, a.dtype), part, getattr(state, name))
+                             for name, part in parts.items()})
+
+
+def weights_fit(state: SearchState, start: SearchState) -> bool:
+    """Whether weights and running averages of `start` are those of the same network as those of `state`."""
+    return _alike((state.weights, state.stats), (start.weights, start.stats))
+
+
+def _alike(one, other) -> bool:
+    return jax.tree.structure(one) == jax.tree.structure(other) and \
+        all(a.shape == b.shape for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other)))

@@ -14,13 +14,13 @@ from dnas import config as configs
 from dnas import registry
 from dnas.algorithms.budget import Budget, budgeted
 from dnas.algorithms.method import Method
-from dnas.algorithms.players import SearchState
+from dnas.algorithms.players import SearchState, started_from, weights_fit
 from dnas.api.open import Run
 from dnas.api.supernet import fingerprint, load_supernet
 from dnas.data import Dataset, check_augment, steps_per_epoch
 from dnas.data import load as load_data
 from dnas.engine.mesh import device_count, refuse_undivided
-from dnas.engine.search import input_shape, started_from, state_shape, weights_fit
+from dnas.engine.search import input_shape, state_shape
 from dnas.options import read as read_options
 from dnas.runs.directory import flatten
 from dnas.runs.files import as_json

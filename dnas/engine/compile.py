@@ -200,12 +200,11 @@ def compile_evaluation(space: SearchSpace, task: Task, data: Dataset, examples: 
 def start_scores(space: SearchSpace, task: Task, data: Dataset, examples: Examples, state: Tree, gates: Gates, batch: int,
                  width: int, *, split: str = "valid", one_hot: bool = False, key: Any = None) -> Callable[[], Callable]:
     """Starts compiling `(state, masks, first, last) -> {name: [len(masks), last - first]}`: the loss, called "loss", and the
-    task's metrics of the supernet under several gates, on examples of a split, with batch statistics. Call the returned
-    function to wait for the program.
+    task's metrics of the supernet under several gates, on examples first..last of the mixed split, multiples of `batch` or
+    its end, with batch statistics. Call the returned function to wait for the program.
 
-    masks: 1 to `width` mappings {group: [E, K]}; entries that they lack are those of `gates`.
-    first, last: positions in the mixed split, multiples of `batch` or the split's end.
-    one_hot: the masks are, on every edge or all zero, see `dnas.one_hot`.
+    masks: 1 to `width` mappings {group: [E, K]}; entries that they lack are those of `gates`. one_hot: each row of them has
+    at most one entry that is not zero, see `dnas.one_hot`.
 
     One program serves any number of masks: on a CPU, where a batch fills the cores, in turn; elsewhere at once. On a mesh
     the batches are dealt out to the devices, each whole on one of them.
@@ -263,7 +262,6 @@ def start_scores(space: SearchSpace, task: Task, data: Dataset, examples: Exampl
 
 class Judgement(NamedTuple):
     """Results of a trained network on n examples. losses: [n]; metrics: {name: [n]}; predictions: [n, ...]."""
-
     losses: np.ndarray
     metrics: Mapping[str, np.ndarray]
     predictions: np.ndarray

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from dnas.algorithms.decisions import Stop, checked_decisions, stop_of, undecided
 from dnas.algorithms.method import Algorithm, Method
-from dnas.algorithms.players import SearchState
+from dnas.algorithms.players import SearchState, started_from
 from dnas.algorithms.schedules import ENGINE
 from dnas.data import Dataset, epoch_indices, steps_per_epoch
 from dnas.engine.compile import Examples, compile_diagnosis, compile_evaluation, on_device, shape_of
@@ -299,33 +299,6 @@ def _latest(algorithm: Algorithm, inputs, hyper: Mapping[str, Any], lane: Lane,
     if latest:
         checkpoint.refuse_non_finite(latest.tree, f"{lane.run.checkpoints}, epoch {latest.epoch}: the state")
     return latest or checkpoint.Latest(0, state if start is None else algorithm.begin(started_from(state, start)), [])
-
-
-def started_from(state: SearchState, start: SearchState) -> SearchState:
-    """`state` with the logits, decisions and mask of `start`, and with its weights and running averages where they fit.
-
-    Raises ValueError if the logits, decisions or mask are those of another space or relaxation.
-    """
-    parts = {}
-    for name in ("arch", "decisions", "mask"):
-        if not _alike(getattr(state, name), getattr(start, name)):
-            raise ValueError(f"the search to start from has other {name} than this one; its space and its method's "
-                             "relaxation must be the same")
-        parts[name] = getattr(start, name)
-    if weights_fit(state, start):
-        parts |= {"weights": start.weights, "stats": start.stats}
-    return state._replace(**{name: jax.tree.map(lambda b, a: jnp.array(b, a.dtype), part, getattr(state, name))
-                             for name, part in parts.items()})
-
-
-def weights_fit(state: SearchState, start: SearchState) -> bool:
-    """Whether weights and running averages of `start` are those of the same network as those of `state`."""
-    return _alike((state.weights, state.stats), (start.weights, start.stats))
-
-
-def _alike(one, other) -> bool:
-    return jax.tree.structure(one) == jax.tree.structure(other) and \
-        all(a.shape == b.shape for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other)))
 
 
 def estimate(space: SearchSpace, method: Method, data: Dataset, *, batch: int, searches: int = 1,
