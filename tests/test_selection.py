@@ -19,7 +19,7 @@ from dnas.selection.sampling import random, sampled
 from dnas.selection.select import load_selected, select, selection_context
 from dnas.selection.shapley import shapley
 from dnas.selection.types import Context, Unsuitable
-from dnas.selection.zero_cost import zero_cost
+from dnas.selection.zero_cost import zero_cost, zero_cost_gates
 from dnas.task import classification
 from dnas.types import Batch, Genotype, Group, SearchSpace
 from search_spaces.nasbench201 import nasbench201
@@ -355,15 +355,15 @@ def test_gates_have_a_say_beside_a_proxy():
     """z of the logarithms of synflow and of the gates, by hand; and operations that are not drawn."""
     on = product()
     on = on._replace(state=undecided_state(on.space, {"g": jnp.array([[0.0, 4.0], [0.0, 3.0]])}))
-    found = select(zero_cost(draws=12, gates=2.0), on)
+    found = select(zero_cost_gates(draws=12, weight=2.0, without=()), on)
     z = lambda values: (values - values.mean()) / values.std()
     chosen = found.scores["tried/g"]
     proxies = np.array([closed_form("synflow", np.flatnonzero(row == 0)) for row in chosen])
     proxies[proxies == 0] = proxies[proxies > 0].min()
     logs = np.log(np.asarray(jax.nn.softmax(on.state.arch["g"])))[[[0, 1]], chosen].mean(-1)
     np.testing.assert_allclose(found.scores["tried"], z(np.log(proxies)) + 2 * z(logs), rtol=1e-4, atol=1e-5)
-    alone, both = (select(zero_cost(draws=12, gates=gates), on).genotype.decisions(on.space.groups)["g"].tolist()
-                   for gates in (0.0, 9.0))
+    alone, both = (select(zero_cost_gates(draws=12, weight=weight, without=()), on).genotype.decisions(on.space.groups)["g"].tolist()
+                   for weight in (0.0, 9.0))
     assert alone == [0, 0] and both == [1, 1]
     name = on.space.groups["g"].ops[0]
     without = select(zero_cost(draws=12, without=(name,)), on)
@@ -380,7 +380,7 @@ def test_registry_and_refusals():
         assert callable(registry.load(SELECTIONS[name]))
     for bad in (lambda: perturbation(interval=-1), lambda: perturbation(criterion="luck"),
                 lambda: perturbation(confidence=2), lambda: shapley(orders=0), lambda: shapley(floor=1.0),
-                lambda: zero_cost(proxy="luck"), lambda: zero_cost(draws=0), lambda: zero_cost(gates=-1.0),
+                lambda: zero_cost(proxy="luck"), lambda: zero_cost(draws=0), lambda: zero_cost_gates(weight=-1.0),
                 lambda: sampled(draws=0), lambda: random(seed=-1)):
         with pytest.raises(ValueError):
             bad()

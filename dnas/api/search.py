@@ -67,7 +67,7 @@ def search(space: str | SearchSpace | Sequence[str | SearchSpace] = "nasbench201
         selection: What chooses the architecture in the end: own for the method's own rule, or one of `dnas selections`; the
             preset's unless given.
         preset: quick or paper. quick: a short search's architecture rate is larger, and where the method has no rule of its
-            own, zero-cost weighs its gates with synflow. paper: as published, and the space's rule. Default: quick.
+            own, `zero-cost-gates` ends it. paper: as published, and the space's rule. Default: quick.
         devices: Devices to use, a number or all. Each search of several gets its own, as far as they reach, and the batches
             of a search are divided among its devices.
         progress: Show how the search goes on.

@@ -42,7 +42,7 @@ OWN = "own"
 """As a selection: the method's own rule."""
 PRESET = "quick"
 """The preset of a search unless another is given."""
-PRESETS = {"quick": ("zero-cost", {"draws": 2000, "gates": 1.0, "without": ("none",)}), "paper": OWN}
+PRESETS = {"quick": "zero-cost-gates", "paper": OWN}
 """How a search ends, by preset (docs/leaderboard.md)."""
 PUBLISHED_STEPS = 50 * 390
 """Steps of DARTS's published search, for which its architecture's rate is."""

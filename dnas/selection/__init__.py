@@ -9,6 +9,7 @@ SELECTIONS = {
     "sampled": "dnas.selection.sampling:sampled",
     "shapley": "dnas.selection.shapley:shapley",
     "zero-cost": "dnas.selection.zero_cost:zero_cost",
+    "zero-cost-gates": "dnas.selection.zero_cost:zero_cost_gates",
 }
 """Place of each factory; `dnas.registry.resolve` imports it."""
 COMPARED = ("magnitude", "perturbation", "sampled", "random")

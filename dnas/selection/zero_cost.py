@@ -9,9 +9,9 @@ L is the loss on one training batch. Each network is the supernet with fresh wei
 the chosen operations have gradients: so one program serves all networks. Synflow evaluates with the running averages
 that fresh weights begin with, mean 0 and variance 1, by which batch norm does nothing.
 
-With `gates` above 0 the search has a say, which is ours: of the draws the one is chosen with the largest
+In `zero-cost-gates`, which is ours, the search has a say. Of the draws the one is chosen with the largest
 
-    z(log of the proxy) + gates z(mean over edges of the log of the chosen operation's gate)
+    z(log of the proxy) + weight z(mean over edges of the log of the chosen operation's gate)
 
 where z takes away the mean over all draws and divides by the standard deviation. A proxy knows one batch or nothing of the
 data, and likes what is large; the gates of a short search know the data, and are noisy.
@@ -21,7 +21,7 @@ The networks have the supernet's size and its weights are drawn at once, which i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Literal
 
@@ -42,24 +42,44 @@ PROXY = "proxy"
 """Name of the scores `[N]`: the proxy of each draw."""
 
 
-def zero_cost(*, proxy: Literal["grad-norm", "snip", "synflow"] = "synflow", draws: int = 100, gates: float = 0.0,
+def zero_cost(*, proxy: Literal["grad-norm", "snip", "synflow"] = "synflow", draws: int = 100,
               without: tuple[str, ...] = (), seed: int | None = None) -> Selection:
     """The best of several networks by a zero-cost proxy, drawn uniformly.
 
     Args:
         proxy: The number by which they are compared; more is better.
         draws: How many networks to try.
-        gates: Weight of the gates beside the proxy; 0 to use nothing of the search.
         without: Operations that are not drawn, such as none.
         seed: Seed of the draws and of the fresh weights; default: the search's seed.
 
-    Raises ValueError for another proxy, fewer than one draw, more than MOST, a negative weight, or a seed out of range; and
-    Unsuitable where an edge has no other operation than those left out.
+    Raises ValueError for another proxy, fewer than one draw, more than MOST, or a seed out of range; and Unsuitable where an
+    edge has no other operation than those left out.
     """
+    return best_of_draws(proxy, draws, 0.0, without, seed)
+
+
+def zero_cost_gates(*, proxy: Literal["grad-norm", "snip", "synflow"] = "synflow", draws: int = 2000, weight: float = 1.0,
+                    without: tuple[str, ...] = ("none",), seed: int | None = None) -> Selection:
+    """The best of several networks by a zero-cost proxy and the gates of the search, drawn uniformly.
+
+    Args:
+        proxy: The number by which they are compared; more is better.
+        draws: How many networks to try.
+        weight: Of the gates beside the proxy, both with standard deviation 1 over the draws.
+        without: Operations that are not drawn.
+        seed: Seed of the draws and of the fresh weights; default: the search's seed.
+
+    Raises as `zero_cost`, and for a negative weight.
+    """
+    return best_of_draws(proxy, draws, weight, without, seed)
+
+
+def best_of_draws(proxy: str, draws: int, weight: float, without: Sequence[str], seed: int | None) -> Selection:
+    """The best of several networks by a proxy, and by the gates unless their weight is 0. Raises as `zero_cost_gates`."""
     if proxy not in PROXIES:
         raise ValueError(f"proxy must be one of {', '.join(PROXIES)}, not {proxy!r}")
     check_draws(draws)
-    refuse_negative(gates=gates)
+    refuse_negative(weight=weight)
     refuse_seed(seed)
 
     def examples(context):
@@ -83,8 +103,8 @@ def zero_cost(*, proxy: Literal["grad-norm", "snip", "synflow"] = "synflow", dra
                 known[genotype] = value(genotype)
             scores = with_draw(scores, number, genotype, known[genotype], context.space)
             scores[PROXY][number] = scores[TRIED][number]
-        if gates:
-            both = standard(log(scores[PROXY][:last])) + gates * standard(log_gates(context, scores, last))
+        if weight:
+            both = standard(log(scores[PROXY][:last])) + weight * standard(log_gates(context, scores, last))
             scores[TRIED][:last] = both
         return progress._replace(step=np.int32(progress.step + 1), scores=scores,
                                  evaluations=progress.evaluations + (last - start) * examples(context))
