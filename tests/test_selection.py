@@ -362,7 +362,8 @@ def test_gates_have_a_say_beside_a_proxy():
     proxies[proxies == 0] = proxies[proxies > 0].min()
     logs = np.log(np.asarray(jax.nn.softmax(on.state.arch["g"])))[[[0, 1]], chosen].mean(-1)
     np.testing.assert_allclose(found.scores["tried"], z(np.log(proxies)) + 2 * z(logs), rtol=1e-4, atol=1e-5)
-    alone, both = (select(zero_cost_gates(draws=12, weight=weight, without=()), on).genotype.decisions(on.space.groups)["g"].tolist()
+    alone, both = (select(zero_cost_gates(draws=12, weight=weight, without=()), on).genotype
+                   .decisions(on.space.groups)["g"].tolist()
                    for weight in (0.0, 9.0))
     assert alone == [0, 0] and both == [1, 1]
     name = on.space.groups["g"].ops[0]
