@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from dnas import options as factory_options
 from dnas import registry
 from dnas.options import Option
-from launch import parser
+from launch import parser, text
 from launch.parser import Shown
 
 SHARED = "dnas.shared_options:SharedOptions"
@@ -35,6 +35,7 @@ def read_command(command: str, description: str, argv: Sequence[str], options: S
     groups in --help. defaults: replace those of the options, such as by values of a config.json; same form as the result.
     Raises as `launch.parser.parse` does, SystemExit(0) for --help and ValueError.
     """
+    text.options.set(frozenset(option.name for listed in (options, *groups.values()) for option in listed))
     shown = {**SHOWN, **shown}
     fields = [_field(option, shown.get(option.name), defaults) for option in options]
     for name, listed in groups.items():

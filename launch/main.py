@@ -15,7 +15,7 @@ from typing import TextIO
 
 from dnas.printing import printable
 from launch.interrupts import exit_code, received
-from launch.text import plain
+from launch.text import as_flags, options, plain
 
 COMMANDS = {
     "search": ("launch.search:main", "search a space on data and write the result into a run directory"),
@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     _sure_of_output()
     gc.set_threshold(*GARBAGE)
+    options.set(frozenset())
     with contextlib.redirect_stdout(Plain(sys.stdout)), contextlib.redirect_stderr(Plain(sys.stderr)):
         try:
             code = _run(list(sys.argv[1:] if argv is None else argv))
@@ -126,7 +127,7 @@ def _run(argv: list[str]) -> int:
 def _explained(error: Exception) -> tuple[str, int]:
     """The message of an error in one line, and the exit code."""
     if isinstance(error, ValueError):
-        return str(error), BAD_INPUT
+        return as_flags(str(error)), BAD_INPUT
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename else str(error), BAD_INPUT
     if type(error).__name__ in ("NonFiniteLoss", "Unfaithful", "CompilerFailed"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextvars
+import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -11,6 +13,19 @@ from typing import Any
 def plain(text: str) -> str:
     """`text` on one line, without control characters of terminals."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+options = contextvars.ContextVar("options", default=frozenset())
+"""The names of the options of the command that runs, as Python spells them."""
+
+
+def as_flags(text: str) -> str:
+    """`text` with the names of the command's options as its flags spell them: arch-warmup for arch_warmup.
+
+    Names within paths, keys of a config and what is said for Python, `name=value`, stay.
+    """
+    return re.sub(r"(?<![\w./\\'\"-])[a-z]+(?:_[a-z0-9]+)+(?![\w/\\'\"=-]|\.\w)",
+                  lambda word: word[0].replace("_", "-") if word[0] in options.get() else word[0], text)
 
 
 def terminal_width() -> int | None:

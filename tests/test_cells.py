@@ -17,6 +17,7 @@ from dnas.methods.rarts import rarts
 from dnas.methods.snas import snas
 from dnas.task import classification
 from dnas.types import Group
+from launch.main import main
 from search_spaces.darts import darts as darts_space
 from search_spaces.flax_space import flax_space
 from search_spaces.layers.mixed import MixedOp
@@ -25,6 +26,7 @@ from search_spaces.nasbench201 import nasbench201
 from search_spaces.repeated import Repeated, of_cells
 from search_spaces.robust_darts import s1
 from tests.problems import KEY, at, batches, numbers, plain, two_cells
+from tests.test_ends import QUICK
 
 TASK = classification()
 
@@ -153,3 +155,15 @@ def test_gradients_of_the_cells_add_up(scan):
         shared, apart = loss(gates)["g"], loss({"g": jnp.tile(gates["g"], (3, 1, 1))})["g"]
     np.testing.assert_allclose(apart.sum(0), shared, rtol=1e-4)
     assert np.abs(apart[0] - apart[1]).max() > 1e-3
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", ["lambda-darts", "oles", "lambda-darts+p-darts"])
+def test_they_are_searched_by_the_command(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    more = ["--method.arch-warmup", "1"] if "p-darts" in name else []
+    argv = ["search", "--space", "nasbench201", "--space.channels", "4", "--method", name, "--epochs", "2", "--batch", "32",
+            "--limit", "200", "--run", "run", *more, *QUICK]
+    with jax.enable_x64(False):
+        assert main(argv) == 0 and main(argv) == 0
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2

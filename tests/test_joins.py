@@ -52,6 +52,7 @@ def test_a_third_is_compared_with_both():
     ("darts-minus+drnas", "which darts-minus has set: leave one of them out, or put drnas first\n"),
     ("sdarts-rs+sdarts-adv", "sdarts-rs+sdarts-adv cannot be joined: sdarts-adv and sdarts-rs both have the option epsilon"),
     ("rsps+beta-darts", "beta-darts acts on the moves of the architecture, and that of rsps never moves"),
+    ("pc-darts", "arch-warmup 15 leaves none of 1 epochs to the architecture; use more epochs or a smaller arch-warmup\n"),
     ("snas+oles", "an algorithm on one level moves the weights in its own way and cannot be joined")])
 def test_the_command_says_why(name, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import pytest
 
 from dnas.options import REQUIRED
+from launch import text
 from launch.main import COMMANDS, main
 from launch.parser import Positional, Shown, parse
 
@@ -96,3 +97,13 @@ def test_help(capsys):
 def test_every_help_fits_80_columns(command, capsys):
     assert main([*command.split(), "--help"]) == 0
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+def test_errors_spell_options_as_flags():
+    text.options.set(frozenset({"arch_warmup", "keep"}))
+    said = {"arch_warmup is -1, it must be 0 or more": "arch-warmup is -1, it must be 0 or more",
+            "a smaller arch_warmup.": "a smaller arch-warmup.", "arch_warmup, keep": "arch-warmup, keep",
+            "runs/arch_warmup, arch_warmup.npz": None, "config.json: method.arch_warmup is": None,
+            "in Python arch_warmup=0": None, "column 'arch_warmup'": None, "other_word is": None}
+    for before, after in said.items():
+        assert text.as_flags(before) == (after or before)

@@ -132,7 +132,7 @@ def test_a_genotype_file_says_how_its_space_was_built(place, capsys):
     (["darts-v2", "--cells", "2"], "darts needs channels >= 1, cells >= 3"),
     (["darts-v2", "--preset", "cifar", "--channels", "4", "--cells", "3"], "the auxiliary head sees 2x2 pixels"),
     (["darts-v2", "--epochs", "0"], "epochs is 0; it must be a whole"), (["darts-v2", "--lr", "nan"], "lr is nan"),
-    (["darts-v2", "--drop-path", "1"], "drop_path is 1.0, it must be at least 0 and below 1"),
+    (["darts-v2", "--drop-path", "1"], "drop-path is 1.0, it must be at least 0 and below 1"),
     (["darts-v2", "--ema", "2"], "ema is 2.0, it must be"), (["darts-v2", "--momentum", "1"], "momentum is 1.0, it must be"),
     (["darts-v2", "--cutout", "-1"], "cutout is -1, it must be 0 or more"),
     (["darts-v2", "--splits", "train", "train"], "splits are train, train; they must be one or more"),
