@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
                           shown={"run": Positional("RUN"), "out": Shown("DIR", "RUN/selections/SELECTION")},
                           groups={"selection": part_options("selection", name)},
                           titles={"selection": f"options of the selection {name}"})
-    from dnas.api.select import select
+    from dnas.api.select import cost_parts, select
     from dnas.reports.cells import terminal_cell
     from launch.text import budget_lines, size_text
 
@@ -34,7 +34,6 @@ def main(argv: Sequence[str]) -> int:
     print(f"size       {size_text(supernet.space.cost(chosen.genotype))} as a network of its own")
     for line in budget_lines(supernet.config, supernet.space, chosen.genotype):
         print(f"budget     {line}")
-    print(f"cost       {chosen.cost['evaluations']:,} examples forward, {chosen.cost['epochs']} epochs, "
-          f"{chosen.cost['seconds']:.1f} s")
+    print("cost       " + ", ".join([*cost_parts(chosen.cost), f"{chosen.cost['seconds']:.1f} s"]))
     print(f"written    {chosen.folder}")
     return 0

@@ -49,7 +49,7 @@ def test_each_rung_trains_half_as_many_for_twice_as_long():
     assert len(order) == 8 and trained[0][0] == (0, 0, 0)  # the first is the space's own choice
     assert sorted(map(sum, (d for d, e, _ in trained if e == 8)), reverse=True) == [sum(d) for d in order[:2]]
     assert sum(int(k) for k in chosen.genotype.decisions(on.space.groups)["g"]) == sum(order[0])
-    assert chosen.cost["training_epochs"] == 48 and np.isfinite(chosen.scores[RUNGS]).sum(-1).tolist() == [8, 4, 2]
+    assert chosen.cost["trained_epochs"] == 48 and np.isfinite(chosen.scores[RUNGS]).sum(-1).tolist() == [8, 4, 2]
 
 
 def test_the_last_rung_decides_and_less_may_be_better():
@@ -133,7 +133,7 @@ def test_through_python_and_the_report(tmp_path):
     values = proxy_of(run.supernet.context, "synflow", 0)
     best = sorted(map(values, distinct(run.supernet.context, 12, "gates", 0)), reverse=True)[:2]
     assert [values(tried(run.supernet.space, pooled.scores, n)) for n in range(2)] == best and best[0] > best[1]
-    assert chosen.cost["training_epochs"] == 8 and chosen.cost["epochs"] == 0 and chosen.fine_tuned is None
+    assert chosen.cost["trained_epochs"] == 8 and chosen.cost["epochs"] == 0 and chosen.fine_tuned is None
     assert (tmp_path / "run/selections/halving/genotype.json").exists()
     values = chosen.scores[RUNGS]
     assert np.isfinite(values[0]).all() and np.nanmax(values) <= 1

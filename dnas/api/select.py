@@ -30,6 +30,10 @@ from dnas.selection.select import select as run_selection
 from dnas.selection.types import Selection
 from dnas.types import Genotype
 
+COSTS = {"evaluations": "examples forward through the supernet", "epochs": "epochs of fine-tuning",
+         "trained_epochs": "epochs of training networks", "untrained": "untrained networks"}
+"""Parts of a selection's plan, for a person."""
+
 
 @dataclass(frozen=True, eq=False)
 class Selected:
@@ -116,7 +120,7 @@ def choose(run: Run, selection: Selection, source: Mapping[str, Any], folder: Pa
     context = supernet.context_on(mesh)
     selection.begin(context)  # it may refuse this run, and then nothing is written
     plan = selection.plan(context)
-    if plan["epochs"] or plan.get("training_epochs"):
+    if plan["epochs"] or plan.get("trained_epochs"):
         refuse_undivided(supernet.config["batch"], devices, most=0)  # the batch is that of the search
     if folder is None:
         return _selected(run_selection(selection, context, say=say), source, run, None)
@@ -127,10 +131,8 @@ def choose(run: Run, selection: Selection, source: Mapping[str, Any], folder: Pa
         if finished:
             say(f"selection  {name}: finished before, read from {folder}")
             return _selected(finished, source, run, folder)
-        say(f"selection  {name}: {plan['evaluations']:,} examples forward through the supernet, "
-            f"{plan['epochs']} epochs of fine-tuning"
-            + (f", {plan['training_epochs']} epochs of training networks" if plan.get("training_epochs") else ""))
-        if any(plan.values()):
+        say(f"selection  {name}: {', '.join(cost_parts(plan)) or 'nothing to compute'}")
+        if any(plan.get(key) for key in COSTS if key != "untrained"):
             for line in device_lines(mesh, [opened]):
                 say(f"devices    {line}")
             say(f"estimated  {duration(context.seconds(plan))} once compiled")
@@ -138,6 +140,11 @@ def choose(run: Run, selection: Selection, source: Mapping[str, Any], folder: Pa
         for suffix in ("svg", "png"):
             draw_genotype(result.genotype, supernet.space.groups, folder / f"cells.{suffix}")
     return _selected(result, source, run, folder)
+
+
+def cost_parts(cost: Mapping[str, Any]) -> list[str]:
+    """The parts of a plan or a cost that are not 0, in words."""
+    return [f"{cost[key]:,} {what}" for key, what in COSTS.items() if cost.get(key)]
 
 
 def selection_config(run: Path | None, supernet: Mapping[str, Any], source: Mapping[str, Any],

@@ -90,7 +90,7 @@ def halving(*, draws: int = 16, epochs: int = 8, rungs: int = 3, source: Literal
         last = np.nan_to_num(progress.scores[RUNGS][-1], nan=-np.inf)
         return tried(context.space, progress.scores, int(np.argmax(last)))
 
-    cost = {"evaluations": 0, "epochs": 0, "training_epochs": sum(length for *_, length in trainings)}
+    cost = {"evaluations": 0, "epochs": 0, "trained_epochs": sum(length for *_, length in trainings)}
     return Selection(lambda context: 1 + len(trainings), begin, step, genotype, lambda context: cost)
 
 

@@ -67,7 +67,7 @@ def sampled(*, draws: int = 100, seed: int | None = None) -> Selection:
                                  evaluations=progress.evaluations + values.size)
 
     return Selection(lambda context: -(-draws // context.width), begin, step, best_draw,
-                     lambda context: {"evaluations": draws * context.examples, "epochs": 0})
+                     lambda context: {"evaluations": draws * context.examples, "epochs": 0, "discrete": True})
 
 
 def check_draws(draws: int) -> None:

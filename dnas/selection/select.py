@@ -100,12 +100,13 @@ def selection_context(space: SearchSpace, method: Method, data: Dataset, state: 
 
     def seconds(plan):
         some = min(rows * (mesh.size if mesh else 1), total)  # a batch for each device
-        score_some = _timed(lambda: score(state, [gates(state)], 0, some)) if plan["evaluations"] else 0
+        chosen = space.genotype({name: np.asarray(rows) for name, rows in gates(state).items()})
+        judged = chosen.gates(space.groups) if plan.get("discrete") else gates(state)
+        score_some = _timed(lambda: score(state, [judged], 0, some)) if plan["evaluations"] else 0
         tune_one = _timed(lambda: jax.block_until_ready(tune(state, 0, 1))) if plan["epochs"] else 0
-        some_genotype = space.genotype({name: np.asarray(rows) for name, rows in gates(state).items()})
-        train_one = _timed(lambda: train(some_genotype, 1, 0, 1)) if plan.get("training_epochs") else 0
+        train_one = _timed(lambda: train(chosen, 1, 0, 1)) if plan.get("trained_epochs") else 0
         return (plan["evaluations"] * score_some / some + plan["epochs"] * steps * tune_one
-                + plan.get("training_epochs", 0) * steps * train_one)
+                + plan.get("trained_epochs", 0) * steps * train_one)
 
     some = train_indices(seed, 0, data.splits["train"], batch)[0]
     inputs, targets = normalise(jnp.asarray(data.inputs[some]), data.mean, data.std), jnp.asarray(data.targets[some])
@@ -164,6 +165,8 @@ def _step_text(context: Context, decisions: Mapping[str, np.ndarray], evaluation
             op = "is removed" if now[e] == REMOVED else f"is {context.space.groups[name].edge_ops(e)[now[e]]}"
             decided.append(f"{name} {source}->{target} {op}")
     tried = np.asarray(after.scores.get(TRIED, np.nan))
+    if not decided and tried.ndim and np.isnan(tried).all():
+        return f"{len(tried)} drawn"
     if not decided and np.isfinite(tried).any():
         return f"{np.isfinite(tried).sum()} tried, the best scores {np.nanmax(tried):.4g}"
     return ", ".join(decided) or ("fine-tuning" if int(after.evaluations) == evaluations else "no edge is decided yet")

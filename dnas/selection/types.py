@@ -80,7 +80,8 @@ class Selection(NamedTuple):
 
     steps(context) -> how many there are; begin(context) -> Progress; step(key, context, progress) -> Progress;
     genotype(context, progress) -> Genotype, after the last step; plan(context) -> its cost: {"evaluations", "epochs"}, and
-    "training_epochs" if it trains networks.
+    where that is not 0 "trained_epochs", of training networks, and "untrained", networks judged untrained; "discrete":
+    whether the evaluations are of discrete networks.
     """
 
     steps: Callable[[Context], int]

@@ -82,9 +82,6 @@ def best_of_draws(proxy: str, draws: int, weight: float, without: Sequence[str],
     refuse_negative(weight=weight)
     refuse_seed(seed)
 
-    def examples(context):
-        return 1 if proxy == "synflow" else len(context.batch.inputs)
-
     def begin(context):
         for group in context.space.groups.values():
             for e, (source, target) in enumerate(group.edges):
@@ -106,11 +103,10 @@ def best_of_draws(proxy: str, draws: int, weight: float, without: Sequence[str],
         if weight:
             both = standard(log(scores[PROXY][:last])) + weight * standard(log_gates(context, scores, last))
             scores[TRIED][:last] = both
-        return progress._replace(step=np.int32(progress.step + 1), scores=scores,
-                                 evaluations=progress.evaluations + (last - start) * examples(context))
+        return progress._replace(step=np.int32(progress.step + 1), scores=scores)
 
     return Selection(lambda context: -(-draws // AT_ONCE), begin, step, best_draw,
-                     lambda context: {"evaluations": draws * examples(context), "epochs": 0})
+                     lambda context: {"evaluations": 0, "epochs": 0, "untrained": draws})
 
 
 def log(values: np.ndarray) -> np.ndarray:
