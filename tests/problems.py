@@ -142,7 +142,7 @@ def two_cells(width=6, classes=3):
 
 def space_for(method):
     """A space of no framework that the method of this name can search."""
-    return two_cells() if method in ("lambda-darts", "oles") else plain()
+    return two_cells() if method.startswith("lambda-darts") or method == "oles" else plain()
 
 
 def batches(count, seed=0, size=8, width=6, classes=3, dtype=np.float64):

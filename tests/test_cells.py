@@ -64,8 +64,10 @@ def state_after(factory, epoch=3, **settings):
     return problem, state, after, train, hyper
 
 
-def test_the_step_is_down_the_gradient_of_loss_and_alignment():
-    problem, state, after, train, hyper = state_after(lambda_darts, strength=0.5)
+@pytest.mark.parametrize("step, within", [(0.0, 1e-9), (1e-4, 1e-4)])
+def test_the_step_is_down_the_gradient_of_loss_and_alignment(step, within):
+    """Exactly, and by the published differences."""
+    problem, state, after, train, hyper = state_after(lambda_darts, strength=0.5, step=step)
     inner = objective(problem, problem.weights, jax.random.split(KEY)[0], train, state, hyper, time_of(hyper, state.step))
     level = {"cell": jnp.zeros((2, 3, 3))}
 
@@ -76,7 +78,7 @@ def test_the_step_is_down_the_gradient_of_loss_and_alignment():
     expected = jax.jit(jax.grad(whole))(state.weights)
     plain_part = jax.grad(lambda weights: inner(weights, after.arch)[0])(state.weights)
     for g, before, now in zip(*map(jax.tree.leaves, (expected, state.weights, after.weights))):
-        np.testing.assert_allclose(before - now, g, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(before - now, g, rtol=within, atol=1e-2 * within)
     assert max(np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (expected, plain_part)))) > 1e-2
 
 
@@ -93,8 +95,8 @@ def test_what_it_cannot_align_is_refused():
             with pytest.raises(ValueError, match=f"space {space.name} does not tell two apart"):
                 check_search(space, {})
     assert darts_space((8, 8, 3), 10, channels=4, cells=5).cells == {"normal": 3, "reduce": 2}
-    with pytest.raises(ValueError, match="step is 0"):
-        lambda_darts(step=0.0)
+    with pytest.raises(ValueError, match="step is -1"):
+        lambda_darts(step=-1.0)
     for factory in rarts, snas:
         with pytest.raises(ValueError, match="cannot be joined with a method that changes their gradient"):
             lambda_darts.change(factory()).bind(two_cells(), TASK)

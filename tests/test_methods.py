@@ -263,7 +263,8 @@ PASSES = {
     "darts-minus": (darts_minus, 2, 2),
     "idarts": (idarts, 3, 3),
     "neumann": (variant(darts, hypergradient="neumann"), 3, 3),
-    "lambda-darts": (lambda_darts, 4, 4),
+    "lambda-darts": (lambda_darts, 3, 3),  # and one tangent of a gradient, about two more
+    "lambda-darts as published": (variant(lambda_darts, step=1e-4), 4, 4),
     "oles": (oles, 3, 3),
     "p-darts": (variant(p_darts, arch_warmup=1), 2, 2),
     "pc-darts": (variant(pc_darts, arch_warmup=1), 2, 2),
