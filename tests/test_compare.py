@@ -164,7 +164,7 @@ def test_one_command_compares_runs_and_writes_a_page_of_its_own(runs, capsys):
 @pytest.mark.parametrize("argv, message", [
     (["--selection", "magnitude", "random", "magnitude"], "two selections are called magnitude"),
     (["--selection", "perturbed"], "did you mean 'perturbation'"),
-    (["--train-epochs", "-1"], "train_epochs is -1; it must be a whole number, 0 or more"),
+    (["--train-epochs", "-1"], "train-epochs is -1; it must be a whole number, 0 or more"),
     (["--table", "absent.npz"], "absent.npz"),
     (["--perturbation.interval", "-1"], "interval is -1"),
     (["--random.seed", "x"], "x")])

@@ -267,7 +267,7 @@ def test_a_weight_of_nothing_is_ordinary_training(run, tmp_path):
     (["RUN", "--inherit", "--space", "darts"], "space is darts"), (["darts-v2", "--inherit"], "needs the supernet of a"),
     (["alone.json", "--space", TOY, "--distill", "0.5"], "distill needs the supernet"),
     (["RUN", "--distill", "1.5"], "distill is 1.5"),
-    (["RUN", "--distill", "1", "--distill-temperature", "0"], "distill_temperature is 0"),
+    (["RUN", "--distill", "1", "--distill-temperature", "0"], "distill-temperature is 0"),
     (["RUN", "--inherit", "--limit", "200"], "examples that would judge the network"),
     (["RUN", "--inherit", "--data", "other.npz"], "is for images of 8x8x1 of 2 classes"),
     (["RUN", "--epochs", "0"], "epochs is 0; it must be a whole number"), (["RUN", "--dtype", "float16"], "float16")])

@@ -238,7 +238,7 @@ def test_two_searches_in_one_folder(tmp_path, capsys):
     """A real search, a second one beside it, kill -9, and the run is free again."""
     folder = tmp_path / "run"
     argv = ["search", "--space", f"{ROOT}/tests/toy_space.py:toy", "--limit", "200", "--epochs", "1000", "--batch", "16",
-            "--run", str(folder), "--cache", "off", "--no-progress"]
+            "--run", str(folder), "--cache", "off", "--no-progress", "--preset", "paper"]
     with subprocess.Popen([sys.executable, "-m", "launch.main", *argv], cwd=ROOT, stdout=subprocess.DEVNULL) as process:
         try:
             while not (folder / "environment.json").exists():
