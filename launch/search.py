@@ -68,23 +68,23 @@ def report(run: Run) -> str:
     gates, folder = run.gates, shlex.quote(str(run.folder))
     margin = margin_of(space.groups, gates)
     chosen = run.config.get("selection")
-    even = None if chosen else undecided(margin.largest, margin.uniform)
+    even = undecided(margin.largest, margin.uniform)
     pictures = sorted(path.name for path in run.folder.iterdir() if path.suffix in (".svg", ".png"))
     board = "" if find_spec("tensorboard") else "   (after pip install tensorboard)"
     snippet = f"import dnas; print(dnas.open({str(run.folder)!r}))"
     lines = [
         "", terminal_cell(genotype, space.groups), space.format(genotype), "",
         f"margin    median lead of the best operation over the second: {100 * margin.lead:.1f} points (uniform gates: 0)",
-        *([f"gates     {even}"] if even else []),
+        *([f"gates     {even}" + (", by the gates alone" if chosen else "")] if even else []),
         *([f"chosen    by {label(chosen, 'selection')}"] if chosen else []),
         f"size      {size_text(space.cost(genotype))} as a network of its own",
         *(f"budget    {line}" for line in budget_lines(run.config, space, genotype, gates)),
         f"hold-out  {metric_text(task, holdout[task.metric], 2)}{f' {task.metric}' if task.percent else ''} of the "
         f"supernet, loss {holdout['loss']:.3f}",
         *([f"stopped   {run.stopped}"] if run.stopped else []),
-        f"time      {run.seconds:.1f} s",
+        f"time      {run.seconds:.1f} s" + (f", and {run.results['selection_seconds']:.1f} s to choose" if chosen else ""),
         f"run       {run.folder}" + (f" (pictures: {', '.join(pictures)})" if pictures else ""),
-        *(_to_decide(run.config, folder) if even else
+        *(_to_decide(run.config, folder) if even and not chosen else
           ["next", f"  dnas train {folder}",
            f"  dnas select {folder} --selection {'magnitude' if chosen else 'perturbation'}"]),
         f"  dnas report {folder}",
@@ -111,6 +111,7 @@ def report_runs(plan: SearchPlan, runs: Sequence[Run], out: Path) -> str:
     """The results of several searches as text: a line each, what they share, next commands."""
     import numpy as np
 
+    from dnas.config import label
     from dnas.engine.margin import margin_of, undecided, what_decides
     from dnas.engine.progress import metric_text
     from dnas.reports.comparison import agreement
@@ -146,6 +147,8 @@ def report_runs(plan: SearchPlan, runs: Sequence[Run], out: Path) -> str:
     if even:
         lines.append(f"gates     {even} of {len(runs)} searches decided nothing: their gates are nearly uniform; "
                      f"{what_decides(plan.settings[0].config['method'])}")
+    if plan.selection:
+        lines.append(f"chosen    by {label(plan.settings[0].config['selection'], 'selection')}")
     lines += [f"budget    {setting.title}: {line}" for setting, run in rows if run
               for line in budget_lines(run.config, run.supernet.space, run.genotype, run.gates)]
     if runs:

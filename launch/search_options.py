@@ -53,6 +53,8 @@ def read_search(command: str, description: str, argv: Sequence[str]) -> dict[str
              for option in (SPACE, METHOD, SELECTION)}
     groups = {"budget": options_of(BUDGET), "space": _space_options(names),
               "method": part_options("method", names["method"])}
+    if names["selection"] is None and any(word.startswith("--selection.") for word in argv):
+        raise ValueError("--selection.* are options of a selection; name it with --selection, such as --selection halving")
     if names["selection"] not in (None, OWN):
         groups["selection"] = part_options("selection", names["selection"])
     options = [SPACE, METHOD, *data_options(("digits",)),

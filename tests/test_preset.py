@@ -10,6 +10,7 @@ import pytest
 import dnas
 from dnas.api.search_plan import LARGEST_ARCH_LR, PUBLISHED_STEPS, fitting_method, plan_search
 from dnas.runs.directory import load_genotype
+from dnas.runs.index import summary
 from dnas.selection.types import Unsuitable
 from launch.main import main
 from tests.test_search import BATCH, tiny
@@ -59,6 +60,9 @@ def test_one_that_was_killed_before_it_chose_goes_on(quick, tmp_path, monkeypatc
         with contextlib.suppress(KeyboardInterrupt):
             main(argv)
     assert not (tmp_path / "cut" / "results.json").exists()
+    assert summary(tmp_path / "cut").status == "interrupted"
+    with pytest.raises(ValueError, match="has not come to its end, where zero-cost-gates chooses"):
+        dnas.train(tmp_path / "cut", epochs=1)
     assert main(argv) == 0
     assert load_genotype(tmp_path / "cut") == load_genotype(quick)
 
@@ -83,11 +87,19 @@ def test_another_selection_with_its_options(tmp_path):
 
 @pytest.mark.parametrize("words, message", [
     (["--preset", "fast"], "--preset fast: it must be one of quick, paper"),
-    (["--selection", "luck"], "no selection 'luck'"), (["--selection.draws", "3"], "unknown option --selection.draws"),
+    (["--selection", "luck"], "no selection 'luck'"), (["--selection.draws", "3"], "name it with --selection"),
+    (["--selection", "zero-cost-gates", "--selection.without", "none,conv"], "without has 'none,conv', and the operations"),
     (["--selection", "zero-cost", "--selection.draws", "0"], "draws is 0")])
 def test_what_cannot_be_is_one_line(words, message, tmp_path, capsys):
     assert main([*SEARCH, *words, "--run", str(tmp_path / "run")]) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("selection", [("random",), {"name": "random"}, 5, ("random", 5)])
+def test_a_selection_of_another_form_is_one_line(selection):
+    data = tiny()
+    with pytest.raises(ValueError, match="it must be a name, or a pair of a name and its options"):
+        dnas.search(toy(data.image, data.classes), "darts", data, selection=selection)
 
 
 def test_the_architectures_rate_is_larger_for_fewer_steps():

@@ -370,8 +370,9 @@ def test_gates_have_a_say_beside_a_proxy():
     without = select(zero_cost(draws=12, without=(name,)), on)
     assert (without.scores["tried/g"] == 1).all()
     np.testing.assert_allclose(without.scores["tried"], without.scores["tried"][0])
-    with pytest.raises(Unsuitable, match="has no operation left"):
-        select(zero_cost(draws=12, without=on.space.groups["g"].ops), on)
+    for ops, message in ((on.space.groups["g"].ops, "has no operation left"), (("none,skip",), "without has 'none,skip'")):
+        with pytest.raises(ValueError, match=message):
+            select(zero_cost(draws=12, without=ops), on)
 
 
 def test_registry_and_refusals():

@@ -23,7 +23,7 @@ from dnas.data.pictures import LARGEST
 from dnas.runs import checkpoint
 from dnas.runs.directory import load_genotype
 from dnas.runs.files import read_json
-from dnas.runs.index import kind_of
+from dnas.runs.index import kind_of, short
 from dnas.runs.model_file import MOST
 from dnas.runs.trust import allowed, config_digest, trusted
 from dnas.selection.select import load_cost
@@ -92,6 +92,9 @@ def architecture_of(what: str | Path | Run | Selected | Genotype, *, space: str 
         raise ValueError(f'{where}: space is {str(config.get("space"))[:80]}; it must be {{"name": ..., and its options}}')
     common = genotype, stem(path.resolve().name), config["space"], config, where
     if kind == "search":
+        if "selection" in config and not (path / "results.json").exists():
+            raise ValueError(f"{path} has not come to its end, where {short(config['selection'])} chooses its architecture; "
+                             f"the command that began it goes on, or `dnas search --config {where} --run {path}`")
         run = what if isinstance(what, Run) else open_run(path, space=space, trust=places)
         return Architecture(*common, _trusted(run, places), search=run)
     mine = _trusted(what, places) if isinstance(what, Run) else trusted(path, config, places)

@@ -125,9 +125,11 @@ def run_searches(plan: SearchPlan, out: str | Path | None, *, progress: bool = T
                 supernet = Supernet(run.folder if run else None, setting.config, setting.space, setting.method, plan.data,
                                     result.state, len(result.records))
                 searched = Run(supernet.folder, setting.config, {}, result, supernet)
+                seconds = {}
                 if plan.selection:
-                    result = result._replace(genotype=_chosen(plan.selection, searched, say))
-                outcome = results_of(plan, setting, result)
+                    genotype, cost = _chosen(plan.selection, searched, say)
+                    result, seconds = result._replace(genotype=genotype), {"selection_seconds": cost["seconds"]}
+                outcome = results_of(plan, setting, result) | seconds
                 if run:
                     run.save_genotype(result.genotype)
                     write_json(run.folder / "results.json", outcome)
@@ -141,14 +143,15 @@ def run_searches(plan: SearchPlan, out: str | Path | None, *, progress: bool = T
     return runs
 
 
-def _chosen(selection: Selection, run: Run, say: Callable[[str], None]) -> Genotype:
-    """What a selection chooses at the end of a search, or the method's own choice where it does not suit."""
+def _chosen(selection: Selection, run: Run, say: Callable[[str], None]) -> tuple[Genotype, Mapping[str, float]]:
+    """What a selection chooses at the end of a search and its cost, or the method's own choice where it does not suit."""
     source = run.config["selection"]
     try:
-        return choose(run, selection, source, run.folder and selection_folder(run.folder, source["name"]), say).genotype
+        chosen = choose(run, selection, source, run.folder and selection_folder(run.folder, source["name"]), say)
+        return chosen.genotype, chosen.cost
     except Unsuitable as error:
         say(f"selection  {source['name']} does not suit: {error}; the method's own rule chooses")
-        return run.genotype
+        return run.genotype, {"seconds": 0.0}
 
 
 def results_of(plan: SearchPlan, setting: Setting, result: Result) -> dict[str, Any]:

@@ -133,6 +133,8 @@ def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = No
     methods = [_method(each, data, epochs=epochs, batch=batch, preset=preset) for each in methods]
     by_rule = selection is None and any(method.select for method in methods)
     chooses, chosen = _selection(OWN if by_rule else PRESETS[preset] if selection is None else selection)
+    for each in spaces if chooses else ():
+        chooses.check(each)
     common = {**configs.described(data), "epochs": epochs, "batch": batch, "diagnose": diagnose,
               "stop_on_collapse": stop_on_collapse, **({"budget": budget._asdict()} if budget.limits else {}),
               **({} if seconds is None else {"seconds": float(seconds)}),
@@ -218,7 +220,10 @@ def _batch(data: Dataset, batch: int | None) -> int:
 
 def _selection(selection) -> tuple[Selection | None, dict[str, Any] | None]:
     """The selection by which searches end, and its part of a config; None for the method's own rule."""
-    name, options = (selection, {}) if isinstance(selection, str) else selection
+    pair = (selection, {}) if isinstance(selection, str) else selection
+    if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[0], str) or not isinstance(pair[1], Mapping):
+        raise ValueError(f"selection is {str(selection)[:80]!r}; it must be a name, or a pair of a name and its options")
+    name, options = pair
     return (None, None) if name == OWN else configs.build_selection(name, options)
 
 

@@ -179,7 +179,8 @@ def _summary(folder: Path, kind: str, config: Mapping[str, Any]) -> Summary:
         folder / "results.json", folder / "environment.json", folder / "cost.json"))
     last = metrics[-1] if metrics else {}
     epoch, epochs, seed = number(last, "epoch") or 0, number(config, "epochs"), number(config, "seed")
-    finished = (folder / RESULTS[kind]).exists() or kind == "search" and epochs is not None and epoch >= epochs
+    searched = kind == "search" and epochs is not None and epoch >= epochs and "selection" not in config
+    finished = (folder / RESULTS[kind]).exists() or searched
     quality = quality_of(folder, config)
     values = {"test": number(results, "test", quality.metric), "hold-out": number(last, quality.metric, "holdout")}
     of = next((name for name, value in values.items() if value is not None), "")

@@ -27,7 +27,7 @@ from dnas.platform import on_cpu
 from dnas.runs import checkpoint
 from dnas.runs.directory import load_genotype
 from dnas.runs.files import read_arrays, read_json, write_arrays, write_atomic, write_json
-from dnas.selection.types import TRIED, Context, Progress, Selection
+from dnas.selection.types import PROXY, TRIED, Context, Progress, Selection
 from dnas.task import task_of
 from dnas.types import REMOVED, Batch, Genotype, SearchSpace, Tree
 
@@ -164,6 +164,8 @@ def _step_text(context: Context, decisions: Mapping[str, np.ndarray], evaluation
             source, target = context.space.groups[name].edges[e]
             op = "is removed" if now[e] == REMOVED else f"is {context.space.groups[name].edge_ops(e)[now[e]]}"
             decided.append(f"{name} {source}->{target} {op}")
+    if PROXY in after.scores:
+        return f"{np.isfinite(after.scores[PROXY]).sum():,} tried"
     tried = np.asarray(after.scores.get(TRIED, np.nan))
     if not decided and tried.ndim and np.isnan(tried).all():
         return f"{len(tried)} drawn"

@@ -61,6 +61,8 @@ class Progress(NamedTuple):
     seconds: Array = np.float64(0)
 
 
+PROXY = "proxy"
+"""Name of the scores `[N]` of untrained networks."""
 TRIED = "tried"
 """Begins the names of scores that belong to whole genotypes."""
 
@@ -81,7 +83,7 @@ class Selection(NamedTuple):
     steps(context) -> how many there are; begin(context) -> Progress; step(key, context, progress) -> Progress;
     genotype(context, progress) -> Genotype, after the last step; plan(context) -> its cost: {"evaluations", "epochs"}, and
     where that is not 0 "trained_epochs", of training networks, and "untrained", networks judged untrained; "discrete":
-    whether the evaluations are of discrete networks.
+    whether the evaluations are of discrete networks. check(space): raises ValueError for one that its options do not fit.
     """
 
     steps: Callable[[Context], int]
@@ -89,3 +91,4 @@ class Selection(NamedTuple):
     step: Callable[[Array, Context, Progress], Progress]
     genotype: Callable[[Context, Progress], Genotype]
     plan: Callable[[Context], Mapping[str, Any]]
+    check: Callable[[SearchSpace], None] = lambda space: None

@@ -32,14 +32,12 @@ import numpy as np
 from dnas.algorithms.schedules import refuse_negative
 from dnas.one_hot import one_hot_gates
 from dnas.selection.sampling import best_draw, check_draws, no_draws, uniform_draw, with_draw
-from dnas.selection.types import TRIED, Context, Progress, Selection, Unsuitable, refuse_seed
+from dnas.selection.types import PROXY, TRIED, Context, Progress, Selection, refuse_seed
 from dnas.types import Genotype
 
 PROXIES = "grad-norm", "snip", "synflow"
 AT_ONCE = 500
 """Networks between two checkpoints."""
-PROXY = "proxy"
-"""Name of the scores `[N]`: the proxy of each draw."""
 
 
 def zero_cost(*, proxy: Literal["grad-norm", "snip", "synflow"] = "synflow", draws: int = 100,
@@ -52,8 +50,8 @@ def zero_cost(*, proxy: Literal["grad-norm", "snip", "synflow"] = "synflow", dra
         without: Operations that are not drawn, such as none.
         seed: Seed of the draws and of the fresh weights; default: the search's seed.
 
-    Raises ValueError for another proxy, fewer than one draw, more than MOST, or a seed out of range; and Unsuitable where an
-    edge has no other operation than those left out.
+    Raises ValueError for another proxy, fewer than one draw, more than MOST, or a seed out of range; and where an edge has no
+    other operation than those left out, or the space none of such a name.
     """
     return best_of_draws(proxy, draws, 0.0, without, seed)
 
@@ -82,11 +80,19 @@ def best_of_draws(proxy: str, draws: int, weight: float, without: Sequence[str],
     refuse_negative(weight=weight)
     refuse_seed(seed)
 
-    def begin(context):
-        for group in context.space.groups.values():
+    def check(space):
+        there = {op for group in space.groups.values() for e in range(len(group.edges)) for op in group.edge_ops(e)}
+        for op in without:
+            if op not in there and op != "none":
+                raise ValueError(f"without has {op!r}, and the operations of space {space.name} are "
+                                 f"{', '.join(sorted(there))}")
+        for group in space.groups.values():
             for e, (source, target) in enumerate(group.edges):
                 if not set(group.edge_ops(e)) - set(without):
-                    raise Unsuitable(f"without {', '.join(without)} edge {source}->{target} has no operation left")
+                    raise ValueError(f"without {', '.join(without)} edge {source}->{target} has no operation left")
+
+    def begin(context):
+        check(context.space)
         empty = {PROXY: np.full(draws, np.nan, np.float32)}
         return Progress(context.state, np.int32(0), no_draws(context.space, draws) | empty, np.int64(0))
 
@@ -106,7 +112,7 @@ def best_of_draws(proxy: str, draws: int, weight: float, without: Sequence[str],
         return progress._replace(step=np.int32(progress.step + 1), scores=scores)
 
     return Selection(lambda context: -(-draws // AT_ONCE), begin, step, best_draw,
-                     lambda context: {"evaluations": 0, "epochs": 0, "untrained": draws})
+                     lambda context: {"evaluations": 0, "epochs": 0, "untrained": draws}, check)
 
 
 def log(values: np.ndarray) -> np.ndarray:
