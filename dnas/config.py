@@ -168,7 +168,7 @@ def label(source: Mapping[str, Any], kind: str, also: Collection[str] = ()) -> s
     usual = {option.name: option.default for option in (*(factory_options.read(SHARED) if kind == "space" else ()), *listed)}
     spell = lambda value: " ".join(map(str, value)) if isinstance(value, list | tuple) else value
     shown = ", ".join(f"{option} {spell(value)}" for option, value in source.items()
-                      if option != "name" and (option in also or usual.get(option) != value))
+                      if option != "name" and (option in also or spell(usual.get(option)) != spell(value)))
     name = name or f"a {kind} of your own"
     return f"{name} ({shown})" if shown else name
 

@@ -50,8 +50,8 @@ def zero_cost(*, proxy: Literal["grad-norm", "snip", "synflow"] = "synflow", dra
         without: Operations that are not drawn, such as none.
         seed: Seed of the draws and of the fresh weights; default: the search's seed.
 
-    Raises ValueError for another proxy, fewer than one draw, more than MOST, or a seed out of range; and where an edge has no
-    other operation than those left out, or the space none of such a name.
+    Raises ValueError for another proxy, fewer than one draw, more than MOST, or a seed out of range; and where an edge has
+    no other operation than those left out, or the space none of such a name.
     """
     return best_of_draws(proxy, draws, 0.0, without, seed)
 
