@@ -169,7 +169,7 @@ SPACE_OPTIONS = ("--space", f"{Path(__file__).parent}/toy_space.py:toy", "--limi
 def commands(folder):
     """A search of four devices that is continued on four and on one, an estimate, a selection and a training."""
     run = folder / "run"
-    again = ("search", *SPACE_OPTIONS, "--epochs", "2", "--batch", "16", "--run", run, "--devices")
+    again = ("search", *SPACE_OPTIONS, "--preset", "paper", "--epochs", "2", "--batch", "16", "--run", run, "--devices")
     facts = {"search": command(*again, "all"), "complete": command(*again, "1")}
     facts["environment"] = json.loads((run / "environment.json").read_text())["mesh"]
     last = run / "checkpoints/00002.safetensors"
