@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from dnas.selection.sampling import MOST, draw, no_draws, tried, uniform_draw, with_draw
+from dnas.selection.sampling import MOST, copied, draw, no_draws, put_draw, tried, uniform_draw
 from dnas.selection.types import TRIED, Progress, Selection, refuse_seed
 from dnas.selection.zero_cost import proxy_of
 from dnas.types import OPEN
@@ -63,10 +63,11 @@ def halving(*, draws: int = 16, epochs: int = 8, rungs: int = 3, source: Literal
         return Progress(context.state, np.int32(0), no_draws(context.space, draws) | empty, np.int64(0))
 
     def step(key, context, progress):
-        number, scores = int(progress.step), {name: np.array(values) for name, values in progress.scores.items()}
+        number, scores = int(progress.step), copied(progress.scores)
         progress = progress._replace(step=np.int32(number + 1))
         if number == 0:
-            return progress._replace(scores=drawn(context, scores))
+            put_drawn(context, scores)
+            return progress._replace(scores=scores)
         rung, place, length = trainings[number - 1]
         n = place if rung == 0 else int(np.argsort(-scores[RUNGS][rung - 1], kind="stable")[place])
         if any((scores[f"{TRIED}/{name}"][n] == OPEN).any() for name in context.space.groups):
@@ -75,7 +76,7 @@ def halving(*, draws: int = 16, epochs: int = 8, rungs: int = 3, source: Literal
         scores[RUNGS][rung, n] = scores[TRIED][n] = value
         return progress._replace(scores=scores)
 
-    def drawn(context, scores):
+    def put_drawn(context, scores):
         genotypes = distinct(context, pool or draws, source, first(context))
         if pool:
             synflow = proxy_of(context, "synflow", first(context))
@@ -83,8 +84,7 @@ def halving(*, draws: int = 16, epochs: int = 8, rungs: int = 3, source: Literal
         for name in context.space.groups:
             scores[f"{TRIED}/{name}"][len(genotypes):] = OPEN
         for n, genotype in enumerate(genotypes):
-            scores = with_draw(scores, n, genotype, np.nan, context.space)
-        return scores
+            put_draw(scores, n, genotype, np.nan, context.space)
 
     def genotype(context, progress):
         last = np.nan_to_num(progress.scores[RUNGS][-1], nan=-np.inf)
@@ -97,12 +97,10 @@ def halving(*, draws: int = 16, epochs: int = 8, rungs: int = 3, source: Literal
 def distinct(context, draws: int, source: str, seed: int) -> list:
     """Up to `draws` different genotypes."""
     gates = {name: np.asarray(rows) for name, rows in context.gates(context.state).items()}
-    genotypes = [context.space.genotype(gates)] if source == "gates" else []
+    genotypes = dict.fromkeys([context.space.genotype(gates)] if source == "gates" else [])
     one = draw if source == "gates" else uniform_draw
     for n in range(TRIES * draws):
         if len(genotypes) == draws:
             break
-        genotype = one(context, np.random.default_rng([seed, n]))
-        if genotype not in genotypes:
-            genotypes.append(genotype)
-    return genotypes
+        genotypes[one(context, np.random.default_rng([seed, n]))] = None
+    return list(genotypes)

@@ -58,11 +58,11 @@ def sampled(*, draws: int = 100, seed: int | None = None) -> Selection:
         first = number * context.width
         rngs = [np.random.default_rng([context.seed if seed is None else seed, n])
                 for n in range(first, min(first + context.width, draws))]
-        drawn, scores = [draw(context, rng) for rng in rngs], progress.scores
+        drawn, scores = [draw(context, rng) for rng in rngs], copied(progress.scores)
         masks = [genotype.gates(context.space.groups) for genotype in drawn]
         values = context.score(progress.state, masks)[context.task.metric]
         for n, genotype in enumerate(drawn):
-            scores = with_draw(scores, first + n, genotype, context.task.better * values[n].mean(), context.space)
+            put_draw(scores, first + n, genotype, context.task.better * values[n].mean(), context.space)
         return progress._replace(step=np.int32(number + 1), scores=scores,
                                  evaluations=progress.evaluations + values.size)
 
@@ -82,13 +82,16 @@ def no_draws(space, draws: int) -> dict[str, np.ndarray]:
         f"{TRIED}/{name}": np.zeros((draws, len(group.edges)), np.int32) for name, group in space.groups.items()}
 
 
-def with_draw(scores, n: int, genotype: Genotype, value: float, space) -> dict[str, np.ndarray]:
-    """The scores with genotype number `n` and its value."""
-    scores = {name: np.array(values) for name, values in scores.items()}
+def copied(scores) -> dict[str, np.ndarray]:
+    """Scores that a step may change."""
+    return {name: np.array(values) for name, values in scores.items()}
+
+
+def put_draw(scores: dict[str, np.ndarray], n: int, genotype: Genotype, value: float, space) -> None:
+    """Puts genotype number `n` and its value into the scores."""
     scores[TRIED][n] = value
     for name, decisions in genotype.decisions(space.groups).items():
         scores[f"{TRIED}/{name}"][n] = decisions
-    return scores
 
 
 def best_draw(context, progress) -> Genotype:

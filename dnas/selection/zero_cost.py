@@ -31,7 +31,7 @@ import numpy as np
 
 from dnas.algorithms.schedules import refuse_negative
 from dnas.one_hot import one_hot_gates
-from dnas.selection.sampling import best_draw, check_draws, no_draws, uniform_draw, with_draw
+from dnas.selection.sampling import best_draw, check_draws, copied, no_draws, put_draw, uniform_draw
 from dnas.selection.types import PROXY, TRIED, Context, Progress, Selection, refuse_seed
 from dnas.types import Genotype
 
@@ -98,17 +98,16 @@ def best_of_draws(proxy: str, draws: int, weight: float, without: Sequence[str],
 
     def step(key, context, progress):
         start, first = int(progress.step) * AT_ONCE, context.seed if seed is None else seed
-        value, scores, known = proxy_of(context, proxy, first), progress.scores, {}
+        value, scores, known = proxy_of(context, proxy, first), copied(progress.scores), {}
         last = min(start + AT_ONCE, draws)
         for number in range(start, last):
             genotype = uniform_draw(context, np.random.default_rng([first, number]), without)
             if genotype not in known:
                 known[genotype] = value(genotype)
-            scores = with_draw(scores, number, genotype, known[genotype], context.space)
-            scores[PROXY][number] = scores[TRIED][number]
+            put_draw(scores, number, genotype, known[genotype], context.space)
+        scores[PROXY][start:last] = scores[TRIED][start:last]
         if weight:
-            both = standard(log(scores[PROXY][:last])) + weight * standard(log_gates(context, scores, last))
-            scores[TRIED][:last] = both
+            scores[TRIED][:last] = standard(log(scores[PROXY][:last])) + weight * standard(log_gates(context, scores, last))
         return progress._replace(step=np.int32(progress.step + 1), scores=scores)
 
     return Selection(lambda context: -(-draws // AT_ONCE), begin, step, best_draw,
