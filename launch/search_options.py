@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dnas.options import Option
+from dnas.selection import OWN
 from launch.arguments import LOAD, data_options, flag_value, has_option, options_of, part_options, read_command
 from launch.parser import Shown
 
@@ -35,8 +36,6 @@ SEARCH = "dnas.api.search:search"
 BUDGET = "dnas.algorithms.budget:Budget"
 SAME = ("epochs", "seconds", "batch", "seed", "diagnose", "stop_on_collapse")
 """Keys of a config that are options of the same name."""
-OWN = "own"
-"""As a selection: the method's own rule."""
 
 
 def read_search(command: str, description: str, argv: Sequence[str]) -> dict[str, Any]:
@@ -62,7 +61,7 @@ def read_search(command: str, description: str, argv: Sequence[str]) -> dict[str
                SELECTION, SEEDS, SWEEP, RUN, CONFIG, TRUST, *([PLATFORM, CHIP] if command == "estimate" else [])]
     shown = {"space": Shown(_names("space")), "method": Shown(_names("method")), "data": Shown(f"{_datasets()}|PATH ..."),
              "batch": Shown("N", "64, or the size of the smaller split"), "preset": Shown("{quick,paper}", "quick"),
-             "selection": Shown(_names("selection").replace("{", "{own,"), "the preset's"),
+             "selection": Shown(_names("selection").replace("{", f"{{{OWN},"), "the preset's"),
              "start": Shown("RUN", "new weights"),
              "seconds": Shown("S", "no limit"),
              "sweep": Shown("OPTION=V1,V2 ...", "none"), "run": Shown("DIR", "runs/SPACE-METHOD-DATA-SEED"),

@@ -129,9 +129,10 @@ def run_searches(plan: SearchPlan, out: str | Path | None, *, progress: bool = T
                 if plan.selection:
                     genotype, cost = _chosen(plan.selection, searched, say)
                     result, seconds = result._replace(genotype=genotype), {"selection_seconds": cost["seconds"]}
+                    if run:
+                        run.save_genotype(genotype)
                 outcome = results_of(plan, setting, result) | seconds
                 if run:
-                    run.save_genotype(result.genotype)
                     write_json(run.folder / "results.json", outcome)
                     _draw(run.folder, setting.space, result)
                 runs.append(Run(supernet.folder, setting.config, outcome, result, supernet))

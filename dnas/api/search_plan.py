@@ -24,6 +24,7 @@ from dnas.engine.search import input_shape, state_shape
 from dnas.options import read as read_options
 from dnas.runs.directory import flatten
 from dnas.runs.files import as_json
+from dnas.selection import OWN
 from dnas.selection.types import Selection
 from dnas.task import task_of
 from dnas.types import SearchSpace
@@ -32,14 +33,8 @@ BATCH = 64
 """Examples in a mini-batch unless given."""
 MOST = 1000
 """Searches of one call."""
-SEEDS = 2**32 - 1
-"""The largest seed."""
 MOST_SEEDS = 10_000
 """Most seeds of one call."""
-
-
-OWN = "own"
-"""As a selection: the method's own rule."""
 PRESET = "quick"
 """The preset of a search unless another is given."""
 PRESETS = {"quick": "zero-cost-gates", "paper": OWN}
@@ -118,7 +113,7 @@ def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = No
     data = data if isinstance(data, Dataset) else load_data(data)
     notes, smaller = [], min(len(data.splits["train"]), len(data.splits["valid"]))
     if batch is None:
-        batch = _batch(data, batch)
+        batch = batch_of(data, batch)
         if batch < BATCH:
             notes.append(f"batch   {batch} examples, all that the smaller of the splits train and valid has")
     steps = steps_per_epoch(data, batch)
@@ -208,13 +203,14 @@ def fitting_method(name: str, options: Mapping[str, Any], data: Dataset, *, epoc
     can come as far, at most LARGEST_ARCH_LR."""
     published = {option.name: option.default for option in read_options(registry.locate(name, "method"))}.get("arch_lr")
     if (preset or PRESET) == "quick" and published is not None and "arch_lr" not in options:
-        steps = epochs * steps_per_epoch(data, _batch(data, batch))
+        steps = epochs * steps_per_epoch(data, batch_of(data, batch))
         longer = min(published * PUBLISHED_STEPS / max(steps, 1), LARGEST_ARCH_LR)
         options = {**options, "arch_lr": float(f"{max(published, longer):.2g}")}
     return configs.build_method(name, options)
 
 
-def _batch(data: Dataset, batch: int | None) -> int:
+def batch_of(data: Dataset, batch: int | None) -> int:
+    """Examples in a mini-batch: those given, else BATCH or as many as the smaller of train and valid has."""
     return min(BATCH, len(data.splits["train"]), len(data.splits["valid"])) if batch is None else batch
 
 
@@ -242,8 +238,8 @@ def seeds_of(seed: int, seeds: int | Sequence[int] | None) -> list[int]:
     if not listed:
         raise ValueError(f"seeds is {seeds!r}; a search needs at least one seed")
     for each in listed:
-        if type(each) is not int or not 0 <= each <= SEEDS:
-            raise ValueError(f"seed {each!r}: it must be a whole number, 0 to {SEEDS}")
+        if type(each) is not int or not 0 <= each <= configs.BOUNDS["seed"][1]:
+            raise ValueError(f"seed {each!r}: it must be a whole number, 0 to {configs.BOUNDS['seed'][1]}")
     if len(set(listed)) < len(listed):
         raise ValueError(f"seeds {listed} name a seed twice; each search needs a seed of its own")
     return listed

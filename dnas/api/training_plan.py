@@ -18,7 +18,7 @@ from dnas import registry
 from dnas.algorithms.distillation import supernet_teacher
 from dnas.algorithms.supervised import Recipe
 from dnas.api.architectures import Architecture, architecture_of, choice_fingerprint, network_space
-from dnas.api.search_plan import BATCH, SEEDS, check_space, space_config
+from dnas.api.search_plan import BATCH, check_space, space_config
 from dnas.api.supernet import Supernet, fingerprint, refuse_other_state
 from dnas.data import Dataset, balanced, check_augment, steps_per_epoch
 from dnas.data import load as load_data
@@ -147,7 +147,9 @@ def _recipe(options: Mapping[str, Any]) -> Recipe:
 
 
 def _check(epochs, batch, seed, splits, least: int) -> None:
-    for name, value, low, high in (("epochs", epochs, least, 10**6), ("batch", batch, 1, 10**9), ("seed", seed, 0, SEEDS)):
+    for name, value in (("epochs", epochs), ("batch", batch), ("seed", seed)):
+        low, high = configs.BOUNDS[name]
+        low = least if name == "epochs" else low
         if value is not None and not (type(value) is int and low <= value <= high):
             raise ValueError(f"{name} is {value!r}; it must be a whole number, {low} to {high:,}")
     if not splits or len(set(splits)) < len(splits) or set(splits) - {"train", "valid", "holdout"}:

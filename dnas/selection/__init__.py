@@ -1,5 +1,7 @@
 """Selections by name: from a trained supernet to a genotype. Each is a factory `(*, options) -> Selection`."""
 
+OWN = "own"
+"""Instead of a selection: the method's own rule."""
 SELECTIONS = {
     "halving": "dnas.selection.halving:halving",
     "magnitude": "dnas.selection.magnitude:magnitude",

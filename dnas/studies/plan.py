@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from dnas import config as configs
 from dnas import options as factory_options
 from dnas import registry
-from dnas.api.search_plan import BATCH, check_space, seeds_of
+from dnas.api.search_plan import batch_of, check_space, seeds_of
 from dnas.data import Dataset, steps_per_epoch
 from dnas.data import load as load_data
 from dnas.data.files import expanded
@@ -97,7 +97,7 @@ def plan_study(study: str | Path | Mapping[str, Any], trust: bool | Collection[s
                                                                f"its parts are {', '.join(PARTS)}"))
     budget = _budget(said, where)
     options, data = _data(said, where, folder, trust)
-    batch = budget["batch"] or min(BATCH, len(data.splits["train"]), len(data.splits["valid"]))
+    batch = batch_of(data, budget["batch"])
     steps = steps_per_epoch(data, batch)
     epochs = _epochs(budget, steps, where)
     selections = _selections(said, where, folder, trust)
