@@ -165,7 +165,7 @@ def _step_text(context: Context, decisions: Mapping[str, np.ndarray], evaluation
             op = "is removed" if now[e] == REMOVED else f"is {context.space.groups[name].edge_ops(e)[now[e]]}"
             decided.append(f"{name} {source}->{target} {op}")
     if PROXY in after.scores:
-        return f"{np.isfinite(after.scores[PROXY]).sum():,} tried"
+        return f"{(~np.isnan(after.scores[PROXY])).sum():,} tried"
     tried = np.asarray(after.scores.get(TRIED, np.nan))
     if not decided and tried.ndim and np.isnan(tried).all():
         return f"{len(tried)} drawn"

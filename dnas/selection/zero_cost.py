@@ -4,6 +4,8 @@
     snip       sum of |w d L / d w|                                                 (SNIP, arXiv 1810.02340)
     synflow    sum of |w d R / d w| of the network with |w| and without normalisation, where R is the sum of what it puts
                out for an input of ones                                             (SynFlow, arXiv 2006.05467)
+    naswot     logarithm of the determinant of a matrix of how differently the ReLUs see the examples of a batch
+                                                                    (`dnas.selection.naswot`, arXiv 2006.04647)
 
 L is the loss on one training batch. Each network is the supernet with fresh weights under one-hot gates, of which only
 the chosen operations have gradients: so one program serves all networks. Synflow evaluates with the running averages
@@ -13,8 +15,9 @@ In `zero-cost-gates`, which is ours, the search has a say. Of the draws the one 
 
     z(log of the proxy) + weight z(mean over edges of the log of the chosen operation's gate)
 
-where z takes away the mean over all draws and divides by the standard deviation. A proxy knows one batch or nothing of the
-data, and likes what is large; the gates of a short search know the data, and are noisy.
+where z takes away the mean over all draws and divides by the standard deviation, and naswot, a logarithm already, stays as
+it is. A proxy knows one batch or nothing of the data, and likes what is large; the gates of a short search know the data,
+and are noisy.
 
 The networks have the supernet's size and its weights are drawn at once, which is ours: the papers draw each network's own.
 """
@@ -31,16 +34,18 @@ import numpy as np
 
 from dnas.algorithms.schedules import refuse_negative
 from dnas.one_hot import one_hot_gates
+from dnas.platform import platform
+from dnas.selection.naswot import code_kernel, log_determinant
 from dnas.selection.sampling import best_draw, check_draws, copied, no_draws, put_draw, uniform_draw
 from dnas.selection.types import PROXY, TRIED, Context, Progress, Selection, refuse_seed
 from dnas.types import Genotype
 
-PROXIES = "grad-norm", "snip", "synflow"
+PROXIES = "grad-norm", "naswot", "snip", "synflow"
 AT_ONCE = 500
 """Networks between two checkpoints."""
 
 
-def zero_cost(*, proxy: Literal["grad-norm", "snip", "synflow"] = "synflow", draws: int = 100,
+def zero_cost(*, proxy: Literal["grad-norm", "naswot", "snip", "synflow"] = "synflow", draws: int = 100,
               without: tuple[str, ...] = (), seed: int | None = None) -> Selection:
     """The best of several networks by a zero-cost proxy, drawn uniformly.
 
@@ -51,13 +56,14 @@ def zero_cost(*, proxy: Literal["grad-norm", "snip", "synflow"] = "synflow", dra
         seed: Seed of the draws and of the fresh weights; default: the search's seed.
 
     Raises ValueError for another proxy, fewer than one draw, more than MOST, or a seed out of range; and where an edge has
-    no other operation than those left out, or the space none of such a name.
+    no other operation than those left out, or the space none of such a name. With naswot `begin` raises Unsuitable where
+    the network has no ReLU, or one that does not keep the examples along its first axis.
     """
     return best_of_draws(proxy, draws, 0.0, without, seed)
 
 
-def zero_cost_gates(*, proxy: Literal["grad-norm", "snip", "synflow"] = "synflow", draws: int = 2000, weight: float = 1.0,
-                    without: tuple[str, ...] = ("none",), seed: int | None = None) -> Selection:
+def zero_cost_gates(*, proxy: Literal["grad-norm", "naswot", "snip", "synflow"] = "synflow", draws: int = 2000,
+                    weight: float = 1.0, without: tuple[str, ...] = ("none",), seed: int | None = None) -> Selection:
     """The best of several networks by a zero-cost proxy and the gates of the search, drawn uniformly.
 
     Args:
@@ -93,6 +99,10 @@ def best_of_draws(proxy: str, draws: int, weight: float, without: Sequence[str],
 
     def begin(context):
         check(context.space)
+        if proxy == "naswot":  # it may refuse this network
+            inputs, gates = context.batch.inputs, context.gates(context.state)
+            variables = jax.eval_shape(partial(_init, context.space.init), jax.random.key(0), inputs)
+            jax.eval_shape(partial(_kernel, context.space.apply), *variables, gates, inputs)
         empty = {PROXY: np.full(draws, np.nan, np.float32)}
         return Progress(context.state, np.int32(0), no_draws(context.space, draws) | empty, np.int64(0))
 
@@ -107,7 +117,8 @@ def best_of_draws(proxy: str, draws: int, weight: float, without: Sequence[str],
             put_draw(scores, number, genotype, known[genotype], context.space)
         scores[PROXY][start:last] = scores[TRIED][start:last]
         if weight:
-            scores[TRIED][:last] = standard(log(scores[PROXY][:last])) + weight * standard(log_gates(context, scores, last))
+            logs = (finite if proxy == "naswot" else log)(scores[PROXY][:last])
+            scores[TRIED][:last] = standard(logs) + weight * standard(log_gates(context, scores, last))
         return progress._replace(step=np.int32(progress.step + 1), scores=scores)
 
     return Selection(lambda context: -(-draws // AT_ONCE), begin, step, best_draw,
@@ -118,10 +129,14 @@ def log(values: np.ndarray) -> np.ndarray:
     """Logarithms of numbers of at least 0; those of 0, infinity and NaN are the least, the largest and the least of the
     others."""
     with np.errstate(divide="ignore"):
-        logs = np.log(values.astype(np.float64))
-    usual = logs[np.isfinite(logs)]
+        return finite(np.log(values.astype(np.float64)))
+
+
+def finite(logs: np.ndarray) -> np.ndarray:
+    """Numbers, of which infinity is the largest of the others, and -infinity and NaN the least; all 0 if there is none."""
+    usual = logs[np.isfinite(logs)].astype(np.float64)
     low, high = (usual.min(), usual.max()) if usual.size else (0.0, 0.0)
-    return np.nan_to_num(logs, nan=low, posinf=high, neginf=low)
+    return np.nan_to_num(logs.astype(np.float64), nan=low, posinf=high, neginf=low)
 
 
 def standard(values: np.ndarray) -> np.ndarray:
@@ -142,11 +157,13 @@ def log_gates(context: Context, scores: Mapping[str, np.ndarray], count: int) ->
 def proxy_of(context: Context, proxy: str, seed: int) -> Callable[[Genotype], float]:
     """The proxy of the network of a genotype, with weights that are drawn by `seed`."""
     space = context.space
+    others, inputs = context.gates(context.state), np.asarray(context.batch.inputs)
     weights, stats = _init(space.init, jax.random.key(seed), context.batch.inputs)
-    others = context.gates(context.state)
 
     def value(genotype):
         gates = jax.tree.map(jnp.asarray, {**others, **genotype.gates(space.groups)})
+        if proxy == "naswot":
+            return log_determinant(_kernel(space.apply, weights, stats, gates, context.batch.inputs), inputs)
         return float(_value(space.apply, context.task.losses, proxy, weights, stats, gates, context.batch))
 
     return value
@@ -173,3 +190,11 @@ def _value(apply, losses, proxy, weights, stats, gates, batch):
         grads = jax.grad(flow if proxy == "synflow" else loss)(weights)
     of = (lambda w, g: jnp.linalg.norm(g.ravel())) if proxy == "grad-norm" else lambda w, g: jnp.abs(w * g).sum()
     return sum(jax.tree.leaves(jax.tree.map(of, weights, grads)))
+
+
+@partial(jax.jit, static_argnums=0)
+def _kernel(apply, weights, stats, gates, inputs):
+    """The matrix `[B, B]` of naswot of the supernet's network under one-hot gates. Traced for a CPU, for which operations
+    that are not chosen are not computed: elsewhere edges of one source share what they compute, and so a ReLU."""
+    with one_hot_gates(), platform("cpu"):
+        return code_kernel(lambda *args: apply(*args, train=True, key=jax.random.key(0))[0], weights, stats, gates, inputs)
