@@ -36,7 +36,7 @@ GROUPS = {
 
 
 def s1(image=(32, 32, 3), classes=10, *, channels: int = 16, cells: int = 8) -> SearchSpace:
-    """S1: two operations an edge, other ones on every edge.
+    """S1 of RobustDARTS (arXiv 1909.09656): two operations an edge, other ones on every edge.
 
     Args:
         image: (height, width, channels) of the images, at least 4 pixels high and wide.
@@ -48,7 +48,7 @@ def s1(image=(32, 32, 3), classes=10, *, channels: int = 16, cells: int = 8) -> 
 
 
 def s2(image=(32, 32, 3), classes=10, *, channels: int = 16, cells: int = 8) -> SearchSpace:
-    """S2: skip or separable convolution.
+    """S2 of RobustDARTS (arXiv 1909.09656): skip or separable convolution.
 
     Args:
         channels: channels of the first cells; doubled in each of the two reduction cells. Published: 16.
@@ -58,7 +58,7 @@ def s2(image=(32, 32, 3), classes=10, *, channels: int = 16, cells: int = 8) -> 
 
 
 def s3(image=(32, 32, 3), classes=10, *, channels: int = 16, cells: int = 8) -> SearchSpace:
-    """S3: none, skip or separable convolution.
+    """S3 of RobustDARTS (arXiv 1909.09656): none, skip or separable convolution.
 
     Args:
         channels: channels of the first cells; doubled in each of the two reduction cells. Published: 16.
@@ -68,7 +68,7 @@ def s3(image=(32, 32, 3), classes=10, *, channels: int = 16, cells: int = 8) -> 
 
 
 def s4(image=(32, 32, 3), classes=10, *, channels: int = 16, cells: int = 8) -> SearchSpace:
-    """S4: noise or separable convolution.
+    """S4 of RobustDARTS (arXiv 1909.09656): noise or separable convolution.
 
     Args:
         channels: channels of the first cells; doubled in each of the two reduction cells. Published: 16.

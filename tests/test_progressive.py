@@ -1,12 +1,15 @@
 """Searches in stages: P-DARTS, the operations that a search keeps, and a start by another network."""
 
 import json
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import dnas
 from dnas.algorithms.decisions import full_mask, keep_best, undecided
 from dnas.algorithms.players import SearchState
 from dnas.algorithms.schedules import Time
@@ -117,3 +120,30 @@ def test_stages_by_the_command(tmp_path, monkeypatch, capsys):
     assert one["operations"] == 4 and max(two["entropy"].values()) <= np.log(2) + 1e-6
     with np.load("two/arch.npz") as arrays:
         assert (arrays["chain"][0] == 0).all() and (arrays["chain"][1] != 0).any()
+
+
+@pytest.mark.heavy
+def test_stages_by_the_script_of_the_documents(tmp_path, monkeypatch):
+    """With a space, data and lengths of a test: killed in the second stage, the same script reads the first and goes on."""
+    text = (Path(__file__).parent.parent / "docs/methods.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    data, search, begun = dnas.data.load("digits", limit=100), dnas.search, []
+
+    def short(space, method, data, *, epochs, batch, start, out, preset):
+        assert space.name == "darts" and (epochs, batch, preset) == (25, 96, "paper")
+        begun.append((space.options["cells"], *map(method.source.get, ("keep", "max_skips")), start and start.folder.name))
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return search(toy(data.image, 10), method, data, epochs=12, batch=16, start=start, out=out, preset=preset,
+                      progress=False, cache="off")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dnas, "search", short)
+    monkeypatch.setattr(dnas.data, "load", lambda name: data)
+    with pytest.raises(KeyboardInterrupt):
+        exec(code, {})
+    done = Path("runs/p-darts/1/metrics.jsonl").read_text()  # with the seconds that it took
+    exec(code, run := {})
+    assert begun[2:] == [(5, 5, 0, None), (11, 3, 0, "1"), (17, 0, 2, "2")]
+    assert Path("runs/p-darts/1/metrics.jsonl").read_text() == done
+    assert run["run"].genotype == dnas.open("runs/p-darts/3").genotype

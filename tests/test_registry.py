@@ -11,6 +11,7 @@ import dnas
 from dnas import config, options, registry
 from dnas.methods import METHODS
 from dnas.methods.darts import darts
+from dnas.selection import SELECTIONS
 from search_spaces import SPACES
 
 REGISTRIES = {"space": SPACES, "method": METHODS}
@@ -22,6 +23,12 @@ def test_every_name(kind, name):
     factory = registry.resolve(name, kind)
     assert callable(factory) and registry.resolve(REGISTRIES[kind][name], kind) is factory
     assert len(registry.describe(name, kind)) > 20
+
+
+def test_selections_that_share_a_file_have_lines_of_their_own():
+    lines = [registry.describe(name, "selection") for name in SELECTIONS]
+    assert len(set(lines)) == len(lines) and min(map(len, lines)) > 20
+    assert "random search with a training budget" in registry.describe("halving", "selection")
 
 
 @pytest.mark.parametrize("name, message", [

@@ -11,8 +11,10 @@ Dirichlet draw of the other operations, which is the whole draw renormalised.
 The authors search in two stages, the second with fewer operations and more of the channels: two searches of which one
 starts from the other. In NAS-Bench-201, with their numbers:
 
-    dnas search --method drnas --space.partial-channels 4 --method.keep 3 --method.arch-warmup 10 --epochs 50 --run runs/1
-    dnas search --method drnas --space.partial-channels 2 --method.arch-warmup 10 --epochs 50 --start runs/1 --run runs/2
+    dnas search --method drnas --space.partial-channels 4 --method.keep 3 --method.arch-warmup 10 --epochs 50 \
+        --preset paper --run runs/1
+    dnas search --method drnas --space.partial-channels 2 --method.arch-warmup 10 --epochs 50 \
+        --preset paper --start runs/1 --run runs/2
 
 The logits go on. Departures: the weights of the second stage begin anew, where the authors duplicate channels, and so does
 the cosine of the learning rate. The divergence is summed over edges, as the divergence of independent draws is: our

@@ -7,13 +7,14 @@
     behind each skip connection a dropout of rate  p (E - 1 - e) / E       in epoch e of E while the architecture rests,
                                                    p exp(-0.2 (e - rest))  after it
 
-Each stage is a search of its own that starts from the one before it:
+Each stage is a search of its own that starts from the one before it; docs/methods.md has all three in one call of Python:
 
-    dnas search --space darts --space.cells 5 --method p-darts --method.keep 5 --epochs 25 --batch 96 --run runs/1
+    dnas search --space darts --space.cells 5 --method p-darts --method.keep 5 \
+        --epochs 25 --batch 96 --preset paper --run runs/1
     dnas search --space darts --space.cells 11 --method p-darts --method.keep 3 --method.skip-dropout 0.4 \
-        --epochs 25 --batch 96 --start runs/1 --run runs/2
+        --epochs 25 --batch 96 --preset paper --start runs/1 --run runs/2
     dnas search --space darts --space.cells 17 --method p-darts --method.max-skips 2 --method.skip-dropout 0.7 \
-        --epochs 25 --batch 96 --start runs/2 --run runs/3
+        --epochs 25 --batch 96 --preset paper --start runs/2 --run runs/3
 
 Stages, rests of 10 epochs, the rates of dropout (0.1, 0.4, 0.7), batches of 96, `arch_lr` and its decay are those of the
 authors' code and read-me; all other defaults are those of `darts`. The skips of a cell are limited by `max_skips`: the gate

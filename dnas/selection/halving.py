@@ -1,13 +1,15 @@
-"""Successive halving (Jamieson & Talwalkar, AISTATS 2016, arXiv 1502.07943): many architectures are trained for a little
-while, the better half of them for twice as long, and so on.
+"""Successive halving (Jamieson & Talwalkar, AISTATS 2016, arXiv 1502.07943), and random search with a training budget.
+
+Many architectures are trained for a little while, the better half of them for twice as long, and so on:
 
     rung r = 0, 1, ...: n / 2^r architectures, each trained from fresh weights for e 2^r epochs; every rung costs the same
 
 Each is the supernet's network under one-hot gates, trained on the train split by the recipe of `dnas train` and judged by
 the task's metric on the validation split. Training starts anew in every rung, so that its learning rate comes to its end,
-which is ours. The first architecture is what the space's own rule makes of the gates; the others are drawn from them, or
-uniformly, which is random search with a training budget. With a `pool` they are those of so many draws that have the largest
-synflow (`dnas.selection.zero_cost`), a number that costs milliseconds. No weights of the search are used.
+which is ours. The first architecture is what the space's own rule makes of the gates; the others are drawn from them. Or all
+are drawn uniformly: then this is random search with a training budget, with one rung the plain one. With a `pool` they are
+those of so many draws that have the largest synflow (`dnas.selection.zero_cost`), a number that costs milliseconds. No
+weights of the search are used.
 """
 
 from __future__ import annotations

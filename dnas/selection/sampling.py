@@ -17,6 +17,8 @@ from dnas.types import Genotype
 def random(*, seed: int | None = None) -> Selection:
     """A genotype drawn uniformly: the space's own rule on random scores.
 
+    It trains nothing; random search that trains what it draws is `halving` with the source `uniform`.
+
     Args:
         seed: Seed of the draw; default: the search's seed.
 
