@@ -84,7 +84,10 @@ def test_programs_in_programs_are_searched():
 
     def network(x, index):
         x = lax_switch(index, x)
-        return jax.lax.scan(layer, x, jnp.array([[0.3], [-0.8]]))[0]
+        shift = jnp.float32(0.5)  # a constant of the loop
+        (x, _), _ = jax.lax.scan(lambda carry, w: ((layer(carry[0], w - shift)[0], carry[1] + 1), (carry[1], carry[0])),
+                                 (x, 0), jnp.array([[0.8], [-0.3]]))
+        return x
 
     def lax_switch(index, x):
         return jax.lax.switch(index, [nn.relu, lambda x: x * 2, lambda x: 2 * nn.relu(-x)], x)

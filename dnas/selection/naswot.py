@@ -101,14 +101,17 @@ def _with_relus(equation: JaxprEqn, kernel: Array, args: list[Array]) -> list[Ar
     if name == "cond":
         return lax.switch(args[0], [partial(_run, branch, kernel) for branch in params["branches"]], *args[1:])
     if name == "scan":
-        consts, carried = params["num_consts"], params["num_carry"]
+        of_turn = params["jaxpr"]  # its arguments are constants, carry and slices; only slices lose an axis
+        fixed, carried = (sum(inside.ndim == outside.aval.ndim for inside, outside in zip(turn, whole)) for turn, whole in
+                          ((of_turn.in_avals, equation.invars), (of_turn.out_avals, equation.outvars)))
+        consts = args[:fixed - carried]
 
         def body(carry, each):
-            results = _run(params["jaxpr"], kernel, *args[:consts], *carry, *each)
+            results = _run(of_turn, kernel, *consts, *carry, *each)
             return results[:carried], results[carried:]
 
-        last, each = lax.scan(body, args[consts:consts + carried], args[consts + carried:], params["length"],
-                              reverse=params["reverse"], unroll=params["unroll"])
+        last, each = lax.scan(body, args[fixed - carried:fixed], args[fixed:], params["length"], reverse=params["reverse"],
+                              unroll=params["unroll"])
         return [*last, *each]
     if len(inner) == 1 and len(inner[0].jaxpr.invars) == len(args) and name != "while":
         return _run(inner[0], kernel, *args)  # of a call: jit, checkpoint, custom derivatives
