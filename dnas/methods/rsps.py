@@ -1,12 +1,12 @@
-"""RSPS: random search with weight sharing (Li & Talwalkar, UAI 2019, arXiv 1902.07638), the baseline of a search.
+"""RSPS: random search with weight sharing (Li & Talwalkar, UAI 2019, arXiv 1902.07638), by uniform paths as in SPOS.
 
     gates = one-hot of an operation drawn uniformly on every edge, anew in every step
     weights <- SGD on  d L_train(w, gates) / d w;   arch never moves
 
 What is learned are shared weights, not an architecture. The selection `sampled` then takes the best of a hundred uniform
-draws by its accuracy in the supernet; perturbation works as for any supernet. The supernet is evaluated at uniform gates, by
-which magnitude cannot choose and says so. The genotype that the search itself ends with is one uniform draw: that of its
-logits, which are random at first and never move.
+draws by its accuracy in the supernet; `evolution` looks for the best of all, as in SPOS (arXiv 1904.00420); perturbation
+works as for any supernet. The supernet is evaluated at uniform gates, by which magnitude cannot choose and says so. The
+genotype that the search itself ends with is one uniform draw: that of its logits, which are random at first and never move.
 
 The optimiser's defaults are those of `darts`, so that the two can be compared. Departure: in the scripts of NAS-Bench-201
 each of the hundred draws is judged on one validation batch; here all are on the whole split.
