@@ -6,6 +6,7 @@ SPACES = {
     "graph": "search_spaces.graph:graph",
     "macro": "search_spaces.macro:macro",
     "nasbench201": "search_spaces.nasbench201:nasbench201",
+    "nats-size": "search_spaces.nats_size:nats_size",
     "s1": "search_spaces.robust_darts:s1",
     "s2": "search_spaces.robust_darts:s2",
     "s3": "search_spaces.robust_darts:s3",

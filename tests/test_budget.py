@@ -133,7 +133,7 @@ def test_a_narrow_network_is_the_first_channels_of_the_wide_one():
         with pytest.raises(ValueError, match="layer 0 has none"):
             space.apply(weights, stats, dnas.Genotype.from_decisions(space, {"width": [REMOVED, 0]}), images, train=True)
     for text in "", "3", "3-99", "3-3-3":
-        with pytest.raises(ValueError, match="not widths of these 2 layers"):
+        with pytest.raises(ValueError, match="not the width of each of these 2 layers"):
             space.parse(text)
 
 

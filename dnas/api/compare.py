@@ -147,7 +147,7 @@ def _on_run(plan: ComparisonPlan, planned: PlannedRun, run: Run, folder: Path | 
         raise ValueError(f"{name} has changed since the comparison began; wait until its search has ended")
     space, context, groups = supernet.space, supernet.context, supernet.space.groups
     if plan.truth:
-        refuse_other_space(space.name, name)
+        refuse_other_space(space.name, name, [plan.truth.table.benchmark.space])
     for message in supernet.messages:
         say(message)
     early = supernet.epoch < supernet.config["epochs"]
