@@ -11,6 +11,7 @@ SPACES = {
     "s2": "search_spaces.robust_darts:s2",
     "s3": "search_spaces.robust_darts:s3",
     "s4": "search_spaces.robust_darts:s4",
+    "tas": "search_spaces.tas:tas",
     "width": "search_spaces.width:width",
 }
 """Place of each factory `(image, classes, *, options) -> SearchSpace`, or `(graph, classes, *, options)`.

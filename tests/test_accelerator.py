@@ -25,7 +25,8 @@ from tests.test_graph import small
 BATCH = 8
 LEAST = {"nasbench201": {"channels": 2, "cells": 1}, "dense": {"hidden": 4, "layers": 1},
          "graph": {"layers": 1, "hidden": 4}, "width": {"channels": 4, "stages": 2, "layers": 1},
-         "macro": {"channels": 2}, "nats-size": {"channels": 8}}
+         "macro": {"channels": 2}, "nats-size": {"channels": 8},
+         "tas": {"channels": 4, "stages": 2, "blocks": 2}}
 """The smallest options of each space; those that are not listed are of DARTS's cells."""
 SEEDS = 8
 
