@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from dnas.types import SearchSpace
 from search_spaces.flax_space import flax_space
 from search_spaces.layers.entangled import BatchNorm, Conv, Dense, Size, fixed, masked, prefix, sizes_group
-from search_spaces.sizes import check_image, check_sizes, format_sizes, parse_sizes
+from search_spaces.sizes import check_image, check_sizes, format_sizes, parse_sizes, refuse_partial_channels
 
 PARTS, STEPS = 5, 8
 
@@ -101,6 +101,7 @@ def nats_size(image=(32, 32, 3), classes=10, *, channels: int = 16) -> SearchSpa
     Raises ValueError where a value is out of range.
     """
     check_image("nats-size", image)
+    refuse_partial_channels("nats-size")
     check_sizes("nats-size", channels=channels, classes=classes)
     if channels < STEPS or channels % STEPS or classes < 1:
         raise ValueError(f"nats-size needs channels, a multiple of {STEPS}, and classes >= 1, got {channels}, {classes}")

@@ -31,7 +31,7 @@ from search_spaces.flax_space import flax_space
 from search_spaces.layers.entangled import beyond, sizes_group
 from search_spaces.layers.interpolation import interpolation
 from search_spaces.layers.primitives import BatchNorm, Conv, Linear
-from search_spaces.sizes import check_image, check_sizes
+from search_spaces.sizes import check_image, check_sizes, refuse_partial_channels
 from search_spaces.width import widths
 
 
@@ -155,6 +155,7 @@ def tas(image=(32, 32, 3), classes=10, *, channels: int = 8, stages: int = 3, bl
 
     Raises ValueError where a value is out of range.
     """
+    refuse_partial_channels("tas")
     check_sizes("tas", channels=channels, stages=stages, layers=blocks, classes=classes)
     if min(channels, stages, blocks, classes) < 1:
         raise ValueError("tas needs channels, stages, blocks and classes >= 1, "

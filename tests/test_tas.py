@@ -15,6 +15,7 @@ from dnas.algorithms.players import Forward
 from dnas.algorithms.relaxations import Architecture
 from dnas.algorithms.schedules import Time, constant, cosine_by_epoch
 from dnas.methods.tas import draw, tas, two_of
+from dnas.shared_options import SharedOptions, shared_options
 from dnas.task import classification
 from dnas.types import Genotype
 from launch.main import main
@@ -167,6 +168,12 @@ def test_networks_within_a_budget():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         small(**arguments)
+
+
+@pytest.mark.parametrize("factory", [tas_space, nats_size])
+def test_partial_channels_are_refused(factory):
+    with shared_options(SharedOptions(partial_channels=2)), pytest.raises(ValueError, match="partial_channels is 2"):
+        factory(IMAGE)
 
 
 # The method
