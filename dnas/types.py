@@ -172,7 +172,9 @@ class Genotype:
 
     @classmethod
     def from_decisions(cls, space: SearchSpace, decisions: Mapping[str, Any]) -> Genotype:
-        """The genotype of operation indices `[E]` per group; edges marked REMOVED are left out."""
+        """The genotype of operation indices `[E]` per group; edges marked REMOVED, and those that the other decisions skip,
+        are left out."""
+        decisions = space.without_skipped(decisions)
         choices = {name: tuple(Choice(s, t, group.edge_ops(e)[int(decisions[name][e])])
                                for e, (s, t) in enumerate(group.edges) if int(decisions[name][e]) != REMOVED)
                    for name, group in space.groups.items()}
@@ -262,6 +264,8 @@ class SearchSpace(NamedTuple):
         ones for each cell in the order of the network; without a group whose cells cannot be told apart.
     reads: the entries of gates beside the groups that the supernet reads, such as SKIP_DROPOUT.
     source: {"name": ..., options}, the config that builds the space again; None if it was not built by name.
+    skipped(decisions: {group: [E]}) -> {group: booleans [E]}: the edges that a network of these operation indices does not
+        have, such as those of a block beyond its depth; groups that always have all of theirs are left out.
     """
 
     name: str
@@ -281,6 +285,13 @@ class SearchSpace(NamedTuple):
     cells: Mapping[str, int] = {}
     reads: tuple[str, ...] = ()
     source: Mapping[str, Any] | None = None
+    skipped: Callable[[Mapping[str, Any]], Mapping[str, np.ndarray]] = lambda decisions: {}
+
+    def without_skipped(self, decisions: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Decisions `[E]` of each group with REMOVED for the edges that the others skip, so that equal networks are
+        equal genotypes."""
+        return {name: np.asarray(decisions[name]) for name in self.groups} | {
+            name: np.where(edges, REMOVED, decisions[name]) for name, edges in self.skipped(decisions).items()}
 
     def __repr__(self) -> str:
         groups = ", ".join(f"{name}: {len(group.edges)} edges" for name, group in self.groups.items())

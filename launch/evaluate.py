@@ -1,7 +1,7 @@
-"""Show the size of a cell, and its results in a table of NAS-Bench-201. Trains nothing.
+"""Show the size of a network, and its results in a benchmark's table. Trains nothing.
 
-A table is a .npz of `dnas table import`. It is of the published networks of 16 channels and 5 cells per stage, trained from
-scratch. Test accuracies are for reports: no search or selection reads a table.
+A table is a .npz of `dnas table import`, of NAS-Bench-201 or NAS-Bench-Macro: the published networks, trained from scratch.
+Test accuracies are for reports: no search or selection reads a table.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from launch.parser import Positional, Shown
 if TYPE_CHECKING:
     from dnas import Evaluation
 
-WHAT = Option("what", str, REQUIRED, "A run, a folder of `dnas select`, a genotype.json, a published name, or a cell such "
-              "as '|none~0|+|...|' in quotes.")
+WHAT = Option("what", str, REQUIRED, "A run, a folder of `dnas select`, a genotype.json, a published name, a cell such "
+              "as '|none~0|+|...|' in quotes, or eight digits such as 22212202, a network of NAS-Bench-Macro.")
 JSON = Option("json", str | None, None, "File to write the result to as JSON.")
 SHOWN = {"what": Positional("RUN|GENOTYPE|STRING"), "table": Shown("FILE.npz", "none"), "latency": Shown("FILE.npz", "none"),
          "json": Shown("FILE", "none")}
@@ -64,8 +64,8 @@ def _print(result: Evaluation) -> None:
                             if name in result.options)
         print(plain(f"searched   {result.space} ({options}): {size_text(result.searched)}"))
     if result.published:
-        print(f"published  skeleton of {result.published['channels']} channels, {result.published['cells']} cells in each "
-              "of 3 stages:")
+        skeleton = ", ".join(f"{value} {name}" for name, value in result.published.items() if name != "size")
+        print(f"published  networks with {skeleton}:")
         _rows([(f"  {data}", size_text(size)) for data, size in result.published["size"].items()], left=2)
     if result.table:
         print(plain(f"table      {result.table['path']}, row {result.table['row']} of {result.table['cells']:,}"))
@@ -73,7 +73,7 @@ def _print(result: Evaluation) -> None:
 
 
 def _print_standings(result: Evaluation) -> None:
-    from dnas.tabular.nasbench201 import accuracy
+    from dnas.tabular.table import accuracy
 
     accuracies, others = [], []
     for name, standing in result.table["columns"].items():

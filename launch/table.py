@@ -1,8 +1,9 @@
-"""Make a table of NAS-Bench-201 that `dnas evaluate --table` reads, from the official NATS-Bench topology files.
+"""Make a table that `dnas evaluate --table` reads, from the official files of a benchmark.
 
-NATS_PATH is the unpacked folder NATS-tss-v1_0-3ffb9-simple, or the file NATS-tss-v1_0-3ffb9.pickle.pbz2, which takes far
-more memory. They are pickles, and nats_bench unpickles them: a pickle can run any code, so give the official files only.
-The table, and everything that dnas itself reads, is plain arrays. It needs pip install 'dnas[nats]'.
+Of NAS-Bench-Macro that is nas-bench-macro_cifar10.json. Of NAS-Bench-201 it is NATS-Bench's unpacked folder
+NATS-tss-v1_0-3ffb9-simple, or the file NATS-tss-v1_0-3ffb9.pickle.pbz2, which takes far more memory. These are pickles, and
+nats_bench unpickles them: a pickle can run any code, so give the official files only. That needs pip install 'dnas[nats]'.
+The table, and everything that dnas itself reads, is plain arrays.
 """
 
 import difflib
@@ -16,18 +17,19 @@ from typing import Annotated
 from dnas.options import REQUIRED
 from launch.parser import Positional, Shown, parse
 
-USAGE = """usage: dnas table import NATS_PATH --out FILE.npz
+USAGE = """usage: dnas table import PATH --out FILE.npz
 
 Makes the table that `dnas evaluate --table` reads from the official files of
-NATS-Bench's topology space; `dnas table import --help` says more."""
+NATS-Bench's topology space or of NAS-Bench-Macro; `dnas table import --help`
+says more."""
 
 
 @dataclass(frozen=True)
 class Arguments:
     """Options of `dnas table import`."""
 
-    nats: Annotated[str, Positional("NATS_PATH")] = REQUIRED
-    """The official folder or file of the topology space. Nothing else: it is unpickled."""
+    path: Annotated[str, Positional("PATH")] = REQUIRED
+    """The official .json of NAS-Bench-Macro, or folder or file of the topology space. Nothing else: that is unpickled."""
     out: Annotated[str, Shown("FILE.npz")] = REQUIRED
     """The table to write; it must not exist."""
 
@@ -41,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
         near = "; did you mean 'import'?" if difflib.get_close_matches(argv[0], ["import"]) else ""
         raise ValueError(f"dnas table has no {argv[0]!r}{near or '; it has import'}")
     arguments = parse(Arguments(), "dnas table import", __doc__, argv[1:])
-    source, out = Path(arguments.nats).expanduser(), Path(arguments.out).expanduser()
+    source, out = Path(arguments.path).expanduser(), Path(arguments.out).expanduser()
     if out.suffix != ".npz":
         raise ValueError(f"--out {out}: it must end in .npz")
     if out.exists():
@@ -54,31 +56,47 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError(f"{source} is packed; give the folder that `tar -xf {source}` makes of it")
     if not source.exists():
         raise ValueError(f"{source}: there is no such folder or file")
-    if importlib.util.find_spec("nats_bench") is None:
+    macro = source.suffix == ".json"
+    if not macro and importlib.util.find_spec("nats_bench") is None:
         raise ValueError("this needs the package nats_bench; install it with: pip install 'dnas[nats]'")
 
     import numpy as np
 
     from dnas.runs.files import write_atomic
-    from dnas.tabular.nasbench201 import CELLS, load
-    from dnas.tabular.nats import from_api
-    from search_spaces.nasbench201 import from_string
+    from dnas.tabular.benchmarks import load
 
-    buffer = io.BytesIO()
+    buffer, title = io.BytesIO(), "NAS-Bench-Macro" if macro else "NATS-Bench's topology space"
     try:
-        api = _opened(source)
-        if len(api) != CELLS:
-            raise ValueError(f"it has {len(api)} architectures; NATS-Bench's topology space has {CELLS}")
-        np.savez_compressed(buffer, **from_api(api, CELLS, from_string, _say))
+        np.savez_compressed(buffer, **(_macro if macro else _topology)(source))
         buffer.seek(0)
         table = load(buffer)
     except Exception as error:  # of any type, from nats_bench or a pickle
         said = str(error).replace(str(buffer), "what was read")
-        raise ValueError(f"{source}: it cannot be read as NATS-Bench's topology space ({type(error).__name__}: {said}); "
-                         "give the official files") from error
+        raise ValueError(f"{source}: it cannot be read as {title} ({type(error).__name__}: {said}); give the official "
+                         "files") from error
     write_atomic(out, buffer.getvalue())
-    print(f"written    {out}: {len(table.ops):,} cells, {len(table.columns)} columns: {', '.join(sorted(table.columns))}")
+    print(f"written    {out}: {len(table.ops):,} networks, {len(table.columns)} columns: "
+          f"{', '.join(sorted(table.columns))}")
     return 0
+
+
+def _macro(source: Path) -> dict:
+    """The arrays of NAS-Bench-Macro's own file."""
+    from dnas.tabular.macro import from_json
+
+    return from_json(source.read_text(encoding="utf-8"))
+
+
+def _topology(source: Path) -> dict:
+    """The arrays of NATS-Bench's topology space."""
+    from dnas.tabular.nasbench201 import BENCHMARK
+    from dnas.tabular.nats import from_api
+    from search_spaces.nasbench201 import from_string
+
+    api = _opened(source)
+    if len(api) != BENCHMARK.size:
+        raise ValueError(f"it has {len(api)} architectures; NATS-Bench's topology space has {BENCHMARK.size}")
+    return from_api(api, BENCHMARK.size, from_string, _say)
 
 
 def _opened(source: Path):

@@ -16,6 +16,7 @@ from dnas.engine.host import initial
 from dnas.types import REMOVED, Genotype, Group, Network, SearchSpace
 from search_spaces.cost import macs
 from search_spaces.layers.bundle import unstack_edges
+from search_spaces.layers.entangled import Cost, counting, mean
 from search_spaces.layers.mixed import Chosen
 
 
@@ -39,7 +40,7 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
                  input_dtype: str = "float32", options: Mapping | None = None, standalone: Functions | None = None,
                  auxiliary: Functions | None = None, inherited: Functions | None = None,
                  rule: Callable | None = None, format: Callable | None = None, parse: Callable | None = None,
-                 expected: Callable | None = None, inherit: Callable | None = None,
+                 expected: Callable | None = None, inherit: Callable | None = None, skipped: Callable | None = None,
                  cells: Mapping[str, int] = {}, reads: tuple[str, ...] = ()) -> SearchSpace:
     """A SearchSpace of a network.
 
@@ -53,11 +54,12 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
         rule: groups, scores `{group: [E, K]}` -> operation indices `{group: [E]}`, REMOVED where an edge goes, or the
             remaining edges in the order of their rank, `{group: choices}`; default: the best operation of every edge.
         format, parse: a notation of its own: genotype -> text, text -> `{group: choices}`.
-        expected: gates -> {"params", "macs"}; default: the sum of what `cost` says of each operation on each edge.
+        expected: gates -> {"params", "macs"}; default: what the layers report, of which some are entangled
+            (`search_spaces.layers.entangled`), else the sum of what `cost` says of each operation on each edge.
         inherit: (path, leaf, shape) -> leaf of that shape: the part of a supernet's array that a discrete network inherits,
             called where the network's array has another shape. path: names from the top, such as ("edge_0", "kernel").
-            Default: `leading`.
-        cells, reads: see `SearchSpace`.
+            Default: `smaller_part`.
+        cells, reads, skipped: see `SearchSpace`.
     """
     groups = dict(groups)
     mixture = {g: jax.ShapeDtypeStruct(group.shape, jnp.float32) for g, group in groups.items()}
@@ -113,7 +115,7 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
                        for path, leaf in flat(unstack_edges(tree)).items() if path in used})
 
     def shaped(path, leaf, shape):
-        smaller = (inherit or leading)(path, leaf, shape)
+        smaller = (inherit or smaller_part)(path, leaf, shape)
         if jnp.shape(smaller) != shape:
             raise ValueError(f"space {name!r}: inherit returned shape {jnp.shape(smaller)} for {'/'.join(path)}; the "
                              f"discrete network needs {shape}")
@@ -133,18 +135,24 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
     def read(text):
         if parse is None:
             raise ValueError(f"space {name!r} has no notation of its own: give a genotype.json, not {text[:60]!r}")
-        return Genotype(name, space.options, parse(text))
+        genotype = Genotype(name, space.options, parse(text))
+        return genotype if skipped is None else Genotype.from_decisions(space, genotype.decisions(groups))
 
     @functools.cache
-    def linear():
-        return linear_cost(space)
+    def default_expected():
+        rows = {g: tuple(np.full(len(group.edge_ops(e)), 1.0) for e in range(len(group.edges)))
+                for g, group in groups.items()}
+        with counting() as reported:
+            jax.eval_shape(lambda key, images: network.init(key, images, rows), jax.random.key(0), example)
+        return reported_cost(space, reported, rows) if reported.terms else linear_cost(space)
 
     def networks(functions, headed):
         return {"cost": partial(cost, functions), "network": partial(alone, functions, headed)}
 
     space = SearchSpace(name, dict(options or {}), groups, init, apply, genotype, inherit_part,
-                        format=format or default_format, parse=read, expected=expected or (lambda gates: linear()(gates)),
-                        input_dtype=input_dtype, cells=dict(cells), reads=reads,
+                        format=format or default_format, parse=read,
+                        expected=expected or (lambda gates: default_expected()(gates)),
+                        input_dtype=input_dtype, cells=dict(cells), reads=reads, skipped=skipped or (lambda decisions: {}),
                         **networks(standalone or network, auxiliary))
     return space._replace(inherited=space._replace(**networks(inherited or network, None)))
 
@@ -198,9 +206,40 @@ def linear_cost(space: SearchSpace) -> Callable[[Mapping], dict]:
                      "its factory must pass `expected`")
 
 
-def leading(path, leaf, shape):
-    """The first entries along every axis, for a network that has a narrower layer in the place of a wider one."""
-    return leaf[tuple(map(slice, shape))]
+def reported_cost(space: SearchSpace, reported: Cost, rows: Mapping) -> Callable[[Mapping], dict]:
+    """`expected` of a space of entangled layers, from what its supernet reported under the gates `rows`, and the cost of the
+    layers that do not report, the same in all networks.
+
+    Raises ValueError where it is not the same in two of them.
+    """
+    places = {id(row): (g, e, len(row)) for g, edges in rows.items() for e, row in enumerate(edges)}
+    parts = [([places[id(gate)] for gate in gates], tables) for gates, tables in reported.tables()]
+
+    def varying(gates):
+        return {name: sum(mean(tables[name], [gates[g][e, :k] for g, e, k in at]) for at, tables in parts)
+                for name in ("params", "macs")}
+
+    def constant(decisions):
+        genotype = Genotype.from_decisions(space, decisions)
+        costs, gates = space.cost(genotype), genotype.gates(space.groups)
+        return {name: round(costs[name] - float(number), 3)
+                for name, number in varying(jax.tree.map(np.float64, gates)).items()}
+
+    draw = np.random.default_rng(0)
+    lasts = {g: group.allowed.sum(-1) - 1 for g, group in space.groups.items()}
+    base, other = constant(lasts), constant({g: draw.integers(last + 1) for g, last in lasts.items()})
+    if base != other:
+        raise ValueError(f"the layers of space {space.name} that report no cost cost {base} in one network and {other} in "
+                         "another; a layer of a searched size must call `report`, or the factory pass `expected`")
+    return lambda gates: {name: base[name] + number for name, number in varying(gates).items()}
+
+
+def smaller_part(path, leaf, shape):
+    """The part of an array that a network with a smaller layer in its place has: the first entries along every axis, and of
+    a convolution's kernel `[k, k, C, D]`, an array of four axes whose name begins with `kernel`, the middle of its sides."""
+    spatial = 2 if len(shape) == 4 and path[-1].startswith("kernel") else 0
+    starts = [(have - want) // 2 * (axis < spatial) for axis, (have, want) in enumerate(zip(leaf.shape, shape))]
+    return leaf[tuple(slice(start, start + want) for start, want in zip(starts, shape))]
 
 
 def argmax(groups, scores) -> dict[str, np.ndarray]:

@@ -18,10 +18,10 @@ from functools import partial
 import flax.linen as nn
 import numpy as np
 
-from dnas.types import REMOVED, Choice, Group, SearchSpace
+from dnas.types import REMOVED, Group, SearchSpace
 from search_spaces.flax_space import flax_space
 from search_spaces.layers.primitives import BatchNorm, Conv, Linear
-from search_spaces.sizes import check_image, check_sizes
+from search_spaces.sizes import check_image, check_sizes, format_sizes, parse_sizes
 
 RATIOS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 KERNEL = 3
@@ -86,9 +86,9 @@ def width(image=(32, 32, 3), classes=10, *, channels: int = 32, stages: int = 3,
     return flax_space(
         "width", Network(sizes, strides, classes), {"width": group}, image=image,
         options={"image": list(image), "classes": classes, "channels": channels, "stages": stages, "layers": layers},
-        format=lambda genotype: "-".join(choice.op for choice in genotype.choices["width"]),
-        parse=partial(from_string, group), expected=partial(expected, sizes=sizes, strides=strides, image=image,
-                                                            classes=classes))
+        format=lambda genotype: format_sizes(genotype.choices["width"], "-"),
+        parse=partial(parse_sizes, "width", group, separator="-"),
+        expected=partial(expected, sizes=sizes, strides=strides, image=image, classes=classes))
 
 
 def expected(gates, *, sizes, strides, image, classes):
@@ -101,12 +101,3 @@ def expected(gates, *, sizes, strides, image, classes):
         weights = KERNEL**2 * before * now
         params, macs, before = params + weights + 2 * now, macs + height * wide * weights, now
     return {"params": params + (before + 1) * classes, "macs": macs + before * classes}
-
-
-def from_string(group: Group, text: str):
-    """The choices of widths joined by hyphens, as in `9-32-19-64`. Raises ValueError on any other text."""
-    names = text.strip().split("-")
-    if len(names) != len(group.edges) or any(name not in group.edge_ops(l) for l, name in enumerate(names)):
-        rows = "; ".join(",".join(group.edge_ops(l)) for l in range(len(group.edges)))
-        raise ValueError(f"not widths of these {len(group.edges)} layers: {text[:80]!r}; they are {rows}")
-    return {"width": tuple(Choice(*edge, name) for edge, name in zip(group.edges, names))}

@@ -12,6 +12,7 @@ import dnas
 from dnas.algorithms.bilevel import bilevel
 from dnas.algorithms.budget import Budget, bounds, budgeted, met, within
 from dnas.algorithms.hypergradients import HYPERGRADIENTS
+from dnas.algorithms.players import Forward
 from dnas.algorithms.relaxations import Architecture, softmax
 from dnas.api.search_plan import plan_search
 from dnas.data import load
@@ -133,7 +134,7 @@ def test_a_narrow_network_is_the_first_channels_of_the_wide_one():
         with pytest.raises(ValueError, match="layer 0 has none"):
             space.apply(weights, stats, dnas.Genotype.from_decisions(space, {"width": [REMOVED, 0]}), images, train=True)
     for text in "", "3", "3-99", "3-3-3":
-        with pytest.raises(ValueError, match="not widths of these 2 layers"):
+        with pytest.raises(ValueError, match="not the width of each of these 2 layers"):
             space.parse(text)
 
 
@@ -154,7 +155,8 @@ def test_penalty_against_finite_differences(share, sign):
         method = budgeted(darts(), space, Budget(macs=macs * share))
         assert method.hyper == darts().hyper | {"budget_macs": macs * share, "budget_weight": 2.0}
         assert not method.weights.terms
-        of = lambda arch: method.arch.terms["budget"](method.hyper, None, arch, relax(arch), None, ())
+        pass_of = lambda arch: Forward(*[None] * 5, average=lambda: relax(arch))
+        of = lambda arch: method.arch.terms["budget"](method.hyper, None, arch, {}, pass_of(arch), ())
         value, grad = jax.value_and_grad(of)(arch)
         assert float(value) == pytest.approx({1: -2 * np.log(share), -1: 2 * np.log(0.95 * share), 0: 0}[sign], abs=1e-9)
         numeric = np.zeros(arch["width"].shape)

@@ -35,7 +35,7 @@ def value_of(sd, memory, stats, batch, student, *, step=0, steps=1, **hyper):
     """The term's value, where the student's outputs are given."""
     hyper = {**DEFAULTS, "epochs": 100, "steps": steps, **hyper}
     again = lambda weights, gates: SPACE.apply(weights, stats, gates, batch.inputs, train=True)[0]
-    return sd.value(hyper, time_of(hyper, step), {}, {}, Forward(student, batch, again, TASK, None), memory)
+    return sd.value(hyper, time_of(hyper, step), {}, {}, Forward(student, batch, again, TASK, None, None), memory)
 
 
 def test_divergence_and_its_gradient():

@@ -38,6 +38,7 @@ from dnas.methods.sdarts_adv import sdarts_adv
 from dnas.methods.sdarts_rs import sdarts_rs
 from dnas.methods.sgas import sgas
 from dnas.methods.snas import snas
+from dnas.methods.tas import tas
 from dnas.registry import load, resolve, variant
 from dnas.runs import checkpoint
 from dnas.shared_options import SharedOptions, shared_options
@@ -277,6 +278,7 @@ PASSES = {
     "sd-darts, seven teachers": (variant(sd_darts, distill=7, distill_every="step"), 2 + 7, 2),
     "sd-darts, both steps": (variant(sd_darts, distill_arch=True), 2 + 2 * 3, 2),
     "snas": (snas, 2, 1),
+    "tas": (tas, 2, 2),
     "sdarts-adv": (sdarts_adv, 2 + 7 + 2, 2 + 7),
     "sdarts-rs": (sdarts_rs, 2, 2),
     "sgas": (sgas, 2, 2),

@@ -25,7 +25,8 @@ def value_of(term, logits, hyper, share=1.0, mask=None):
     mask = np.ones(logits.shape, bool) if mask is None else mask
 
     def value(rows):
-        forward = Forward(None, None, None, None, Architecture({"cell": rows}, {"cell": mask}, {"cell": group}))
+        forward = Forward(None, None, None, None, Architecture({"cell": rows}, {"cell": mask}, {"cell": group}),
+                          None)
         return term(hyper, Time(int(100 * share), 10, 10), {"cell": rows}, {"cell": jax.nn.softmax(rows)}, forward, ())
 
     return value

@@ -13,7 +13,10 @@ from dnas.runs.study_folder import entry_file
 from dnas.studies import job as jobs
 from dnas.studies.folder import declare
 from dnas.studies.plan import plan_study
-from dnas.tabular import nasbench201
+from dnas.tabular import benchmarks
+from dnas.tabular.benchmarks import load
+from dnas.tabular.nasbench201 import BENCHMARK
+from dnas.tabular.table import without_test
 from tests.test_load import refused, said
 from tests.test_study import FAST, STUDY
 
@@ -23,10 +26,10 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
     """A table of all cells in which convolutions are good."""
-    ops = np.stack(np.unravel_index(np.arange(nasbench201.CELLS), (5,) * 6), 1)
-    worth = (ops == nasbench201.OPS.index("nor_conv_3x3")).sum(1) * 10.0
+    ops = np.stack(np.unravel_index(np.arange(BENCHMARK.size), (5,) * 6), 1)
+    worth = (ops == BENCHMARK.ops.index("nor_conv_3x3")).sum(1) * 10.0
     path = tmp_path_factory.mktemp("table") / "table.npz"
-    np.savez(path, ops=ops, code=np.arange(nasbench201.CELLS), op_names=np.array(nasbench201.OPS),
+    np.savez(path, ops=ops, code=np.arange(BENCHMARK.size), op_names=np.array(BENCHMARK.ops),
              cifar10_test_200=worth, cifar10_valid_12=worth / 2)
     return path
 
@@ -35,8 +38,7 @@ CELL = {"space": {"name": "nasbench201", "channels": 2, "cells": 1}, "seeds": [0
 
 
 def test_test_columns_are_for_reports_only(table):
-    whole = nasbench201.load(table)
-    assert set(nasbench201.without_test(whole).columns) == {"cifar10_valid_12"}
+    assert set(without_test(load(table)).columns) == {"cifar10_valid_12"}
     with pytest.raises(ValueError, match="'cifar10_test_200' of accuracies to choose; test columns are for reports only"):
         dnas.study({**STUDY, **CELL, "table": {"file": str(table), "choose": "cifar10_test_200"}}, "absent", trust=True)
     assert "table" not in jobs.Job._fields  # what a search and a selection are given
@@ -54,12 +56,12 @@ def test_test_columns_are_for_reports_only(table):
 def test_a_table_is_read_for_the_report_alone(table, tmp_path, monkeypatch):
     said = {**STUDY, **CELL, "table": {"file": str(table), "choose": "cifar10_valid_12"}}
     said["budget"] = {"epochs": 1, "batch": 16, "train_epochs": 1}
-    carry, load = jobs.carry_out, nasbench201.load
+    carry, read = jobs.carry_out, benchmarks.read_arrays
 
     def without_tables(*args):
-        monkeypatch.setattr(nasbench201, "load", None)
+        monkeypatch.setattr(benchmarks, "read_arrays", None)
         errors = carry(*args)
-        monkeypatch.setattr(nasbench201, "load", load)
+        monkeypatch.setattr(benchmarks, "read_arrays", read)
         return errors
 
     monkeypatch.setattr("dnas.studies.run.carry_out", without_tables)

@@ -10,7 +10,7 @@ from dnas.api.parts import space
 from dnas.runs.study_folder import entry_file
 from dnas.studies.folder import declare
 from dnas.studies.plan import plan_study
-from dnas.tabular import nasbench201
+from dnas.tabular.nasbench201 import BENCHMARK
 from tests.test_study import FAST, STUDY, TOY, toml
 from tests.test_study_report import CELLS
 
@@ -64,9 +64,9 @@ def test_a_study_file_of_two_spaces(tmp_path):
 @pytest.fixture
 def reported(tmp_path):
     """A study of a table's space and another, two methods each, whose searches were never carried out."""
-    ops = np.stack(np.unravel_index(np.arange(nasbench201.CELLS), (5,) * 6), 1)
-    worth = (ops == nasbench201.OPS.index("nor_conv_3x3")).sum(1) * 10.0
-    np.savez(tmp_path / "table.npz", ops=ops, code=np.arange(nasbench201.CELLS), op_names=np.array(nasbench201.OPS),
+    ops = np.stack(np.unravel_index(np.arange(BENCHMARK.size), (5,) * 6), 1)
+    worth = (ops == BENCHMARK.ops.index("nor_conv_3x3")).sum(1) * 10.0
+    np.savez(tmp_path / "table.npz", ops=ops, code=np.arange(BENCHMARK.size), op_names=np.array(BENCHMARK.ops),
              cifar10_test_200=worth)
     plan, folder = plan_study(several(spaces=SPACES[:2], methods=["darts", FAST], seeds=7, table={
         "file": str(tmp_path / "table.npz")}), True), tmp_path / "s"

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 import dnas
-from dnas.tabular import nasbench201 as benchmark
 from dnas.tabular import nats
+from dnas.tabular import table as tables
+from dnas.tabular.benchmarks import load
+from dnas.tabular.nasbench201 import BENCHMARK, latencies
 from dnas.tabular.nats import from_api
 from dnas.types import Choice, Genotype
 from launch import table as command
@@ -28,13 +30,13 @@ OPS = np.random.default_rng(0).permutation(np.indices((5,) * 6).reshape(6, -1).T
 
 
 def string(ops):
-    return "|{}~0|+|{}~0|{}~1|+|{}~0|{}~1|{}~2|".format(*(benchmark.OPS[k] for k in ops))
+    return "|{}~0|+|{}~0|{}~1|+|{}~0|{}~1|{}~2|".format(*(BENCHMARK.ops[k] for k in ops))
 
 
-def write(path, n=benchmark.CELLS, **changes):
+def write(path, n=BENCHMARK.size, **changes):
     """A table of the first n cells of OPS; a change to None leaves an array out."""
     ops = OPS[:n]
-    arrays = {"ops": ops, "code": ops @ benchmark.WEIGHTS, "cifar10_test_200": np.linspace(0, 100, n, dtype=np.float32),
+    arrays = {"ops": ops, "code": ops @ BENCHMARK.places, "cifar10_test_200": np.linspace(0, 100, n, dtype=np.float32),
               "train_loss_12_first10_cifar10": np.arange(10.0)} | changes
     np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
     return path
@@ -60,32 +62,32 @@ def refused(said, *argv, written=False):
 
 
 def test_it_agrees_with_the_space():
-    assert benchmark.OPS == space_file.OPS and benchmark.EDGES == space_file.EDGES and SPACE.name == benchmark.SPACE
-    assert list(SPACE.groups) == [benchmark.GROUP]
+    assert BENCHMARK.ops == space_file.OPS and BENCHMARK.edges == space_file.EDGES and SPACE.name == BENCHMARK.space
+    assert list(SPACE.groups) == [BENCHMARK.group]
 
 
 def test_rows_genotypes_and_strings_are_the_same_cells(whole):
-    table = benchmark.load(whole)
+    table = load(whole)
     for row in range(0, len(OPS), 97):
         genotype = SPACE.parse(string(OPS[row]))
-        assert benchmark.index(table, genotype) == row
-        assert benchmark.choices(table, row) == genotype.choices
-        assert SPACE.format(Genotype("nasbench201", {}, benchmark.choices(table, row))) == string(OPS[row])
+        assert tables.index(table, genotype) == row
+        assert tables.choices(table, row) == genotype.choices
+        assert SPACE.format(Genotype("nasbench201", {}, tables.choices(table, row))) == string(OPS[row])
 
 
 def test_the_order_of_op_names_is_the_file_s(tmp_path):
     order = np.array([3, 0, 4, 1, 2])
     ops = order.argsort()[OPS]
-    path = write(tmp_path / "t.npz", ops=ops, code=ops @ benchmark.WEIGHTS, op_names=np.array(benchmark.OPS)[order])
-    table = benchmark.load(path)
-    assert all(benchmark.index(table, SPACE.parse(string(OPS[row]))) == row for row in range(0, len(OPS), 997))
+    path = write(tmp_path / "t.npz", ops=ops, code=ops @ BENCHMARK.places, op_names=np.array(BENCHMARK.ops)[order])
+    table = load(path)
+    assert all(tables.index(table, SPACE.parse(string(OPS[row]))) == row for row in range(0, len(OPS), 997))
 
 
 def test_an_edge_that_is_left_out_counts_as_none(whole):
-    table = benchmark.load(whole)
+    table = load(whole)
     genotype = Genotype("nasbench201", {}, {"cell": (Choice(0, 3, "skip_connect"),)})
-    assert OPS[benchmark.index(table, genotype)].tolist() == [0, 0, 0, 1, 0, 0]
-    assert OPS[benchmark.index(table, Genotype("nasbench201", {}, {"cell": ()}))].tolist() == [0] * 6
+    assert OPS[tables.index(table, genotype)].tolist() == [0, 0, 0, 1, 0, 0]
+    assert OPS[tables.index(table, Genotype("nasbench201", {}, {"cell": ()}))].tolist() == [0] * 6
 
 
 @pytest.mark.parametrize("space, choices, message", [
@@ -95,33 +97,33 @@ def test_an_edge_that_is_left_out_counts_as_none(whole):
     ("nasbench201", {"cell": (Choice(0, 1, "none"),) * 2}, "twice")])
 def test_genotypes_of_something_else(whole, space, choices, message):
     with pytest.raises(ValueError, match=message):
-        benchmark.index(benchmark.load(whole), Genotype(space, {}, choices))
+        tables.index(load(whole), Genotype(space, {}, choices))
 
 
 def test_a_part_of_the_cells(tmp_path):
-    table = benchmark.load(write(tmp_path / "t.npz", n=20))
-    assert benchmark.index(table, SPACE.parse(string(OPS[19]))) == 19
-    with pytest.raises(ValueError, match="has 20 of the 15625 cells"):
-        benchmark.index(table, SPACE.parse(string(OPS[20])))
+    table = load(write(tmp_path / "t.npz", n=20))
+    assert tables.index(table, SPACE.parse(string(OPS[19]))) == 19
+    with pytest.raises(ValueError, match="has 20 of the 15625 networks"):
+        tables.index(table, SPACE.parse(string(OPS[20])))
     for row in (-1, 20):
         with pytest.raises(ValueError, match="its rows are 0 to 19"):
-            benchmark.row_values(table, row)
+            tables.row_values(table, row)
 
 
 def test_row_values_leaves_out_what_is_unknown(whole):
-    table = benchmark.load(whole)
-    assert benchmark.row_values(table, 9) == {"cifar10_test_200": pytest.approx(900 / (len(OPS) - 1)),
+    table = load(whole)
+    assert tables.row_values(table, 9) == {"cifar10_test_200": pytest.approx(900 / (len(OPS) - 1)),
                                            "train_loss_12_first10_cifar10": 9}
-    assert set(benchmark.row_values(table, 10)) == {"cifar10_test_200"}
-    assert benchmark.evaluator(table)(SPACE.parse(string(OPS[9]))) == benchmark.row_values(table, 9)
+    assert set(tables.row_values(table, 10)) == {"cifar10_test_200"}
+    assert tables.evaluator(table)(SPACE.parse(string(OPS[9]))) == tables.row_values(table, 9)
 
 
 def test_ranks_ties_and_regret(tmp_path):
     accuracies = np.array([50, 90, np.nan, 90, 70.5], np.float32)
-    table = benchmark.load(write(tmp_path / "t.npz", n=5, cifar10_test_200=None, cifar100_valid_12=accuracies,
+    table = load(write(tmp_path / "t.npz", n=5, cifar10_test_200=None, cifar100_valid_12=accuracies,
                                  flops_cifar10=np.array([3, 1, 1, 2, 5]), train_loss_12_first10_cifar10=None,
                                  train_acc_12_first2_cifar10=np.array([10.0, 20])))
-    rows = [benchmark.standings(table, row) for row in range(5)]
+    rows = [tables.standings(table, row) for row in range(5)]
     assert [row.get("cifar100_valid_12") for row in rows] == [
         (50, 4, 4, 40), (90, 1, 4, 0), None, (90, 1, 4, 0), (70.5, 3, 4, 19.5)]
     assert [row["flops_cifar10"][1:] for row in rows] == [(4, 5, None), (1, 5, None), (1, 5, None), (3, 5, None),
@@ -130,18 +132,18 @@ def test_ranks_ties_and_regret(tmp_path):
 
 
 def test_what_a_column_measures():
-    assert benchmark.accuracy("cifar10_test_200") == ("cifar10", "test", 200)
-    assert benchmark.accuracy("imagenet16_valid_12") == ("imagenet16", "valid", 12)
-    assert benchmark.accuracy("train_acc_12_cifar10") is benchmark.accuracy("params_cifar10") is None
+    assert tables.accuracy("cifar10_test_200") == ("cifar10", "test", 200)
+    assert tables.accuracy("imagenet16_valid_12") == ("imagenet16", "valid", 12)
+    assert tables.accuracy("train_acc_12_cifar10") is tables.accuracy("params_cifar10") is None
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"ops": None}, "no array ops; it has code, cifar10_test_200"), ({"code": None}, "no array code"),
+    ({"ops": None}, "no array ops; it has code, cifar10_test_200"),
     ({"ops": OPS.astype(float)}, "ops is float64"), ({"ops": OPS[:, :5]}, "ops is uint8 [15625, 5]"),
     ({"ops": OPS[:0]}, "ops is uint8 [0, 6]"), ({"ops": OPS + 1}, "ops has 1 to 5"),
     ({"ops": OPS.astype(int) - 1}, "ops has -1 to 3"), ({"code": np.arange(len(OPS))}, "code does not fit ops"),
     ({"code": np.array("text")}, "code does not fit ops"), ({"code": np.arange(3)}, "code does not fit ops"),
-    ({"ops": OPS[[0, 0]], "code": OPS[[0, 0]] @ benchmark.WEIGHTS}, "1 cells more than once"),
+    ({"ops": OPS[[0, 0]], "code": OPS[[0, 0]] @ BENCHMARK.places}, "1 networks more than once"),
     ({"op_names": np.array(["a", "b"])}, "op_names is a, b"), ({"op_names": np.arange(5)}, "op_names is 0, 1"),
     ({"cifar10_test_200": np.zeros(7)}, "column cifar10_test_200 is float64 [7]; it must be numbers [15625]"),
     ({"cifar10_test_200": np.zeros((len(OPS), 2))}, "cifar10_test_200 is float64 [15625, 2]"),
@@ -154,7 +156,7 @@ def test_what_a_column_measures():
 def test_malformed_arrays(tmp_path, changes, message):
     path = write(tmp_path / "t.npz", **changes)
     with pytest.raises(ValueError) as error:
-        benchmark.load(path)
+        load(path)
     assert message in str(error.value) and str(error.value).startswith(str(path)) and "\n" not in str(error.value)
 
 
@@ -167,7 +169,7 @@ def test_malformed_files(tmp_path, whole):
     np.save(tmp_path / "one.npy", OPS)
     np.savez(tmp_path / "none.npz")
     for name in ("absent.npz", "text.npz", "empty.npz", "cut.npz", "flipped.npz", "one.npy", "none.npz", "."):
-        for read in (benchmark.load, benchmark.latencies):
+        for read in (load, latencies):
             with pytest.raises(ValueError) as error:
                 read(tmp_path / name)
             assert "\n" not in str(error.value) and "allow_pickle" not in str(error.value)
@@ -187,41 +189,41 @@ def write_latencies(path, **changes):
     ({"help_latency_ms": -np.ones((2, 9))}, "negative or not finite")])
 def test_malformed_latencies(tmp_path, changes, message):
     with pytest.raises(ValueError) as error:
-        benchmark.latencies(write_latencies(tmp_path / "l.npz", **changes))
+        latencies(write_latencies(tmp_path / "l.npz", **changes))
     assert message in str(error.value)
 
 
 @needs_data
 def test_published_numbers():
-    table = benchmark.load(REAL / "nb201.npz")
-    best, skips = (benchmark.index(table, SPACE.parse(text)) for text in (BEST, SKIPS))
+    table = load(REAL / "nb201.npz")
+    best, skips = (tables.index(table, SPACE.parse(text)) for text in (BEST, SKIPS))
     assert (best, skips) == (6111, 1835)
-    found = benchmark.standings(table, best)
+    found = tables.standings(table, best)
     assert found["cifar10_test_200"] == (pytest.approx(94.3733, abs=1e-4), 1, 15625, 0)
-    assert benchmark.row_values(table, skips)["cifar10_test_200"] == pytest.approx(54.297, abs=1e-3)
+    assert tables.row_values(table, skips)["cifar10_test_200"] == pytest.approx(54.297, abs=1e-3)
     assert not any("first1000" in name for name in found)
-    assert "train_loss_12_first1000_cifar10" in benchmark.row_values(table, 999)
-    assert len(benchmark.row_values(table, 999)) == len(table.columns) == 22
+    assert "train_loss_12_first1000_cifar10" in tables.row_values(table, 999)
+    assert len(tables.row_values(table, 999)) == len(table.columns) == 22
     with np.load(REAL / "nb201.npz", allow_pickle=False) as arrays:
         np.testing.assert_array_equal(table.rows, arrays["code_to_index"])
-    devices, ms = benchmark.latencies(REAL / "nb201_hw.npz")
+    devices, ms = latencies(REAL / "nb201_hw.npz")
     assert len(devices) == 27 and "raspi4" in devices and ms.shape == (27, 15625)
 
 
 @needs_data
 @pytest.mark.parametrize("data, row", [("cifar100", 0), ("imagenet16", 1835)])
 def test_the_table_s_sizes_are_the_space_s(data, row):
-    table = benchmark.load(REAL / "nb201.npz")
-    found, (image, classes) = benchmark.row_values(table, row), benchmark.DATA[data]
-    cost = space_file.nasbench201(image, classes, **benchmark.SKELETON).cost(
-        Genotype("nasbench201", {}, benchmark.choices(table, row)))
+    table = load(REAL / "nb201.npz")
+    found, (image, classes) = tables.row_values(table, row), BENCHMARK.data[data]
+    cost = space_file.nasbench201(image, classes, **BENCHMARK.skeleton).cost(
+        Genotype("nasbench201", {}, tables.choices(table, row)))
     assert cost == {"params": found[f"params_{data}"], "macs": found[f"flops_{data}"]}
 
 
 class Api:
     """The methods and keys of nats_bench 1.8's NATStopology in fast mode, which keeps what it has read."""
 
-    def __init__(self, n=benchmark.CELLS, odd=lambda index, dataset, hp: None):
+    def __init__(self, n=BENCHMARK.size, odd=lambda index, dataset, hp: None):
         self.n, self.odd, self.arch2infos_dict, self.most = n, odd, {}, 0
 
     def __len__(self):
@@ -257,19 +259,19 @@ def test_import_round_trip(tmp_path):
     arrays = from_api(api, 50, space_file.from_string, done.append)
     assert done == list(range(1, 51)) and api.most == 1
     np.savez(tmp_path / "t.npz", **arrays)
-    table = benchmark.load(tmp_path / "t.npz")
+    table = load(tmp_path / "t.npz")
     np.testing.assert_array_equal(table.ops, OPS[:50])
     np.testing.assert_array_equal(table.rows, arrays["code_to_index"])
-    assert benchmark.index(table, SPACE.parse(string(OPS[49]))) == 49
-    found = benchmark.row_values(table, 3)
+    assert tables.index(table, SPACE.parse(string(OPS[49]))) == 49
+    found = tables.row_values(table, 3)
     assert found == {
         "cifar10_valid_200": 53, "cifar10_test_200": 63.25, "cifar100_valid_200": 73, "cifar100_test_200": 73.25,
         "imagenet16_valid_200": 83, "imagenet16_test_200": 83.25,
         "cifar10_valid_12": 13, "cifar10_test_12": 23.25, "cifar100_valid_12": 33, "cifar100_test_12": 33.25,
         "imagenet16_valid_12": 43, "imagenet16_test_12": 43.25,
-        **{f"params_{data}": 802426 for data in benchmark.DATA}, **{f"flops_{data}": 113951370 for data in benchmark.DATA},
-        **{f"train_loss_12_{data}": 0.1 for data in benchmark.DATA},
-        **{f"train_seconds_12_{data}": 12 for data in benchmark.DATA},
+        **{f"params_{data}": 802426 for data in BENCHMARK.data}, **{f"flops_{data}": 113951370 for data in BENCHMARK.data},
+        **{f"train_loss_12_{data}": 0.1 for data in BENCHMARK.data},
+        **{f"train_seconds_12_{data}": 12 for data in BENCHMARK.data},
         "train_acc_12_cifar10": 23.5, "train_acc_12_cifar100": 33.5, "train_acc_12_imagenet16": 43.5}
 
 
@@ -280,9 +282,9 @@ def test_import_without_some_results(tmp_path):
         return float("nan") if (index, dataset, hp) == (3, "cifar10", "12") else None
 
     np.savez(tmp_path / "t.npz", **from_api(Api(odd=odd), 5, space_file.from_string))
-    table = benchmark.load(tmp_path / "t.npz")
+    table = load(tmp_path / "t.npz")
     assert not any(name.startswith("cifar100") and name.endswith("200") for name in table.columns)
-    assert {"cifar10_test_12", "train_seconds_12_cifar10"} == table.columns.keys() - benchmark.row_values(table, 3).keys()
+    assert {"cifar10_test_12", "train_seconds_12_cifar10"} == table.columns.keys() - tables.row_values(table, 3).keys()
 
 
 def test_import_of_another_space_s_api():
@@ -335,8 +337,8 @@ def official(tmp_path, monkeypatch):
 def test_table_import(said, official, tmp_path):
     out = tmp_path / "table.npz"
     code, text, err = said("table", "import", official, "--out", out)
-    assert code == 0 and not err and "15,625 cells, 1 columns" in text and "read       15,000 cells" in text
-    np.testing.assert_array_equal(benchmark.load(out).ops, OPS)
+    assert code == 0 and not err and "15,625 networks, 1 columns" in text and "read       15,000 cells" in text
+    np.testing.assert_array_equal(load(out).ops, OPS)
     before = out.read_bytes()
     assert "exists; remove it" in refused(said, "table", "import", official, "--out", out)
     assert out.read_bytes() == before and sorted(p.name for p in tmp_path.iterdir()) == [official.name, "table.npz"]
@@ -344,7 +346,7 @@ def test_table_import(said, official, tmp_path):
 
 @pytest.mark.parametrize("argv, message", [
     (["exprot"], "dnas table has no 'exprot'; it has import"), (["imprt"], "did you mean 'import'?"),
-    (["import"], "NATS_PATH is missing"), (["import", "x"], "--out FILE.npz is missing"),
+    (["import"], "PATH is missing"), (["import", "x"], "--out FILE.npz is missing"),
     (["import", "x", "--out", "t.npy"], "must end in .npz"),
     (["import", "x", "--out", "absent/t.npz"], "there is no folder"), (["import", "absent", "--out", "t.npz"], "no such"),
     (["import", "nats.tar", "--out", "t.npz"], "tar -xf"), (["import", ".", "--out", "t.npz"], "no meta.pickle.pbz2"),
@@ -380,7 +382,7 @@ def test_evaluate_a_string(said, whole, tmp_path):
     assert code == 0 and not err and "row 5 of 15,625" in out and "searched   " not in out
     words = " ".join(out.split())
     for part in ("cifar10 test 200 0.03 15,620 of 15,625 99.97", "train_loss_12_first10_cifar10 5 6 of 10",
-                 "phone 0.5 1 of 15,625", "board 1 1 of 15,625", "skeleton of 16 channels, 5 cells in each of 3 stages"):
+                 "phone 0.5 1 of 15,625", "board 1 1 of 15,625", "networks with 16 channels, 5 cells"):
         assert part in words
     found = json.loads((tmp_path / "e.json").read_text())
     assert found["cell"] == found["source"] == string(OPS[5]) and found["table"]["row"] == 5
@@ -418,7 +420,7 @@ def test_evaluate_another_space_without_a_table(said, whole, tmp_path):
 
 
 @pytest.mark.parametrize("argv, message", [
-    (["absent"], "or a NAS-Bench-201 cell '|op~0|+|...|' in quotes"), (["|none~0|"], "not a NAS-Bench-201 cell"),
+    (["absent"], "a NAS-Bench-201 cell '|op~0|+|...|' in quotes"), (["|none~0|"], "not a NAS-Bench-201 cell"),
     ([SKIPS.replace("skip_connect", "sep_conv")], "'sep_conv' is not an operation"), ([], "RUN|GENOTYPE|STRING is missing"),
     ([SKIPS, "--table", "absent.npz"], "absent.npz: there is no such file"),
     ([SKIPS, "--latency", "l.npz"], "latency needs table"), ([SKIPS, "--json", "no/e.json"], "a folder that exists"),
@@ -481,4 +483,4 @@ def test_evaluate_refuses_tables_that_do_not_go_together(said, whole, tmp_path):
 def test_help_imports_no_jax(argv):
     code = f"import sys; from launch.main import main; assert main({argv}) == 0; assert 'jax' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
-    assert done.returncode == 0 and "NATS" in done.stdout or "Show the size of a cell" in done.stdout
+    assert done.returncode == 0 and "NATS" in done.stdout or "Show the size of a network" in done.stdout

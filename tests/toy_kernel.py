@@ -37,13 +37,7 @@ def mask(gate):
     return (gate @ inside.reshape(len(SIZES), -1).astype(gate.dtype)).reshape(*inside.shape[1:], 1, 1)
 
 
-def centre(path, leaf, shape):
-    """The middle `[k, k, C, D]` of a larger kernel."""
-    cut = (leaf.shape[0] - shape[0]) // 2
-    return leaf[cut:cut + shape[0], cut:cut + shape[1]]
-
-
-def kernels(image=(8, 8, 1), classes=10, *, channels: int = 4, inherit=centre):
+def kernels(image=(8, 8, 1), classes=10, *, channels: int = 4, inherit=None):
     """Two convolutions, 3x3 or 5x5.
 
     Args:

@@ -5,7 +5,8 @@
 
 The three branches are those of TAS (Dong & Yang, NeurIPS 2019, arXiv 1905.09717), which picks the branch by the cost of
 the most probable network and penalises the logarithm itself. Here the expected cost picks it, so that the penalty is
-continuous. A network outside the budget can still result, so `within` selects the most likely network inside it.
+continuous; of a method that draws gates it is the cost expected of its draws, not of one of them. A network outside the
+budget can still result, so `within` selects the most likely network inside it.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def budgeted(method: Method, space: SearchSpace, budget: Budget) -> Method:
     likely = likelihood(space)
 
     def value(hyper, t, arch, gates, forward, memory):
-        cost = space.expected(likely(gates))
+        cost = space.expected(likely(forward.average()))
         log = jnp.log(jnp.stack([cost[name] / hyper[f"budget_{name}"] for name in limits]).max())
         return hyper["budget_weight"] * (jnp.maximum(log, 0) + jnp.maximum(np.log(1 - BAND) - log, 0))
 
@@ -98,7 +99,10 @@ def likelihood(space: SearchSpace) -> Callable[[Gates], dict[str, Array]]:
     Rows sum to the share of a group's edges that the space's rule keeps.
     """
     even = {g: np.full(group.shape, 1 / group.shape[1]) for g, group in space.groups.items()}
-    share = {g: len(choices) / len(space.groups[g].edges) for g, choices in space.genotype(even).choices.items()}
+    genotype = space.genotype(even)
+    skipped = space.skipped(genotype.decisions(space.groups))  # by other choices, which `expected` counts itself
+    share = {g: (len(choices) + np.sum(skipped.get(g, 0))) / len(space.groups[g].edges)
+             for g, choices in genotype.choices.items()}
 
     def likely(gates):
         return {g: share[g] * gates[g] / (gates[g].sum(-1, keepdims=True) + 1e-30) for g in space.groups}

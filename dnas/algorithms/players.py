@@ -47,6 +47,7 @@ class Forward(NamedTuple):
 
     outputs: `[B, ...]`; batch: their inputs and targets. apply(weights, gates) -> outputs of the same inputs by other
     weights and gates, with the same running averages and randomness. architecture: the logits, with mask and groups.
+    average() -> the player's average gates, with decided edges one-hot: those of no draw and without perturbation.
     """
 
     outputs: Array
@@ -54,6 +55,7 @@ class Forward(NamedTuple):
     apply: Callable[[Weights, Gates], Array]
     task: Task
     architecture: Architecture
+    average: Callable[[], Gates]
 
 
 class Term(NamedTuple):
@@ -165,7 +167,8 @@ def objective(problem: Problem, player: Player, key: Array, batch: Batch, state:
         info = {"loss": value} | {name: jnp.mean(metric(outputs, batch.targets), dtype=value.dtype)
                                   for name, metric in task.metrics.items()}
         again = lambda weights, gates: task_of(forward_key, weights, state.stats, gates, batch)[1]
-        forward = Forward(outputs, batch, again, task, architecture)
+        average = lambda: settle(player.relaxation.gates(None, architecture, hyper, t))
+        forward = Forward(outputs, batch, again, task, architecture, average)
         for name, term in player.terms.items():
             term_value = as_term(term).value(hyper, t, arch, gates, forward, memory.get(name, ()))
             if jnp.shape(term_value) != ():

@@ -31,7 +31,7 @@ from dnas.runs.files import read_json, write_json
 from dnas.runs.index import number
 from dnas.selection import COMPARED
 from dnas.selection.types import Unsuitable
-from dnas.tabular import nasbench201
+from dnas.tabular.table import index
 from dnas.types import Genotype, SearchSpace
 
 SPLITS = ("train", "valid")
@@ -40,7 +40,7 @@ SPLITS = ("train", "valid")
 
 def compare(runs: str | Path | Run | Sequence[str | Path | Run],
             selections: Sequence[str | tuple[str, Mapping[str, Any]]] = COMPARED, *, train_epochs: int = 0,
-            table: str | None = None, column: str = "cifar10_test_200", out: str | Path | None = None, trust: bool = False,
+            table: str | None = None, column: str | None = None, out: str | Path | None = None, trust: bool = False,
             cache: str | None = None, progress: bool = True) -> Comparison:
     """Lets several selections choose from the supernets of several searches, and compares what they choose.
 
@@ -50,8 +50,9 @@ def compare(runs: str | Path | Run | Sequence[str | Path | Run],
 
     Args:
         train_epochs: Epochs of training each genotype from scratch, as `dnas train` does by default; 0 for none.
-        table: Table of NAS-Bench-201 (`dnas table`) in which each genotype is looked up, for the report only.
-        column: Column of the table that counts as the truth.
+        table: Table of a benchmark (`dnas table`) in which each genotype is looked up, for the report only.
+        column: Column of the table that counts as the truth; default: the benchmark's test accuracy, such as
+            cifar10_test_200.
         out: Where the report is written, and continued if it was interrupted; None keeps it in memory.
         trust: Import whatever places the runs' configs name.
         cache: Folder in which compiled programs are kept for the next time, or off.
@@ -146,7 +147,7 @@ def _on_run(plan: ComparisonPlan, planned: PlannedRun, run: Run, folder: Path | 
         raise ValueError(f"{name} has changed since the comparison began; wait until its search has ended")
     space, context, groups = supernet.space, supernet.context, supernet.space.groups
     if plan.truth:
-        refuse_other_space(space.name, name)
+        refuse_other_space(space.name, name, [plan.truth.table.benchmark.space])
     for message in supernet.messages:
         say(message)
     early = supernet.epoch < supernet.config["epochs"]
@@ -169,7 +170,7 @@ def _on_run(plan: ComparisonPlan, planned: PlannedRun, run: Run, folder: Path | 
             values["tuned"] = metric(jax.tree.map(jnp.asarray, selected.fine_tuned), genotype.gates(groups))
         values |= {**space.cost(genotype), "seconds": selected.cost["seconds"]}
         if plan.truth:
-            values["table"] = float(plan.truth.values[nasbench201.index(plan.truth.table, genotype)])
+            values["table"] = float(plan.truth.values[index(plan.truth.table, genotype)])
         if plan.train_epochs:
             if genotype not in trained:
                 trained[genotype] = _trained(plan, planned, supernet, genotype, folder, say)
@@ -198,11 +199,12 @@ def _ranked_by_table(selected: Selected, space: SearchSpace, truth: Truth) -> di
     """How what a selection scored orders all architectures of the table, or those that it tried as wholes."""
     whole = comparison.tried(selected.scores, space.groups)
     if not whole:
-        return comparison.correlation(comparison.scored(selected.scores, {nasbench201.GROUP: truth.table.ops}), truth.values)
+        architectures = {truth.table.benchmark.group: truth.table.ops}
+        return comparison.correlation(comparison.scored(selected.scores, architectures), truth.values)
     decisions, scores = whole
     genotypes = [Genotype.from_decisions(space, {name: rows[n] for name, rows in decisions.items()})
                  for n in range(len(scores))]
-    return comparison.correlation(scores, truth.values[[nasbench201.index(truth.table, each) for each in genotypes]])
+    return comparison.correlation(scores, truth.values[[index(truth.table, each) for each in genotypes]])
 
 
 def _ranked_by_training(selected: Selected, supernet: Supernet, trained: Mapping[Genotype, float]) -> dict[str, float]:

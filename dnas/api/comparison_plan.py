@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,8 @@ from dnas.runs.files import read_json
 from dnas.runs.index import find, kind_of, quality_of
 from dnas.selection import COMPARED
 from dnas.selection.types import Selection
-from dnas.tabular import nasbench201
+from dnas.tabular.benchmarks import load
+from dnas.tabular.table import Table
 
 
 class PlannedRun(NamedTuple):
@@ -45,7 +46,7 @@ class PlannedSelection(NamedTuple):
 class Truth(NamedTuple):
     """What each architecture is worth: values `[N]` in % of the rows of a table. described: what a config says of it."""
 
-    table: nasbench201.Table
+    table: Table
     values: np.ndarray
     described: dict[str, Any]
 
@@ -71,7 +72,7 @@ class ComparisonPlan(NamedTuple):
 
 
 def plan_comparison(runs, selections=COMPARED, *, train_epochs: int = 0, table: str | Path | None = None,
-                    column: str = "cifar10_test_200", trust: bool = False) -> ComparisonPlan:
+                    column: str | None = None, trust: bool = False) -> ComparisonPlan:
     """Reads and checks all that a comparison needs, and loads no supernet and writes nothing. Arguments: as for
     `dnas.compare`.
 
@@ -92,7 +93,7 @@ def plan_comparison(runs, selections=COMPARED, *, train_epochs: int = 0, table: 
             raise ValueError(f"{names[0]} is of task {tasks[0]}, and {name} of task {task}; runs of one task can be "
                              "compared")
         if truth and not registry.is_place(run.config["space"]["name"], "space"):
-            refuse_other_space(run.config["space"]["name"], name)
+            refuse_other_space(run.config["space"]["name"], name, [truth.table.benchmark.space])
     fingerprints = [run.fingerprint() for run in opened]
     for run, fingerprint in zip(opened, fingerprints):
         for each in chosen if run.folder else ():
@@ -111,10 +112,10 @@ def default_folder(runs: Sequence[str | Path]) -> Path:
     return (first if inside else first.absolute().parent) / "comparison"
 
 
-def refuse_other_space(space: str, run: str) -> None:
-    """Raises ValueError where the run is of another space than the table."""
-    if space != nasbench201.SPACE:
-        raise ValueError(f"{run} is of space {space}; a table is for runs of {nasbench201.SPACE} alone")
+def refuse_other_space(space: str, run: str, spaces: Collection[str]) -> None:
+    """Raises ValueError where the run is of none of the spaces of a table."""
+    if space not in spaces:
+        raise ValueError(f"{run} is of space {space}; a table is for runs of {' or '.join(spaces)} alone")
 
 
 def _selections(selections: Sequence[str | tuple[str, Mapping[str, Any]]]) -> list[PlannedSelection]:
@@ -130,8 +131,9 @@ def _selections(selections: Sequence[str | tuple[str, Mapping[str, Any]]]) -> li
     return [PlannedSelection(name, *configs.build_selection(full, options)) for name, (full, options) in zip(short, pairs)]
 
 
-def _truth(path: Path, column: str) -> Truth:
-    table = nasbench201.load(path)
+def _truth(path: Path, column: str | None) -> Truth:
+    table = load(path)
+    column = column or table.benchmark.reported
     if column not in table.columns:
         raise ValueError(f"{path} has no column {column!r}; its columns are {', '.join(table.columns)}")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,10 +1,11 @@
-"""`dnas.evaluate`: the size of an architecture, and what a table of NAS-Bench-201 knows of it. Trains nothing."""
+"""`dnas.evaluate`: the size of an architecture, and what a benchmark's table knows of it. Trains nothing."""
 
 from __future__ import annotations
 
 import inspect
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,11 +15,12 @@ from dnas import registry
 from dnas.api.open import Run
 from dnas.api.select import Selected
 from dnas.runs.directory import load_genotype
-from dnas.tabular import nasbench201 as benchmark
-from dnas.tabular.nasbench201 import DATA, SKELETON, SPACE
+from dnas.tabular.benchmarks import BENCHMARKS, load
+from dnas.tabular.nasbench201 import latencies
+from dnas.tabular.table import Benchmark, Standing, index, standing, standings
 from dnas.types import Genotype, SearchSpace
 
-CELL = "a NAS-Bench-201 cell '|op~0|+|...|' in quotes"
+TEXTS = "a NAS-Bench-201 cell '|op~0|+|...|' in quotes, or the eight digits of a network of NAS-Bench-Macro"
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,10 +29,10 @@ class Evaluation:
 
     source: what was evaluated, in words. space: name of its space. cell: the architecture in published notation.
     options: with which the space was searched. searched: {"params", "macs"} of the network of these options.
-        Both None of a cell that was given as a text.
-    published: of a NAS-Bench-201 cell {"channels", "cells", "size": {data: {"params", "macs"}}} of the table's networks.
+        Both None of an architecture that was given as a text.
+    published: of a benchmark's space {its options for the published networks, "size": {data: {"params", "macs"}}}.
     table: {"path", "row", "cells": how many there are, "columns": {name: Standing}}: value, rank, and of accuracies in % the
-        regret, see `dnas.tabular.nasbench201.Standing`. latency_ms: {device: Standing} in milliseconds.
+        regret, see `dnas.tabular.table.Standing`. latency_ms: {device: Standing} in milliseconds.
     """
 
     source: str
@@ -40,7 +42,7 @@ class Evaluation:
     searched: Mapping[str, int] | None = None
     published: Mapping[str, Any] | None = None
     table: Mapping[str, Any] | None = None
-    latency_ms: Mapping[str, benchmark.Standing] | None = None
+    latency_ms: Mapping[str, Standing] | None = None
 
     def __repr__(self) -> str:
         size = lambda cost: f"{cost['params']:,} parameters, {cost['macs']:,} multiply-adds per example"
@@ -53,7 +55,7 @@ class Evaluation:
 
     def to_json(self) -> str:
         """What is known, as a JSON object."""
-        plain = lambda tree: tree._asdict() if isinstance(tree, benchmark.Standing) else \
+        plain = lambda tree: tree._asdict() if isinstance(tree, Standing) else \
             {key: plain(value) for key, value in tree.items()} if isinstance(tree, Mapping) else tree
         values = {field.name: plain(getattr(self, field.name)) for field in fields(self)}
         return json.dumps({name: value for name, value in values.items() if value is not None}, indent=1) + "\n"
@@ -61,35 +63,37 @@ class Evaluation:
 
 def evaluate(what: str | Path | Run | Selected | Genotype, *, table: str | None = None,
              latency: str | None = None) -> Evaluation:
-    """Says what an architecture is worth: its size, and what a table of NAS-Bench-201 knows of it.
+    """Says what an architecture is worth: its size, and what a benchmark's table knows of it.
 
-    what: a run, what `dnas.select` returns, a genotype, a path to one of them, a published name such as "darts-v2", or a
-    cell of NAS-Bench-201 such as "|none~0|+|...|".
+    what: a run, what `dnas.select` returns, a genotype, a path to one of them, a published name such as "darts-v2", a cell
+    of NAS-Bench-201 such as "|none~0|+|...|", or the eight digits of a network of NAS-Bench-Macro.
 
     Args:
-        table: Table of NAS-Bench-201, a .npz (`dnas table import`): accuracies with their rank among all cells and the
+        table: Table of a benchmark, a .npz (`dnas table import`): accuracies with their rank among all its networks and the
             regret to the best.
         latency: Latencies by device, a .npz (help_devices, help_latency_ms), in the order of the table's rows.
 
-    A table is of the published networks of 16 channels and 5 cells a stage, trained from scratch. Its test accuracies are
-    for reports: no search or selection reads it.
+    A table is of the published networks, trained from scratch. Its test accuracies are for reports: no search or selection
+    reads it.
     Raises ValueError, in one line, for what cannot be read, a space that is not registered by a name (a file never says what
-    to import), or a cell that the table lacks.
+    to import), or a network that the table lacks.
     """
     if latency and not table:
         raise ValueError("latency needs table, which says in which row the cell is")
     source, genotype, space = _genotype(what)
-    parts = {"cell": space.format(genotype)} if _is_cell(what) else _searched(genotype, space)
+    parts = {"cell": space.format(genotype)} if _benchmark_of(what) else _searched(genotype, space)
     if table:
         parts |= _tabulated(genotype, Path(table).expanduser(), latency and Path(latency).expanduser())
-    if genotype.space == SPACE:
-        parts["published"] = _published(genotype, parts["table"]["columns"] if table else {})
+    if genotype.space in BENCHMARKS:
+        parts["published"] = _published(BENCHMARKS[genotype.space], genotype, parts["table"]["columns"] if table else {})
     return Evaluation(source, genotype.space, **parts)
 
 
-def _is_cell(what: Any) -> bool:
-    """Whether it is a text in the notation of NAS-Bench-201."""
-    return isinstance(what, str) and "|" in what
+def _benchmark_of(what: Any) -> Benchmark | None:
+    """The benchmark in whose notation the text `what` is; None for anything else, such as what is there as a file."""
+    if not isinstance(what, str) or os.path.exists(os.path.expanduser(what)):
+        return None
+    return next((each for each in BENCHMARKS.values() if re.fullmatch(each.notation, what, re.DOTALL)), None)
 
 
 def _genotype(what: str | Path | Run | Selected | Genotype) -> tuple[str, Genotype, SearchSpace | None]:
@@ -102,8 +106,8 @@ def _genotype(what: str | Path | Run | Selected | Genotype) -> tuple[str, Genoty
     if not isinstance(what, (str, os.PathLike)):
         raise ValueError(f"{type(what).__name__} is not an architecture; it must be a run, a choice, a genotype or a path")
     path, text = Path(what).expanduser(), str(what)
-    if _is_cell(what):
-        space = _published_space()
+    if benchmark := _benchmark_of(what):
+        space = _published_space(benchmark)
         return text, space.parse(text), space
     if text in registry.registered("genotype") and not path.exists():
         return text, registry.load("search_spaces.genotypes:genotype")(text), None
@@ -111,7 +115,7 @@ def _genotype(what: str | Path | Run | Selected | Genotype) -> tuple[str, Genoty
         return text, load_genotype(path), None
     except ValueError as error:
         names = ", ".join(registry.registered("genotype"))
-        hint = "" if path.exists() else f"; it must be a run, a genotype.json, a published name ({names}), or {CELL}"
+        hint = "" if path.exists() else f"; it must be a run, a genotype.json, a published name ({names}), {TEXTS}"
         raise ValueError(f"{error}{hint}") from None
 
 
@@ -135,31 +139,31 @@ def _searched(genotype: Genotype, space: SearchSpace | None) -> dict[str, Any]:
         raise ValueError(f"the genotype's options build no {genotype.space}: {type(error).__name__}: {error}") from error
 
 
-def _published_space(**options) -> SearchSpace:
-    """NAS-Bench-201's space, of the size of the published networks."""
-    return registry.resolve(SPACE, "space")(**SKELETON, **options)
+def _published_space(benchmark: Benchmark, **options) -> SearchSpace:
+    """A benchmark's space, of the size of the published networks."""
+    return registry.resolve(benchmark.space, "space")(**benchmark.skeleton, **options)
 
 
-def _published(genotype: Genotype, columns: Mapping[str, benchmark.Standing]) -> dict[str, Any]:
-    """Parameters and multiply-adds of the published networks of a NAS-Bench-201 cell: the table's, or else counted."""
+def _published(benchmark: Benchmark, genotype: Genotype, columns: Mapping[str, Standing]) -> dict[str, Any]:
+    """Parameters and multiply-adds of the published networks of a genotype: the table's, or else counted."""
     sizes = {}
-    for data, (image, classes) in DATA.items():
+    for data, (image, classes) in benchmark.data.items():
         if {f"params_{data}", f"flops_{data}"} <= columns.keys():
             sizes[data] = {"params": round(columns[f"params_{data}"].value), "macs": round(columns[f"flops_{data}"].value)}
         else:
-            sizes[data] = _published_space(image=image, classes=classes).cost(genotype)
-    return {**SKELETON, "size": sizes}
+            sizes[data] = _published_space(benchmark, image=image, classes=classes).cost(genotype)
+    return {**benchmark.skeleton, "size": sizes}
 
 
 def _tabulated(genotype: Genotype, path: Path, latency: Path | None) -> dict[str, Any]:
-    """What the table, and the latencies if there are any, know of the genotype's cell."""
-    table = benchmark.load(path)
-    row = benchmark.index(table, genotype)
-    parts = {"table": {"path": table.path, "row": row, "cells": len(table.ops), "columns": benchmark.standings(table, row)}}
+    """What the table, and the latencies if there are any, know of the genotype's network."""
+    table = load(path)
+    row = index(table, genotype)
+    parts = {"table": {"path": table.path, "row": row, "cells": len(table.ops), "columns": standings(table, row)}}
     if latency:
-        devices, ms = benchmark.latencies(latency)
+        devices, ms = latencies(latency)
         if ms.shape[1] != len(table.ops):
             raise ValueError(f"{latency} has {ms.shape[1]} cells, {table.path} has {len(table.ops)}; they go together only "
                              "row by row")
-        parts["latency_ms"] = {device: benchmark.standing(values, row, higher=False) for device, values in zip(devices, ms)}
+        parts["latency_ms"] = {device: standing(values, row, higher=False) for device, values in zip(devices, ms)}
     return parts

@@ -24,5 +24,6 @@ METHODS = {
     "sdarts-rs": "dnas.methods.sdarts_rs:sdarts_rs",
     "sgas": "dnas.methods.sgas:sgas",
     "snas": "dnas.methods.snas:snas",
+    "tas": "dnas.methods.tas:tas",
 }
 """Place of each factory `(*, options) -> Method`; `dnas.registry.resolve` imports it."""

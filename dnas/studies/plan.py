@@ -28,8 +28,8 @@ BUDGET = (Option("epochs", int, 30, "of each search"), Option("steps", int | Non
           Option("seconds", float | None, None, "of a search's epochs, after which it ends"),
           Option("batch", int | None, None, "examples in a mini-batch"),
           Option("train_epochs", int, 0, "of training each choice from scratch, 0 for none"))
-TABLE = (Option("file", str, REQUIRED, "a table of NAS-Bench-201"),
-         Option("truth", str, "cifar10_test_200", "column that is reported"),
+TABLE = (Option("file", str, REQUIRED, "a table of a benchmark"),
+         Option("truth", str | None, None, "column that is reported; default: the benchmark's test accuracy"),
          Option("choose", str | None, None, "column of validation results by which methods may be chosen"))
 OPTION = re.compile(r"[a-z][a-z0-9-]*")
 """What an option of sbatch may be called."""

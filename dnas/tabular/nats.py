@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dnas.tabular.nasbench201 import CELLS, EDGES, GROUP, OPS, WEIGHTS
+from dnas.tabular.nasbench201 import BENCHMARK
 from dnas.types import Choice
 
 NAMES = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet16": "ImageNet16-120"}
@@ -37,20 +37,20 @@ def from_api(api: Any, n: int, parse: Callable[[str], Mapping[str, tuple[Choice,
         parse: a cell's string -> its choices in group "cell"; raises ValueError on anything else.
         say: called with the number of cells done, after each.
     """
-    ops, values = np.zeros((n, len(EDGES)), np.uint8), {}
+    ops, values = np.zeros((n, len(BENCHMARK.edges)), np.uint8), {}
     for row in range(n):
-        ops[row] = [OPS.index(choice.op) for choice in parse(api.arch(row))[GROUP]]
+        ops[row] = [BENCHMARK.ops.index(choice.op) for choice in parse(api.arch(row))[BENCHMARK.group]]
         for name, value in _numbers(api, row).items():
             values.setdefault(name, np.full(n, np.nan))[row] = value
         forget = getattr(api, "arch2infos_dict", None)
         if forget is not None:  # its fast mode keeps all that it has read, gigabytes in the end
             forget.pop(row, None)
         say(row + 1)
-    code = (ops.astype(np.int64) @ WEIGHTS).astype(np.int16)
-    rows = np.full(CELLS, -1, np.int16)
+    code = (ops.astype(np.int64) @ BENCHMARK.places).astype(np.int16)
+    rows = np.full(BENCHMARK.size, -1, np.int16)
     rows[code] = np.arange(n)
     columns = {name: _stored(name, column) for name, column in values.items() if not np.isnan(column).all()}
-    return {"ops": ops, "op_names": np.array(OPS), "code": code, "code_to_index": rows, **columns}
+    return {"ops": ops, "op_names": np.array(BENCHMARK.ops), "code": code, "code_to_index": rows, **columns}
 
 
 def _numbers(api, row: int) -> dict[str, float]:

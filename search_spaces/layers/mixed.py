@@ -72,7 +72,8 @@ class MixedOp(nn.Module):
     builds no other; REMOVED gives zeros.
 
     With partial channels (PC-DARTS, arXiv 1907.05737, eq. 1) the operations see the first channels only, and the others
-    pass by, max-pooled where the edge strides, times the sum of the gate: 1, or the edge's weight where edges have one.
+    pass by, max-pooled where the edge strides, times the sum of the gate: 1, or the edge's weight where edges have one. An
+    edge that puts out twice the channels that it reads lets them pass twice.
     """
 
     ops: Mapping[str, Callable[..., nn.Module]]
@@ -89,11 +90,8 @@ class MixedOp(nn.Module):
         if not in_bundle():
             check_name(self.name or "")
         channels = self.channels or x.shape[-1]
-        if channels % parts or x.shape[-1] % parts:
-            raise ValueError(f"edge {self.name!r} has {x.shape[-1]} channels, "
-                             f"not a multiple of partial_channels {parts}")
         x = materialised(x)
-        seen, passed = (x, None) if parts == 1 else (x[..., :x.shape[-1] // parts], x[..., x.shape[-1] // parts:])
+        seen, passed = divided(x, channels, self.name)
 
         def build(edge, x, k):
             def run(edge, x):
@@ -125,12 +123,7 @@ class MixedOp(nn.Module):
                 mixed = nn.switch((gate != 0).argmax(), [_one_of(build, k) for k in range(len(names))], self, seen, gate)
             else:
                 mixed = self.mixed(gate, [build(self, seen, k) for k in range(len(names))])
-        if parts == 1:
-            return mixed
-        if self.stride > 1:
-            window = (self.stride,) * (x.ndim - 2)
-            passed = nn.max_pool(passed, window, window, "SAME") if window else passed
-        return channel_shuffle(jnp.concatenate([mixed, weight * passed], -1), parts)
+        return joined(mixed, passed, weight, channels, self.stride)
 
     def mixed(self, gate, outputs):
         """sum_k gate[k] * outputs[k]. Raises ValueError for outputs of several shapes."""
@@ -151,6 +144,31 @@ class MixedOp(nn.Module):
         """`x` with parts set to zero by one draw for each entry of `shape`, the others scaled so that the mean stays."""
         stays = jax.random.bernoulli(self.make_rng("dropout"), 1 - probability, shape)
         return jnp.where(stays, x / jnp.asarray(1 - probability, x.dtype), 0)
+
+
+def divided(x, channels: int, edge: str | None):
+    """The channels of `x [B, ..., C]` that the operations of an edge to so many channels see, and those that pass by, None
+    if none do. Raises ValueError, with the edge's name, where partial channels do not divide them."""
+    parts, own = current_options().partial_channels, x.shape[-1]
+    if parts == 1:
+        return x, None
+    if channels % parts or own % parts:
+        raise ValueError(f"edge {edge!r} has {own} channels, not a multiple of partial_channels {parts}")
+    if channels % own:
+        raise ValueError(f"edge {edge!r} makes {channels} of {own} channels; with partial_channels it must be a multiple")
+    return x[..., :own // parts], x[..., own // parts:]
+
+
+def joined(mixed, passed, weight, channels: int, stride: int):
+    """What an edge of this stride puts out: what its operations make of their channels, and those that pass by times a
+    weight, if any, as `divided` gives them."""
+    if passed is None:
+        return mixed
+    window, parts = (stride,) * (passed.ndim - 2), current_options().partial_channels
+    if stride > 1 and window:
+        passed = nn.max_pool(passed, window, window, "SAME")
+    own = passed.shape[-1] * parts // (parts - 1)
+    return channel_shuffle(jnp.concatenate([mixed, *[weight * passed] * (channels // own)], -1), parts)
 
 
 def _one_of(build, k):

@@ -54,7 +54,8 @@ class PartialMixedOp(MixedOp):
         passed, window = x[..., own:], (self.stride,) * (x.ndim - 2)
         if self.stride > 1 and window:
             passed = nn.max_pool(passed, window, window, "SAME")
-        return channel_shuffle(jnp.concatenate([y, passed], -1), PARTIAL_CHANNELS)
+        passed = [passed] * (channels // x.shape[-1])
+        return channel_shuffle(jnp.concatenate([y, *passed], -1), PARTIAL_CHANNELS)
 
 
 def bundle(ops, edges, x, gates, train, **options):
