@@ -3,12 +3,14 @@
 SPACES = {
     "darts": "search_spaces.darts:darts",
     "dense": "search_spaces.dense:dense",
+    "gpt": "search_spaces.gpt:gpt",
     "graph": "search_spaces.graph:graph",
     "nasbench201": "search_spaces.nasbench201:nasbench201",
     "s1": "search_spaces.robust_darts:s1",
     "s2": "search_spaces.robust_darts:s2",
     "s3": "search_spaces.robust_darts:s3",
     "s4": "search_spaces.robust_darts:s4",
+    "vit": "search_spaces.vit:vit",
     "width": "search_spaces.width:width",
 }
 """Place of each factory `(image, classes, *, options) -> SearchSpace`, or `(graph, classes, *, options)`.
