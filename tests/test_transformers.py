@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 
 import dnas
+from dnas.algorithms.budget import Budget, likelihood, met, within
 from dnas.shared_options import SharedOptions, shared_options
 from dnas.types import REMOVED, Genotype
+from launch.main import main
 from search_spaces.gpt import gpt
 from search_spaces.layers.attention import MLP, Attention
 from search_spaces.layers.entangled import Size, fixed
+from search_spaces.transformer import Choices
 from search_spaces.vit import vit
 
 TINY = {"embeds": (4, 6), "depths": (1, 2), "heads": (1, 2), "ratios": (1, 2), "head_width": 3}
@@ -245,3 +248,45 @@ def test_what_cannot_be_is_refused_in_one_line(go, message):
     with pytest.raises(ValueError, match=message) as caught:
         go()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("likeliest, most, blocks", [
+    (1, 7900, 1), (1, 15_300, 2), (1, 22_500, 3), (3, 15_300, 2), (3, 7900, 1)])
+def test_a_budget_moves_the_depth_too(likeliest, most, blocks):
+    """From the network of the largest gates, with the largest blocks, to one with as many of these as the budget is for."""
+    space, budget = gpt((8,), 9, embeds=(8,), depths=(1, 2, 3), heads=(1, 2), ratios=(2, 4), head_width=4), Budget(macs=most)
+    genotype = space.parse("embed 8" + 3 * " | heads 2 ratio 4")
+    gates = {name: 0.2 + rows.astype(np.float64) for name, rows in genotype.gates(space.groups).items()}
+    gates["depth"] = 0.2 + np.eye(3)[[likeliest - 1]]
+    genotype = within(space, budget, gates, space.genotype(gates))
+    assert met(space, budget, genotype)["ok"] and len(genotype.choices["heads"]) == blocks
+    even = likelihood(space)({name: np.ones(group.shape) for name, group in space.groups.items()})
+    assert all(np.allclose(rows.sum(-1), 1) for rows in even.values())  # of blocks that a depth skips, too
+
+
+SIZES = ["--space.embeds", "4", "8", "--space.depths", "1", "2", "--space.head-width", "4"]
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("space, form, method", [("gpt", "entangled", "drnas"), ("vit", "separate", "darts"),
+                                                 ("vit", "entangled", "darts"), ("gpt", "separate", "pc-darts")])
+def test_the_commands(tmp_path, capsys, space, form, method):
+    """A search under a budget that ends in its limits, a selection, and a training that begins with the weights."""
+    (tmp_path / "play.txt").write_text("".join(RNG.choice(list("to be or not"), 4000)))
+    data = ["--data", tmp_path / "play.txt", "--window", "8"] if space == "gpt" else ["--data", "digits", "--limit", "200"]
+    own = [] if space == "gpt" else ["--space.patch", "4"]
+    rate = ["--space.partial-channels", "2", "--method.arch-warmup", "0"] if method == "pc-darts" else []
+    run, quiet = tmp_path / "run", ["--no-progress", "--cache", "off"]
+    most = 20_000
+    argv = ["search", *data, "--space", space, "--space.form", form, *SIZES, *own, *rate, "--method", method, "--epochs", 1,
+            "--batch", "16", "--budget.macs", most, "--run", run, *quiet]
+    assert main(list(map(str, argv))) == 0
+    genotype = dnas.open(run).genotype
+    image, classes = (genotype.options[option] for option in ("image", "classes"))
+    options = {name: value for name, value in genotype.options.items() if name in ("patch", *Choices._fields)}
+    costs = {"gpt": gpt, "vit": vit}[space](tuple(image), classes, **options)
+    assert 0.95 * most <= costs.cost(genotype)["macs"] <= most
+    assert main(list(map(str, ["select", run, "--selection", "perturbation", "--cache", "off"]))) == 0
+    assert main(list(map(str, ["train", run, "--selection", "perturbation", "--inherit", "--epochs", "1", "--run",
+                               tmp_path / "net", *quiet]))) == 0
+    assert ("bits" if space == "gpt" else "accuracy") in capsys.readouterr().out
