@@ -1,6 +1,7 @@
 """Search spaces by name. `from search_spaces.nasbench201 import nasbench201` gives one as a function."""
 
 SPACES = {
+    "conv-macro": "search_spaces.conv_macro:conv_macro",
     "darts": "search_spaces.darts:darts",
     "dense": "search_spaces.dense:dense",
     "gpt": "search_spaces.gpt:gpt",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from dnas.shared_options import current_options
+
 MOST = {"channels": 2**14, "hidden": 2**14, "heads": 2**10, "head_width": 2**10, "classes": 2**20,
         "cells": 100, "layers": 100, "stages": 16}
 """By name. Depths are bounded so that a network can be refused, or counted, in the time that tracing it takes."""
@@ -21,3 +23,10 @@ def check_sizes(space: str, **sizes) -> None:
     for name, value in sizes.items():
         if not isinstance(value, (int, np.integer)) or value > MOST[name]:
             raise ValueError(f"{space}: {name} is {value!r}; it must be a whole number, at most {MOST[name]:,}")
+
+
+def refuse_partial_channels(space: str) -> None:
+    """Raises ValueError where the shared options ask for partial channels of a space whose layers are searched in size."""
+    parts = current_options().partial_channels
+    if parts > 1:
+        raise ValueError(f"{space}: partial_channels is {parts}; it must be 1: how many channels there are is searched")

@@ -37,7 +37,7 @@ from search_spaces.layers.entangled import (
 )
 from search_spaces.layers.mixed import MixedOp
 from search_spaces.layers.primitives import torch_uniform
-from search_spaces.sizes import check_sizes
+from search_spaces.sizes import check_sizes, refuse_partial_channels
 
 FORMS = ("entangled", "separate")
 MOST = {"embeds": 2**14, "depths": 100, "heads": 2**10, "ratios": 100}
@@ -135,13 +135,16 @@ def transformer(name: str, choices: Choices, embedding: Callable[..., nn.Module]
                 causal: bool, input_dtype: str = "float32", **options) -> SearchSpace:
     """The SearchSpace of a Network. embedding, causal: of the Network. options: of this space alone, beside the choices.
 
-    Raises ValueError, before any array exists, for choices that are not ascending whole numbers, or out of range.
+    Raises ValueError, before any array exists, for choices that are not ascending whole numbers, or out of range, and for
+    partial channels of an entangled network.
     """
     check_sizes(name, classes=classes, head_width=choices.head_width)
     if min(classes, choices.head_width) < 1:
         raise ValueError(f"{name} needs classes >= 1 and head_width >= 1, got {classes} and {choices.head_width}")
     if form not in FORMS:
         raise ValueError(f"{name}: form is {form!r}; it must be one of {', '.join(FORMS)}")
+    if form == "entangled":
+        refuse_partial_channels(name)
     for option in MOST:
         check_choices(name, option, getattr(choices, option), MOST[option])
     choices = Choices(*map(tuple, choices[:4]), choices.head_width)

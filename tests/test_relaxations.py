@@ -9,8 +9,19 @@ import numpy as np
 import pytest
 
 from dnas.algorithms.decisions import decided, full_mask, undecided
-from dnas.algorithms.relaxations import EDGES, Architecture, edge_normalised, gumbel, softmax
+from dnas.algorithms.relaxations import (
+    EDGES,
+    Architecture,
+    edge_normalised,
+    gumbel,
+    nearest_on_simplex,
+    softmax,
+    sparsemax,
+)
 from dnas.algorithms.schedules import constant, linear, time_of
+from dnas.methods.beta_darts import beta_darts
+from dnas.methods.darts import darts
+from dnas.methods.drnas import drnas
 from dnas.shared_options import SharedOptions, shared_options
 from dnas.types import OPEN, REMOVED, Genotype, Group
 from search_spaces.layers.mixed import MixedOp, channel_shuffle
@@ -61,6 +72,36 @@ def test_softmax_of_every_edge():
             count = len(group.edge_ops(e))
             np.testing.assert_allclose(gates[name][e, :count], numpy_softmax(arch[name][e, :count]))
             np.testing.assert_array_equal(gates[name][e, count:], 0)
+
+
+def test_sparsemax():
+    """Known values; each row is the nearest point of the simplex, so moving to any other point of it goes uphill; and the
+    Jacobian is that of a projection on the operations that are left."""
+    of = lambda *logits: nearest_on_simplex(jnp.array(logits))
+    np.testing.assert_allclose(of(1.0, 0.5, -1.0), (0.75, 0.25, 0), atol=1e-15)
+    np.testing.assert_allclose(of(2.0, 0.0, 0.0), (1, 0, 0), atol=1e-15)
+    np.testing.assert_allclose(of(0.3, -jnp.inf, 0.3), (0.5, 0, 0.5), atol=1e-15)
+    np.testing.assert_allclose(jax.jacobian(nearest_on_simplex)(jnp.array([1, 0.5, -1])),
+                               [[0.5, -0.5, 0], [-0.5, 0.5, 0], [0, 0, 0]], atol=1e-15)
+    arch = logits()
+    for name, rows in jax.device_get(gates_of(sparsemax(), arch)).items():
+        allowed = GROUPS[name].allowed
+        np.testing.assert_allclose(rows.sum(-1), 1, rtol=1e-12)
+        assert (rows >= 0).all() and (rows[~allowed] == 0).all()
+        uphill = np.where(allowed, rows - arch[name], np.inf)  # of half the squared distance
+        assert ((rows * np.where(allowed, uphill, 0)).sum(-1) <= uphill.min(-1) + 1e-12).all()
+
+
+def test_sparsemax_is_an_option_where_gates_are_those_of_darts():
+    chosen, plain = (beta_darts(relaxation=name).arch.relaxation for name in ("sparsemax", "softmax"))
+    arch = {"nasbench201": np.eye(6, 3) * 5}
+    (one, other) = (gates_of(relaxation, arch, "nasbench201")["nasbench201"] for relaxation in (chosen, plain))
+    assert (one[0] == np.array([1.0, 0, 0])).all() and (other > 0).all()
+    assert darts(relaxation="sparsemax", edge_normalisation=True).arch.relaxation.edges
+    with pytest.raises(ValueError, match="relaxation 'entmax' must be one of softmax, sparsemax"):
+        darts(relaxation="entmax")
+    with pytest.raises(ValueError, match="in its own way: leave out the option relaxation"):
+        drnas(relaxation="sparsemax")
 
 
 RELAXATIONS = {"softmax": softmax(), "edges": edge_normalised(softmax()), "gumbel": gumbel(tau=constant("tau")),

@@ -127,11 +127,15 @@ class Method:
             relaxation, terms: the same for both players. Edges that are normalised stay so.
             hyper: numbers to add or replace. check, check_search: further checks beside those that it has.
             parts: other fields of `Method`.
+
+        Raises ValueError where `relaxation` would undo another that was chosen.
         """
         sides = {name: {**(arch or {}), **(weights or {})}.get(name) for name in PARTS}
         replaced = {name for name in ("perturbation", "descent") if sides[name]} | ({"relaxation"} if relaxation else set())
         moves = any((arch or {}).get(name) for name in ("terms", "optimizer")) or parts.keys() & {"decide", "stop"}
         changed = replaced | ({"relaxation"} if sides["relaxation"] else set()) | ({"architecture"} if moves else set())
+        if relaxation and "relaxation" in self.changed:
+            raise ValueError("the method makes its gates in its own way: leave out the option relaxation")
         if relaxation and self.arch.relaxation.edges and not relaxation.edges:
             relaxation = edge_normalised(relaxation)
         shared = {} if relaxation is None else {"relaxation": relaxation}

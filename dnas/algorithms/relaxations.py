@@ -69,6 +69,24 @@ def softmax() -> Relaxation:
     return Relaxation(initial_logits, gates)
 
 
+def sparsemax() -> Relaxation:
+    """gates[e] = sparsemax(logits[e]), the nearest point of the simplex (Martins & Astudillo, ICML 2016): operations whose
+    logits lie far below the largest have gates, and gradients, of exactly 0. TangleNAS (arXiv 2312.10440) mixes weights so.
+    """
+    def gates(key, architecture, hyper, t):
+        return {name: nearest_on_simplex(row) for name, row in architecture.masked().items()}
+
+    return Relaxation(initial_logits, gates)
+
+
+def nearest_on_simplex(logits: Array) -> Array:
+    """max(logits - tau, 0) of `[..., K]`, with the tau at which they sum to 1; -inf gives 0."""
+    ordered = -jnp.sort(-logits)
+    positive = 1 + jnp.arange(1, logits.shape[-1] + 1) * ordered > jnp.cumsum(ordered, -1)
+    tau = (jnp.where(positive, ordered, 0).sum(-1, keepdims=True) - 1) / positive.sum(-1, keepdims=True)
+    return jnp.maximum(logits - tau, 0)
+
+
 def gumbel(*, tau: Ramp, hard: bool = False) -> Relaxation:
     """gates[e] = softmax((logits[e] + noise) / tau), noise from a standard Gumbel distribution (arXiv 1611.01144).
 

@@ -19,13 +19,16 @@ from dnas.algorithms.hypergradients import flat as uphill
 from dnas.algorithms.method import Method
 from dnas.algorithms.optimizers import adam, sgd
 from dnas.algorithms.players import Player
-from dnas.algorithms.relaxations import edge_normalised, softmax
+from dnas.algorithms.relaxations import edge_normalised, softmax, sparsemax
 from dnas.algorithms.schedules import cosine_by_epoch, refuse_negative
+
+RELAXATIONS = {"softmax": softmax, "sparsemax": sparsemax}
 
 
 def darts(*, lr: float = 0.025, lr_min: float = 0.001, momentum: float = 0.9, decay: float = 3e-4, clip: float = 5.0,
           arch_lr: float = 3e-4, arch_decay: float = 1e-3, arch_warmup: int = 0, arch_every: int = 1,
-          arch_frozen: bool = False, edge_normalisation: bool = False,
+          arch_frozen: bool = False, relaxation: Literal["softmax", "sparsemax"] = "softmax",
+          edge_normalisation: bool = False,
           hypergradient: Literal["first-order", "unrolled", "finite-difference", "neumann",
                                  "conjugate-gradient"] = "first-order",
           terms: int = 2, flat: float = 0.0, distill: int = 0, distill_weight: float = 1.0, distill_temperature: float = 1.0,
@@ -44,6 +47,7 @@ def darts(*, lr: float = 0.025, lr_min: float = 0.001, momentum: float = 0.9, de
         arch_warmup: epochs before the first architecture step.
         arch_every: weight steps per architecture step.
         arch_frozen: never move the architecture (DARTS-PT's "fix alpha").
+        relaxation: how logits become gates; sparsemax leaves gates of exactly 0 (TangleNAS).
         edge_normalisation: learn the weight of each edge among those into its node (PC-DARTS).
         hypergradient: estimator of the architecture's gradient.
         terms: terms of the Neumann series, or iterations of conjugate gradient.
@@ -61,6 +65,8 @@ def darts(*, lr: float = 0.025, lr_min: float = 0.001, momentum: float = 0.9, de
     """
     if hypergradient not in HYPERGRADIENTS:
         raise ValueError(f"hypergradient {hypergradient!r} must be one of {', '.join(HYPERGRADIENTS)}")
+    if relaxation not in RELAXATIONS:
+        raise ValueError(f"relaxation {relaxation!r} must be one of {', '.join(RELAXATIONS)}")
     if not 0 <= distill <= 100:
         raise ValueError(f"distill is {distill}, it must be 0 to 100")
     if keep < 0 or keep == 1:
@@ -79,10 +85,12 @@ def darts(*, lr: float = 0.025, lr_min: float = 0.001, momentum: float = 0.9, de
         return uphill(plain, hyper["flat"]) if flat else plain
 
     estimator = None if arch_frozen else estimate
-    relaxation = edge_normalised(softmax()) if edge_normalisation else softmax()
-    method = Method(numbers, Player(relaxation, arch_adam), Player(relaxation, weights_sgd),
+    relaxed = RELAXATIONS[relaxation]()
+    relaxed = edge_normalised(relaxed) if edge_normalisation else relaxed
+    method = Method(numbers, Player(relaxed, arch_adam), Player(relaxed, weights_sgd),
                     bilevel(estimator, lookahead=unclipped_sgd if hypergradient == "finite-difference" else None),
-                    check=check, decide=keep_best(keep) if keep else None)
+                    check=check, decide=keep_best(keep) if keep else None,
+                    changed=frozenset() if relaxation == "softmax" else frozenset({"relaxation"}))
     if not distill:
         return method
     term = {"terms": {"distillation": distillation(teachers=distill, vote=distill_vote, every=distill_every)}}
