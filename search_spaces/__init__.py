@@ -4,6 +4,7 @@ SPACES = {
     "conv-macro": "search_spaces.conv_macro:conv_macro",
     "darts": "search_spaces.darts:darts",
     "dense": "search_spaces.dense:dense",
+    "gpt": "search_spaces.gpt:gpt",
     "graph": "search_spaces.graph:graph",
     "macro": "search_spaces.macro:macro",
     "nasbench201": "search_spaces.nasbench201:nasbench201",
@@ -13,6 +14,7 @@ SPACES = {
     "s3": "search_spaces.robust_darts:s3",
     "s4": "search_spaces.robust_darts:s4",
     "tas": "search_spaces.tas:tas",
+    "vit": "search_spaces.vit:vit",
     "width": "search_spaces.width:width",
 }
 """Place of each factory `(image, classes, *, options) -> SearchSpace`, or `(graph, classes, *, options)`.

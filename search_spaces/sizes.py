@@ -7,7 +7,8 @@ import numpy as np
 from dnas.shared_options import current_options
 from dnas.types import Choice, Group
 
-MOST = {"channels": 2**14, "hidden": 2**14, "heads": 2**10, "classes": 2**20, "cells": 100, "layers": 100, "stages": 16}
+MOST = {"channels": 2**14, "hidden": 2**14, "heads": 2**10, "head_width": 2**10, "classes": 2**20,
+        "cells": 100, "layers": 100, "stages": 16}
 """By name. Depths are bounded so that a network can be refused, or counted, in the time that tracing it takes."""
 
 

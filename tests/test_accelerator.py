@@ -25,7 +25,8 @@ from tests.test_graph import small
 BATCH = 8
 LEAST = {"conv-macro": {"channels": 1}, "nasbench201": {"channels": 2, "cells": 1}, "dense": {"hidden": 4, "layers": 1},
          "graph": {"layers": 1, "hidden": 4}, "width": {"channels": 4, "stages": 2, "layers": 1},
-         "macro": {"channels": 2}, "nats-size": {"channels": 8}, "tas": {"channels": 4, "stages": 2, "blocks": 2}}
+         "macro": {"channels": 2}, "nats-size": {"channels": 8}, "tas": {"channels": 4, "stages": 2, "blocks": 2},
+         **dict.fromkeys(("gpt", "vit"), {"embeds": (4, 6), "depths": (1, 2), "heads": (1, 2), "ratios": (1, 2)})}
 """The smallest options of each space; those that are not listed are of DARTS's cells."""
 SEEDS = 8
 
@@ -33,6 +34,9 @@ SEEDS = 8
 def data_of(space):
     if space == "graph":
         return planetoid("ring", "ring", small())
+    if space == "gpt":
+        tokens = np.random.default_rng(0).integers(0, 7, (80, 9))
+        return dnas.data.from_arrays("tokens", tokens[:, :-1], tokens[:, 1:], task="next-token")
     return dnas.data.load("digits", limit=80)
 
 
@@ -76,6 +80,7 @@ CASES = {
     **{f"method {name}": lambda name=name: search_of("nasbench201" if name in ("lambda-darts", "oles") else "dense", name,
                                                      partial_channels=2 if name == "pc-darts" else 1) for name in METHODS},
     "conv-macro, separate": lambda: search_of("conv-macro", form="separate"),
+    **{f"{name}, separate": lambda name=name: search_of(name, form="separate") for name in ("gpt", "vit")},
     "nasbench201 in bfloat16": lambda: search_of("nasbench201", dtype="bfloat16"),
     "darts in bfloat16": lambda: search_of("darts", dtype="bfloat16"),
     "eight seeds": lambda: search_of("nasbench201", width=SEEDS),

@@ -13,7 +13,7 @@ from dnas.registry import resolve
 from dnas.types import Genotype, Group
 from launch.main import main
 from search_spaces import SPACES
-from search_spaces.check import check
+from search_spaces.check import check, draw_example
 from search_spaces.flax_space import flax_space
 from search_spaces.layers.mixed import MixedOp
 from search_spaces.layers.primitives import Identity, Linear, ReLUConvBN
@@ -118,13 +118,14 @@ def test_a_bad_space_is_told_what_is_wrong(make, message):
 @pytest.mark.heavy
 @pytest.mark.parametrize("name", [name for name in SPACES if name != "graph"])
 def test_every_space_passes(name):
+    transformer = {"embeds": (4, 6), "depths": (1, 2), "head_width": 3}
     small = {"width": {"channels": 4}, "dense": {"hidden": 8, "layers": 1}, "nasbench201": {"channels": 2, "cells": 1},
              "conv-macro": {"channels": 1}, "macro": {"channels": 2}, "nats-size": {"channels": 8},
-             "tas": {"channels": 4, "stages": 2, "blocks": 2}}
-    options = small.get(name, {"channels": 2, "cells": 3})
-    space = resolve(name, "space")((8, 8, 2), 3, **options)
-    images = np.random.default_rng(0).normal(size=(4, 8, 8, 2))
-    assert not [finding for finding in check(space, images, 3) if finding.wrong]
+             "tas": {"channels": 4, "stages": 2, "blocks": 2}, "vit": transformer, "gpt": transformer}
+    options, shape = small.get(name, {"channels": 2, "cells": 3}), (6,) if name == "gpt" else (8, 8, 2)
+    space = resolve(name, "space")(shape, 3, **options)
+    inputs, outputs = draw_example(space, shape, 3)
+    assert not [finding for finding in check(space, inputs, outputs) if finding.wrong]
 
 
 @pytest.mark.heavy
