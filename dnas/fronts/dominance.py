@@ -42,11 +42,11 @@ def crowding(values: np.ndarray) -> np.ndarray:
     distance = np.zeros(len(values))
     for column in values.T:
         order = np.argsort(column, kind="stable")
-        sorted_ = column[order]
-        span = sorted_[-1] - sorted_[0]
+        ascending = column[order]
+        span = ascending[-1] - ascending[0]
         distance[order[[0, -1]]] = np.inf
         if span > 0:
-            distance[order[1:-1]] += (sorted_[2:] - sorted_[:-2]) / span
+            distance[order[1:-1]] += (ascending[2:] - ascending[:-2]) / span
     return distance
 
 

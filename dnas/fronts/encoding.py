@@ -1,8 +1,8 @@
 """Genotypes as vectors of integers, one for each edge of the space, and as one-hot features for predictors.
 
-A vector holds the operation's index on each edge, group after group, and REMOVED where the genotype leaves the edge out. It
-is canonical if the space's own rule chooses it, so that two vectors are equal where the networks are. What an edge would have
-had that is left out, such as a block behind the end of a stage, is no part of it, and its features are zero.
+A vector holds the operation's index on each edge, group after group, and REMOVED where the genotype leaves the edge out.
+It is canonical if the space's own rule chooses it, so that vectors are equal where the networks are. What an edge would have
+that is left out, such as a block behind the end of a stage, is no part of it, and its features are zero.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Vector = tuple[int, ...]
 class Encoding:
     """The vectors of a space's genotypes.
 
-    options: of each entry of a vector, the operations' indices that may be chosen `[k]`; empty for an edge that is not in the
-    race. size: how many vectors there are at most.
+    options: of each entry of a vector, the operations' indices that may be chosen `[k]`; empty for an edge that is out of
+    the race. size: how many vectors there are at most.
     """
 
     def __init__(self, space: SearchSpace, allowed: Mapping[str, np.ndarray] | None = None):
@@ -60,7 +60,7 @@ class Encoding:
         for name, allowed in self.allowed.items():
             edges = len(allowed)
             rows = np.array(vector[first:first + edges])
-            rest, ranks = (rng.random(allowed.shape), rng.random(edges)) if rng else (np.zeros(allowed.shape), np.zeros(edges))
+            rest, ranks = (rng.random(shape) if rng else np.zeros(shape) for shape in (allowed.shape, edges))
             scores[name] = np.where(allowed, rest, -1.0)
             chosen = np.flatnonzero(rows >= 0)
             scores[name][chosen, rows[chosen]] = 1 + ranks[chosen]

@@ -17,7 +17,7 @@ import numpy as np
 
 from dnas.fronts.encoding import Vector
 from dnas.fronts.predictors import fit
-from dnas.fronts.problem import TRIES, Log, Problem, mutated, uniform
+from dnas.fronts.problem import SMALL, TRIES, Log, Problem, mutated, uniform
 
 PARENTS = 0.25
 MUTATION = 0.1
@@ -37,12 +37,15 @@ def evolution(problem: Problem, log: Log, count: int, rng: np.random.Generator, 
 def by_predictor(problem: Problem, log: Log, count: int, rng: np.random.Generator, *, draws: int,
                  generations: int = GENERATIONS) -> list[Vector]:
     """The next networks to evaluate truly: `draws` that are drawn uniformly, then those that evolution finds to be best by a
-    predictor fitted on these."""
+    predictor fitted on these; in a space of at most SMALL vectors, those that are best among all."""
     if len(log.vectors) < draws:
         return uniform(problem, log, count, rng)
     features = problem.encoding.features
     predict = fit(features(log.vectors), log.values[:, 0]).predict
     known = dict(zip(log.vectors, predict(features(log.vectors)).tolist()))
+    if problem.encoding.size <= SMALL:  # no evolution is needed
+        known |= zip(problem.listed(), predict(features(problem.listed())).tolist())
+        generations = 0
     parents, best = list(log.vectors), round(PARENTS * POPULATION)
     for _ in range(generations):
         parents = heapq.nsmallest(best, parents, known.get)

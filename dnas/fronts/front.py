@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dnas.fronts.dominance import hypervolume, non_dominated
 from dnas.fronts.problem import limits_of
-from dnas.runs.files import as_json, parse_json
+from dnas.runs.files import as_json, parse_json, read_bytes
 from dnas.types import Genotype
 
 SCHEMA = 1
+FILE = "front.json"
+"""In the folder of a selection that finds a front."""
 
 
 class Evaluated(NamedTuple):
@@ -27,8 +30,8 @@ class Front(NamedTuple):
     """A Pareto front.
 
     objectives: {name: 1 where more is better, -1 where less is}. networks: of the front, the best by the first objective
-    first. evaluated: the objectives' values `[N, M]` of all N networks that were evaluated truly, in their order. limits: {name: largest number}, which all networks
-    keep.
+    first. evaluated: the objectives' values `[N, M]` of all N networks that were evaluated truly, in their order.
+    limits: {name: largest number}, which all of them keep.
     """
 
     objectives: Mapping[str, int]
@@ -112,6 +115,17 @@ def front_of(objectives: Mapping[str, int], genotypes: Sequence[Genotype], value
     best = np.flatnonzero(non_dominated(worse))
     best = best[np.lexsort(worse[best].T[::-1])]
     return Front(dict(objectives), tuple(Evaluated(genotypes[n], dict(values[n])) for n in best), evaluated, dict(limits))
+
+
+def load_front(folder: Path) -> Front | None:
+    """The front that a finished selection wrote in `folder`; None if it wrote none. Raises ValueError for a damaged file."""
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        return Front.from_json(read_bytes(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; remove {folder} to select again") from None
 
 
 def spelled(value: float) -> str:

@@ -6,9 +6,9 @@
              fit a predictor of each objective on all that was evaluated
              the next population: NSGA-II on the predictors
 
-What differs here: costs are not predicted where they are known exactly; the next population are those of all networks NSGA-II
-has looked at that come first by rank and crowding distance and were not evaluated yet, so that none is evaluated twice; limits
-hold for every network that is evaluated; NSGA-II begins with the best networks that were evaluated, and random ones.
+What differs here: costs are not predicted where they are known exactly; the next population are those of all networks that
+NSGA-II has looked at which come first by rank and crowding distance and were not evaluated yet, so that none is evaluated
+twice; limits hold for every network that is evaluated; NSGA-II begins with the best networks so far, and random ones.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Both are chosen by cross-validation over a grid, by the mean absolute percentage error, and so is the one that is kept, as in
 LINAS (Cummings et al., arXiv 2205.10358). Labels are divided by a power of ten that leaves two digits before the point.
 
-    ridge   alpha 0.1, 0.2, ... 10
-    RBF-SVR C 1, 3, 10, 30, 100; gamma 1 / features; epsilon 0      (theirs: C 1 to 100)
+    ridge   alpha 0.1 to 10 in 9 steps by a factor             (theirs: 0.1, 0.2, ... 10)
+    RBF-SVR C 1 to 100 in 5 steps by a factor; gamma 1 / features; epsilon 0  (theirs: 1 to 100)
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import NamedTuple
 import numpy as np
 
 FOLDS = 5
-ALPHAS = np.arange(1, 101) / 10
-PENALTIES = (1, 3, 10, 30, 100)
+ALPHAS = np.geomspace(0.1, 10, 9)
+PENALTIES = np.geomspace(1, 100, 5)
 
 
 class Predictor(NamedTuple):
-    """A fitted predictor. predict: features `[N, F]` -> numbers `[N]`. name: ridge, svr, or mean where there is too little to
-    fit. error: of the cross-validation, a share; NaN of the mean."""
+    """A fitted predictor. predict: features `[N, F]` -> numbers `[N]`. name: ridge, svr, or mean where there is too little
+    to fit. error: of the cross-validation, a share; NaN of the mean."""
 
     predict: Callable[[np.ndarray], np.ndarray]
     name: str

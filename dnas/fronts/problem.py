@@ -16,7 +16,7 @@ from dnas.types import Genotype, SearchSpace
 Cost = Mapping[Genotype, float] | Callable[[Genotype], float]
 SMALL = 20_000
 """Spaces of at most so many vectors are listed where it must be known how many networks there are within the limits."""
-TRIES = 100
+TRIES = 30
 """Draws for one network, after which there is none within the limits that is new."""
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 
@@ -160,8 +160,8 @@ class Problem:
 
 
 def mutated(encoding: Encoding, vector: Vector, probability: float, rng: np.random.Generator) -> Vector:
-    """The vector with each entry replaced by a random operation with this probability, one of them in any case. It need not be
-    canonical."""
+    """The vector with each entry replaced by a random operation with this probability, one of them in any case. It need not
+    be canonical."""
     change = rng.random(len(vector)) < probability
     change[rng.integers(len(vector))] = True
     drawn = rng.random(len(vector))
