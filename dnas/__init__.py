@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dnas.api.estimate import estimate
     from dnas.api.evaluate import Evaluation, evaluate
     from dnas.api.export import export
+    from dnas.api.front import front
     from dnas.api.load import TrainedNetwork, load
     from dnas.api.open import Run, open
     from dnas.api.parts import method, space
@@ -48,6 +49,7 @@ _PLACES = {
         "api.estimate": ("estimate",),
         "api.evaluate": ("Evaluation", "evaluate"),
         "api.export": ("export",),
+        "api.front": ("front",),
         "api.load": ("TrainedNetwork", "load"),
         "api.open": ("Run", "open"),
         "api.parts": ("method", "space"),
@@ -73,7 +75,7 @@ __all__ = [
     "Algorithm", "Batch", "Budget", "Choice", "Comparison", "CorruptCheckpoint", "Dataset", "Evaluation",
     "Evaluator", "Genotype", "Group", "Method", "Network", "NonFiniteLoss", "Player", "Predictions", "Recipe", "Run",
     "RunWriteError", "SearchSpace", "SearchState", "Selected", "Study", "Supernet", "Task", "Term", "TrainedNetwork",
-    "compare", "estimate", "evaluate", "export", "load", "load_genotype", "method", "open", "predict", "report",
+    "compare", "estimate", "evaluate", "export", "front", "load", "load_genotype", "method", "open", "predict", "report",
     "search", "select", "show", "space", "study", "study_report", "train",
 ]
 

@@ -20,6 +20,7 @@ from launch.text import as_flags, options, plain
 COMMANDS = {
     "search": ("launch.search:main", "search a space on data and write the result into a run directory"),
     "select": ("launch.select:main", "choose the architecture of a trained supernet in another way"),
+    "front": ("launch.front:main", "find a Pareto front of the networks in a table of NAS-Bench-201"),
     "compare": ("launch.compare:main", "compare selections on runs of several methods and seeds, in one report"),
     "study": ("launch.study:main", "compare methods over seeds and selections under one budget, and go on"),
     "train": ("launch.train:main", "train the network of a search, or a published one, and test it"),

@@ -6,7 +6,7 @@ import contextvars
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -36,6 +36,20 @@ def terminal_width() -> int | None:
 def size_text(cost: Mapping[str, int]) -> str:
     """Parameters and multiply-adds as text."""
     return f"{cost['params']:,} parameters, {cost['macs']:,} multiply-adds per example"
+
+
+def front_text(front, names: Sequence[str] = ()) -> str:
+    """A Pareto front as a table, and how much of the objectives' box it covers. names: of its networks, a last column."""
+    from dnas.reports.text import columns
+
+    limits = " and ".join(f"{name}<={value:.10g}" for name, value in front.limits.items())
+    share = front.hypervolume()
+    rows = [[*row, *more] for row, more in zip(front.rows(), [["network"], *([name] for name in names)])] if names else \
+        front.rows()
+    return "\n".join([columns([[plain(cell) for cell in row] for row in rows], left=0),
+                      f"front      {len(front.networks):,} of {len(front.evaluated):,} networks evaluated" +
+                      (f" with {limits}" if limits else ""),
+                      f"covers     {100 * share:.1f} % of the box between the best and the worst value of each objective"])
 
 
 def budget_lines(config: Mapping[str, Any], space, genotype, gates=None) -> list[str]:

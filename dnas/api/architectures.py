@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import types
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from dnas.api.open import Run
 from dnas.api.open import open as open_run
 from dnas.api.published import published
 from dnas.api.search_plan import stem
-from dnas.api.select import Selected
+from dnas.api.select import Selected, selection_folder
 from dnas.api.supernet import search_config
 from dnas.data.pictures import LARGEST
+from dnas.fronts.front import load_front
+from dnas.fronts.problem import limits_of
 from dnas.runs import checkpoint
 from dnas.runs.directory import load_genotype
 from dnas.runs.files import read_json
@@ -32,6 +35,8 @@ from dnas.types import Genotype, SearchSpace
 
 OF_DATA = ("graph", "vocabulary")
 """Options of a genotype that only say for which data it is."""
+PARETO = "pareto"
+"""The selection whose front is meant where only a run is named."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,33 @@ def architecture_of(what: str | Path | Run | Selected | Genotype, *, space: str 
         return Architecture(*common, _trusted(run, places), search=run)
     mine = _trusted(what, places) if isinstance(what, Run) else trusted(path, config, places)
     return Architecture(*common, mine, path, *_origin(path, config, places))
+
+
+def picked(architecture: Architecture, limits: str | Sequence[str]) -> Architecture:
+    """The network of a front that is best by its first objective within limits such as "macs<=20e6". The front is that of
+    the selection which chose the architecture, or of a search the one in its folder selections/pareto.
+
+    Raises ValueError, in one line, where there is no front, and as `dnas.fronts.Front.pick`.
+    """
+    limits = [limits] if isinstance(limits, str) else limits
+    limits_of(limits)
+    choice, run = architecture.choice, architecture.search
+    if architecture.training or run is None:
+        raise ValueError(f"pick {' '.join(limits)} takes a network of a front, and {architecture.name} has none; give the "
+                         "run of a search, or the folder of a selection")
+    if choice is None and run.folder:
+        folder = selection_folder(run.folder, PARETO)
+        if (folder / "genotype.json").exists():
+            architecture = architecture_of(folder, trust=architecture.trust)
+            choice = architecture.choice
+    front = None if choice is None else choice.front
+    if front is None:
+        what = f"the selection {choice.selection['name']}" if choice else run.folder or "the run"
+        again = f"; make it by `dnas select {shlex.quote(str(run.folder))} --selection {PARETO}`" if run.folder else ""
+        raise ValueError(f"pick {' '.join(limits)}: {what} has no front{again}")
+    genotype = front.pick(*limits)
+    genotype.decisions(run.supernet.space.groups)
+    return replace(architecture, genotype=genotype)
 
 
 def network_space(architecture: Architecture, data: Any, place: str | SearchSpace | None = None,
@@ -179,7 +211,7 @@ def _selected(path: Path, config: Mapping[str, Any], genotype: Genotype, run: Ru
         raise ValueError(f'{path / "config.json"}: selection is {str(selection)[:80]}; it must be {{"name": ..., and its '
                          "options}")
     cost = load_cost(path) if (path / "cost.json").exists() else {}
-    return Selected(genotype, {}, cost, selection, run, path, trusted(path, config, trust))
+    return Selected(genotype, {}, cost, selection, run, path, trusted(path, config, trust), load_front(path))
 
 
 def refuse_other_run(folder: Path, said: Mapping[str, Any], what: str) -> None:

@@ -20,8 +20,10 @@ from dnas.api.open import open as open_search
 from dnas.api.supernet import fingerprint
 from dnas.engine import cache as caches
 from dnas.engine.mesh import create_mesh, device_count, refuse_undivided, sizes_of
+from dnas.fronts.front import Front
 from dnas.printing import print_flushed, printable
 from dnas.reports.cells import draw_genotype
+from dnas.reports.figures import draw_front
 from dnas.reports.text import duration
 from dnas.runs import checkpoint
 from dnas.runs.directory import holds_run, open_run
@@ -41,6 +43,7 @@ class Selected:
 
     scores: {group: [E, K]}, more is better, NaN where nothing is known. cost: {"evaluations": examples forward
     through the supernet, "epochs" of fine-tuning, "seconds"}. selection: {"name": ..., options}. run: of the supernet.
+    front: the Pareto front, None where the selection finds a single genotype.
     folder: where the choice is written, None in memory. trust: the places that may be imported to read it, True for all.
     """
 
@@ -51,6 +54,7 @@ class Selected:
     run: Run
     folder: Path | None = None
     trust: bool | Collection[str] = False
+    front: Front | None = None
 
     @functools.cached_property
     def fine_tuned(self) -> SearchState | None:
@@ -139,6 +143,8 @@ def choose(run: Run, selection: Selection, source: Mapping[str, Any], folder: Pa
         result = run_selection(selection, context, folder=folder, say=say)
         for suffix in ("svg", "png"):
             draw_genotype(result.genotype, supernet.space.groups, folder / f"cells.{suffix}")
+            if result.front:
+                draw_front(result.front, folder / f"front.{suffix}")
     return _selected(result, source, run, folder)
 
 
@@ -179,4 +185,5 @@ def selection_folder(run: Path, name: str) -> Path:
 
 
 def _selected(result: SelectionResult, source: Mapping[str, Any], run: Run, folder: Path | None) -> Selected:
-    return Selected(result.genotype, result.scores, result.cost, dict(source), run, folder, trust=True)
+    return Selected(result.genotype, result.scores, result.cost, dict(source), run, folder, trust=True,
+                    front=result.front)

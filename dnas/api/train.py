@@ -38,9 +38,9 @@ from dnas.types import Genotype
 def train(what: str | Path | Run | Selected | Genotype, data: str | Dataset | None = None, *,
           preset: Literal["quick", "cifar", "nasbench201"] | None = None, splits: Sequence[str] | None = None,
           space: str | None = None, cells: int | None = None, channels: int | None = None, epochs: int | None = None,
-          batch: int | None = None, seed: int | None = None, inherit: bool | None = None, out: str | Path | None = None,
-          trust: bool = False, devices: int | Literal["all"] | None = None, cache: str | None = None, progress: bool = True,
-          **recipe) -> TrainedNetwork:
+          batch: int | None = None, seed: int | None = None, inherit: bool | None = None, pick: tuple[str, ...] = (),
+          out: str | Path | None = None, trust: bool = False, devices: int | Literal["all"] | None = None,
+          cache: str | None = None, progress: bool = True, **recipe) -> TrainedNetwork:
     """Trains the network of an architecture on a data set and looks at the test split once, when all is done.
 
     what: a run, what `dnas.select` returns, a genotype, a path to one of them, or a published name such as "darts-v2".
@@ -60,6 +60,8 @@ def train(what: str | Path | Run | Selected | Genotype, data: str | Dataset | No
         seed: Seed of everything random, 0 to 4294967295; 0 unless given.
         inherit: Start from the weights of the run's supernet: its own network, of its size and without an auxiliary head,
             whose statistics are computed anew from the data. With 0 epochs it stays at that.
+        pick: Limits such as 'macs<=20e6': the network of a front that is best by its first objective within them. The front
+            is that of a selection, or the one in the run's folder selections/pareto.
         out: The run directory, in which a training that was interrupted goes on; None keeps the network in memory.
         trust: Import whatever places the run's config names.
         devices: Devices among which each batch is divided, a number or all.
@@ -71,7 +73,8 @@ def train(what: str | Path | Run | Selected | Genotype, data: str | Dataset | No
     such as a supernet that was trained on examples which are to judge the network; NonFiniteLoss; RunWriteError.
     """
     plan = plan_training(what, data, preset=preset, splits=splits, space=space, cells=cells, channels=channels,
-                         epochs=epochs, batch=batch, seed=seed, inherit=inherit, trust=trust, devices=devices, **recipe)
+                         epochs=epochs, batch=batch, seed=seed, inherit=inherit, pick=pick, trust=trust, devices=devices,
+                         **recipe)
     say = print_flushed if progress else lambda text: None
     return run_training_plan(plan, out, cache=cache, progress=progress, say=say)
 

@@ -17,7 +17,7 @@ from dnas import options as factory_options
 from dnas import registry
 from dnas.algorithms.distillation import supernet_teacher
 from dnas.algorithms.supervised import Recipe
-from dnas.api.architectures import Architecture, architecture_of, choice_fingerprint, network_space
+from dnas.api.architectures import Architecture, architecture_of, choice_fingerprint, network_space, picked
 from dnas.api.search_plan import BATCH, check_space, space_config
 from dnas.api.supernet import Supernet, fingerprint, refuse_other_state
 from dnas.data import Dataset, balanced, check_augment, steps_per_epoch
@@ -68,13 +68,14 @@ class TrainingPlan(NamedTuple):
 
 
 def plan_training(what, data=None, *, preset=None, splits=None, space=None, cells=None, channels=None, epochs=None,
-                  batch=None, seed=None, inherit=None, trust=False, devices: int | Literal["all"] | None = None,
-                  **recipe) -> TrainingPlan:
+                  batch=None, seed=None, inherit=None, pick=(), trust=False,
+                  devices: int | Literal["all"] | None = None, **recipe) -> TrainingPlan:
     """Loads, builds and checks all that a training needs, and computes and writes nothing. Arguments: as for `train`.
 
     Raises ValueError, in one line, for whatever does not fit.
     """
     architecture = architecture_of(what, space=space, trust=trust)
+    architecture = picked(architecture, pick) if pick else architecture
     chosen = {"cells": cells, "channels": channels, "epochs": epochs, "batch": batch, "seed": seed, "splits": splits,
               "inherit": inherit, **recipe}
     options = default_options(architecture, preset) | {name: value for name, value in chosen.items() if value is not None}

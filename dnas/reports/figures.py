@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from dnas.fronts.front import Front
 from dnas.runs.directory import flatten
 from dnas.runs.files import write_atomic
 from dnas.types import Group
@@ -137,6 +138,32 @@ def draw_dots(panels: Mapping[str, Mapping[str, Sequence[float]]], path: str | P
             axes.set_yticks(range(len(labels)), labels, size=FONT)
             axes.set_ylim(len(labels) - 0.4, -0.6)
             _quiet(axes)
+        save(figure)
+
+
+def draw_front(front: Front, path: str | Path) -> None:
+    """Writes a panel for each objective but the first one, which is on the vertical axis: all networks that were evaluated
+    as dots, those of the front marked; of two objectives a line bounds what the front dominates.
+
+    Raises ValueError for a suffix other than .svg and .png.
+    """
+    from matplotlib.figure import Figure
+
+    (first, better), *others = front.objectives.items()
+    with saving(path) as save:
+        figure = Figure(figsize=(4.2 * len(others), 3.2), layout="constrained")
+        for number, (axes, (name, _)) in enumerate(zip(figure.subplots(1, len(others), sharey=True, squeeze=False)[0],
+                                                       others), 1):
+            axes.plot(front.evaluated[:, number], front.evaluated[:, 0], "o", color=NONE, markersize=3, alpha=0.5,
+                      label=f"{len(front.evaluated):,} evaluated")
+            x, y = (np.array([each.values[key] for each in front.networks]) for key in (name, first))
+            order = np.lexsort((better * y, x))
+            steps = {"drawstyle": "steps-post", "linewidth": 1.2} if len(others) == 1 else {"linestyle": ""}
+            axes.plot(x[order], y[order], marker="o", color=SERIES[0], markersize=4.5, label=f"front of {len(x)}", **steps)
+            axes.set_xlabel(name, size=FONT)
+            _quiet(axes)
+        figure.axes[0].set_ylabel(first, size=FONT)
+        figure.axes[0].legend(frameon=False, fontsize=FONT - 1)
         save(figure)
 
 

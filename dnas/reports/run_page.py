@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dnas.fronts.front import Front, load_front
 from dnas.reports import confusion, duplicates, html
 from dnas.reports.cells import draw_genotype, terminal_cell
 from dnas.reports.comparison import agreement
@@ -267,7 +268,7 @@ def _classes(run: RunContent) -> list[str]:
 
 def _selections(run: RunContent) -> list[str]:
     """The choices made afterwards from the same supernet; one that cannot be read is a line."""
-    rows, pictures, notes = [], [], []
+    rows, pictures, notes, fronts = [], [], [], []
     for folder in index.choices(run.folder):
         one = index.summary(folder)
         if one.status != "done":
@@ -280,9 +281,12 @@ def _selections(run: RunContent) -> list[str]:
         try:
             genotype, cost = load_genotype(folder), read_json(folder / "cost.json")
             pictures.append(_drawn(run, genotype, folder, folder.name))
+            front = load_front(folder)
         except ValueError as error:
             notes.append(html.paragraph(f"{folder.name}: broken, {error}", quiet=True))
             continue
+        if front:
+            fronts += _front(front, folder)
         options = chosen["selection"] if isinstance(chosen["selection"], dict) else {}
         alike = f"{100 * agreement(genotype, run.genotype):.0f} %" if run.genotype else ""
         rows.append([folder.name, ", ".join(f"{name} {value}" for name, value in options.items()
@@ -293,7 +297,18 @@ def _selections(run: RunContent) -> list[str]:
         return []
     header = ["selection", "options", "of epoch", "edges as above", "examples forward", "epochs tuned", "seconds"]
     table = [html.table(header, rows, text=2)] if rows else []
-    return [html.heading("Chosen afterwards from the same supernet"), *table, *notes, html.grid(pictures)]
+    return [html.heading("Chosen afterwards from the same supernet"), *table, *notes, html.grid(pictures), *fronts]
+
+
+def _front(front: Front, folder: Path) -> list[str]:
+    """A front that a selection found, as a picture and a table."""
+    header, *rows = front.rows()
+    limits = " and ".join(f"{name}<={value:.10g}" for name, value in front.limits.items())
+    about = (f"{folder.name}: the front of {len(front.evaluated):,} networks{f' with {limits}' if limits else ''}, none of "
+             f"which dominates another; it covers {100 * front.hypervolume():.1f} % of the box between the best and the "
+             "worst value of each objective. The metric is that of the supernet.")
+    return [html.paragraph(about), _lying(folder / "front.svg", f"{folder.name}: all networks evaluated, and the front"),
+            html.table(header, rows)]
 
 
 def _settings(run: RunContent) -> list[str]:

@@ -3,10 +3,13 @@
 OWN = "own"
 """Instead of a selection: the method's own rule."""
 SELECTIONS = {
+    "evolution": "dnas.selection.evolution:evolution",
     "halving": "dnas.selection.halving:halving",
     "magnitude": "dnas.selection.magnitude:magnitude",
     "magnitude-edge": "dnas.selection.magnitude:magnitude_edge",
+    "pareto": "dnas.selection.pareto:pareto",
     "perturbation": "dnas.selection.perturbation:perturbation",
+    "predictor": "dnas.selection.predictor:predictor",
     "random": "dnas.selection.sampling:random",
     "sampled": "dnas.selection.sampling:sampled",
     "shapley": "dnas.selection.shapley:shapley",

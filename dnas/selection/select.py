@@ -23,6 +23,7 @@ from dnas.engine.host import initial
 from dnas.engine.progress import SILENT
 from dnas.engine.search import input_shape
 from dnas.engine.trials import compile_trials
+from dnas.fronts.front import FILE, Front, load_front
 from dnas.platform import on_cpu
 from dnas.runs import checkpoint
 from dnas.runs.directory import load_genotype
@@ -41,11 +42,13 @@ WIDTH = 8
 
 class SelectionResult(NamedTuple):
     """The result of a selection. scores: {name: [E, K]}; cost: evaluations (examples forward through the supernet),
-    epochs of fine-tuning, seconds of its steps, those before an interruption included."""
+    epochs of fine-tuning, seconds of its steps, those before an interruption included. front: None for a selection of a
+    single genotype."""
 
     genotype: Genotype
     scores: Mapping[str, np.ndarray]
     cost: Mapping[str, float]
+    front: Front | None = None
 
 
 def selection_context(space: SearchSpace, method: Method, data: Dataset, state: Tree, *, batch: int, epochs: int,
@@ -125,7 +128,7 @@ def _timed(function: Callable) -> float:
 def select(selection: Selection, context: Context, *, folder: Path | None = None, key: jax.Array | None = None,
            say: Callable[[str], None] = lambda text: None) -> SelectionResult:
     """Runs all steps of `selection`. With `folder` it saves each, continues from the last, and writes genotype.json,
-    scores.npz and cost.json there.
+    scores.npz, cost.json, and of a front front.json there.
 
     Raises the errors of `dnas.runs.checkpoint` for damaged files.
     """
@@ -149,7 +152,8 @@ def select(selection: Selection, context: Context, *, folder: Path | None = None
             checkpoint.keep(folder / "checkpoints", 2)
         say(f"step {int(progress.step)} of {total}: {_step_text(context, *before, progress)}")
     cost = {**selection.plan(context), "evaluations": int(progress.evaluations), "seconds": float(progress.seconds)}
-    chosen = SelectionResult(selection.genotype(context, progress), jax.tree.map(np.asarray, dict(progress.scores)), cost)
+    chosen = SelectionResult(selection.genotype(context, progress), jax.tree.map(np.asarray, dict(progress.scores)), cost,
+                             selection.front(context, progress) if selection.front else None)
     if folder is not None:
         _write(folder, chosen)
     return chosen
@@ -178,6 +182,8 @@ def _write(folder: Path, chosen: SelectionResult) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_arrays(folder / "scores.npz", chosen.scores)
     write_json(folder / "cost.json", chosen.cost)
+    if chosen.front:
+        write_atomic(folder / FILE, chosen.front.to_json())
     write_atomic(folder / "genotype.json", chosen.genotype.to_json() + "\n")
 
 
@@ -195,7 +201,7 @@ def load_selected(folder: Path) -> SelectionResult | None:
     if not (folder / "genotype.json").exists():
         return None
     return SelectionResult(load_genotype(folder), read_arrays(folder / "scores.npz", f"remove {folder} to select again"),
-                           load_cost(folder))
+                           load_cost(folder), load_front(folder))
 
 
 def load_cost(folder: Path) -> dict[str, float]:

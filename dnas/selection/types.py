@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dnas.fronts.front import Front
 from dnas.task import Task
 from dnas.types import Array, Batch, Gates, Genotype, SearchSpace, Tree
 
@@ -84,6 +85,7 @@ class Selection(NamedTuple):
     genotype(context, progress) -> Genotype, after the last step; plan(context) -> its cost: {"evaluations", "epochs"}, and
     where that is not 0 "trained_epochs", of training networks, and "untrained", networks judged untrained; "discrete":
     whether the evaluations are of discrete networks. check(space): raises ValueError for one that its options do not fit.
+    front(context, progress) -> the Pareto front that it found; None for a selection of a single genotype.
     """
 
     steps: Callable[[Context], int]
@@ -92,3 +94,4 @@ class Selection(NamedTuple):
     genotype: Callable[[Context, Progress], Genotype]
     plan: Callable[[Context], Mapping[str, Any]]
     check: Callable[[SearchSpace], None] = lambda space: None
+    front: Callable[[Context, Progress], Front] | None = None
