@@ -4,6 +4,9 @@ anything takes."""
 import itertools
 import json
 import os
+import re
+import runpy
+import shlex
 from pathlib import Path
 
 import jax
@@ -140,6 +143,21 @@ def test_a_table_goes_there_and_back_and_grows(tmp_path, monkeypatch, capsys):
     assert "t.npz has latencies of something else: its batch differs, 1 there and 2 here; choose another file" in error
     error = refused(capsys, "latency", "--save", "t.npz", "--draws", "40", *WORDS, "--space.channels", "6")
     assert "its options differs, {'image': [8, 8, 1]" in error
+
+
+def test_the_page_about_it_does_what_it_says(tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parent.parent / "docs" / "latency.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "networks.txt").write_text("4-3\n2-2\n")
+    commands = [shlex.split(line) for line in re.findall(r"^    dnas (.*)$", page, re.MULTILINE)]
+    assert [words[1] for words in commands] == ["runs/mine", "darts-v2", "--save", "--save"]
+    for words in commands[2:]:
+        said(capsys, *words, "--repetitions", "1", "--limit", "200")
+    assert tables.latency_by("width.npz")(SPACE.parse("2-2")) > 0
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "page.py").write_text(code)
+    runpy.run_path("page.py")
+    assert len(tables.read("few.npz").ms) == 16
 
 
 def test_a_table_is_written_after_each_group(tmp_path, monkeypatch):
