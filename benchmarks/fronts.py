@@ -23,7 +23,9 @@ from dnas.fronts.encoding import Encoding
 from dnas.fronts.nsga2 import nsga2
 from dnas.fronts.problem import Problem
 from dnas.runs.directory import environment
-from dnas.tabular import nasbench201
+from dnas.tabular.benchmarks import load
+from dnas.tabular.nasbench201 import latencies
+from dnas.tabular.table import choices, index, without_test
 from dnas.types import Genotype
 
 
@@ -45,11 +47,11 @@ def main(argv):
 
     if "_test_" in options.column:
         parser.error(f"--column {options.column}: nothing is chosen by test accuracies")
-    table = nasbench201.without_test(nasbench201.load(options.table))
+    table = without_test(load(options.table))
     space = tabulated(table, [options.column])
     costs = {"macs": np.array([space.cost(cell)["macs"] for cell in _cells(table, space)])}
     if options.latency:
-        devices, ms = nasbench201.latencies(options.latency)
+        devices, ms = latencies(options.latency)
         if options.device not in devices:
             parser.error(f"--device must be one of {', '.join(devices)}")
         costs["latency"] = ms[devices.index(options.device)]
@@ -97,11 +99,11 @@ def proposed(table, space, whole, name, budget, predicted, by, population, measu
     rows, milliseconds = [], whole[:, 1]
 
     def look_up(genotype):
-        rows.append(nasbench201.index(table, genotype))
+        rows.append(index(table, genotype))
         return {"accuracy": -whole[rows[-1], 0], "latency": milliseconds[rows[-1]]}
 
     known = {} if measured or name != "latency" else {
-        "latency": lambda genotype: milliseconds[nasbench201.index(table, genotype)]}
+        "latency": lambda genotype: milliseconds[index(table, genotype)]}
     fronts.search(space, look_up, ["accuracy", name], evaluations=budget, by=by, population=population, predicted=predicted,
                   better={"latency": -1}, costs=known, seed=seed)
     return rows
@@ -116,7 +118,7 @@ def evolved(table, space, whole, population, budget, seed):
             if vector not in rows:
                 if len(rows) == budget:
                     raise Spent
-                rows[vector] = nasbench201.index(table, encoding.genotype(vector))
+                rows[vector] = index(table, encoding.genotype(vector))
         return whole[[rows[vector] for vector in vectors]]
 
     first = list(dict.fromkeys(encoding.draw(rng) for _ in range(2 * population)))[:population]
@@ -128,4 +130,4 @@ def evolved(table, space, whole, population, budget, seed):
 
 
 def _cells(table, space):
-    return [Genotype(space.name, space.options, nasbench201.choices(table, row)) for row in range(len(table.ops))]
+    return [Genotype(space.name, space.options, choices(table, row)) for row in range(len(table.ops))]

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from dnas.api.evaluate import Evaluation, evaluate
     from dnas.api.export import export
     from dnas.api.front import front
+    from dnas.api.latency import Latencies, latency
+    from dnas.api.latency_table import latency_table
     from dnas.api.load import TrainedNetwork, load
     from dnas.api.open import Run, open
     from dnas.api.parts import method, space
@@ -50,6 +52,8 @@ _PLACES = {
         "api.evaluate": ("Evaluation", "evaluate"),
         "api.export": ("export",),
         "api.front": ("front",),
+        "api.latency": ("Latencies", "latency"),
+        "api.latency_table": ("latency_table",),
         "api.load": ("TrainedNetwork", "load"),
         "api.open": ("Run", "open"),
         "api.parts": ("method", "space"),
@@ -73,10 +77,10 @@ _PLACES = {
 }
 __all__ = [
     "Algorithm", "Batch", "Budget", "Choice", "Comparison", "CorruptCheckpoint", "Dataset", "Evaluation",
-    "Evaluator", "Genotype", "Group", "Method", "Network", "NonFiniteLoss", "Player", "Predictions", "Recipe", "Run",
-    "RunWriteError", "SearchSpace", "SearchState", "Selected", "Study", "Supernet", "Task", "Term", "TrainedNetwork",
-    "compare", "estimate", "evaluate", "export", "front", "load", "load_genotype", "method", "open", "predict", "report",
-    "search", "select", "show", "space", "study", "study_report", "train",
+    "Evaluator", "Genotype", "Group", "Latencies", "Method", "Network", "NonFiniteLoss", "Player", "Predictions", "Recipe",
+    "Run", "RunWriteError", "SearchSpace", "SearchState", "Selected", "Study", "Supernet", "Task", "Term", "TrainedNetwork",
+    "compare", "estimate", "evaluate", "export", "front", "latency", "latency_table", "load", "load_genotype", "method",
+    "open", "predict", "report", "search", "select", "show", "space", "study", "study_report", "train",
 ]
 
 

@@ -173,6 +173,13 @@ def label(source: Mapping[str, Any], kind: str, also: Collection[str] = ()) -> s
     return f"{name} ({shown})" if shown else name
 
 
+def chosen_by(selection: Mapping[str, Any]) -> str:
+    """The selection of a config on one line, and what it chooses, where it is of this toolkit. Imports nothing."""
+    name = selection["name"]
+    purpose = registry.purpose(name, "selection") if name in registry.registered("selection") else ""
+    return label(selection, "selection") + (f": {purpose[0].lower()}{purpose[1:].rstrip('.')}" if purpose else "")
+
+
 def read_config(path: str | Path) -> dict[str, Any]:
     """The config.json of a search, or of the run directory `path`. Raises ValueError for anything else."""
     from dnas.runs.files import read_json

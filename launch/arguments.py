@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from dnas import options as factory_options
@@ -19,10 +20,12 @@ SHOWN = {"devices": Shown("all|N", "all of an accelerator's, one on a CPU"),
          "task": Shown("{" + ",".join(registry.registered("task")) + "}|FACTORY", "by the targets"),
          "resize": Shown("SIDE|HEIGHT WIDTH", "32; pictures of one size up to 64 stay as they are"),
          "fit": Shown("{crop,pad,stretch}", "crop"), "augment": Shown("FUNCTION", "random crops, and flips for some data"),
-         "target": Shown("COLUMN", "target, label, class or y"), "window": Shown("N", "64"), "limit": Shown("N", "all")}
+         "target": Shown("COLUMN", "target, label, class or y"), "window": Shown("N", "64"), "limit": Shown("N", "all"),
+         "json": Shown("FILE", "none")}
 """How --help shows options that several commands have."""
 DATA = Option("data", tuple[str, ...], (),
               "A name or other source of data (`dnas datasets`), or the several files of one set.")
+JSON = Option("json", str | None, None, "File to write the result to as JSON.")
 LOAD = "dnas.data.sources:load"
 
 
@@ -74,6 +77,23 @@ def part_options(kind: Literal["space", "method", "selection"], name: str) -> li
         return listed
     names = [option.name for option in listed]
     return [*listed, *(option for option in factory_options.read(SHARED) if option.name not in names)]
+
+
+def json_file(json: str | None, inputs: Sequence[str]) -> Path | None:
+    """The file of --json, None where it is not given. Raises ValueError if it cannot be written, is a file that a run is
+    made of, or is one of the inputs."""
+    if json is None:
+        return None
+    out = Path(json).expanduser()
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        raise ValueError(f"--json {out}: it must be a file in a folder that exists")
+    for path in map(Path, inputs):
+        if out.resolve() in (path.expanduser().resolve(), (path.expanduser() / "genotype.json").resolve()):
+            raise ValueError(f"--json {out} would replace what is evaluated; choose another file")
+    from dnas.runs.directory import refuse_run_file
+
+    refuse_run_file(out)
+    return out
 
 
 def flag_value(argv: Sequence[str], flag: str) -> str | None:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 
 from launch.arguments import load_data
-from launch.search_options import read_search
+from launch.search_options import read_search, settings_of
 
 
 def main(argv: Sequence[str]) -> int:
@@ -29,15 +29,21 @@ def main(argv: Sequence[str]) -> int:
     devices = devices_for(elsewhere, values["devices"])
     chip = chip_of(values["platform"], values["chip"]) if elsewhere else None
     data = load_data(values)
-    space = dnas.space(values["space"], data, **values["space_options"])
-    method = dnas.method(values["method"], **values["method_options"])
-    plan = plan_search(space, method, data, epochs=values["epochs"], batch=values["batch"],
-                       budget=dnas.Budget(**values["budget_options"]),
-                       seeds=values["seeds"] if values["seeds"] > 1 else None,
-                       devices=devices)
+    (space, *others), (method, *more) = settings_of(values, argv, data)
+    if others or more:
+        raise ValueError("--sweep has several settings, and an estimate is of one; give one value of each option")
+    own = {name: values[name] for name in ("epochs", "batch", "seconds", "preset")}
+    if values["selection"] is not None:
+        own["selection"] = values["selection"], values.get("selection_options", {})
+    plan = plan_search(space, method, data, **own, budget=dnas.Budget(**values["budget_options"]),
+                       seeds=values["seeds"] if values["seeds"] > 1 else None, devices=devices)
+    chosen = plan.settings[0].config.get("selection")
     print(describe(data))
     print(f"space         {configs.label(space.source, 'space')}")
-    print(f"method        {configs.label(method.source, 'method')}, batch {plan.batch}", flush=True)
+    print(f"method        {configs.label(method.source, 'method')}, batch {plan.batch}"
+          + (f", at most {plan.seconds:g} seconds" if plan.seconds else ""), flush=True)
+    if chosen:
+        print(f"selection     {configs.label(chosen, 'selection')} ends the search; its own needs are not in the following")
     need = estimate_plan(plan, seeds=values["seeds"], cache=values["cache"], chip=chip)
     print(f"weights       {need.weights:,}")
     print(f"multiply-adds {need.macs:,} per example, forwards through the supernet")

@@ -7,11 +7,10 @@ Test accuracies are for reports: no search or selection reads a table.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dnas.options import REQUIRED, Option
-from launch.arguments import options_of, read_command
+from launch.arguments import JSON, json_file, options_of, read_command
 from launch.parser import Positional, Shown
 
 if TYPE_CHECKING:
@@ -19,16 +18,14 @@ if TYPE_CHECKING:
 
 WHAT = Option("what", str, REQUIRED, "A run, a folder of `dnas select`, a genotype.json, a published name, a cell such "
               "as '|none~0|+|...|' in quotes, or eight digits such as 22212202, a network of NAS-Bench-Macro.")
-JSON = Option("json", str | None, None, "File to write the result to as JSON.")
-SHOWN = {"what": Positional("RUN|GENOTYPE|STRING"), "table": Shown("FILE.npz", "none"), "latency": Shown("FILE.npz", "none"),
-         "json": Shown("FILE", "none")}
+SHOWN = {"what": Positional("RUN|GENOTYPE|STRING"), "table": Shown("FILE.npz", "none"), "latency": Shown("FILE.npz", "none")}
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs `dnas evaluate`. Raises ValueError for bad input."""
     options = [WHAT, *options_of("dnas.api.evaluate:evaluate"), JSON]
     values = read_command("evaluate", __doc__, argv, options, shown=SHOWN)
-    out = _checked(values.pop("json"), values)
+    out = json_file(values.pop("json"), [value for value in values.values() if value])
     import dnas
     from dnas.runs.files import write_atomic
 
@@ -38,21 +35,6 @@ def main(argv: Sequence[str]) -> int:
         write_atomic(out, evaluation.to_json())
         print(f"\nwritten    {out}")
     return 0
-
-
-def _checked(json: str | None, values: dict) -> Path | None:
-    """The file to write. Raises ValueError if it cannot be written or is one of the inputs."""
-    out = Path(json).expanduser() if json else None
-    if out and (out.is_dir() or not out.absolute().parent.is_dir()):
-        raise ValueError(f"--json {out}: it must be a file in a folder that exists")
-    inputs = [Path(value).expanduser() for value in values.values() if value]
-    if out and any(out.resolve() in (path.resolve(), (path / "genotype.json").resolve()) for path in inputs):
-        raise ValueError(f"--json {out} would replace what is evaluated; choose another file")
-    if out:
-        from dnas.runs.directory import refuse_run_file
-
-        refuse_run_file(out)
-    return out
 
 
 def _print(result: Evaluation) -> None:

@@ -21,11 +21,10 @@ def main(argv: Sequence[str]) -> int:
     values = read_command("front", __doc__, argv, [TABLE, *options_of("dnas.api.front:front")], shown=SHOWN)
     import dnas
     from dnas import registry
-    from dnas.tabular.nasbench201 import SPACE
     from launch.text import front_text
 
     front = dnas.front(values.pop("table"), **values)
-    space = registry.resolve(SPACE, "space")()
+    space = registry.resolve(front.networks[0].genotype.space, "space")()
     print("", front_text(front, [space.format(each.genotype) for each in front.networks]), sep="\n")
     if values["out"]:
         print(f"written    {values['out']}")

@@ -30,6 +30,7 @@ COMMANDS = {
     "report": ("launch.report:main", "write one page about a run, with pictures, figures, command and versions"),
     "runs": ("launch.runs:main", "list the runs in a folder with their status, metric and time"),
     "evaluate": ("launch.evaluate:main", "size of a network, and its results in a benchmark's table"),
+    "latency": ("launch.latency:main", "milliseconds of networks on this machine, or a table of those of a space"),
     "table": ("launch.table:main", "make such a table from a benchmark's official files"),
     "estimate": ("launch.estimate:main", "weights, multiply-adds, memory and compile time of a search, without it"),
     "spaces": ("launch.lists:spaces", "list the search spaces"),

@@ -57,7 +57,7 @@ def _refuse_other_start(path: str, plan: SearchPlan) -> None:
 
 def report(run: Run) -> str:
     """The result of a search as text: the cell, its size, its metric, its files, next commands."""
-    from dnas.config import label
+    from dnas.config import chosen_by
     from dnas.engine.margin import margin_of, undecided
     from dnas.engine.progress import metric_text
     from dnas.reports.cells import terminal_cell
@@ -76,7 +76,7 @@ def report(run: Run) -> str:
         "", terminal_cell(genotype, space.groups), space.format(genotype), "",
         f"margin    median lead of the best operation over the second: {100 * margin.lead:.1f} points (uniform gates: 0)",
         *([f"gates     {even}" + (", by the gates alone" if chosen else "")] if even else []),
-        *([f"chosen    by {label(chosen, 'selection')}"] if chosen else []),
+        *([f"chosen    by {chosen_by(chosen)}"] if chosen else []),
         f"size      {size_text(space.cost(genotype))} as a network of its own",
         *(f"budget    {line}" for line in budget_lines(run.config, space, genotype, gates)),
         f"hold-out  {metric_text(task, holdout[task.metric], 2)}{f' {task.metric}' if task.percent else ''} of the "
@@ -97,21 +97,21 @@ def report(run: Run) -> str:
 
 def _to_decide(config: Mapping[str, Any], folder: str) -> list[str]:
     """Next commands if the gates have decided nothing."""
-    from dnas.engine.margin import moves_logits, what_decides
+    from dnas.engine.margin import DECIDES, moves_logits, what_decides
 
     options, again = config["method"], []
     if moves_logits(options):
         again = [f"  dnas search --config {folder}/config.json --epochs {3 * config['epochs']} "
                  f"--method.arch-lr {10 * options['arch_lr']:g}"]
-    return [f"next      {what_decides(options)}", f"  dnas select {folder} --selection perturbation",
-            f"  dnas train {folder}/selections/perturbation", *again]
+    return [f"next      {what_decides(options)}", f"  dnas select {folder} --selection {DECIDES}",
+            f"  dnas train {folder}/selections/{DECIDES}", *again]
 
 
 def report_runs(plan: SearchPlan, runs: Sequence[Run], out: Path) -> str:
     """The results of several searches as text: a line each, what they share, next commands."""
     import numpy as np
 
-    from dnas.config import label
+    from dnas.config import chosen_by
     from dnas.engine.margin import margin_of, undecided, what_decides
     from dnas.engine.progress import metric_text
     from dnas.reports.comparison import agreement
@@ -148,7 +148,7 @@ def report_runs(plan: SearchPlan, runs: Sequence[Run], out: Path) -> str:
         lines.append(f"gates     {even} of {len(runs)} searches decided nothing: their gates are nearly uniform; "
                      f"{what_decides(plan.settings[0].config['method'])}")
     if plan.selection:
-        lines.append(f"chosen    by {label(plan.settings[0].config['selection'], 'selection')}")
+        lines.append(f"chosen    by {chosen_by(plan.settings[0].config['selection'])}")
     lines += [f"budget    {setting.title}: {line}" for setting, run in rows if run
               for line in budget_lines(run.config, run.supernet.space, run.genotype, run.gates)]
     if runs:

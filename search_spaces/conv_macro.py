@@ -8,8 +8,8 @@ Two forms of supernet have the same networks. `entangled` mixes weights, the siz
 norm of its own, nine in a layer, and the gate of each is the product of the gates of its two choices.
 
 Departures: the published layers have no batch norm, which is the option `norm none`: SGD at the rates of DARTS does not
-train those. Ours are the strides (all layers but the first halve the image), the width of the fifth layer, that of the widest
-fourth one, and the head.
+train those. Ours are the strides (all layers but the first halve the image), the width of the fifth layer, that of the
+widest fourth one, and the head.
 """
 
 from __future__ import annotations

@@ -327,7 +327,7 @@ def test_a_search_that_decided_nothing_says_so_and_what_would_decide(said, folde
     assert lines.startswith("nothing is decided yet: the largest gate of an edge is 50.")
     following = lines.partition("\nnext      ")[2].splitlines()
     assert following[0].startswith("more epochs, a larger --method.arch-lr, or `dnas select")
-    assert following[1:4] == ["  dnas select r --selection perturbation", "  dnas train r/selections/perturbation",
+    assert following[1:4] == ["  dnas select r --selection zero-cost-gates", "  dnas train r/selections/zero-cost-gates",
                               "  dnas search --config r/config.json --epochs 6 --method.arch-lr 0.003"]
     results = json.loads((folder / "r" / "results.json").read_text())
     assert results["uniform"] == 0.5 < results["largest_gate"] < 0.55
@@ -365,6 +365,14 @@ def test_estimate(said, folder):
     code, out, err = said("estimate", "--space", "mine.py:linear", "--limit", "400", "--batch", "8", "--run", "r")
     assert code == 0 and "multiply-adds 1,234,567 per example" in out and "MiB of a step" in out, err
     assert [path for path in sorted(folder.iterdir()) if path.name != "__pycache__"] == before
+    argv = ["estimate", "--space", "mine.py:linear", "--limit", "400", "--batch", "8"]
+    code, out, err = said(*argv, "--seconds", "30", "--selection", "halving", "--preset", "quick")
+    assert code == 0 and "darts (arch_lr 0.0" in out, err  # fitted to the steps
+    assert ", batch 8, at most 30 seconds\nselection     halving ends the search" in out
+    for words, message in ((["--selection", "nope"], "no selection 'nope'"), (["--seconds", "-1"], "seconds is -1.0"),
+                           (["--preset", "slow"], "--preset"), (["--sweep", "method.lr=1,2"], "an estimate is of one")):
+        code, _, err = said(*argv, *words)
+        assert code == 2 and message in err and err.count("\n") == 1
 
 
 def test_interrupted_search_says_how_to_go_on(said, folder, monkeypatch):

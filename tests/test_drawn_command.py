@@ -23,6 +23,7 @@ def test_each_is_searched_selected_from_and_compared(tmp_path, capsys):
         assert np.isfinite([record["loss"]["train"], record["loss"]["valid"]]).all()
     out = capsys.readouterr().out
     assert out.count("a larger --method.arch-lr") == len(METHODS) - 1  # not of rsps, which has none
+    assert "next      `dnas select --selection zero-cost-gates` would decide it" in out
     pair = [folders[METHODS.index(method)] for method in ("rsps", "fair-darts")]
     assert main(["compare", *pair, "--cache", "off", "--selection", "magnitude", "sampled"]) == 0
     assert "rsps: magnitude needs gates that differ" in capsys.readouterr().out

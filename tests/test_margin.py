@@ -40,6 +40,6 @@ def test_the_sentence_names_both_figures_and_what_helps():
                                       "20.0 % is uniform")
     assert undecided(1.0, 1.0) is None  # there is nothing to decide
     assert what_decides({"arch_lr": 3e-4}) == ("more epochs, a larger --method.arch-lr, or `dnas select --selection "
-                                               "perturbation` would decide it")
+                                               "zero-cost-gates` would decide it")
     for options in {"arch_lr": 3e-4, "arch_frozen": True}, {"arch_lr": 0.0}, {"arch_lr": "x"}, {}:
         assert not moves_logits(options) and what_decides(options).startswith("`dnas select")

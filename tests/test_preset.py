@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -45,11 +46,30 @@ def test_it_ends_by_zero_cost_and_gates(quick):
 def test_it_is_complete_and_can_be_repeated(quick, tmp_path, capsys):
     assert main(["search", "--config", str(quick / "config.json"), "--run", str(tmp_path / "again"), "--trust", "--cache",
                  "off", "--no-progress"]) == 0
-    assert "chosen    by zero-cost-gates" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "chosen    by zero-cost-gates: of many networks drawn uniformly the best by" in out
+    assert "untrained networks\nestimated  " in out and " once compiled\nstep 1 of 4" in out
     for name in ("config.json", "genotype.json", "arch.npz"):
         assert (quick / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
     assert main([*SEARCH, "--run", str(quick), "--preset", "quick"]) == 0
     assert "complete: this is its result" in capsys.readouterr().out
+
+
+def test_its_page_says_what_chose(quick, capsys):
+    assert main(["report", str(quick)]) == 0
+    assert "Chosen in the end by zero-cost-gates: of many networks drawn uniformly the best by a number of the untrained " \
+        "network and by the search&#x27;s gates." in (quick / "report.html").read_text()
+
+
+def test_a_choice_of_a_state_that_was_computed_again_says_what_helps(quick, tmp_path, capsys):
+    """As after a search that lost its last checkpoint, and went on with other devices."""
+    shutil.copytree(quick, tmp_path / "run")
+    file = tmp_path / "run" / "selections" / "zero-cost-gates" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"checkpoint": "0" * 64}))
+    assert main([*SEARCH, "--run", str(tmp_path / "run"), "--preset", "quick"]) == 2
+    err = capsys.readouterr().err
+    assert "another state of the supernet (epochs that were computed again on another number of devices" in err
+    assert f"remove {file.parent} to choose again, or let `dnas select` write elsewhere (--out" in err
 
 
 def test_one_that_was_killed_before_it_chose_goes_on(quick, tmp_path, monkeypatch):

@@ -291,7 +291,7 @@ def test_magnitude_leaves_the_edges_weights_out_and_magnitude_edge_takes_them(tr
 
 def test_a_plan_is_timed_by_the_programs_that_it_needs(trained, monkeypatch):
     on, ran = opened(trained), []
-    monkeypatch.setattr(sys.modules[select.__module__], "_timed", lambda program: ran.append(program()) or 2.0)
+    monkeypatch.setattr(sys.modules[select.__module__], "timed", lambda program: ran.append(program()) or 2.0)
     assert on.seconds({"evaluations": 0, "epochs": 0}) == 0 and not ran
     assert on.seconds({"evaluations": 1000, "epochs": 0}) == 1000 * 2 / on.rows and len(ran) == 1
     assert on.seconds({"evaluations": 0, "epochs": 3}) == 3 * (on.examples // BATCH) * 2 and len(ran) == 2

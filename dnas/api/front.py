@@ -12,8 +12,8 @@ from dnas.printing import print_flushed
 from dnas.reports.figures import draw_front
 from dnas.runs.files import write_atomic
 from dnas.selection.pareto import latency_cost
-from dnas.tabular import nasbench201
-from dnas.tabular.nasbench201 import DATA, SKELETON, SPACE, Table
+from dnas.tabular.benchmarks import load
+from dnas.tabular.table import Table, accuracy, evaluator, index, without_test
 from dnas.types import SearchSpace
 
 
@@ -41,7 +41,7 @@ def front(table: str | Path, *, objectives: tuple[str, ...] = ("cifar10_valid_12
 
     Raises ValueError, in one line and before anything is written, for what cannot be read and as `dnas.fronts.search`.
     """
-    known = nasbench201.without_test(nasbench201.load(Path(table).expanduser()))
+    known = without_test(load(Path(table).expanduser()))
     costs = latency_cost(latency, device, str(table) if latency else None)
     for name in objectives:
         if "_test_" in name:
@@ -51,10 +51,10 @@ def front(table: str | Path, *, objectives: tuple[str, ...] = ("cifar10_valid_12
     folder = Path(out).expanduser() if out else None
     if folder and (folder / fronts.FILE).exists():
         raise ValueError(f"{folder} has a front; remove it, or choose another folder")
-    better = {name: 1 if nasbench201.accuracy(name) or "_acc_" in name else -1 for name in objectives}
+    better = {name: 1 if accuracy(name) or "_acc_" in name else -1 for name in objectives}
     done = lambda number, values: print_flushed(f"evaluated  {number:,} of {evaluations:,}") if number % population == 0 \
         and progress else None
-    found = fronts.search(tabulated(known, objectives), nasbench201.evaluator(known), objectives, evaluations=evaluations,
+    found = fronts.search(tabulated(known, objectives), evaluator(known), objectives, evaluations=evaluations,
                           by=by, limits=limit, costs=costs, better=better, population=population, predicted=predicted,
                           seed=seed, progress=done)
     if folder:
@@ -68,15 +68,16 @@ def front(table: str | Path, *, objectives: tuple[str, ...] = ("cifar10_valid_12
 def tabulated(table: Table, objectives: Sequence[str]) -> SearchSpace:
     """NAS-Bench-201's space of the published networks for the data of the first accuracy among the objectives, whose costs
     are those of the table, if it has them."""
-    of = next((nasbench201.accuracy(name).data for name in objectives if nasbench201.accuracy(name)), "cifar10")
-    image, classes = DATA.get(of, DATA["cifar10"])
-    space = registry.resolve(SPACE, "space")(image, classes, **SKELETON)
+    of = next((accuracy(name).data for name in objectives if accuracy(name)), "cifar10")
+    benchmark = table.benchmark
+    image, classes = benchmark.data.get(of, benchmark.data["cifar10"])
+    space = registry.resolve(benchmark.space, "space")(image, classes, **benchmark.skeleton)
     params, macs = (table.columns.get(f"{name}_{of}") for name in ("params", "flops"))
     if params is None or macs is None:
         return space
 
     def cost(genotype):
-        row = nasbench201.index(table, genotype)
+        row = index(table, genotype)
         return {"params": int(params[row]), "macs": int(macs[row])}
 
     return space._replace(cost=cost, expected=None)

@@ -139,7 +139,8 @@ def choose(run: Run, selection: Selection, source: Mapping[str, Any], folder: Pa
         if any(plan.get(key) for key in COSTS if key != "untrained"):
             for line in device_lines(mesh, [opened]):
                 say(f"devices    {line}")
-            say(f"estimated  {duration(context.seconds(plan))} once compiled")
+        if any(plan.get(key) for key in COSTS):
+            say(f"estimated  {duration(context.seconds(plan) + selection.seconds(context))} once compiled")
         result = run_selection(selection, context, folder=folder, say=say)
         for suffix in ("svg", "png"):
             draw_genotype(result.genotype, supernet.space.groups, folder / f"cells.{suffix}")
@@ -169,9 +170,13 @@ def refuse_other_choice(folder: Path, config: Mapping[str, Any]) -> None:
         differs, other, _ = str(error).partition("; choose another folder")
         if not other or "of another config" not in differs:
             raise
-        if any(f"{key} is " in differs for key in ("config", "checkpoint", "epoch")):
-            differs = f"{folder} holds a choice from another state of the supernet: {differs.partition('config: ')[2]}"
-        raise ValueError(f"{differs}; remove {folder} to choose again, or choose another folder") from None
+        parts = [key for key in ("config", "checkpoint", "epoch") if f"{key} is " in differs]
+        if parts:
+            why = " (epochs that were computed again on another number of devices end with other bits)" * (
+                parts == ["checkpoint"])
+            differs = f"{folder} holds a choice from another state of the supernet{why}: {differs.partition('config: ')[2]}"
+        raise ValueError(f"{differs}; remove {folder} to choose again, or let `dnas select` write elsewhere (--out, in "
+                         "Python out=)") from None
 
 
 def selection_folder(run: Path, name: str) -> Path:

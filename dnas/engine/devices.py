@@ -1,15 +1,28 @@
-"""How much memory a compiled program needs, and how much the device has."""
+"""What the device is called, how much memory it has, and how much a compiled program needs."""
 
 from __future__ import annotations
 
 import contextlib
 import math
+import os
 from pathlib import Path
 
 import jax
 
 from dnas.platform import on_cpu
 from dnas.types import Tree
+
+
+def device_name() -> str:
+    """The first device for a person: the name of an accelerator; of a CPU its model and how many cores this process has."""
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return device.device_kind
+    with contextlib.suppress(AttributeError, IndexError, OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")][0]
+        return f"{model}, {len(os.sched_getaffinity(0))} cores"
+    return f"CPU, {os.cpu_count()} cores"
 
 
 def planned(compiled: jax.stages.Compiled) -> int | None:

@@ -14,6 +14,10 @@ NEARLY_UNIFORM = 1.1
 each other 19.5 %, a lead of 0.12 in its logit: the weights were trained on nearly the plain mean of the operations, and
 the chosen one weighs hardly more than those that are dropped. Initial logits (drawn at 1e-3) have 1.001."""
 
+DECIDES = "zero-cost-gates"
+"""The selection that is advised where gates decide nothing: the best after short searches by docs/leaderboard.md, where
+perturbation without fine-tuning is behind it, and accuracy in the supernet, by which `sampled` chooses, misleads."""
+
 
 class Margin(NamedTuple):
     """How clearly gates prefer operations: medians over the edges with a choice, of gates as shares of their edge's sum.
@@ -54,4 +58,4 @@ def moves_logits(options: Mapping[str, Any]) -> bool:
 def what_decides(options: Mapping[str, Any]) -> str:
     """As text, what would decide a search by a method with these options."""
     searching = "more epochs, a larger --method.arch-lr, or " if moves_logits(options) else ""
-    return f"{searching}`dnas select --selection perturbation` would decide it"
+    return f"{searching}`dnas select --selection {DECIDES}` would decide it"

@@ -105,11 +105,11 @@ def _head(run: RunContent) -> list[str]:
 
 def _decided(run: RunContent) -> list[str]:
     """What chose in the end, or that the search has decided nothing, where its results say so."""
-    from dnas.config import label
+    from dnas.config import chosen_by
 
     chosen = run.config.get("selection")
     if isinstance(chosen, dict) and isinstance(chosen.get("name"), str):
-        return [html.paragraph(f"Chosen in the end by {label(chosen, 'selection')}.")]
+        return [html.paragraph(f"Chosen in the end by {chosen_by(chosen)}.")]
     largest, uniform = number(run.results, "largest_gate"), number(run.results, "uniform")
     if largest is None or uniform is None:
         return []

@@ -28,7 +28,7 @@ from dnas.platform import on_cpu
 from dnas.runs import checkpoint
 from dnas.runs.directory import load_genotype
 from dnas.runs.files import read_arrays, read_json, write_arrays, write_atomic, write_json
-from dnas.selection.types import PROXY, TRIED, Context, Progress, Selection
+from dnas.selection.types import PROXY, TRIED, Context, Progress, Selection, timed
 from dnas.task import task_of
 from dnas.types import REMOVED, Batch, Genotype, SearchSpace, Tree
 
@@ -105,9 +105,9 @@ def selection_context(space: SearchSpace, method: Method, data: Dataset, state: 
         some = min(rows * (mesh.size if mesh else 1), total)  # a batch for each device
         chosen = space.genotype({name: np.asarray(rows) for name, rows in gates(state).items()})
         judged = chosen.gates(space.groups) if plan.get("discrete") else gates(state)
-        score_some = _timed(lambda: score(state, [judged], 0, some)) if plan["evaluations"] else 0
-        tune_one = _timed(lambda: jax.block_until_ready(tune(state, 0, 1))) if plan["epochs"] else 0
-        train_one = _timed(lambda: train(chosen, 1, 0, 1)) if plan.get("trained_epochs") else 0
+        score_some = timed(lambda: score(state, [judged], 0, some)) if plan["evaluations"] else 0
+        tune_one = timed(lambda: jax.block_until_ready(tune(state, 0, 1))) if plan["epochs"] else 0
+        train_one = timed(lambda: train(chosen, 1, 0, 1)) if plan.get("trained_epochs") else 0
         return (plan["evaluations"] * score_some / some + plan["epochs"] * steps * tune_one
                 + plan.get("trained_epochs", 0) * steps * train_one)
 
@@ -115,14 +115,6 @@ def selection_context(space: SearchSpace, method: Method, data: Dataset, state: 
     inputs, targets = normalise(jnp.asarray(data.inputs[some]), data.mean, data.std), jnp.asarray(data.targets[some])
     return Context(space, task, gates, state, score, tune, total, width, rows, Batch(inputs, targets), seed, seconds,
                    train)
-
-
-def _timed(function: Callable) -> float:
-    """Seconds of the second call; the first compiles."""
-    function()
-    started = time.monotonic()
-    function()
-    return time.monotonic() - started
 
 
 def select(selection: Selection, context: Context, *, folder: Path | None = None, key: jax.Array | None = None,

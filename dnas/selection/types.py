@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -86,6 +87,7 @@ class Selection(NamedTuple):
     where that is not 0 "trained_epochs", of training networks, and "untrained", networks judged untrained; "discrete":
     whether the evaluations are of discrete networks. check(space): raises ValueError for one that its options do not fit.
     front(context, progress) -> the Pareto front that it found; None for a selection of a single genotype.
+    seconds(context) -> duration of what `Context.seconds` does not measure, measured on a network; compiles.
     """
 
     steps: Callable[[Context], int]
@@ -95,3 +97,12 @@ class Selection(NamedTuple):
     plan: Callable[[Context], Mapping[str, Any]]
     check: Callable[[SearchSpace], None] = lambda space: None
     front: Callable[[Context, Progress], Front] | None = None
+    seconds: Callable[[Context], float] = lambda context: 0.0
+
+
+def timed(function: Callable[[], Any]) -> float:
+    """Seconds of the second call; the first compiles."""
+    function()
+    started = time.monotonic()
+    function()
+    return time.monotonic() - started

@@ -37,7 +37,7 @@ from dnas.one_hot import one_hot_gates
 from dnas.platform import platform
 from dnas.selection.naswot import code_kernel, log_determinant
 from dnas.selection.sampling import best_draw, check_draws, copied, no_draws, put_draw, uniform_draw
-from dnas.selection.types import PROXY, TRIED, Context, Progress, Selection, refuse_seed
+from dnas.selection.types import PROXY, TRIED, Context, Progress, Selection, refuse_seed, timed
 from dnas.types import Genotype
 
 PROXIES = "grad-norm", "naswot", "snip", "synflow"
@@ -47,7 +47,8 @@ AT_ONCE = 500
 
 def zero_cost(*, proxy: Literal["grad-norm", "naswot", "snip", "synflow"] = "synflow", draws: int = 100,
               without: tuple[str, ...] = (), seed: int | None = None) -> Selection:
-    """The best of many untrained networks by a zero-cost proxy (Abdelfattah et al., ICLR 2021), drawn uniformly.
+    """Of several networks drawn uniformly the best by a number of the untrained network, a zero-cost proxy
+    (Abdelfattah et al., ICLR 2021).
 
     Args:
         proxy: The number by which they are compared; more is better.
@@ -64,7 +65,7 @@ def zero_cost(*, proxy: Literal["grad-norm", "naswot", "snip", "synflow"] = "syn
 
 def zero_cost_gates(*, proxy: Literal["grad-norm", "naswot", "snip", "synflow"] = "synflow", draws: int = 2000,
                     weight: float = 1.0, without: tuple[str, ...] = ("none",), seed: int | None = None) -> Selection:
-    """The best of many untrained networks by a zero-cost proxy and the gates of the search, drawn uniformly.
+    """Of many networks drawn uniformly the best by a number of the untrained network and by the search's gates.
 
     Args:
         proxy: The number by which they are compared; more is better.
@@ -121,8 +122,13 @@ def best_of_draws(proxy: str, draws: int, weight: float, without: Sequence[str],
             scores[TRIED][:last] = standard(logs) + weight * standard(log_gates(context, scores, last))
         return progress._replace(step=np.int32(progress.step + 1), scores=scores)
 
+    def seconds(context):
+        first = context.seed if seed is None else seed
+        value, genotype = proxy_of(context, proxy, first), uniform_draw(context, np.random.default_rng([first, 0]), without)
+        return draws * timed(lambda: value(genotype))
+
     return Selection(lambda context: -(-draws // AT_ONCE), begin, step, best_draw,
-                     lambda context: {"evaluations": 0, "epochs": 0, "untrained": draws}, check)
+                     lambda context: {"evaluations": 0, "epochs": 0, "untrained": draws}, check, seconds)
 
 
 def log(values: np.ndarray) -> np.ndarray:
