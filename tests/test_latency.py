@@ -104,7 +104,7 @@ CELL = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|"
     (("--save", "RUN/t.npz", "--draws", "2", *WORDS), "is a file of a run itself"),
     (("--save", "t.npz", "--draws", "0", *WORDS), "draws is 0, it must be at least 1"),
     (("--save", "t.npz", "--genotypes", "absent", *WORDS), "cannot read absent"),
-    (("--save", "t.npz", "--genotypes", "lines", *WORDS), "lines, line 3: not widths of these 2 layers: '4-9'")])
+    (("--save", "t.npz", "--genotypes", "lines", *WORDS), "lines, line 3: not the width of each of these 2 layers")])
 def test_bad_input_is_one_line(run, tmp_path, monkeypatch, capsys, argv, message):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("dnas.api.latency.compiled_run", lambda *_: pytest.fail("it compiled"))
