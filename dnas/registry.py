@@ -125,23 +125,15 @@ def build(name: str, kind: str, returns: type, *args, options: Mapping[str, Any]
 
 
 def describe(name: str, kind: str) -> str:
-    """First line of the docstring of the module of `name`, read without importing it; "" if it has none."""
-    path = source(locate(name, kind))
-    try:
-        doc = path and ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
-    except (OSError, SyntaxError, ValueError):
-        doc = None
-    return doc.splitlines()[0] if doc else ""
-
-
-def purpose(name: str, kind: str) -> str:
-    """First line of the docstring of the factory of `name`, read without importing it; "" if it has none."""
+    """First line of the docstring of the module of `name`, or, in a module with several registered names of `kind`, of its
+    function; read without importing it, and "" if there is none."""
     place = locate(name, kind)
-    path = source(place)
+    module, _, attribute = place.rpartition(":")
+    path, several = source(place), sum(other.rpartition(":")[0] == module for other in registered(kind).values()) > 1
     try:
-        nodes = ast.parse(path.read_text(encoding="utf-8")).body if path else []
-        doc = next((ast.get_docstring(node) for node in nodes if isinstance(node, ast.FunctionDef)
-                    and node.name == place.rpartition(":")[2]), None)
+        tree = ast.parse(path.read_text(encoding="utf-8")) if path else ast.Module([])
+        functions = [node for node in tree.body if several and isinstance(node, ast.FunctionDef) and node.name == attribute]
+        doc = ast.get_docstring(*functions or [tree])
     except (OSError, SyntaxError, ValueError):
         doc = None
     return doc.splitlines()[0] if doc else ""

@@ -17,7 +17,7 @@ import numpy as np
 
 from dnas.runs.files import as_json, parse_json, write_arrays
 from dnas.tabular import nasbench201
-from dnas.tabular.nasbench201 import read_npz
+from dnas.tabular.nasbench201 import read_arrays
 from dnas.types import REMOVED, Genotype, Group
 
 ARRAYS = ("description", "decisions", "ms", "iqr_ms")
@@ -71,7 +71,7 @@ def write(path: str | Path, table: LatencyTable) -> None:
 
 def read(path: str | Path) -> LatencyTable:
     """Reads what `write` wrote. Raises ValueError, in one line, for anything else."""
-    arrays = read_npz(path)
+    arrays = read_arrays(path)
     if set(arrays) != set(ARRAYS):
         raise ValueError(f"{path}: its arrays are {', '.join(arrays)[:200] or 'none'}; a table of `dnas latency --save` has "
                          f"{', '.join(ARRAYS)}")
@@ -117,7 +117,7 @@ def latency_by(path: str | Path, device: str | None = None, *,
     Raises ValueError, in one line, for a file that is neither form, and for a device that it lacks. So does the function for
     a genotype of another space, or one that was not measured.
     """
-    if "help_devices" in read_npz(path):
+    if "help_devices" in read_arrays(path):
         return _of_nasbench201(path, device, table)
     measured = read(path)
     _check_device(path, (measured.device,), device)

@@ -82,7 +82,7 @@ def load(path: str | Path) -> Table:
     A column named `..._firstM_...` has values of the first M cells only. Raises ValueError if the file cannot be read,
     lacks `ops` or `code`, or an array has a wrong shape or value.
     """
-    arrays = read_npz(path)
+    arrays = read_arrays(path)
     for name in ("ops", "code"):
         if name not in arrays:
             raise ValueError(f"{path}: no array {name}; it has {', '.join(arrays) or 'none'}, and a table of NAS-Bench-201 "
@@ -167,7 +167,7 @@ def latencies(path: str | Path) -> Latencies:
     A cell without a path from its input to its output takes nearly no time on some devices. Raises ValueError if
     the file cannot be read, or an array is missing or has a wrong shape or value.
     """
-    arrays = read_npz(path)
+    arrays = read_arrays(path)
     if not {"help_devices", "help_latency_ms"} <= arrays.keys():
         raise ValueError(f"{path}: it has {', '.join(arrays) or 'no arrays'}, and latencies need help_devices [D] and "
                          "help_latency_ms [D, N]")
@@ -181,7 +181,7 @@ def latencies(path: str | Path) -> Latencies:
     return Latencies(tuple(devices.tolist()), ms)
 
 
-def read_npz(path: str | Path) -> dict[str, np.ndarray]:
+def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     """The arrays of a `.npz` that a person named. Raises ValueError, in one line, if it cannot be read or holds pickles."""
     if isinstance(path, (str, Path)):  # `dnas table import` reads from memory
         checked_file(Path(path))
