@@ -176,8 +176,9 @@ def label(source: Mapping[str, Any], kind: str, also: Collection[str] = ()) -> s
 def chosen_by(selection: Mapping[str, Any]) -> str:
     """The selection of a config on one line, and what it chooses, where it is of this toolkit. Imports nothing."""
     name = selection["name"]
-    purpose = registry.purpose(name, "selection") if name in registry.registered("selection") else ""
-    return label(selection, "selection") + (f": {purpose[0].lower()}{purpose[1:].rstrip('.')}" if purpose else "")
+    purpose = registry.describe(name, "selection") if name in registry.registered("selection") else ""
+    first = purpose[:1] if purpose[1:2].isupper() else purpose[:1].lower()  # DARTS-PT stays
+    return label(selection, "selection") + (f": {first}{purpose[1:].rstrip('.')}" if purpose else "")
 
 
 def read_config(path: str | Path) -> dict[str, Any]:

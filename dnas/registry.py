@@ -139,19 +139,6 @@ def describe(name: str, kind: str) -> str:
     return doc.splitlines()[0] if doc else ""
 
 
-def purpose(name: str, kind: str) -> str:
-    """First line of the docstring of the factory of `name`, read without importing it; "" if it has none."""
-    place = locate(name, kind)
-    path = source(place)
-    try:
-        nodes = ast.parse(path.read_text(encoding="utf-8")).body if path else []
-        doc = next((ast.get_docstring(node) for node in nodes if isinstance(node, ast.FunctionDef)
-                    and node.name == place.rpartition(":")[2]), None)
-    except (OSError, SyntaxError, ValueError):
-        doc = None
-    return doc.splitlines()[0] if doc else ""
-
-
 def source(place: str) -> Path | None:
     """The Python file of a place, without importing it or a package above it; None if there is none."""
     module, _, _ = place.rpartition(":")

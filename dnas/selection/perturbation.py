@@ -32,7 +32,7 @@ class Event(NamedTuple):
 
 def perturbation(*, interval: int = 5, criterion: Literal["metric", "loss"] = "metric", images: int = 0,
                  racing: bool = False, confidence: float = 0.99, seed: int | None = None) -> Selection:
-    """Edge by edge the operation that the supernet misses most when it is taken away.
+    """Perturbation-based selection.
 
     Args:
         interval: Epochs of fine-tuning between decisions; 0 for none.

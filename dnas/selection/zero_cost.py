@@ -47,8 +47,7 @@ AT_ONCE = 500
 
 def zero_cost(*, proxy: Literal["grad-norm", "naswot", "snip", "synflow"] = "synflow", draws: int = 100,
               without: tuple[str, ...] = (), seed: int | None = None) -> Selection:
-    """Of several networks drawn uniformly the best by a number of the untrained network, a zero-cost proxy
-    (Abdelfattah et al., ICLR 2021).
+    """The best of many untrained networks by a zero-cost proxy (Abdelfattah et al., ICLR 2021), drawn uniformly.
 
     Args:
         proxy: The number by which they are compared; more is better.
@@ -65,7 +64,7 @@ def zero_cost(*, proxy: Literal["grad-norm", "naswot", "snip", "synflow"] = "syn
 
 def zero_cost_gates(*, proxy: Literal["grad-norm", "naswot", "snip", "synflow"] = "synflow", draws: int = 2000,
                     weight: float = 1.0, without: tuple[str, ...] = ("none",), seed: int | None = None) -> Selection:
-    """Of many networks drawn uniformly the best by a number of the untrained network and by the search's gates.
+    """The best of many untrained networks by a zero-cost proxy and the gates of the search, drawn uniformly.
 
     Args:
         proxy: The number by which they are compared; more is better.
