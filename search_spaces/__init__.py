@@ -5,6 +5,7 @@ SPACES = {
     "darts": "search_spaces.darts:darts",
     "dense": "search_spaces.dense:dense",
     "graph": "search_spaces.graph:graph",
+    "mobilenet": "search_spaces.mobilenet:mobilenet",
     "nasbench201": "search_spaces.nasbench201:nasbench201",
     "s1": "search_spaces.robust_darts:s1",
     "s2": "search_spaces.robust_darts:s2",
