@@ -6,6 +6,7 @@ SPACES = {
     "dense": "search_spaces.dense:dense",
     "gpt": "search_spaces.gpt:gpt",
     "graph": "search_spaces.graph:graph",
+    "mobilenet": "search_spaces.mobilenet:mobilenet",
     "nasbench201": "search_spaces.nasbench201:nasbench201",
     "s1": "search_spaces.robust_darts:s1",
     "s2": "search_spaces.robust_darts:s2",

@@ -95,12 +95,9 @@ def budgeted(method: Method, space: SearchSpace, budget: Budget) -> Method:
 def likelihood(space: SearchSpace) -> Callable[[Gates], dict[str, Array]]:
     """`gates -> {group: [E, K]}`: the probability of each operation if the gates draw it.
 
-    Rows sum to the share of a group's edges that the space's rule keeps, where no other decision skips them.
+    Rows sum to the share of a group's edges that the space's rule keeps.
     """
-    even = {g: np.full(group.shape, 1 / group.shape[1]) for g, group in space.groups.items()}
-    decisions = space.genotype(even).decisions(space.groups)
-    skipped = space.skipped(decisions)
-    share = {g: float(((row != REMOVED) | skipped.get(g, False)).mean()) for g, row in decisions.items()}
+    share = {g: len(choices) / len(space.groups[g].edges) for g, choices in space.largest().choices.items()}
 
     def likely(gates):
         return {g: share[g] * gates[g] / (gates[g].sum(-1, keepdims=True) + 1e-30) for g in space.groups}
@@ -136,14 +133,11 @@ def within(space: SearchSpace, budget: Budget, gates: Gates, genotype: Genotype)
 
 def _projected(space: SearchSpace, limits: Mapping[str, float], logs: Mapping[str, np.ndarray],
                genotype: Genotype) -> tuple[Genotype, float]:
-    """The network to choose among those with the edges of `genotype`, and its distance from the budget.
-
-    An edge that its other decisions skip may return with them.
-    """
+    """The network to choose among those with the edges of `genotype`, and those that it skips, and its distance from the
+    budget."""
     decisions = genotype.decisions(space.groups)
-    for g, edges in space.skipped(decisions).items():
-        likeliest = np.where(space.groups[g].allowed, logs[g], -np.inf).argmax(-1)
-        decisions[g] = np.where(edges, likeliest, decisions[g])
+    for g, edges in space.skipped(decisions).items():  # another depth may need them
+        decisions[g] = np.where(edges, np.where(space.groups[g].allowed, logs[g], -np.inf).argmax(-1), decisions[g])
     edges = [(g, e) for g, row in decisions.items() for e in np.flatnonzero(row != REMOVED)]
 
     def decided(ops):
