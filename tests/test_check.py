@@ -120,7 +120,8 @@ def test_a_bad_space_is_told_what_is_wrong(make, message):
 def test_every_space_passes(name):
     transformer = {"embeds": (4, 6), "depths": (1, 2), "head_width": 3}
     small = {"width": {"channels": 4}, "dense": {"hidden": 8, "layers": 1}, "nasbench201": {"channels": 2, "cells": 1},
-             "conv-macro": {"channels": 1}, "macro": {"channels": 2}, "nats-size": {"channels": 8},
+             "conv-macro": {"channels": 1}, "mobilenet": {"channels": 2, "stages": 2, "layers": 2},
+             "macro": {"channels": 2}, "nats-size": {"channels": 8},
              "tas": {"channels": 4, "stages": 2, "blocks": 2}, "vit": transformer, "gpt": transformer}
     options, shape = small.get(name, {"channels": 2, "cells": 3}), (6,) if name == "gpt" else (8, 8, 2)
     space = resolve(name, "space")(shape, 3, **options)

@@ -96,7 +96,7 @@ def budgeted(method: Method, space: SearchSpace, budget: Budget) -> Method:
 def likelihood(space: SearchSpace) -> Callable[[Gates], dict[str, Array]]:
     """`gates -> {group: [E, K]}`: the probability of each operation if the gates draw it.
 
-    Rows sum to the share of a group's edges that the largest network has.
+    Rows sum to the share of a group's edges that the space's rule keeps.
     """
     share = {g: len(choices) / len(space.groups[g].edges) for g, choices in space.largest().choices.items()}
 
