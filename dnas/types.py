@@ -265,7 +265,8 @@ class SearchSpace(NamedTuple):
     reads: the entries of gates beside the groups that the supernet reads, such as SKIP_DROPOUT.
     source: {"name": ..., options}, the config that builds the space again; None if it was not built by name.
     skipped(decisions: {group: [E]}) -> {group: booleans [E]}: the edges that a network of these operation indices does not
-        have, such as those of a block beyond its depth; groups that always have all of theirs are left out.
+        have, such as those of a block beyond its depth; groups that always have all of theirs are left out. With the last
+        operation of every edge none is skipped: sizes are ascending.
     """
 
     name: str
@@ -286,6 +287,12 @@ class SearchSpace(NamedTuple):
     reads: tuple[str, ...] = ()
     source: Mapping[str, Any] | None = None
     skipped: Callable[[Mapping[str, Any]], Mapping[str, np.ndarray]] = lambda decisions: {}
+
+    def largest(self) -> Genotype:
+        """The network of the last operation of every edge, or as near as the space's own rule comes: it skips none, and has
+        as many edges as the rule keeps."""
+        return self.genotype({name: group.allowed * np.arange(1.0, group.shape[1] + 1)
+                              for name, group in self.groups.items()})
 
     def without_skipped(self, decisions: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Decisions `[E]` of each group with REMOVED for the edges that the others skip, so that equal networks are

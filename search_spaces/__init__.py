@@ -6,6 +6,7 @@ SPACES = {
     "dense": "search_spaces.dense:dense",
     "graph": "search_spaces.graph:graph",
     "macro": "search_spaces.macro:macro",
+    "mobilenet": "search_spaces.mobilenet:mobilenet",
     "nasbench201": "search_spaces.nasbench201:nasbench201",
     "nats-size": "search_spaces.nats_size:nats_size",
     "s1": "search_spaces.robust_darts:s1",

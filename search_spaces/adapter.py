@@ -213,11 +213,11 @@ def reported_cost(space: SearchSpace, reported: Cost, rows: Mapping) -> Callable
     Raises ValueError where it is not the same in two of them.
     """
     places = {id(row): (g, e, len(row)) for g, edges in rows.items() for e, row in enumerate(edges)}
-    parts = [([places[id(gate)] for gate in gates], tables) for gates, tables in reported.tables()]
+    parts = [([places[id(gate)] for gate in gates], table) for gates, table in reported.parts()]
 
     def varying(gates):
-        return {name: sum(mean(tables[name], [gates[g][e, :k] for g, e, k in at]) for at, tables in parts)
-                for name in ("params", "macs")}
+        sums = sum(mean(table, [gates[g][e, :k] for g, e, k in at]) for at, table in parts)
+        return {"params": sums[0], "macs": sums[1]}
 
     def constant(decisions):
         genotype = Genotype.from_decisions(space, decisions)

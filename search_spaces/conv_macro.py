@@ -8,7 +8,7 @@ Two forms of supernet have the same networks. `entangled` mixes weights, the siz
 norm of its own, nine in a layer, and the gate of each is the product of the gates of its two choices.
 
 Departures: the published layers have no batch norm, which is the option `norm none`: SGD at the rates of DARTS does not
-train those. Ours are the strides (all layers but the first halve the image), the width of the fifth layer, that of the widest
+train those. Ours are the strides (all layers but the first halve the image), the fifth layer's width, that of the widest
 fourth one, and the head.
 """
 
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from dnas.types import Choice, SearchSpace
 from search_spaces.flax_space import flax_space
-from search_spaces.layers.entangled import BatchNorm, Conv, Dense, Size, fixed, sizes_group
+from search_spaces.layers.entangled import BatchNorm, Conv, Dense, Size, fixed, paired, sizes_group
 from search_spaces.layers.mixed import MixedOp
 from search_spaces.sizes import check_image, check_sizes, refuse_partial_channels
 
@@ -89,8 +89,7 @@ class Separate(nn.Module):
             out, _ = Size(row, width), Size(KERNELS, kernel)  # refuses those that were removed
             ops = {f"{width}x{kernel}": partial(Alone, out=width, kernel=kernel, norm=self.norm)
                    for width, kernel in itertools.product(row, KERNELS)}
-            gate = width * len(KERNELS) + kernel if isinstance(width, int) else jnp.outer(width, kernel).ravel()
-            x = MixedOp(ops, out.largest, 1 + (l > 0), name=f"conv_{l}")(x, gate, train)
+            x = MixedOp(ops, out.largest, 1 + (l > 0), name=f"conv_{l}")(x, paired(width, kernel, len(KERNELS)), train)
         last = self.sizes[-1][-1]
         x = Alone(last, 2, last, 3, self.norm, name="last")(x, train)
         return Dense(fixed(self.classes), name="head")(x.mean((1, 2)), fixed(last))

@@ -23,7 +23,8 @@ from search_spaces import SPACES
 from tests.test_graph import small
 
 BATCH = 8
-LEAST = {"conv-macro": {"channels": 1}, "nasbench201": {"channels": 2, "cells": 1}, "dense": {"hidden": 4, "layers": 1},
+LEAST = {"conv-macro": {"channels": 1}, "mobilenet": {"channels": 2, "stages": 2, "layers": 2},
+         "nasbench201": {"channels": 2, "cells": 1}, "dense": {"hidden": 4, "layers": 1},
          "graph": {"layers": 1, "hidden": 4}, "width": {"channels": 4, "stages": 2, "layers": 1},
          "macro": {"channels": 2}, "nats-size": {"channels": 8}, "tas": {"channels": 4, "stages": 2, "blocks": 2}}
 """The smallest options of each space; those that are not listed are of DARTS's cells."""
@@ -75,6 +76,7 @@ CASES = {
     **{f"space {name}": lambda name=name: search_of(name) for name in SPACES},
     **{f"method {name}": lambda name=name: search_of("nasbench201" if name in ("lambda-darts", "oles") else "dense", name,
                                                      partial_channels=2 if name == "pc-darts" else 1) for name in METHODS},
+    "mobilenet with squeeze and excitation": lambda: search_of("mobilenet", squeeze_excite=True),
     "conv-macro, separate": lambda: search_of("conv-macro", form="separate"),
     "nasbench201 in bfloat16": lambda: search_of("nasbench201", dtype="bfloat16"),
     "darts in bfloat16": lambda: search_of("darts", dtype="bfloat16"),

@@ -119,8 +119,8 @@ def test_a_bad_space_is_told_what_is_wrong(make, message):
 @pytest.mark.parametrize("name", [name for name in SPACES if name != "graph"])
 def test_every_space_passes(name):
     small = {"width": {"channels": 4}, "dense": {"hidden": 8, "layers": 1}, "nasbench201": {"channels": 2, "cells": 1},
-             "conv-macro": {"channels": 1}, "macro": {"channels": 2}, "nats-size": {"channels": 8},
-             "tas": {"channels": 4, "stages": 2, "blocks": 2}}
+             "conv-macro": {"channels": 1}, "mobilenet": {"channels": 2, "stages": 2, "layers": 2},
+             "macro": {"channels": 2}, "nats-size": {"channels": 8}, "tas": {"channels": 4, "stages": 2, "blocks": 2}}
     options = small.get(name, {"channels": 2, "cells": 3})
     space = resolve(name, "space")((8, 8, 2), 3, **options)
     images = np.random.default_rng(0).normal(size=(4, 8, 8, 2))

@@ -98,11 +98,7 @@ def likelihood(space: SearchSpace) -> Callable[[Gates], dict[str, Array]]:
 
     Rows sum to the share of a group's edges that the space's rule keeps.
     """
-    even = {g: np.full(group.shape, 1 / group.shape[1]) for g, group in space.groups.items()}
-    genotype = space.genotype(even)
-    skipped = space.skipped(genotype.decisions(space.groups))  # by other choices, which `expected` counts itself
-    share = {g: (len(choices) + np.sum(skipped.get(g, 0))) / len(space.groups[g].edges)
-             for g, choices in genotype.choices.items()}
+    share = {g: len(choices) / len(space.groups[g].edges) for g, choices in space.largest().choices.items()}
 
     def likely(gates):
         return {g: share[g] * gates[g] / (gates[g].sum(-1, keepdims=True) + 1e-30) for g in space.groups}
@@ -138,8 +134,11 @@ def within(space: SearchSpace, budget: Budget, gates: Gates, genotype: Genotype)
 
 def _projected(space: SearchSpace, limits: Mapping[str, float], logs: Mapping[str, np.ndarray],
                genotype: Genotype) -> tuple[Genotype, float]:
-    """The network to choose among those with the edges of `genotype`, and its distance from the budget."""
+    """The network to choose among those with the edges of `genotype`, and those that it skips, and its distance from the
+    budget."""
     decisions = genotype.decisions(space.groups)
+    for g, edges in space.skipped(decisions).items():  # another depth may need them
+        decisions[g] = np.where(edges, np.where(space.groups[g].allowed, logs[g], -np.inf).argmax(-1), decisions[g])
     edges = [(g, e) for g, row in decisions.items() for e in np.flatnonzero(row != REMOVED)]
 
     def decided(ops):
@@ -153,7 +152,7 @@ def _projected(space: SearchSpace, limits: Mapping[str, float], logs: Mapping[st
 
     def possible(ops):
         chosen = ruled(ops).decisions(space.groups)
-        return all((chosen[g] == row).all() for g, row in decided(ops).items())
+        return all((chosen[g] == row).all() for g, row in space.without_skipped(decided(ops)).items())
 
     own = tuple(int(decisions[g][e]) for g, e in edges)
     options = [[k for k in np.flatnonzero(space.groups[g].allowed[e]).tolist()

@@ -117,9 +117,9 @@ def limits_of(space: SearchSpace, name: str, inputs: int) -> Mapping[int, int]:
     targets = {target for _, target in space.groups[name].edges}
     if inputs:
         return dict.fromkeys(targets, inputs)
-    even = space.genotype({other: np.where(nones(group), 0, group.allowed).astype(np.float32)
-                           for other, group in space.groups.items()})
-    return Counter(choice.target for choice in even.choices[name])
+    largest = space.genotype({other: np.where(nones(group), 0, group.allowed) * np.arange(1.0, group.shape[1] + 1)
+                              for other, group in space.groups.items()})
+    return Counter(choice.target for choice in largest.choices[name])
 
 
 def remove_full(group: Group, row: np.ndarray, limits: Mapping[int, int]) -> np.ndarray:

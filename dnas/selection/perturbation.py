@@ -129,8 +129,7 @@ def _edges_into(group, node) -> list[int]:
 
 def _in_degree(space, name, node) -> int:
     """Edges into a node that the space's own rule keeps."""
-    even = space.genotype({g: np.ones(group.shape) for g, group in space.groups.items()})
-    return sum(choice.target == node for choice in even.choices[name])
+    return sum(choice.target == node for choice in space.largest().choices[name])
 
 
 def _candidates(space, event: Event, name: str) -> list[np.ndarray]:

@@ -104,7 +104,8 @@ def _times(sizes, gates) -> np.ndarray:
 
 
 def mean(table, gates):
-    """The mean of `table [K, ...]`, an axis a gate, under independent choices; a number for NumPy's gates."""
+    """The mean of a table whose last axes belong to the gates, an axis a gate, under independent choices; in NumPy for
+    NumPy's gates."""
     for gate in reversed(gates):
         table = table.astype(gate.dtype) @ gate
     return table
@@ -163,23 +164,21 @@ class Cost:
     """
 
     def __init__(self):
-        self.terms: list[tuple[dict[str, float], tuple[Size, ...]]] = []
+        self.terms: list[tuple[tuple[float, float], tuple[Size, ...]]] = []
 
-    def tables(self) -> list[tuple[list, dict[str, np.ndarray]]]:
-        """The cost as a sum: each part's gates, and for "params" and "macs" a table with an axis a gate."""
+    def parts(self) -> list[tuple[list, np.ndarray]]:
+        """What the mean is a sum of: the gates of each part, and its table `[2, ...]` of parameters and multiply-adds, with
+        an axis a gate."""
         parts = {}
         for numbers, sizes in self.terms:
             gates = sorted(_choices(sizes), key=id)
-            _, tables = parts.setdefault(tuple(map(id, gates)), (gates, {"params": 0, "macs": 0}))
-            times = _times(sizes, gates)
-            for name, number in numbers.items():
-                tables[name] = tables[name] + number * times
+            key, table = tuple(map(id, gates)), np.multiply.outer(numbers, _times(sizes, gates))
+            parts[key] = gates, parts[key][1] + table if key in parts else table
         return list(parts.values())
 
     def mean(self) -> dict:
         """{"params", "macs"} on average; at one-hot gates those of the network, and numbers for NumPy's gates."""
-        tables = self.tables()
-        return {name: sum(mean(np.asarray(part[name]), gates) for gates, part in tables) for name in ("params", "macs")}
+        return dict(zip(("params", "macs"), sum(mean(table, gates) for gates, table in self.parts())))
 
 
 _counting: contextvars.ContextVar[Cost | None] = contextvars.ContextVar("cost", default=None)
@@ -200,7 +199,7 @@ def counting() -> Iterator[Cost]:
 def report(*sizes: Size, params: float = 0, macs: float = 0) -> None:
     """A layer has `params` parameters, and `macs` multiply-adds an example, times the product of the sizes."""
     if (cost := _counting.get()) is not None:
-        cost.terms.append(({"params": params, "macs": macs}, (*_inside.get(), *sizes)))
+        cost.terms.append(((params, macs), (*_inside.get(), *sizes)))
 
 
 @contextlib.contextmanager
@@ -324,6 +323,12 @@ def mixed_depth(blocks: Sequence[Callable], depth: Size, x):
 
 
 # Groups
+
+def paired(gate, other, count: int):
+    """The gate of two choices at once, the second of which is one of `count`: the product of theirs for each pair, or the
+    index of the pair. For a `MixedOp` of whole modules, one for each pair."""
+    return gate * count + other if isinstance(gate, int) else jnp.outer(gate, other).ravel()
+
 
 def sizes_group(rows: Sequence[Sequence[float]]) -> Group:
     """The group of choices of sizes, a row of ascending sizes for each, named as text."""
