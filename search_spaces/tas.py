@@ -67,12 +67,11 @@ class SearchedConv(nn.Module):
             scale, bias = affine(gate)
             return x * scale + bias, channels
         active = widest(gate, np.array(self.sizes))
-        matrix, shift = jnp.zeros((most, most), x.dtype), jnp.zeros(most, x.dtype)
-        for k, size in enumerate(self.sizes):
-            scale, bias = affine(k)
-            part = gate[k].astype(x.dtype) * interpolation(size, active, size, most).astype(x.dtype)
-            matrix, shift = matrix.at[:size].add(scale[:, None] * part), shift + bias @ part
-        return x @ matrix + shift, active
+        scale, bias = (jnp.stack([jnp.pad(part, (0, most - len(part))) for part in parts])
+                       for parts in zip(*map(affine, range(len(self.sizes)))))
+        stretch = interpolation(np.array(self.sizes)[:, None, None], active, most, most)
+        mixed = (gate[:, None, None] * stretch).astype(x.dtype)
+        return x @ jnp.einsum("kc,kcd->cd", scale, mixed) + jnp.einsum("kc,kcd->d", bias, mixed), active
 
 
 def widest(gate, sizes):

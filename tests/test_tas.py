@@ -245,7 +245,7 @@ def test_depths_are_all_mixed_and_the_temperature_falls():
 
 
 def test_the_teacher_s_share_of_a_loss():
-    """The value of `adjacent` 5(e): (1 - 0.9) CE + 0.9 * T^2 KL at T = 4."""
+    """As TAS weighs it: (1 - 0.9) CE + 0.9 * T^2 KL at T = 4."""
     task, student, teacher = classification(), jnp.array([[1.0, 0, -1]]), jnp.array([[2.0, 0, -2]])
     loss, apart = task.losses(student, jnp.array([0]))[0], task.divergence(task.soften(teacher, 4.0), student, 4.0)[0]
     assert float(loss) == pytest.approx(0.407606, abs=1e-6) and float(apart) == pytest.approx(16 * 0.019108, abs=2e-5)
@@ -263,22 +263,22 @@ def test_it_does_what_a_space_must():
 def test_it_is_searched_under_a_budget_and_trained_by_the_supernet(method, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     sizes = ["--space.channels", "4", "--space.stages", "2", "--space.blocks", "2"]
-    assert main(["search", "--space", "tas", *sizes, "--method", method, "--budget.macs", "90e3", *QUICK, "--run",
+    assert main(["search", "--space", "tas", *sizes, "--method", method, "--budget.macs", "40e3", *QUICK, "--run",
                  "run"]) == 0
     genotype = dnas.load_genotype("run")
     space = dnas.space("tas", dnas.data.load("digits"), channels=4, stages=2, blocks=2)
-    assert 0.95 * 90e3 <= space.cost(genotype)["macs"] <= 90e3
+    assert 0.95 * 40e3 <= space.cost(genotype)["macs"] <= 40e3
     assert json.loads(Path("run/genotype.json").read_text())["space"] == "tas"
     assert main(["train", "run", *QUICK, "--distill", "0.9", "--distill-temperature", "4", "--run", "net"]) == 0
     assert "temperature 4" in capsys.readouterr().out
 
 
 @pytest.mark.heavy
-def test_a_heavy_budget_alone_brings_the_likeliest_network_into_the_band():
-    """5(e) 7 without a table: the penalty, of large weight, moves the average cost of the gates into the band."""
+def test_a_heavy_budget_alone_brings_the_expected_cost_into_the_band():
+    """TAS's end-to-end claim without a table. Without decay, which goes on inside the band."""
     space = nats_size(IMAGE, 3, channels=8)
-    limit = 0.3 * space.cost(space.parse("8:8:8:8:8"))["macs"]
-    method = budgeted(tas(arch_lr=0.05), space, Budget(macs=limit, weight=100))
+    limit = 0.6 * space.cost(space.parse("8:8:8:8:8"))["macs"]
+    method = budgeted(tas(arch_lr=0.02, arch_decay=0.0), space, Budget(macs=limit, weight=100))
     logits = {"width": jnp.zeros(space.groups["width"].shape)}
     average = averages(space, method.arch.relaxation)
     slope = jax.jit(jax.grad(penalty(method, average)))

@@ -14,7 +14,7 @@ import numpy as np
 def interpolation(inputs, outputs, rows: int, columns: int):
     """The matrix `[rows, columns]` that stretches the first `inputs` channels to the first `outputs`, zero elsewhere.
 
-    inputs, outputs: at least 1; whole numbers, or traced ones, with which the result is traced too.
+    inputs, outputs: at least 1; whole numbers, or arrays of them that broadcast with `[rows, columns]`, traced or not.
     """
     numpy = np if isinstance(inputs, int) and isinstance(outputs, int) else jnp
     sources, targets = numpy.arange(rows)[:, None], numpy.arange(columns)
