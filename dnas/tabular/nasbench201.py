@@ -5,7 +5,7 @@ HELP, Lee et al., NeurIPS 2021, arXiv 2106.08630 (latencies).
 
 Accuracies are columns named DATA_SPLIT_EPOCHS, such as cifar10_valid_12 and cifar10_test_200, of the published skeleton
 (16 channels, 5 cells a stage). Those with `_test_` are test accuracies: they are for reports on finished
-searches. No search and no selection of this library reads a table.
+searches. No search and no selection of this library reads them; `dnas.front` chooses by the others.
 """
 
 from __future__ import annotations
