@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -254,6 +255,13 @@ def test_nothing_heavy_is_imported_before_it_is_needed():
     assert "pymoo" not in out.stdout and "sklearn" not in out.stdout, out.stderr
 
 
+def test_the_python_of_the_document(capsys):
+    text = (Path(__file__).parent.parent / "docs/fronts.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    exec(code, {})
+    assert "<genotype of width:" in capsys.readouterr().out
+
+
 # On a supernet, through the command
 
 
@@ -353,6 +361,23 @@ def test_bad_options_are_one_line_and_write_nothing(run, capsys, words, message)
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.skipif(not __import__("importlib").util.find_spec("dnas.tabular.latency"), reason="there are no latency tables")
+def test_latencies_of_a_file_are_an_objective_and_a_limit(run, tmp_path, capsys):
+    from dnas.tabular import latency
+
+    space = dnas.open(run, trust=True).supernet.space
+    decisions = np.array(list(itertools.product(range(4), repeat=2)), np.int32)
+    table = latency.LatencyTable("toy", dict(space.options), dict(space.groups), "a device", 1, 1, decisions,
+                                 1.0 + decisions.sum(1), np.zeros(16))
+    latency.write(tmp_path / "l.npz", table)
+    argv = ["select", str(run), "--selection", "evolution", "--selection.evaluations", "6", "--selection.latency",
+            str(tmp_path / "l.npz"), "--selection.limit", "latency<=3", "--cache", "off"]
+    assert main([*argv, "--out", str(tmp_path / "choice")]) == 0
+    assert latency.latency_by(tmp_path / "l.npz")(dnas.load_genotype(tmp_path / "choice")) <= 3
+    assert main([*argv[:4], "--selection.latency", str(tmp_path / "absent.npz")]) == 2
+    assert "absent.npz" in capsys.readouterr().err
 
 
 # On a table alone

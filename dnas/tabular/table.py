@@ -1,7 +1,8 @@
-"""A benchmark's table: what is known of trained networks of a space, by row. For reports; no search or selection reads it.
+"""A benchmark's table: what is known of trained networks of a space, by row.
 
 Accuracies are columns named DATA_SPLIT_EPOCHS, such as cifar10_valid_12 and cifar10_test_200, of the published networks.
-Those with `_test_` are test accuracies: they are for reports on finished searches.
+Those with `_test_` are test accuracies: they are for reports on finished searches. No search
+and no selection of this library reads them; `dnas.front` chooses by the others.
 """
 
 from __future__ import annotations
