@@ -127,7 +127,7 @@ def best_of_draws(proxy: str, draws: int, weight: float, without: Sequence[str],
         return draws * timed(lambda: value(genotype))
 
     return Selection(lambda context: -(-draws // AT_ONCE), begin, step, best_draw,
-                     lambda context: {"evaluations": 0, "epochs": 0, "untrained": draws}, check, seconds)
+                     lambda context: {"evaluations": 0, "epochs": 0, "untrained": draws}, check, seconds=seconds)
 
 
 def log(values: np.ndarray) -> np.ndarray:
