@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dnas.engine.host import initial
-from dnas.types import REMOVED, Genotype, Group, Network, SearchSpace
+from dnas.types import REMOVED, Genotype, Group, Network, SearchSpace, is_skip
 from search_spaces.cost import macs
 from search_spaces.layers.bundle import unstack_edges
 from search_spaces.layers.entangled import Cost, counting, mean
@@ -160,8 +160,9 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
 def linear_cost(space: SearchSpace) -> Callable[[Mapping], dict]:
     """`expected` of a space whose cost is a sum over the edges, by counting networks of a single operation.
 
-    Edges of the same operations on which the last of them costs the same count as alike; two whole networks tell
-    whether they are, and if they are not, every operation is counted on every edge.
+    Edges of the same operations on which the last of them costs the same, and each skip connection, which has weights at a
+    stride, count as alike; two whole networks tell whether they are, and if they are not, every operation is counted on
+    every edge.
 
     Raises ValueError where the sum is not what a whole network costs even then.
     """
@@ -177,7 +178,8 @@ def linear_cost(space: SearchSpace) -> Callable[[Mapping], dict]:
             costs[g] = np.zeros((*group.shape, 2))
             for e in range(group.shape[0]):
                 ops = group.edge_ops(e)
-                kind = g, ops, *(count([(g, e, len(ops) - 1)]) if all_alike else [e])
+                signs = [k for k, op in enumerate(ops) if is_skip(op) or k == len(ops) - 1]
+                kind = g, ops, *(np.concatenate([count([(g, e, k)]) for k in signs]) if all_alike else [e])
                 if kind not in alike:
                     alike[kind] = [count([(g, e, k)]) - base for k in range(len(ops))]
                 costs[g][e, :len(ops)] = alike[kind]

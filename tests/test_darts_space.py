@@ -253,3 +253,12 @@ def test_noise_is_new_in_every_training_step_and_fixed_in_evaluation():
     assert np.array_equal(logits(True, 1), logits(True, 1)) and not np.array_equal(logits(True, 1), logits(True, 2))
     for seed in 1, 2:
         assert np.array_equal(logits(False, seed), logits(False, None))
+
+
+def test_expected_cost_of_a_skip_connection_is_that_of_its_own_edge():
+    """From the cell's input it halves the image, and has weights; between nodes of a reduction cell it has none."""
+    space = darts((8, 8, 3), 10, channels=4, cells=3)
+    for edge in (2, 3), (0, 2):
+        genotype = Genotype("darts", space.options, {"normal": (), "reduce": (Choice(*edge, "skip_connect"),)})
+        gates = {name: rows.astype(float) for name, rows in genotype.gates(space.groups).items()}
+        assert {name: float(value) for name, value in space.expected(gates).items()} == space.cost(genotype)
