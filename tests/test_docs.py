@@ -97,7 +97,7 @@ def test_your_own_data(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.heavy
 def test_your_own_space(tmp_path, monkeypatch, capsys):
-    (code,) = blocks("docs/your-own-space.md")
+    code, _ = blocks("docs/your-own-space.md")
     (tmp_path / "my_space.py").write_text(code)
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
@@ -113,6 +113,24 @@ def test_your_own_space(tmp_path, monkeypatch, capsys):
     assert main(["compare", "runs/mine", "runs/pc", "--selection", "magnitude", "perturbation", "--perturbation.interval",
                  "0", "--cache", "off"]) == 0
     assert main(["train", "runs/mine/selections/perturbation", "--epochs", "2", "--cache", "off"]) == 0
+    assert "test" in capsys.readouterr().out
+
+
+@pytest.mark.heavy
+def test_an_entangled_space_of_your_own(tmp_path, monkeypatch, capsys):
+    _, code = blocks("docs/your-own-space.md")
+    assert len(code.splitlines()) <= 45
+    (tmp_path / "my_sizes.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    y = np.arange(160) % 3
+    np.savez("my_images.npz", x=(80 * y[:, None, None, None] + np.zeros((160, 8, 8, 1))).astype(np.uint8), y=y)
+    own = ["--space", "my_sizes.py:sizes", "--data", "my_images.npz"]
+    assert main(["spaces", "check", *own[1:]]) == 0
+    assert capsys.readouterr().out.count("\nyes") == 8
+    brief = ["--epochs", "2", "--batch", "16", "--cache", "off"]
+    assert main(["search", *own, *brief, "--method", "darts", "--method.relaxation", "sparsemax"]) == 0
+    assert main(["search", *own, *brief, "--method", "drnas", "--budget.macs", "50e3", "--run", "runs/small"]) == 0
+    assert main(["train", "runs/small", "--inherit", *brief]) == 0
     assert "test" in capsys.readouterr().out
 
 
