@@ -70,7 +70,8 @@ def locate(name: str, kind: str) -> str:
         return listed[name]
     if name.endswith(".py"):
         raise ValueError(f"{kind} {name!r} is a file without the name of its function; write {name}:FUNCTION")
-    near = difflib.get_close_matches(name.lower(), listed, 1, 0.4)
+    begun = [each for each in listed if name and each.startswith(name.lower())]
+    near = begun or difflib.get_close_matches(name.lower(), listed, 1, 0.4)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise ValueError(f"no {kind} {name[:80]!r}; {hint}there are {', '.join(listed)}, and others as "
                      "package.module:factory or file.py:factory")
