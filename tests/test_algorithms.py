@@ -188,7 +188,7 @@ def test_numbers_are_arguments_and_no_part_of_the_program(which):
 
 
 CONSTANT = {"darts-minus": {"auxiliary": 0.0}, "lambda-darts": {"strength": 0.0}, "sdarts-adv": {"epsilon_first": 0.3},
-            "sdarts-rs": {"epsilon_first": 0.3}, "snas": {"tau_min": 1.0}}
+            "sdarts-rs": {"epsilon_first": 0.3}, "snas": {"tau_min": 1.0}, "tas": {"tau_min": 5.0}}
 """Numbers with which the gates of a method do not depend on how late it is."""
 
 

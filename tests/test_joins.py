@@ -11,7 +11,7 @@ from launch.main import main
 from tests.problems import two_cells
 from tests.test_ends import QUICK, TOY
 
-DRAWN = {"drnas", "fair-darts", "gdas", "reinmax", "rsps", "snas"}
+DRAWN = {"drnas", "fair-darts", "gdas", "reinmax", "rsps", "snas", "tas"}
 WRAPPED = {"darts-minus", "p-darts"}
 PERTURBED = {"sdarts-adv", "sdarts-rs"}
 DESCENT = {"lambda-darts", "oles"}
