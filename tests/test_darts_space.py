@@ -255,6 +255,7 @@ def test_noise_is_new_in_every_training_step_and_fixed_in_evaluation():
         assert np.array_equal(logits(False, seed), logits(False, None))
 
 
+@pytest.mark.heavy
 def test_expected_cost_of_a_skip_connection_is_that_of_its_own_edge():
     """From the cell's input it halves the image, and has weights; between nodes of a reduction cell it has none."""
     space = darts((8, 8, 3), 10, channels=4, cells=3)
