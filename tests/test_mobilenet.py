@@ -92,8 +92,8 @@ def test_a_search_in_a_budget_and_a_selection_of_its_supernet():
     budget = Budget(macs=0.5 * bounds(space)[1]["macs"])
     run = dnas.search(space, "darts", data, epochs=2, batch=32, budget=budget, progress=False)
     assert met(space, budget, run.genotype)["ok"]
-    for selection in dnas.selection("perturbation", interval=1), dnas.selection("sampled", draws=4):
-        genotype = dnas.select(run, selection, progress=False).genotype
+    for selection, options in ("perturbation", {"interval": 1}), ("sampled", {"draws": 4}):
+        genotype = dnas.select(run, selection, progress=False, **options).genotype
         assert genotype == Genotype.from_decisions(space, genotype.decisions(space.groups))
 
 
