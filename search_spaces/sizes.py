@@ -16,7 +16,7 @@ def check_image(space: str, image: tuple[int, ...]) -> None:
     """Raises ValueError where inputs of shape `image` are not (H, W, C)."""
     if len(image) != 3:
         raise ValueError(f"space {space} is for images, and an input has the shape {tuple(image)}; for rows of numbers "
-                         "there is --space dense, for tokens write one: docs/your-own-space.md")
+                         "there is --space dense, for tokens --space gpt")
 
 
 def check_sizes(space: str, **sizes) -> None:
