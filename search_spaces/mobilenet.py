@@ -1,5 +1,6 @@
-"""Inverted residual networks (MobileNetV2, Sandler et al., CVPR 2018) whose kernels, expansions and depths are searched,
-with the sizes of Once-for-All (Cai et al., ICLR 2020).
+"""Inverted residual networks (MobileNetV2, CVPR 2018) whose kernels, expansions and depths are searched.
+
+Blocks are those of Sandler et al. (arXiv 1801.04381), sizes those of Once-for-All (Cai et al., ICLR 2020, arXiv 1908.09791).
 
     block(x) = project(SE(act(BN(depthwise(act(BN(expand(x))))))) [+ x],   expand: to a ratio of the channels of x
 
