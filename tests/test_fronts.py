@@ -277,6 +277,7 @@ PARETO = ["--selection", "pareto", "--selection.evaluations", "12", "--selection
 
 
 @needs_pymoo
+@pytest.mark.heavy
 def test_the_command_finds_a_front_and_trains_a_network_of_it(run, capsys, tmp_path):
     assert main(["train", str(run), "--pick", "macs<=1e9"]) == 2
     assert "has no front; make it by `dnas select" in capsys.readouterr().err

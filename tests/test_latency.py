@@ -146,6 +146,7 @@ def test_a_table_goes_there_and_back_and_grows(tmp_path, monkeypatch, capsys):
     assert "its options differs, {'image': [8, 8, 1]" in error
 
 
+@pytest.mark.heavy
 def test_the_page_about_it_does_what_it_says(tmp_path, monkeypatch, capsys):
     page = (Path(__file__).parent.parent / "docs" / "latency.md").read_text()
     monkeypatch.chdir(tmp_path)

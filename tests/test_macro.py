@@ -48,6 +48,7 @@ def test_its_networks_have_the_published_sizes(text, params, macs):
 
 
 @needs_data
+@pytest.mark.heavy
 def test_the_sizes_are_those_of_the_table():
     """All of them, by the sum over the layers, which at one-hot gates is what `cost` counts."""
     with np.load(REAL) as arrays:
@@ -106,6 +107,7 @@ def test_an_entangled_layer_at_one_hot_gates_is_the_operation_with_its_part_of_t
         assert np.abs(mixture - apart).max() > 1e-3  # weights are mixed before normalisation and ReLU, not outputs
 
 
+@pytest.mark.heavy
 def test_both_forms_have_the_same_networks():
     forms = [macro(IMAGE, 3, channels=2, form=form) for form in space_file.FORMS]
     for text in (BEST, "01210012"):

@@ -134,6 +134,7 @@ def test_what_a_network_costs_on_average():
 
 
 @pytest.mark.parametrize("share, sign", [(0.5, 1), (1.4, -1), (1 + BAND / 3, 0)], ids=["above", "below", "in the band"])
+@pytest.mark.heavy
 def test_the_budget_pulls_every_choice_towards_it_and_rests_inside_its_band(share, sign):
     """Above it weight / E[cost] times the gradient of the cost, below it the opposite, inside the band exactly zero."""
     with jax.enable_x64(True):

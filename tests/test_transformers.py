@@ -174,6 +174,7 @@ def test_pictures_are_seen_from_both_sides():
 
 
 @pytest.mark.parametrize("name", SPACES)
+@pytest.mark.heavy
 def test_what_a_network_costs_on_average(name):
     """The sum over all networks of cost times probability, in one program for both forms; exact at one-hot gates."""
     space, apart = SPACES[name](), MAKES[f"{name} separate"]()
