@@ -98,13 +98,13 @@ def proposed(table, space, whole, name, budget, predicted, by, population, measu
     predicted of others."""
     rows, milliseconds = [], whole[:, 1]
 
-    def look_up(genotype):
+    def evaluate(genotype):
         rows.append(index(table, genotype))
         return {"accuracy": -whole[rows[-1], 0], "latency": milliseconds[rows[-1]]}
 
     known = {} if measured or name != "latency" else {
         "latency": lambda genotype: milliseconds[index(table, genotype)]}
-    fronts.search(space, look_up, ["accuracy", name], evaluations=budget, by=by, population=population, predicted=predicted,
+    fronts.search(space, evaluate, ["accuracy", name], evaluations=budget, by=by, population=population, predicted=predicted,
                   better={"latency": -1}, costs=known, seed=seed)
     return rows
 

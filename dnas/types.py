@@ -288,6 +288,10 @@ class SearchSpace(NamedTuple):
     source: Mapping[str, Any] | None = None
     skipped: Callable[[Mapping[str, Any]], Mapping[str, np.ndarray]] = lambda decisions: {}
 
+    def draw(self, rng: np.random.Generator) -> Genotype:
+        """A network drawn uniformly: the space's own rule on random scores."""
+        return self.genotype({name: rng.random(group.shape) for name, group in self.groups.items()})
+
     def largest(self) -> Genotype:
         """The network of the last operation of every edge, or as near as the space's own rule comes: it skips none, and has
         as many edges as the rule keeps."""

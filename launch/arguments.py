@@ -84,14 +84,13 @@ def json_file(json: str | None, inputs: Sequence[str]) -> Path | None:
     made of, or is one of the inputs."""
     if json is None:
         return None
+    from dnas.runs.directory import refuse_no_file, refuse_run_file
+
     out = Path(json).expanduser()
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        raise ValueError(f"--json {out}: it must be a file in a folder that exists")
+    refuse_no_file(out, f"--json {out}:")
     for path in map(Path, inputs):
         if out.resolve() in (path.expanduser().resolve(), (path.expanduser() / "genotype.json").resolve()):
             raise ValueError(f"--json {out} would replace what is evaluated; choose another file")
-    from dnas.runs.directory import refuse_run_file
-
     refuse_run_file(out)
     return out
 

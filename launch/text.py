@@ -40,9 +40,10 @@ def size_text(cost: Mapping[str, int]) -> str:
 
 def front_text(front, names: Sequence[str] = ()) -> str:
     """A Pareto front as a table, and how much of the objectives' box it covers. names: of its networks, a last column."""
+    from dnas.fronts.problem import limits_text
     from dnas.reports.text import columns
 
-    limits = " and ".join(f"{name}<={value:.10g}" for name, value in front.limits.items())
+    limits = limits_text(front.limits)
     share = front.hypervolume()
     rows = [[*row, *more] for row, more in zip(front.rows(), [["network"], *([name] for name in names)])] if names else \
         front.rows()

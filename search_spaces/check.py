@@ -103,7 +103,7 @@ class _Trials:
     def round_trips(self):
         """its own rule gives genotypes that fit its groups and read back equal, from JSON and from its notation"""
         for _ in range(3):
-            genotype = self.space.genotype({g: self.rng.random(group.shape) for g, group in self.space.groups.items()})
+            genotype = self.space.draw(self.rng)
             genotype.decisions(self.space.groups)
             if Genotype.from_json(genotype.to_json()) != genotype:
                 return "a genotype is not the same after to_json and from_json; options must be what JSON knows"

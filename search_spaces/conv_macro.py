@@ -8,8 +8,8 @@ Two forms of supernet have the same networks. `entangled` mixes weights, the siz
 norm of its own, nine in a layer, and the gate of each is the product of the gates of its two choices.
 
 Departures: the published layers have no batch norm, which is the option `norm none`: SGD at the rates of DARTS does not
-train those. Ours are the strides (all layers but the first halve the image), the fifth layer's width, that of the widest
-fourth one, and the head.
+train those. The strides (all layers but the first halve the image), the head, and the width of the fifth layer, which is the
+largest width of the fourth, are ours.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from dnas.types import Choice, SearchSpace
 from search_spaces.flax_space import flax_space
 from search_spaces.layers.entangled import BatchNorm, Conv, Dense, Size, fixed, paired, sizes_group
 from search_spaces.layers.mixed import MixedOp
-from search_spaces.sizes import check_image, check_sizes, refuse_partial_channels
+from search_spaces.sizes import FORMS, check_image, check_one_of, check_sizes, refuse_partial_channels
 
 KERNELS = (3, 5, 7)
 LAYERS = 4
-FORMS, NORMS = ("entangled", "separate"), ("batch", "none")
+NORMS = ("batch", "none")
 
 
 def widths(channels: int) -> tuple[tuple[int, ...], ...]:
@@ -112,9 +112,8 @@ def conv_macro(image=(32, 32, 3), classes=10, *, channels: int = 8,
     check_sizes("conv-macro", channels=channels, classes=classes)
     if channels < 1 or classes < 1:
         raise ValueError(f"conv-macro needs channels >= 1 and classes >= 1, got {channels}, {classes}")
-    for name, value, values in ("form", form, FORMS), ("norm", norm, NORMS):
-        if value not in values:
-            raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(values)}")
+    check_one_of("form", form, FORMS)
+    check_one_of("norm", norm, NORMS)
     check_image("conv-macro", image)
     refuse_partial_channels("conv-macro")
     sizes = widths(channels)

@@ -39,7 +39,7 @@ from search_spaces.layers import entangled
 from search_spaces.layers.entangled import Size, fixed, product
 from search_spaces.layers.mixed import MixedOp, divided, joined, strided
 from search_spaces.layers.primitives import BatchNorm, Conv, DepthwiseConv, Linear
-from search_spaces.sizes import check_image, check_sizes
+from search_spaces.sizes import check_image, check_one_of, check_sizes
 
 STAGES = (2, 3, 3)
 """Layers of each."""
@@ -157,8 +157,7 @@ def macro(image=(32, 32, 3), classes=10, *, channels: int = 8,
     if min(image[:2]) < 8:
         raise ValueError(f"images of {image[0]}x{image[1]} are too small for macro, which halves them three times: 8x8 is "
                          "the least")
-    if form not in FORMS:
-        raise ValueError(f"form is {form!r}; it must be one of {', '.join(FORMS)}")
+    check_one_of("form", form, FORMS)
     group = Group(tuple((layer, layer + 1) for layer in range(LAYERS)), tuple(OPS))
     options = {"image": list(image), "classes": classes, "channels": channels, "form": form}
     costs = functools.cache(lambda: linear_cost(space))  # of independent layers, of which not all report their costs

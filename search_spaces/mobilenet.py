@@ -38,10 +38,9 @@ from search_spaces.layers.entangled import (
     sizes_group,
 )
 from search_spaces.layers.mixed import MixedOp
-from search_spaces.sizes import check_image, check_sizes, refuse_partial_channels
+from search_spaces.sizes import FORMS, check_image, check_one_of, check_sizes, refuse_partial_channels
 
 KERNELS, RATIOS = (3, 5, 7), (3, 4, 6)
-FORMS = ("entangled", "separate")
 
 
 class Block(nn.Module):
@@ -126,12 +125,8 @@ def mobilenet(image=(32, 32, 3), classes=10, *, channels: int = 16, stages: int 
     if channels < 2 or stages < 1 or layers < 2 or classes < 1:
         raise ValueError("mobilenet needs channels >= 2, stages >= 1, layers >= 2 and classes >= 1, "
                          f"got {channels}, {stages}, {layers}, {classes}")
-    if form not in FORMS:
-        raise ValueError(f"form is {form!r}; it must be one of {', '.join(FORMS)}")
-    check_image("mobilenet", image)
-    if min(image[:2]) < 2 ** (stages - 1):
-        raise ValueError(f"images of {image[0]}x{image[1]} are too small for {stages} stages: "
-                         f"{2 ** (stages - 1)}x{2 ** (stages - 1)} is the least")
+    check_one_of("form", form, FORMS)
+    check_image("mobilenet", image, stages)
     refuse_partial_channels("mobilenet")
     sizes = {"kernel": [KERNELS] * stages * layers, "ratio": [RATIOS] * stages * layers, "depth": [depths(layers)] * stages}
     groups = {name: sizes_group(rows) for name, rows in sizes.items()}

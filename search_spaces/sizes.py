@@ -12,11 +12,25 @@ MOST = {"channels": 2**14, "hidden": 2**14, "heads": 2**10, "head_width": 2**10,
 """By name. Depths are bounded so that a network can be refused, or counted, in the time that tracing it takes."""
 
 
-def check_image(space: str, image: tuple[int, ...]) -> None:
-    """Raises ValueError where inputs of shape `image` are not (H, W, C)."""
+FORMS = ("entangled", "separate")
+"""How a supernet holds the sizes of a layer: in one array, or a layer for each whose outputs are mixed."""
+
+
+def check_one_of(name: str, value: str, values: tuple[str, ...]) -> None:
+    """Raises ValueError where the option `name` has none of the values."""
+    if value not in values:
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(values)}")
+
+
+def check_image(space: str, image: tuple[int, ...], stages: int = 1) -> None:
+    """Raises ValueError where inputs of shape `image` are not (H, W, C), or too small for so many stages, each half as wide
+    and high as the one before."""
     if len(image) != 3:
         raise ValueError(f"space {space} is for images, and an input has the shape {tuple(image)}; for rows of numbers "
                          "there is --space dense, for tokens --space gpt")
+    if min(image[:2]) < 2 ** (stages - 1):
+        raise ValueError(f"images of {image[0]}x{image[1]} are too small for {stages} stages: "
+                         f"{2 ** (stages - 1)}x{2 ** (stages - 1)} is the least")
 
 
 def check_sizes(space: str, **sizes) -> None:

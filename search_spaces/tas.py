@@ -32,7 +32,7 @@ from search_spaces.layers.entangled import beyond, sizes_group
 from search_spaces.layers.interpolation import interpolation
 from search_spaces.layers.primitives import BatchNorm, Conv, Linear
 from search_spaces.sizes import check_image, check_sizes, refuse_partial_channels
-from search_spaces.width import widths
+from search_spaces.width import check_widths, widths
 
 
 def depths(blocks: int) -> tuple[int, ...]:
@@ -159,12 +159,8 @@ def tas(image=(32, 32, 3), classes=10, *, channels: int = 8, stages: int = 3, bl
     if min(channels, stages, blocks, classes) < 1:
         raise ValueError("tas needs channels, stages, blocks and classes >= 1, "
                          f"got {channels}, {stages}, {blocks}, {classes}")
-    if len(widths(channels)) < 2:
-        raise ValueError(f"tas needs channels >= 2, with {channels} there is one width only")
-    check_image("tas", image)
-    if min(image[:2]) < 2 ** (stages - 1):
-        raise ValueError(f"images of {image[0]}x{image[1]} are too small for {stages} stages: "
-                         f"{2 ** (stages - 1)}x{2 ** (stages - 1)} is the least")
+    check_widths("tas", channels)
+    check_image("tas", image, stages)
     network = Network(tuple(widths(channels * 2**stage) for stage in range(stages)), blocks, classes)
     rows = [network.sizes[0], *(sizes for sizes in network.sizes for _ in range(2 * blocks))]
     groups = {"width": sizes_group(rows), "depth": sizes_group([depths(blocks)] * stages)}

@@ -37,9 +37,8 @@ from search_spaces.layers.entangled import (
 )
 from search_spaces.layers.mixed import MixedOp
 from search_spaces.layers.primitives import torch_uniform
-from search_spaces.sizes import check_sizes, refuse_partial_channels
+from search_spaces.sizes import FORMS, check_one_of, check_sizes, refuse_partial_channels
 
-FORMS = ("entangled", "separate")
 MOST = {"embeds": 2**14, "depths": 100, "heads": 2**10, "ratios": 100}
 """The largest that each size may be."""
 
@@ -141,8 +140,7 @@ def transformer(name: str, choices: Choices, embedding: Callable[..., nn.Module]
     check_sizes(name, classes=classes, head_width=choices.head_width)
     if min(classes, choices.head_width) < 1:
         raise ValueError(f"{name} needs classes >= 1 and head_width >= 1, got {classes} and {choices.head_width}")
-    if form not in FORMS:
-        raise ValueError(f"{name}: form is {form!r}; it must be one of {', '.join(FORMS)}")
+    check_one_of(f"{name}: form", form, FORMS)
     if form == "entangled":
         refuse_partial_channels(name)
     for option in MOST:

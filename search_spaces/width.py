@@ -32,6 +32,12 @@ def widths(channels: int, ratios: tuple[float, ...] = RATIOS) -> tuple[int, ...]
     return tuple(sorted({max(1, int(ratio * channels + 1e-9)) for ratio in ratios}))
 
 
+def check_widths(space: str, channels: int) -> None:
+    """Raises ValueError where a layer of at most `channels` has a single width."""
+    if len(widths(channels)) < 2:
+        raise ValueError(f"{space} needs channels >= 2, with {channels} there is one width only")
+
+
 def mask(gate, sizes: tuple[int, ...]):
     """For each of the last size's channels the sum of the gates `[K]` whose size includes it."""
     reach = np.arange(sizes[-1])[None] < np.array(sizes)[:, None]
@@ -74,12 +80,8 @@ def width(image=(32, 32, 3), classes=10, *, channels: int = 32, stages: int = 3,
     if min(channels, stages, layers) < 1 or classes < 1:
         raise ValueError("width needs channels, stages and layers >= 1, classes >= 1, "
                          f"got {channels}, {stages}, {layers}, {classes}")
-    if len(widths(channels)) < 2:
-        raise ValueError(f"width needs channels >= 2, with {channels} there is one width only")
-    check_image("width", image)
-    if min(image[:2]) < 2 ** (stages - 1):
-        raise ValueError(f"images of {image[0]}x{image[1]} are too small for {stages} stages: "
-                         f"{2 ** (stages - 1)}x{2 ** (stages - 1)} is the least")
+    check_widths("width", channels)
+    check_image("width", image, stages)
     sizes = tuple(widths(channels * 2**stage) for stage in range(stages) for _ in range(layers))
     strides = tuple(1 + (stage > 0 and layer == 0) for stage in range(stages) for layer in range(layers))
     group = Group(tuple((l, l + 1) for l in range(len(sizes))), tuple(tuple(map(str, row)) for row in sizes))

@@ -19,7 +19,7 @@ from dnas.engine.devices import device_name
 from dnas.engine.latency import compiled_run, time_in_turn
 from dnas.printing import print_flushed
 from dnas.reports.text import duration
-from dnas.runs.directory import refuse_run_file
+from dnas.runs.directory import refuse_no_file, refuse_run_file
 from dnas.runs.files import read_bytes
 from dnas.selection.sampling import check_draws
 from dnas.tabular.latency import LatencyTable, read, write
@@ -89,12 +89,12 @@ def latency_table(space: str | SearchSpace, data: str | Dataset = "digits", *, s
 
 
 def drawn(space: SearchSpace, draws: int, seed: int) -> list[Genotype]:
-    """Different networks, drawn uniformly: the space's own rule on random scores. Raises ValueError for less than one."""
+    """Different networks, drawn uniformly. Raises ValueError for less than one."""
     check_draws(draws)
     rng, found, since = np.random.default_rng(seed), {}, 0
     while len(found) < draws and since < TRIES:
         before = len(found)
-        found.setdefault(space.genotype({name: rng.random(group.shape) for name, group in space.groups.items()}))
+        found.setdefault(space.draw(rng))
         since = 0 if len(found) > before else since + 1
     return list(found)
 
@@ -142,7 +142,6 @@ def _checked(save: str | Path) -> Path:
     path = Path(save).expanduser()
     if path.suffix != ".npz":
         raise ValueError(f"save is {path}; it must end in .npz")
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise ValueError(f"save is {path}; it must be a file in a folder that exists")
+    refuse_no_file(path, f"save is {path};")
     refuse_run_file(path)
     return path

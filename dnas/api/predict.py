@@ -18,7 +18,7 @@ from dnas.api.examples import PictureFiles, paths_of, read_examples
 from dnas.api.load import TrainedNetwork, network_of
 from dnas.engine.inference import in_batches, predictions, scores
 from dnas.engine.progress import metric_text
-from dnas.runs.directory import refuse_run_file
+from dnas.runs.directory import refuse_no_file, refuse_run_file
 from dnas.runs.files import write_atomic
 
 FORMS = (".csv", ".json")
@@ -192,8 +192,7 @@ def _out(file: Path, inputs: Sequence[Path]) -> Path:
     """`file`, if predictions can be written there. Raises ValueError, in one line, if not."""
     if file.suffix.lower() not in FORMS:
         raise ValueError(f"out is {file}; it must end in {' or '.join(FORMS)}")
-    if file.is_dir() or not file.absolute().parent.is_dir():
-        raise ValueError(f"out is {file}; it must be a file in a folder that exists")
+    refuse_no_file(file, f"out is {file};")
     if os.path.realpath(file) in map(os.path.realpath, inputs):
         raise ValueError(f"out {file} would replace what is predicted; choose another file")
     refuse_run_file(file)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dnas.reports.run_page import run_page
-from dnas.runs.directory import refuse_run_file
+from dnas.runs.directory import refuse_no_file, refuse_run_file
 from dnas.runs.files import write_atomic
 
 if TYPE_CHECKING:
@@ -32,8 +32,7 @@ def report(run: str | Path | Run, *, out: str | Path | None = None) -> Path:
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} is not a run directory: it has no config.json; give that of a search or a training")
     path = folder / "report.html" if out is None else Path(out).expanduser()
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise ValueError(f"out is {path}; it must be a file in a folder that exists")
+    refuse_no_file(path, f"out is {path};")
     refuse_run_file(path)
     write_atomic(path, run_page(folder).encode(errors="replace"))
     return path

@@ -44,7 +44,7 @@ def by_predictor(problem: Problem, log: Log, count: int, rng: np.random.Generato
     predict = fit(features(log.vectors), log.values[:, 0]).predict
     known = dict(zip(log.vectors, predict(features(log.vectors)).tolist()))
     if problem.encoding.size <= SMALL:  # no evolution is needed
-        known |= zip(problem.listed(), predict(features(problem.listed())).tolist())
+        known |= zip(problem.listed, predict(features(problem.listed)).tolist())
         generations = 0
     parents, best = list(log.vectors), round(PARENTS * POPULATION)
     for _ in range(generations):

@@ -12,6 +12,7 @@ import numpy as np
 from dnas.fronts.dominance import hypervolume, non_dominated
 from dnas.fronts.problem import limits_of
 from dnas.runs.files import as_json, parse_json, read_bytes
+from dnas.types import SCHEMA as GENOTYPE_SCHEMA
 from dnas.types import Genotype
 
 SCHEMA = 1
@@ -92,7 +93,7 @@ class Front(NamedTuple):
             said = parse_json(text)
             if said["schema"] != SCHEMA:
                 raise TypeError
-            shared = {"schema": 1, "space": said["space"], "options": said["options"]}
+            shared = {"schema": GENOTYPE_SCHEMA, "space": said["space"], "options": said["options"]}
             objectives = {_name(name): {1: 1, -1: -1}[better] for name, better in said["objectives"].items()}
             networks = tuple(Evaluated(Genotype.from_json(json.dumps(shared | {"groups": each["groups"]})),
                                        _numbers(each["values"])) for each in said["networks"])

@@ -39,9 +39,10 @@ def linas(problem: Problem, log: Log, count: int, rng: np.random.Generator, *, p
     first = [log.vectors[n] for n in ranked(log.values, population // 2)[:population // 2]]
     while len(first) < population:
         first.append(problem.encoding.draw(rng))
-    looked_at = nsga2(problem, values, first, generations=max(predicted // population, 1), rng=rng)
-    fresh = [vector for vector in looked_at if vector not in set(log.vectors)]
-    best = ranked(np.array([looked_at[vector] for vector in fresh]), count)[:count] if fresh else ()
+    visited = nsga2(problem, values, first, generations=max(predicted // population, 1), rng=rng)
+    known = set(log.vectors)
+    fresh = [vector for vector in visited if vector not in known]
+    best = ranked(np.array([visited[vector] for vector in fresh]), count)[:count] if fresh else ()
     chosen = [fresh[n] for n in best]
     if len(chosen) == count:
         return chosen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import re
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dnas.fronts.encoding import Encoding, Vector
-from dnas.types import Genotype, SearchSpace
+from dnas.types import REMOVED, Genotype, SearchSpace
 
 Cost = Mapping[Genotype, float] | Callable[[Genotype], float]
 SMALL = 20_000
@@ -42,6 +43,11 @@ def limits_of(texts: Sequence[str]) -> dict[str, float]:
     return limits
 
 
+def limits_text(limits: Mapping[str, float]) -> str:
+    """Limits for a person, such as `macs<=20000000 and params<=100000`."""
+    return " and ".join(f"{name}<={value:.10g}" for name, value in limits.items())
+
+
 def cost_function(space: SearchSpace, others: Mapping[str, Cost] = {}) -> Callable[[Genotype], dict[str, float]]:
     """genotype -> its exact costs: "params" and "macs" of the stand-alone network, and each of `others`.
 
@@ -50,22 +56,23 @@ def cost_function(space: SearchSpace, others: Mapping[str, Cost] = {}) -> Callab
     fast = space.expected is not None and _is_exact(space)
 
     def costs(genotype):
-        if fast:
-            gates = {name: rows.astype(np.float64) for name, rows in genotype.gates(space.groups).items()}
-            known = {name: float(value) for name, value in space.expected(gates).items()}
-        else:
-            known = {name: float(value) for name, value in space.cost(genotype).items()}
+        known = _expected(space, genotype) if fast else {name: float(value) for name, value in space.cost(genotype).items()}
         return known | {name: _cost(name, cost, genotype, space) for name, cost in others.items()}
 
     return costs
+
+
+def _expected(space: SearchSpace, genotype: Genotype) -> dict[str, float]:
+    """The expected cost of a network's one-hot gates."""
+    gates = {name: rows.astype(np.float64) for name, rows in genotype.gates(space.groups).items()}
+    return {name: float(value) for name, value in space.expected(gates).items()}
 
 
 def _is_exact(space: SearchSpace) -> bool:
     """Whether the expected cost of a network's one-hot gates is its cost; some spaces can only count."""
     genotype = space.genotype({name: np.ones(group.shape) for name, group in space.groups.items()})
     try:
-        gates = {name: rows.astype(np.float64) for name, rows in genotype.gates(space.groups).items()}
-        return {name: float(value) for name, value in space.expected(gates).items()} == space.cost(genotype)
+        return _expected(space, genotype) == space.cost(genotype)
     except ValueError:
         return False
 
@@ -110,7 +117,7 @@ class Problem:
             vector = self._within(self.encoding.draw(rng), rng)
             if vector is not None and vector not in seen:
                 return vector
-        left = [vector for vector in self.listed() if vector not in seen] if self.encoding.size <= SMALL else []
+        left = [vector for vector in self.listed if vector not in seen] if self.encoding.size <= SMALL else []
         if left:
             return left[int(rng.integers(len(left)))]
         raise self.refusal(len(seen))
@@ -125,14 +132,13 @@ class Problem:
                 vector, excess = other, now
         return vector if not excess else None
 
+    @functools.cached_property
     def listed(self) -> list[Vector]:
         """All networks within the limits, of a space of at most SMALL vectors."""
-        if not hasattr(self, "_listed"):
-            canonical = lambda vector: self.encoding.vector(self.encoding.genotype(vector))
-            choices = [options.tolist() or [-1] for options in self.encoding.options]
-            vectors = dict.fromkeys(canonical(vector) for vector in itertools.product(*choices))
-            self._listed = [vector for vector in vectors if not self.excess(vector)]
-        return self._listed
+        canonical = lambda vector: self.encoding.vector(self.encoding.genotype(vector))
+        choices = [options.tolist() or [REMOVED] for options in self.encoding.options]
+        vectors = dict.fromkeys(canonical(vector) for vector in itertools.product(*choices))
+        return [vector for vector in vectors if not self.excess(vector)]
 
     def check(self, evaluations: int) -> None:
         """Raises ValueError where the limits name no cost, or leave fewer networks than `evaluations`, as far as that can be
@@ -143,13 +149,13 @@ class Problem:
             if name not in costs:
                 raise ValueError(f"there is a limit of {name}, and the costs are {', '.join(costs)}")
         crowded = self.encoding.size < 4 * evaluations
-        if self.encoding.size <= SMALL and (self.limits or crowded) and len(self.listed()) < evaluations:
-            raise self.refusal(len(self.listed()))
+        if self.encoding.size <= SMALL and (self.limits or crowded) and len(self.listed) < evaluations:
+            raise self.refusal(len(self.listed))
         self.new(rng, set())
 
     def refusal(self, networks: int) -> ValueError:
         """The error that the limits leave so few networks."""
-        limits = " and ".join(f"{name}<={value:.10g}" for name, value in self.limits.items())
+        limits = limits_text(self.limits)
         space = f"space {self.encoding.space.name}"
         if networks:
             return ValueError(f"evaluations must be at most {networks:,}: {space} has no more networks"

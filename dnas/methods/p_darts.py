@@ -7,7 +7,7 @@
     behind each skip connection a dropout of rate  p (E - 1 - e) / E       in epoch e of E while the architecture rests,
                                                    p exp(-0.2 (e - rest))  after it
 
-Each stage is a search of its own that starts from the one before it; docs/methods.md has all three in one call of Python:
+Each stage is a search of its own that starts from the one before it; docs/methods.md has all three in one loop of Python:
 
     dnas search --space darts --space.cells 5 --method p-darts --method.keep 5 \
         --epochs 25 --batch 96 --preset paper --run runs/1

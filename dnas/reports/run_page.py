@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dnas.fronts.front import Front, load_front
+from dnas.fronts.problem import limits_text
 from dnas.reports import confusion, duplicates, html
 from dnas.reports.cells import draw_genotype, terminal_cell
 from dnas.reports.comparison import agreement
@@ -303,7 +304,7 @@ def _selections(run: RunContent) -> list[str]:
 def _front(front: Front, folder: Path) -> list[str]:
     """A front that a selection found, as a picture and a table."""
     header, *rows = front.rows()
-    limits = " and ".join(f"{name}<={value:.10g}" for name, value in front.limits.items())
+    limits = limits_text(front.limits)
     about = (f"{folder.name}: the front of {len(front.evaluated):,} networks{f' with {limits}' if limits else ''}, none of "
              f"which dominates another; it covers {100 * front.hypervolume():.1f} % of the box between the best and the "
              "worst value of each objective. The metric is that of the supernet.")

@@ -310,6 +310,12 @@ def _refuse_restart(folder: Path) -> None:
                          "would overwrite them: restore its folder checkpoints, or choose another folder")
 
 
+def refuse_no_file(path: Path, said: str) -> None:
+    """Raises ValueError, which begins with `said`, where `path` cannot be a file that is written."""
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise ValueError(f"{said} it must be a file in a folder that exists")
+
+
 def refuse_run_file(path: Path) -> None:
     """Raises ValueError where `path` is a file that a run is made of, which nothing else may replace."""
     own = path.name in OWN or path.suffix in (".npz", ".jsonl", ".safetensors")
