@@ -267,6 +267,9 @@ class SearchSpace(NamedTuple):
     skipped(decisions: {group: [E]}) -> {group: booleans [E]}: the edges that a network of these operation indices does not
         have, such as those of a block beyond its depth; groups that always have all of theirs are left out. With the last
         operation of every edge none is skipped: sizes are ascending.
+    reorder(weights, trees) -> trees, a list of trees shaped like weights or stats: with the channels of every searched width
+        in the order of their importance in `weights`, the most important first. The largest network stays the same
+        function. Traceable. None if unavailable.
     """
 
     name: str
@@ -287,6 +290,7 @@ class SearchSpace(NamedTuple):
     reads: tuple[str, ...] = ()
     source: Mapping[str, Any] | None = None
     skipped: Callable[[Mapping[str, Any]], Mapping[str, np.ndarray]] = lambda decisions: {}
+    reorder: Callable[[Weights, list[Tree]], list[Tree]] | None = None
 
     def draw(self, rng: np.random.Generator) -> Genotype:
         """A network drawn uniformly: the space's own rule on random scores."""

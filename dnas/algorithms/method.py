@@ -76,6 +76,7 @@ class Method:
         the search begins with.
     changed, replaced: which of PARTS `extend` has changed, and which of them replaced whatever was there.
     still: whether its architecture never moves.
+    selection: the name of the selection that ends a search unless another is given; None for that of the preset.
     source: {"name": ..., options}, the config that builds the method again; None if it was not built by name.
     """
 
@@ -91,6 +92,7 @@ class Method:
     changed: frozenset[str] = frozenset()
     replaced: frozenset[str] = frozenset()
     still: bool = False
+    selection: str | None = None
     source: Mapping[str, Any] | None = None
 
     def __post_init__(self):

@@ -114,6 +114,16 @@ def drawn(draw: Callable[..., Array], average: Callable[[Array], Array] = jax.nn
     return Relaxation(initial_logits, gates, one_hot=one_hot)
 
 
+def uniform(key: Array, logits: Array, hyper=None, t=None) -> Array:
+    """One operation an edge, drawn uniformly whatever the logits `[E, K]`, as one-hot gates; none whose logit is -inf."""
+    return jax.nn.one_hot(jax.random.categorical(key, level(logits)), logits.shape[-1], dtype=logits.dtype)
+
+
+def level(logits: Array) -> Array:
+    """Logits `[E, K]` of equal chances; -inf stays."""
+    return jnp.where(jnp.isneginf(logits), logits, 0)
+
+
 EDGES = "/edges"
 """Ends the name of a group's edge logits."""
 

@@ -75,6 +75,11 @@ def cosine_by_epoch(first: str, last: str) -> Ramp:
     return ramp
 
 
+def cosine(first: str, last: str) -> Ramp:
+    """The same decay, step by step: last + (first - last) (1 + cos(pi s)) / 2 when the share s of all steps is done."""
+    return lambda hyper, t: hyper[last] + 0.5 * (hyper[first] - hyper[last]) * (1 + jnp.cos(jnp.pi * t.share))
+
+
 def refuse_negative(**values: float) -> None:
     """Raises ValueError, naming the first value below 0."""
     for name, value in values.items():

@@ -126,8 +126,10 @@ def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = No
         raise ValueError(f"preset is {preset!r}; it must be one of {', '.join(PRESETS)}")
     spaces = [_space(each, data) for each in spaces]
     methods = [_method(each, data, epochs=epochs, batch=batch, preset=preset) for each in methods]
-    by_rule = selection is None and any(method.select for method in methods)
-    chooses, chosen = _selection(OWN if by_rule else PRESETS[preset] if selection is None else selection)
+    by_rule = any(method.select for method in methods)
+    ends = {method.selection for method in methods}
+    usual = (ends.pop() if len(ends) == 1 else None) or (OWN if by_rule else PRESETS[preset])
+    chooses, chosen = _selection(usual if selection is None else selection)
     for each in spaces if chooses else ():
         chooses.check(each)
     common = {**configs.described(data), "epochs": epochs, "batch": batch, "diagnose": diagnose,

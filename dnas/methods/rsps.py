@@ -15,7 +15,6 @@ each of the hundred draws is judged on one validation batch; here all are on the
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -23,7 +22,7 @@ from dnas.algorithms.bilevel import bilevel
 from dnas.algorithms.decisions import decided
 from dnas.algorithms.method import Method
 from dnas.algorithms.players import Player
-from dnas.algorithms.relaxations import Architecture, drawn, softmax
+from dnas.algorithms.relaxations import Architecture, drawn, level, softmax, uniform
 from dnas.methods.darts import check as check_darts
 from dnas.methods.darts import weights_sgd
 
@@ -42,20 +41,10 @@ def rsps(*, lr: float = 0.025, lr_min: float = 0.001, momentum: float = 0.9, dec
     Raises ValueError if one is out of range.
     """
     numbers = {"lr": lr, "lr_min": lr_min, "momentum": momentum, "decay": decay, "clip": clip}
-    path = drawn(draw, lambda logits: jax.nn.softmax(level(logits)), one_hot=True)._replace(alone=True)
+    path = drawn(uniform, lambda logits: jax.nn.softmax(level(logits)), one_hot=True)._replace(alone=True)
     return Method(numbers, Player(path, lambda hyper, t: optax.identity()), Player(path, weights_sgd), bilevel(None),
                   check=check, select=first_draw, still=True,
                   changed=frozenset({"relaxation"}), replaced=frozenset({"relaxation"}))
-
-
-def draw(key, logits, hyper, t):
-    """One operation an edge, drawn uniformly whatever the logits, as one-hot gates `[E, K]`."""
-    return jax.nn.one_hot(jax.random.categorical(key, level(logits)), logits.shape[-1], dtype=logits.dtype)
-
-
-def level(logits):
-    """Logits `[E, K]` of equal chances; -inf stays."""
-    return jnp.where(jnp.isneginf(logits), logits, 0)
 
 
 def first_draw(space, state, gates):
