@@ -75,6 +75,8 @@ class Training(NamedTuple):
     after(key, networks, gradients, extra, hyper, t) -> extra.
     teacher(extra) -> the weights of the network that teaches, in its largest form.
     optimizer: of the weights, in place of their player's.
+    examples(task, outputs, targets) -> [B]: how much an example is to be learned from, at least 0; the examples of an epoch
+        are then drawn by it, see `Steps.importance`, and None draws each once.
     """
 
     networks: Callable[..., Networks]
@@ -83,6 +85,7 @@ class Training(NamedTuple):
     after: Callable[..., Tree] = lambda key, networks, gradients, extra, hyper, t: extra
     teacher: Callable[[Tree], Tree] | None = None
     optimizer: Callable[[Hyper, Time], optax.GradientTransformation] | None = None
+    examples: Callable[..., Array] | None = None
 
 
 def elastic(training_of: Callable[[SearchSpace], Training]) -> Callable[[Problem], Steps]:
@@ -170,7 +173,16 @@ def elastic(training_of: Callable[[SearchSpace], Training]) -> Callable[[Problem
             state = state._replace(step=state.step + 1, weights=weights, stats=stats, weights_opt=weights_opt, extra=extra)
             return state, step_info(info, valid_info)
 
-        return Steps(init, step, begin)
+        def importance(key, state, batch, hyper):
+            t, (draw_key, forward_key) = time_of(hyper, state.step), jax.random.split(key)
+            architecture = Architecture(state.arch, state.mask, space.groups)
+            drawn = training.networks(draw_key, architecture, state.extra, hyper, t).gates
+            gates = decided({name: rows[0] for name, rows in drawn.items()}, state.decisions, state.mask)
+            with one_hot_gates():
+                outputs = loss_of(forward_key, state.weights, state.stats, gates, batch)[1]
+            return training.examples(task, outputs, batch.targets)
+
+        return Steps(init, step, begin, importance if training.examples else None)
 
     return steps
 
