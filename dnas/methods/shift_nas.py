@@ -57,13 +57,9 @@ def shift_nas(method: Method, *, bins: int = 10) -> Method:
             b = jax.random.categorical(bin_key, jnp.where(filled, jnp.log(jnp.maximum(extra["chances"], 1e-30)), -jnp.inf))
             n = jax.random.randint(network_key, (), 0, jnp.asarray(counts)[b])
             free, allowed = draws(rest_key, architecture, 1), architecture.allowed()
-
-            def one(name):
-                ops = jnp.asarray(pool[name])[b, n].astype(jnp.int32)
-                inside = jnp.take_along_axis(allowed[name], ops[:, None], -1)
-                return jnp.where(inside, jax.nn.one_hot(ops, allowed[name].shape[-1]), free[name][0])[None]
-
-            return Networks({name: one(name) for name in space.groups}, jnp.ones(1))
+            gates = {name: in_race(jnp.asarray(pool[name])[b, n].astype(jnp.int32), allowed[name], free[name][0])
+                     for name in space.groups}
+            return Networks(jax.tree.map(lambda rows: rows[None], gates), jnp.ones(1))
 
         def after(key, networks, gradients, extra, hyper, t):
             gates = {name: rows[0] for name, rows in networks.gates.items()}
@@ -84,6 +80,12 @@ def shift_nas(method: Method, *, bins: int = 10) -> Method:
         return Training(networks, init=init, after=after)
 
     return trained_by(method, training)
+
+
+def in_race(ops, allowed, others):
+    """One-hot gates `[E, K]` of operations `[E]`; those of `others` where an edge lost its own from the race."""
+    inside = jnp.take_along_axis(allowed, ops[:, None], -1)
+    return jnp.where(inside, jax.nn.one_hot(ops, allowed.shape[-1]), others)
 
 
 def bin_of(macs, ends, bins: int):
