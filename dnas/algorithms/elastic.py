@@ -192,7 +192,7 @@ def elastic_method(numbers: Mapping[str, float], optimizer, training_of: Callabl
                    check: Callable[[Hyper], None]) -> Method:
     """The method of these numbers that trains as `training_of(space)` says, evaluated as its largest network, and ended by
     the selection `evolution` unless another is given. optimizer: of the weights."""
-    weights = Player(LARGEST, optimizer)
+    weights = Player(SUB_NETWORKS, optimizer)
     return Method(numbers, weights._replace(optimizer=lambda hyper, t: optax.identity()), weights, elastic(training_of),
                   check=check, still=True, selection="evolution",
                   changed=frozenset({"relaxation", "descent"}), replaced=frozenset({"relaxation", "descent"}))
@@ -294,8 +294,12 @@ def _logits(key, groups) -> Logits:
     return {name: jnp.zeros(group.shape) for name, group in groups.items()}
 
 
-LARGEST = Relaxation(_logits, lambda key, architecture, hyper, t: largest(architecture), one_hot=True)
-"""The relaxation by which an elastic network is evaluated: its largest form."""
+def _gates(key, architecture, hyper, t):
+    return largest(architecture) if key is None else drawn(uniform).gates(key, architecture, hyper, t)
+
+
+SUB_NETWORKS = Relaxation(_logits, _gates, one_hot=True)
+"""The relaxation of an elastic network: a uniform draw, and its largest form where networks are evaluated."""
 
 
 def refuse_undistilled(task: Task) -> None:
