@@ -21,7 +21,7 @@ def flax_space(name: str, module: nn.Module, groups: Mapping[str, Group], *, ima
                auxiliary: nn.Module | None = None, rule: Callable | None = None, format: Callable | None = None,
                parse: Callable | None = None, expected: Callable | None = None,
                inherit: Callable | None = None, skipped: Callable | None = None,
-               cells: Mapping[str, int] = {}, reorder: Callable | None = None) -> SearchSpace:
+               cells: Mapping[str, int] = {}) -> SearchSpace:
     """Makes a SearchSpace of a Linen module called `(images, gates, train)` that returns outputs `[B, ..., classes]`.
 
     `gates` holds for each group an array `[E, K]`, or a tuple of E operation indices (REMOVED for an edge that is
@@ -31,7 +31,7 @@ def flax_space(name: str, module: nn.Module, groups: Mapping[str, Group], *, ima
     Args:
         standalone: the module of the final network, where it differs from the supernet's.
         auxiliary: that module with a second head, whose logits it returns beside its own while training.
-        image, input_dtype, options, rule, format, parse, expected, inherit, skipped, cells, reorder: as for
+        image, input_dtype, options, rule, format, parse, expected, inherit, skipped, cells: as for
             `search_spaces.adapter.search_space`.
     """
     shared, plain = current_options(), SharedOptions()
@@ -41,8 +41,7 @@ def flax_space(name: str, module: nn.Module, groups: Mapping[str, Group], *, ima
                         standalone=functions(standalone or module, plain),
                         auxiliary=auxiliary and functions(auxiliary, plain),
                         inherited=functions(module, shared._replace(drop_path=plain.drop_path)), rule=rule,
-                        format=format, parse=parse, expected=expected, inherit=inherit, skipped=skipped, cells=cells,
-                        reorder=reorder)
+                        format=format, parse=parse, expected=expected, inherit=inherit, skipped=skipped, cells=cells)
 
 
 def functions(module: nn.Module, mixed: SharedOptions) -> Functions:

@@ -25,7 +25,6 @@ import flax.linen as nn
 
 from dnas.types import Choice, Group, SearchSpace
 from search_spaces.flax_space import flax_space
-from search_spaces.layers.channels import Channels, reordered
 from search_spaces.layers.entangled import (
     BatchNorm,
     Conv,
@@ -102,14 +101,6 @@ class Network(nn.Module):
         return MixedOp(ops, width, stride, name=name)(x, paired(kernel, ratio, len(RATIOS)), train)
 
 
-def hidden(block: str, squeeze_excite: bool) -> Channels:
-    """The hidden channels of a block of the entangled form."""
-    axes = {"expand": -1, "expand_bn": -1, "depthwise": -1, "depthwise_bn": -1}
-    more = {(block, "squeeze", "kernel"): 0, (block, "excite"): -1} if squeeze_excite else {}
-    project = block, "project", "kernel"
-    return Channels(project, {(block, layer): axis for layer, axis in axes.items()} | {project: -2} | more)
-
-
 def depths(layers: int) -> tuple[int, ...]:
     """How many blocks a stage of at most `layers` may have: up to two fewer."""
     return tuple(range(max(1, layers - 2), layers + 1))
@@ -150,8 +141,7 @@ def mobilenet(image=(32, 32, 3), classes=10, *, channels: int = 16, stages: int 
                      "squeeze_excite": squeeze_excite, "form": form},
             format=partial(to_string, layers), parse=partial(from_string, groups, layers), skipped=skipped, **functions)
 
-    names = [f"block_{stage}_{place}" for stage in range(stages) for place in range(layers)]
-    entangled = space("entangled", reorder=reordered([hidden(name, squeeze_excite) for name in names]))
+    entangled = space("entangled")
     return entangled if form == "entangled" else space("separate", expected=entangled.expected)
 
 

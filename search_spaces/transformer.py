@@ -23,7 +23,6 @@ import flax.linen as nn
 from dnas.types import Choice, SearchSpace
 from search_spaces.flax_space import flax_space
 from search_spaces.layers.attention import MLP, Attention, FixedAttention, FixedMLP
-from search_spaces.layers.channels import Channels, reordered
 from search_spaces.layers.entangled import (
     Dense,
     LayerNorm,
@@ -154,20 +153,13 @@ def transformer(name: str, choices: Choices, embedding: Callable[..., nn.Module]
                **{option: list(sizes) for option, sizes in zip(MOST, choices)}, "head_width": choices.head_width,
                "form": form}
 
-    def space(form, **functions):
+    def space(form, expected=None):
         return flax_space(name, Network(choices, embedding, classes, causal, form), groups, image=image,
                           input_dtype=input_dtype, options=options, format=to_string, parse=partial(from_string, groups),
-                          skipped=partial(skipped, choices.depths), **functions)
+                          expected=expected, skipped=partial(skipped, choices.depths))
 
-    entangled = space("entangled", reorder=reordered([part for l in range(blocks) for part in searched(f"block_{l}")]))
-    return entangled if form == "entangled" else space("separate", expected=entangled.expected)  # of the same networks
-
-
-def searched(block: str) -> list[Channels]:
-    """The heads and the MLP's hidden channels of a block of the entangled form."""
-    heads, hidden = (block, "attention", "out"), (block, "mlp", "narrow", "kernel")
-    return [Channels(heads, {heads: 0} | {(block, "attention", name): 1 for name in ("query", "key", "value")}),
-            Channels(hidden, {hidden: 0, (block, "mlp", "widen"): -1})]
+    entangled = space("entangled")
+    return entangled if form == "entangled" else space("separate", entangled.expected)  # of the same networks
 
 
 def skipped(depths: tuple[int, ...], decisions) -> dict:
