@@ -267,9 +267,10 @@ class SearchSpace(NamedTuple):
     skipped(decisions: {group: [E]}) -> {group: booleans [E]}: the edges that a network of these operation indices does not
         have, such as those of a block beyond its depth; groups that always have all of theirs are left out. With the last
         operation of every edge none is skipped: sizes are ascending.
-    reorder(weights, trees) -> trees, a list of trees shaped like weights or stats: with the channels of every searched width
-        in the order of their importance in `weights`, the most important first. The largest network stays the same
-        function. Traceable. None if unavailable.
+    reorder(weights, trees, trained=None) -> trees, with the most important channels first, so that small networks have
+        those; what the largest network computes stays. Traceable. trees: of weights, stats, or optimiser states, in which
+        nested dicts have the names of weights and stats; all get the order that `weights` say. trained: {group: booleans
+        `[E, K]`}, the sizes whose networks must keep their channels; default: all channels may move. None if unavailable.
     """
 
     name: str
@@ -290,7 +291,7 @@ class SearchSpace(NamedTuple):
     reads: tuple[str, ...] = ()
     source: Mapping[str, Any] | None = None
     skipped: Callable[[Mapping[str, Any]], Mapping[str, np.ndarray]] = lambda decisions: {}
-    reorder: Callable[[Weights, list[Tree]], list[Tree]] | None = None
+    reorder: Callable[..., list[Tree]] | None = None
 
     def draw(self, rng: np.random.Generator) -> Genotype:
         """A network drawn uniformly: the space's own rule on random scores."""

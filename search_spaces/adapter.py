@@ -41,7 +41,8 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
                  auxiliary: Functions | None = None, inherited: Functions | None = None,
                  rule: Callable | None = None, format: Callable | None = None, parse: Callable | None = None,
                  expected: Callable | None = None, inherit: Callable | None = None, skipped: Callable | None = None,
-                 cells: Mapping[str, int] = {}, reads: tuple[str, ...] = ()) -> SearchSpace:
+                 reorder: Callable | None = None, cells: Mapping[str, int] = {},
+                 reads: tuple[str, ...] = ()) -> SearchSpace:
     """A SearchSpace of a network.
 
     Args:
@@ -59,7 +60,7 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
         inherit: (path, leaf, shape) -> leaf of that shape: the part of a supernet's array that a discrete network inherits,
             called where the network's array has another shape. path: names from the top, such as ("edge_0", "kernel").
             Default: `smaller_part`.
-        cells, reads, skipped: see `SearchSpace`.
+        cells, reads, reorder, skipped: see `SearchSpace`.
     """
     groups = dict(groups)
     mixture = {g: jax.ShapeDtypeStruct(group.shape, jnp.float32) for g, group in groups.items()}
@@ -153,7 +154,7 @@ def search_space(name: str, network: Functions, groups: Mapping[str, Group], *, 
                         format=format or default_format, parse=read,
                         expected=expected or (lambda gates: default_expected()(gates)),
                         input_dtype=input_dtype, cells=dict(cells), reads=reads, skipped=skipped or (lambda decisions: {}),
-                        **networks(standalone or network, auxiliary))
+                        reorder=reorder, **networks(standalone or network, auxiliary))
     return space._replace(inherited=space._replace(**networks(inherited or network, None)))
 
 

@@ -33,8 +33,9 @@ def check(space: SearchSpace, inputs: np.ndarray, outputs: int | tuple[int, ...]
     """
     shape = (outputs,) if isinstance(outputs, int) else outputs
     trials = _Trials(space, np.asarray(inputs), shape, np.random.default_rng(seed))
+    more = [trials.reorders] if getattr(space, "reorder", None) else []
     for tried in (trials.builds, trials.applies, trials.is_deterministic, trials.round_trips, trials.inherits, trials.counts,
-                  trials.one_hot_is_discrete, trials.uses_every_edge):
+                  trials.one_hot_is_discrete, trials.uses_every_edge, *more):
         try:
             wrong = tried()
         except Exception as error:
@@ -177,6 +178,17 @@ class _Trials:
                 elif len(still) > 1:
                     missing.append(f"operations {', '.join(still)} on edge {source}->{target} of group {name!r}")
         return f"the logits do not depend on {'; '.join(missing)}" if missing else None
+
+    def reorders(self):
+        """the order of its channels does not matter to the largest network"""
+        with jax.enable_x64(True):
+            *trees, images = self.double()
+            trees = jax.tree.map(lambda leaf: leaf + self.rng.uniform(-0.1, 0.1, leaf.shape), trees)
+            gates = jax.tree.map(np.float64, self.space.largest().gates(self.space.groups))
+            logits = jax.jit(lambda trees: self.space.apply(*trees, gates, images, train=False, key=None)[0])
+            before, after = logits(trees), logits(self.space.reorder(trees[0], trees))
+            apart = np.abs(before - after).max() / max(np.abs(before).max(), 1e-9)
+        return f"logits differ by {apart:.1e} of their size" if apart > TOLERANCE else None
 
     def gates(self):
         drawn = {name: group.allowed * self.rng.uniform(0.5, 1, group.shape) for name, group in self.space.groups.items()}

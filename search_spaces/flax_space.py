@@ -20,7 +20,7 @@ def flax_space(name: str, module: nn.Module, groups: Mapping[str, Group], *, ima
                input_dtype: str = "float32", options: Mapping | None = None, standalone: nn.Module | None = None,
                auxiliary: nn.Module | None = None, rule: Callable | None = None, format: Callable | None = None,
                parse: Callable | None = None, expected: Callable | None = None,
-               inherit: Callable | None = None, skipped: Callable | None = None,
+               inherit: Callable | None = None, skipped: Callable | None = None, reorder: Callable | None = None,
                cells: Mapping[str, int] = {}) -> SearchSpace:
     """Makes a SearchSpace of a Linen module called `(images, gates, train)` that returns outputs `[B, ..., classes]`.
 
@@ -31,8 +31,8 @@ def flax_space(name: str, module: nn.Module, groups: Mapping[str, Group], *, ima
     Args:
         standalone: the module of the final network, where it differs from the supernet's.
         auxiliary: that module with a second head, whose logits it returns beside its own while training.
-        image, input_dtype, options, rule, format, parse, expected, inherit, skipped, cells: as for
-            `search_spaces.adapter.search_space`.
+        image, input_dtype, options, rule, format, parse, expected, inherit, skipped, reorder, cells: as
+            for `search_spaces.adapter.search_space`.
     """
     shared, plain = current_options(), SharedOptions()
     changed = {name: value for name, value in shared._asdict().items() if value != getattr(plain, name)}
@@ -41,7 +41,8 @@ def flax_space(name: str, module: nn.Module, groups: Mapping[str, Group], *, ima
                         standalone=functions(standalone or module, plain),
                         auxiliary=auxiliary and functions(auxiliary, plain),
                         inherited=functions(module, shared._replace(drop_path=plain.drop_path)), rule=rule,
-                        format=format, parse=parse, expected=expected, inherit=inherit, skipped=skipped, cells=cells)
+                        format=format, parse=parse, expected=expected, inherit=inherit, skipped=skipped, reorder=reorder,
+                        cells=cells)
 
 
 def functions(module: nn.Module, mixed: SharedOptions) -> Functions:

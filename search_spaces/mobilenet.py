@@ -22,6 +22,7 @@ from functools import partial
 from typing import Literal
 
 import flax.linen as nn
+import numpy as np
 
 from dnas.types import Choice, Group, SearchSpace
 from search_spaces.flax_space import flax_space
@@ -38,6 +39,7 @@ from search_spaces.layers.entangled import (
     sizes_group,
 )
 from search_spaces.layers.mixed import MixedOp
+from search_spaces.reorder import Channels, by_norm
 from search_spaces.sizes import FORMS, check_image, check_one_of, check_sizes, refuse_partial_channels
 
 KERNELS, RATIOS = (3, 5, 7), (3, 4, 6)
@@ -141,8 +143,20 @@ def mobilenet(image=(32, 32, 3), classes=10, *, channels: int = 16, stages: int 
                      "squeeze_excite": squeeze_excite, "form": form},
             format=partial(to_string, layers), parse=partial(from_string, groups, layers), skipped=skipped, **functions)
 
-    entangled = space("entangled")
+    entangled = space("entangled", reorder=by_norm([hidden(channels, layers, s, place, squeeze_excite)
+                                                    for s in range(stages) for place in range(layers)]))
     return entangled if form == "entangled" else space("separate", expected=entangled.expected)
+
+
+def hidden(channels: int, layers: int, stage: int, place: int, squeeze_excite: bool) -> Channels:
+    """The channels inside block number `place` of a stage, which its ratio decides."""
+    axes = {("expand", "kernel"): 3, ("depthwise", "kernel"): 3, ("project", "kernel"): 2,
+            **{(norm, "bn", name): 0 for norm in ("expand_bn", "depthwise_bn") for name in ("scale", "bias", "mean", "var")}}
+    if squeeze_excite:
+        axes |= {("squeeze", "kernel"): 0, ("excite", "kernel"): 1, ("excite", "bias"): 0}
+    block, into = f"block_{stage}_{place}", channels * 2 ** (stage - (stage > 0 and place == 0))
+    return Channels({(block, *path): axis for path, axis in axes.items()}, (block, "project", "kernel"),
+                    into * np.array(RATIOS), (("ratio", stage * layers + place),))
 
 
 def to_string(layers: int, genotype) -> str:

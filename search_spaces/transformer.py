@@ -19,6 +19,7 @@ from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
+import numpy as np
 
 from dnas.types import Choice, SearchSpace
 from search_spaces.flax_space import flax_space
@@ -37,6 +38,7 @@ from search_spaces.layers.entangled import (
 )
 from search_spaces.layers.mixed import MixedOp
 from search_spaces.layers.primitives import torch_uniform
+from search_spaces.reorder import Channels, by_norm
 from search_spaces.sizes import FORMS, check_one_of, check_sizes, refuse_partial_channels
 
 MOST = {"embeds": 2**14, "depths": 100, "heads": 2**10, "ratios": 100}
@@ -153,13 +155,21 @@ def transformer(name: str, choices: Choices, embedding: Callable[..., nn.Module]
                **{option: list(sizes) for option, sizes in zip(MOST, choices)}, "head_width": choices.head_width,
                "form": form}
 
-    def space(form, expected=None):
+    def space(form, **functions):
         return flax_space(name, Network(choices, embedding, classes, causal, form), groups, image=image,
                           input_dtype=input_dtype, options=options, format=to_string, parse=partial(from_string, groups),
-                          expected=expected, skipped=partial(skipped, choices.depths))
+                          skipped=partial(skipped, choices.depths), **functions)
 
-    entangled = space("entangled")
-    return entangled if form == "entangled" else space("separate", entangled.expected)  # of the same networks
+    entangled = space("entangled", reorder=by_norm([hidden(choices, l) for l in range(blocks)]))
+    return entangled if form == "entangled" else space("separate", expected=entangled.expected)  # of the same networks
+
+
+def hidden(choices: Choices, l: int) -> Channels:
+    """The hidden units of the MLP of block `l`, which the stream's width and its ratio decide."""
+    mlp = (f"block_{l}", "mlp")
+    narrow = (*mlp, "narrow", "kernel")
+    return Channels({(*mlp, "widen", "kernel"): 1, (*mlp, "widen", "bias"): 0, narrow: 0}, narrow,
+                    np.multiply.outer(choices.embeds, choices.ratios), (("embed", 0), ("ratio", l)))
 
 
 def skipped(depths: tuple[int, ...], decisions) -> dict:

@@ -45,10 +45,11 @@ def test_a_kernel_of_ones():
 
 def test_a_width_is_a_prefix():
     width = Size((8, 16, 32), gates(0.5, 0.3, 0.2))
-    np.testing.assert_allclose(width.mask(), [1] * 8 + [0.5] * 8 + [0.2] * 16, rtol=1e-12)
-    np.testing.assert_allclose(width.mask(2), np.repeat(width.mask(), 2), rtol=1e-12)
+    mask = expected_mask(prefix(width))
+    np.testing.assert_allclose(mask, [1] * 8 + [0.5] * 8 + [0.2] * 16, rtol=1e-12)
     assert width.largest == 32
-    assert Size((8, 16, 32), 1).largest == 16 and Size((8, 16, 32), 1).mask() is None and fixed(5).mask() is None
+    assert Size((8, 16, 32), 1).largest == 16
+    assert expected_mask(prefix(Size((8, 16, 32), 1))) is None and expected_mask(prefix(fixed(5))) is None
 
 
 def test_one_choice_on_two_axes_is_not_two_choices():

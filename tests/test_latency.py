@@ -117,7 +117,7 @@ def test_bad_input_is_one_line(run, tmp_path, monkeypatch, capsys, argv, message
 
 
 def test_what_is_no_network():
-    with pytest.raises(ValueError, match="int is no network; it must be a run, a choice, a trained network"):
+    with pytest.raises(ValueError, match="int is not a network; it must be a run, a choice, a trained network"):
         dnas.latency(3)
     with pytest.raises(ValueError, match="no network is named"):
         dnas.latency([])

@@ -164,8 +164,8 @@ def _parts(what: Measurable, space: str | None, cells: int | None, channels: int
         takes, network = what.described.input, (what.network, what.weights, what.stats)
         return str(path or what.space.name), what.genotype, network, what.space, takes.shape, takes.vocabulary
     if not named and not isinstance(what, (Run, Selected, Genotype)):
-        raise ValueError(f"{type(what).__name__} is no network; it must be a run, a choice, a trained network, a genotype "
-                         "or a path")
+        raise ValueError(f"{type(what).__name__} is not a network; it must be a run, a choice, a trained network, a "
+                         "genotype or a path")
     architecture = architecture_of(what, space=space, trust=trust)
     genotype, data = architecture.genotype, inputs_of(architecture.genotype)
     built = network_space(architecture, data, space, cells=cells, channels=channels)

@@ -22,8 +22,8 @@ from dnas.selection.sampling import best_draw, copied, no_draws, put_draw, tried
 from dnas.selection.types import TRIED, Progress, Selection, refuse_seed
 from dnas.types import OPEN, REMOVED
 
-OBJECTIVE = "objective/"
-"""Begins the names of the scores `[N]` that are the values of an objective."""
+VALUE = "value/"
+"""Begins the names of the scores `[N]` that are the networks' metric, and each of their costs."""
 
 
 def pareto(*, objectives: tuple[str, ...] = (), evaluations: int = 200, limit: tuple[str, ...] = (),
@@ -66,7 +66,8 @@ def by_evaluations(by: str, objectives: Sequence[str], costs, *, evaluations: in
     metric, unless it is by linas."""
     check_numbers(evaluations, population, predicted)
     refuse_seed(seed)
-    limits, sizes, latest = limits_of(limit), rounds(evaluations, population, by), []
+    limits, sizes = limits_of(limit), rounds(evaluations, population, by)
+    of_costs = "params", "macs", *costs
     starts = np.cumsum([0, *sizes])
 
     def chunks(context):
@@ -77,17 +78,16 @@ def by_evaluations(by: str, objectives: Sequence[str], costs, *, evaluations: in
     def check(space):
         if by == "linas":
             refuse_missing()
-        Problem(Encoding(space), cost_function(space, costs), limits).check(evaluations)
+        problem(space).check(evaluations)
 
-    def problem_of(context):
-        if not latest or latest[0] is not context:
-            latest[:] = [context, Problem(Encoding(context.space, in_race(context)), cost_function(context.space, costs),
-                                          limits)]
-        return latest[1]
+    def problem(space, allowed=None):
+        return Problem(Encoding(space, allowed), cost_function(space, costs), limits)
+
+    def known_of(context):
+        return {context.task.metric: context.task.better} | dict.fromkeys(of_costs, -1)
 
     def signs(context):
-        metric = context.task.metric
-        known = {metric: context.task.better} | dict.fromkeys(("params", "macs", *costs), -1)
+        metric, known = context.task.metric, known_of(context)
         names = objectives or ((metric, "macs") if by == "linas" else (metric,))
         for name in names:
             if name not in known:
@@ -100,8 +100,9 @@ def by_evaluations(by: str, objectives: Sequence[str], costs, *, evaluations: in
     def begin(context):
         if by == "linas":
             refuse_missing()
-        empty = {f"{OBJECTIVE}{name}": np.full(evaluations, np.nan) for name in signs(context)}
-        problem_of(context).check(evaluations)
+        signs(context)  # refuses objectives that there are not
+        empty = {f"{VALUE}{name}": np.full(evaluations, np.nan) for name in known_of(context)}
+        problem(context.space, in_race(context)).check(evaluations)
         scores = no_draws(context.space, evaluations) | empty
         for name in context.space.groups:
             scores[f"{TRIED}/{name}"][:] = OPEN
@@ -109,35 +110,32 @@ def by_evaluations(by: str, objectives: Sequence[str], costs, *, evaluations: in
 
     def step(key, context, progress):
         number, first, last = chunks(context)[int(progress.step)]
-        problem, scores = problem_of(context), copied(progress.scores)
+        scores, metric = copied(progress.scores), context.task.metric
         if first == starts[number]:
+            left = problem(context.space, in_race(context))
             rows = np.concatenate([scores[f"{TRIED}/{name}"][:first] for name in context.space.groups], 1)
-            values = [scores[f"{OBJECTIVE}{name}"][:first] for name in signs(context)]
-            log = log_of([tuple(row) for row in rows.tolist()], np.stack(values, 1), signs(context),
-                         ("params", "macs", *costs))
-            proposed = propose(problem, log, by, number, evaluations=evaluations, population=population,
+            values = [scores[f"{VALUE}{name}"][:first] for name in signs(context)]
+            log = log_of([tuple(row) for row in rows.tolist()], np.stack(values, 1), signs(context), of_costs)
+            proposed = propose(left, log, by, number, evaluations=evaluations, population=population,
                                predicted=predicted, seed=context.seed if seed is None else seed)
             for n, vector in enumerate(proposed, first):
-                put_draw(scores, n, problem.encoding.genotype(vector), np.nan, context.space)
+                put_draw(scores, n, left.encoding.genotype(vector), np.nan, context.space)
+                for name, cost in left.costs(vector).items():
+                    scores[f"{VALUE}{name}"][n] = cost
         genotypes = [tried(context.space, scores, n) for n in range(first, last)]
         measured = context.score(progress.state, [each.gates(context.space.groups) for each in genotypes])
-        metric = context.task.metric
         for n, genotype, values in zip(range(first, last), genotypes, measured[metric]):
             value = float(np.mean(values, dtype=np.float64))
             if not math.isfinite(value):
                 raise ValueError(f"{metric} of the network {context.space.format(genotype)} in the supernet is {value}")
-            scores[TRIED][n] = context.task.better * value
-            known = {metric: value, **problem.costs(problem.encoding.vector(genotype))}
-            for name in signs(context):
-                scores[f"{OBJECTIVE}{name}"][n] = known[name]
+            scores[TRIED][n], scores[f"{VALUE}{metric}"][n] = context.task.better * value, value
         return progress._replace(step=np.int32(progress.step + 1), scores=scores,
                                  evaluations=progress.evaluations + measured[metric].size)
 
     def front(context, progress) -> Front:
-        problem, scores = problem_of(context), progress.scores
+        scores = progress.scores
         genotypes = [tried(context.space, scores, n) for n in range(evaluations)]
-        values = [{**{name: float(scores[f"{OBJECTIVE}{name}"][n]) for name in signs(context)},
-                   **problem.costs(problem.encoding.vector(genotype))} for n, genotype in enumerate(genotypes)]
+        values = [{name: float(scores[f"{VALUE}{name}"][n]) for name in known_of(context)} for n in range(evaluations)]
         return front_of(signs(context), genotypes, values, limits)
 
     return Selection(lambda context: len(chunks(context)), begin, step, best_draw,

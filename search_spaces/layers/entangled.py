@@ -63,11 +63,6 @@ class Size:
         """The extent of arrays in this network."""
         return int(self.table.max())
 
-    def mask(self, unit: int = 1):
-        """The probability `[unit * largest]` that an entry is there, of `unit` entries for each one of the size; None where
-        all are."""
-        return expected_mask(prefix(self, unit))
-
 
 def fixed(size: int) -> Size:
     """A size that is not searched."""
@@ -113,9 +108,9 @@ def mean(table, gates):
 
 # Masks. An axis of an array is a pair: its size, and which entries each combination of choices has, booleans [K, ..., n].
 
-def prefix(size: Size, unit: int = 1):
-    """The first entries, `unit` for each one of the size."""
-    return size, np.arange(unit * size.largest) < unit * size.table[..., None]
+def prefix(size: Size):
+    """The first entries, as many as the size."""
+    return size, np.arange(size.largest) < size.table[..., None]
 
 
 def centre(size: Size):
