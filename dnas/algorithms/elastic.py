@@ -116,9 +116,13 @@ def elastic(training_of: Callable[[SearchSpace], Training]) -> Callable[[Problem
             soften = lambda outputs: jax.lax.stop_gradient(task.soften(outputs, hyper["distill_temperature"]))
             apart = lambda taught, outputs: task.divergence(taught, outputs, hyper["distill_temperature"]).mean()
             if networks.teacher is not None:
-                full = decided(largest(architecture), state.decisions, state.mask)
-                with one_hot_gates():
-                    taught = soften(loss_of(forward_key, training.teacher(state.extra), state.stats, full, train)[1])
+                def teach():
+                    full = decided(largest(architecture), state.decisions, state.mask)
+                    with one_hot_gates():
+                        return soften(loss_of(forward_key, training.teacher(state.extra), state.stats, full, train)[1])
+
+                silent = lambda: jax.tree.map(lambda part: jnp.zeros(part.shape, part.dtype), jax.eval_shape(teach))
+                taught = jax.lax.cond((networks.teacher != 0).any(), teach, silent)
 
             def gradient(n, weighted):
                 """Outputs, running averages and loss of network `n`, and the gradient of `weighted(loss, outputs)`."""
