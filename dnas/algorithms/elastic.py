@@ -96,7 +96,13 @@ def elastic(training_of: Callable[[SearchSpace], Training]) -> Callable[[Problem
             player = player._replace(optimizer=training.optimizer)
 
         def init(key, inputs, hyper):
-            return begin(first_state(problem._replace(weights=player), key, inputs, hyper))
+            state = begin(first_state(problem._replace(weights=player), key, inputs, hyper))
+            architecture = Architecture(state.arch, state.mask, space.groups)
+            t = time_of(hyper, state.step)
+            networks = jax.eval_shape(lambda: training.networks(key, architecture, state.extra, hyper, t))
+            if networks.first is not None or networks.teacher is not None:
+                refuse_undistilled(task)
+            return state
 
         def begin(state):
             state = state._replace(arch={name: jnp.asarray(rows) for name, rows in order.items()})
@@ -110,8 +116,6 @@ def elastic(training_of: Callable[[SearchSpace], Training]) -> Callable[[Problem
             networks = jax.tree.map(jnp.asarray, training.networks(draw_key, architecture, state.extra, hyper, t))
             settled = jax.vmap(lambda gates: decided(gates, state.decisions, state.mask))(dict(networks.gates))
             networks = networks._replace(gates=settled)
-            if networks.first is not None or networks.teacher is not None:
-                refuse_undistilled(task)
             gates_of = lambda n: {name: rows[n] for name, rows in networks.gates.items()}
             soften = lambda outputs: jax.lax.stop_gradient(task.soften(outputs, hyper["distill_temperature"]))
             apart = lambda taught, outputs: task.divergence(taught, outputs, hyper["distill_temperature"]).mean()

@@ -15,8 +15,8 @@ from dnas.engine.compile import Examples, shape_of, start_search
 from dnas.engine.devices import spelled
 from dnas.engine.mesh import create_mesh
 from dnas.engine.programs import Listed, listed
-from dnas.engine.search import state_shape
 from dnas.engine.search import estimate as estimate_search
+from dnas.engine.search import state_shape
 from dnas.engine.targets import CHIPS, Chip, Examined, chip_of, examine
 from dnas.platform import platform as on_platform
 from dnas.task import task_of

@@ -118,8 +118,8 @@ def _judged(config: Mapping[str, Any], data: Dataset) -> list[str]:
     splits = [name for name in ("valid", "holdout") if name in config.get("splits", ())]
     if not splits or config.get("digest") != data.digest():
         return []
-    return [f"start   it was trained on {' and '.join(splits)} too, on which networks are judged here: its accuracy there is "
-            "too high; `dnas train --splits train` leaves them out"]
+    return [f"start   it was trained on {' and '.join(splits)} too, by which networks are judged here: their accuracy there "
+            "is too high; `dnas train --splits train` leaves these examples out"]
 
 
 def _named(groups: list[list[Setting]], data: Dataset) -> set[str]:

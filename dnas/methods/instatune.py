@@ -1,19 +1,18 @@
-"""InstaTune (Sridhar Sarah et al., 2023, arXiv 2308.15609): a trained network becomes elastic while it is fine-tuned.
+"""InstaTune: a trained network becomes elastic while it is fine-tuned (Nittur Sridhar et al., 2023, arXiv 2308.15609).
 
     S = the largest network, S_i = n drawn uniformly, T = the weights that the search began with, in their largest form
     L = a [CE(S) + sum_i CE(S_i)]
         + (1 - a) [g KL(T, S) + sum_i ((1 - g) KL(S, S_i) + g KL(T, S_i))]
     KL(X, Y) = KL(softmax(x / r) || softmax(y / r)) r^2
 
-g is 1 in the first part of the search, of which `strong` is the share, and 0 afterwards: the paper's "low cost" is strong = 0,
-its "high cost" strong = 1. Begin with a trained network, or with another elastic search of the space:
+g is 1 in the first part of the search, of which `strong` is the share, and 0 afterwards: strong = 0 is what the paper calls
+low cost, strong = 1 high cost. A search begins with a trained network, or with another elastic search of the space:
 
-    dnas train big.json --splits train --run runs/big
-    dnas search --space mobilenet --method instatune --start runs/big
+    dnas search --space mobilenet --method instatune --start runs/large
 
-a = 0.3 and n = 1 are the paper's. It does not say its temperature r, ours is 1, nor whether a gradient passes to what
-teaches, here none does. Departures: its strong teacher is fine-tuned separately, here it is the weights as they were given; the
-optimiser's defaults are those of `darts`.
+a = 0.3 and n = 1 are the paper's. The temperature r = 1 and that no gradient passes to what teaches are ours: the paper does
+not say. Departures: its strong teacher is fine-tuned separately, here T is the weights as they were given; the optimiser's
+defaults are those of `darts`.
 """
 
 from __future__ import annotations
