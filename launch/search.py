@@ -51,8 +51,8 @@ def _refuse_other_start(path: str, plan: SearchPlan) -> None:
 
     there, here = read_config(path)["start"], plan.settings[0].config["start"]
     if any(there.get(key) != here[key] for key in FINGERPRINT):
-        raise ValueError(f"{path} began with epoch {there.get('epoch')} of the search in {there['run']}, and another "
-                         f"supernet is there now, of epoch {here['epoch']}; to begin with it say --start {there['run']}")
+        raise ValueError(f"{path} began with epoch {there.get('epoch')} of the run in {there['run']}, and other weights "
+                         f"are there now, of epoch {here['epoch']}; to begin with them say --start {there['run']}")
 
 
 def report(run: Run) -> str:

@@ -100,7 +100,13 @@ def elastic(training_of: Callable[[SearchSpace], Training]) -> Callable[[Problem
             player = player._replace(optimizer=training.optimizer)
 
         def init(key, inputs, hyper):
-            return begin(first_state(problem._replace(weights=player), key, inputs, hyper))
+            state = begin(first_state(problem._replace(weights=player), key, inputs, hyper))
+            architecture = Architecture(state.arch, state.mask, space.groups)
+            t = time_of(hyper, state.step)
+            networks = jax.eval_shape(lambda: training.networks(key, architecture, state.extra, hyper, t))
+            if networks.first is not None or networks.teacher is not None:
+                refuse_undistilled(task)
+            return state
 
         def begin(state):
             state = state._replace(arch={name: jnp.asarray(rows) for name, rows in order.items()})
@@ -114,15 +120,17 @@ def elastic(training_of: Callable[[SearchSpace], Training]) -> Callable[[Problem
             networks = jax.tree.map(jnp.asarray, training.networks(draw_key, architecture, state.extra, hyper, t))
             settled = jax.vmap(lambda gates: decided(gates, state.decisions, state.mask))(dict(networks.gates))
             networks = networks._replace(gates=settled)
-            if networks.first is not None or networks.teacher is not None:
-                refuse_undistilled(task)
             gates_of = lambda n: {name: rows[n] for name, rows in networks.gates.items()}
             soften = lambda outputs: jax.lax.stop_gradient(task.soften(outputs, hyper["distill_temperature"]))
             apart = lambda taught, outputs: task.divergence(taught, outputs, hyper["distill_temperature"]).mean()
             if networks.teacher is not None:
-                full = decided(largest(architecture), state.decisions, state.mask)
-                with one_hot_gates():
-                    taught = soften(loss_of(forward_key, training.teacher(state.extra), state.stats, full, train)[1])
+                def teach():
+                    full = decided(largest(architecture), state.decisions, state.mask)
+                    with one_hot_gates():
+                        return soften(loss_of(forward_key, training.teacher(state.extra), state.stats, full, train)[1])
+
+                silent = lambda: jax.tree.map(lambda part: jnp.zeros(part.shape, part.dtype), jax.eval_shape(teach))
+                taught = jax.lax.cond((networks.teacher != 0).any(), teach, silent)
 
             def gradient(n, weighted):
                 """Outputs, running averages and loss of network `n`, and the gradient of `weighted(loss, outputs)`."""

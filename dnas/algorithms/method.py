@@ -77,8 +77,8 @@ class Method:
         group before the first epoch and after those before this one; None for none.
     stop: (records) -> Stop or None, called likewise.
     check_search: (space, search) -> None, raises ValueError in one line for a search that the method cannot carry out;
-        called before it begins. search has "epochs", "diagnose", epochs between diagnoses or 0, and "decisions", those that
-        the search begins with.
+        called before it begins. search has "epochs", "diagnose", epochs between diagnoses or 0, "decisions", those that the
+        search begins with, and "weights", whether it begins with those of another search or of a trained network.
     changed, replaced: which of PARTS `extend` has changed, and which of them replaced whatever was there.
     still: whether its architecture never moves.
     selection: the name of the selection that ends a search unless another is given; None for that of the preset.

@@ -254,13 +254,21 @@ def step_info(train: Mapping[str, Array], valid: Mapping[str, Array]) -> dict[st
             for name, value in values.items()}
 
 
+def of_network(weights: Weights, stats: Stats) -> SearchState:
+    """What a search can begin with of a trained network, its weights and running averages; all else is None."""
+    return SearchState(None, weights, stats, None, None, None, None, None)
+
+
 def started_from(state: SearchState, start: SearchState) -> SearchState:
-    """`state` with the logits, decisions and mask of `start`, and with its weights and running averages where they fit.
+    """`state` with the logits, decisions and mask of `start`, unless they are None, and with its weights and running
+    averages where they fit.
 
     Raises ValueError if the logits, decisions or mask are those of another space or relaxation.
     """
     parts = {}
     for name in ("arch", "decisions", "mask"):
+        if getattr(start, name) is None:
+            continue
         if not _alike(getattr(state, name), getattr(start, name)):
             raise ValueError(f"the search to start from has other {name} than this one; its space and its method's "
                              "relaxation must be the same")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from dnas.algorithms.budget import Budget, budgeted
+from dnas.algorithms.decisions import undecided
 from dnas.algorithms.method import Method
 from dnas.api.search_plan import MOST, SearchPlan, plan_search
 from dnas.data import Dataset
@@ -14,8 +15,8 @@ from dnas.engine.compile import Examples, shape_of, start_search
 from dnas.engine.devices import spelled
 from dnas.engine.mesh import create_mesh
 from dnas.engine.programs import Listed, listed
-from dnas.engine.search import check_search, state_shape
 from dnas.engine.search import estimate as estimate_search
+from dnas.engine.search import state_shape
 from dnas.engine.targets import CHIPS, Chip, Examined, chip_of, examine
 from dnas.platform import platform as on_platform
 from dnas.task import task_of
@@ -87,7 +88,8 @@ def estimate_plan(plan: SearchPlan, *, seeds: int = 1, cache: str | None = None,
         raise ValueError(f"seeds is {seeds!r}; it must be a whole number, 1 to {MOST:,}")
     setting = plan.settings[0]
     method = budgeted(setting.method, setting.space, plan.budget)
-    check_search(setting.space, method, epochs=10**6, diagnose=1, start=None)
+    method.check_search(setting.space, {"epochs": 10**6, "diagnose": 1, "decisions": undecided(setting.space.groups),
+                                        "weights": True})
     if chip is None:
         caches.enable(cache)
         return Estimate(**estimate_search(setting.space, method, plan.data, batch=plan.batch, searches=seeds,

@@ -22,7 +22,7 @@ from dnas.engine import cache as caches
 from dnas.engine.lanes import NonFiniteLoss
 from dnas.engine.margin import margin_of
 from dnas.engine.mesh import create_mesh, sizes_of
-from dnas.engine.search import Lane, Result, check_search, search_lanes
+from dnas.engine.search import Lane, Result, check_search, input_shape, search_lanes
 from dnas.printing import print_flushed
 from dnas.reports import cells, figures
 from dnas.reports.duplicates import draw_duplicates
@@ -61,7 +61,7 @@ def search(space: str | SearchSpace | Sequence[str | SearchSpace] = "nasbench201
         diagnose: Epochs between diagnoses: discretisation gap, sharpness, curvature, skips. 0: none.
         stop_on_collapse: End the search when a diagnosis says that it is collapsing.
         start: Run of a search whose logits, decisions and mask this one begins with, and whose weights where the network is
-            the same.
+            the same; or of a training of the largest network of an entangled space, whose weights it begins with.
         seconds: Seconds of epochs, compiling not counted, after which a search ends, at the end of an epoch; its schedules
             still go over all epochs, and how far it comes depends on the machine. None: no limit.
         selection: What chooses the architecture in the end: own for the method's own rule, or one of `dnas selections`; the
@@ -97,7 +97,8 @@ def run_searches(plan: SearchPlan, out: str | Path | None, *, progress: bool = T
         if folder is not None:
             holds_run(folder, setting.config)
     for group in plan.groups:
-        check_search(group[0].space, group[0].method, epochs=plan.epochs, diagnose=plan.diagnose, start=plan.start)
+        check_search(group[0].space, group[0].method, input_shape(plan.data, plan.batch), epochs=plan.epochs,
+                     diagnose=plan.diagnose, start=plan.start)
     caches.enable(cache)
     runs, failed, first = [], [], 0
     for group in plan.groups:

@@ -14,15 +14,13 @@ from dnas import config as configs
 from dnas import registry
 from dnas.algorithms.budget import Budget, budgeted
 from dnas.algorithms.method import Method
-from dnas.algorithms.players import SearchState, started_from, weights_fit
-from dnas.api.open import Run
-from dnas.api.supernet import fingerprint, load_supernet
+from dnas.algorithms.players import SearchState
+from dnas.api.start import start_of
 from dnas.data import Dataset, check_augment, steps_per_epoch
 from dnas.data import load as load_data
 from dnas.engine.mesh import device_count, refuse_undivided
-from dnas.engine.search import input_shape, state_shape
+from dnas.engine.search import input_shape
 from dnas.options import read as read_options
-from dnas.runs.directory import flatten
 from dnas.runs.files import as_json
 from dnas.selection import OWN
 from dnas.selection.types import Selection
@@ -154,7 +152,7 @@ def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = No
         refuse_undivided(batch, devices, len(group), most=smaller)
     state = None
     if start is not None:
-        state, said = _started(start, groups, data, batch, budget)
+        state, said = start_of(start, groups, data, batch, budget)
         notes += said
     return SearchPlan(data, groups, several, epochs, batch, steps, budget, diagnose, stop_on_collapse, state, devices,
                       seconds, tuple(notes), chooses)
@@ -285,39 +283,3 @@ def _trace(space: SearchSpace, method: Method, data: Dataset, batch: int, epochs
     except Exception as error:
         name = configs.label(space_config(space), "space")
         raise ValueError(f"space {name} cannot be built for this data: {type(error).__name__}: {error}") from error
-
-
-def _named(groups: list[list[Setting]], data: Dataset) -> set[str]:
-    """The names of all that the user searches with: another run that says the same places may import them."""
-    sources = [part.source["name"] for group in groups for part in (group[0].space, group[0].method) if part.source]
-    given = [data.source.get(key) for key in ("task", "augment")]
-    return {name for name in (*sources, *data.source.get("data", ()), *given) if name}
-
-
-def _started(start: str | Path | Run, groups: list[list[Setting]], data: Dataset, batch: int, budget: Budget):
-    """The state that all searches begin with, and lines about it; their configs name it.
-
-    Raises ValueError, in one line, where it does not fit.
-    """
-    other = start.supernet if isinstance(start, Run) else load_supernet(start, trust=_named(groups, data))
-    where, notes = other.folder or "the run in memory", []
-    for group in groups:
-        space, method = group[0].space, budgeted(group[0].method, group[0].space, budget)
-        if other.space.groups != space.groups:
-            there, here = (configs.label(config["space"], "space") for config in (other.config, group[0].config))
-            raise ValueError(f"start {where}: it searched space {there}, and this is {here}; both must have the same edges "
-                             "and operations")
-        there, here = (flatten({part: config[part] for part in ("space", "method", "data")}, ".")
-                       for config in (other.config, group[0].config))
-        differ = ", ".join(f"{key} is {there.get(key)} there, {here.get(key)} here" for key in {**there, **here}
-                           if there.get(key) != here.get(key))
-        first = state_shape(space, method, data, batch)
-        try:
-            started_from(first, other.state)
-        except ValueError as error:
-            raise ValueError(f"start {where}: {error} ({differ})") from None
-        if not weights_fit(first, other.state):
-            notes.append(f"start   its weights do not fit this network and begin anew ({differ})")
-        for setting in group:
-            setting.config["start"] = {"run": other.folder and str(other.folder.absolute()), **fingerprint(other)}
-    return other.state, [f"start   {where}, epoch {other.epoch}", *notes, *other.messages]

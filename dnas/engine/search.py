@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from dnas.algorithms.decisions import Stop, checked_decisions, stop_of, undecided
 from dnas.algorithms.method import Algorithm, Method
-from dnas.algorithms.players import SearchState, started_from
+from dnas.algorithms.players import SearchState, of_network, started_from, weights_fit
 from dnas.algorithms.schedules import ENGINE
 from dnas.data import Dataset, epoch_indices, steps_per_epoch
 from dnas.data.batches import by_importance, drawn_indices
@@ -87,8 +87,7 @@ def search(space: SearchSpace, method: Method, data: Dataset, *, epochs: int, ba
 
     diagnose: epochs between diagnoses (see `dnas.engine.diagnose`), 0 for none. A collapse is reported, and with
         `stop_on_collapse` ends the search with the genotype of the epoch before it.
-    start: the state of another search of this space, whose logits, decisions and mask are the initial ones, and its weights
-        where they fit.
+    start: the state of another search of this space, or `of_network`, see `started_from`.
     mesh: the devices, see `dnas.engine.mesh.create_mesh`; `batch` must divide by its axis `data`. None: the default device.
     key: see `dnas.engine.compile.program_key`; None to trace the programs in each process.
     seconds: see `search_lanes`.
@@ -123,7 +122,7 @@ def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, ep
     algorithm = lanes[0].method.bind(space, task)
     hypers = [lane.method.numbers_of(epochs=epochs, steps=steps) for lane in lanes]
     inputs = input_shape(data, batch)
-    check_search(space, lanes[0].method, epochs=epochs, diagnose=diagnose, start=start)
+    check_search(space, lanes[0].method, inputs, epochs=epochs, diagnose=diagnose, start=start)
     latest = [_latest(algorithm, inputs, hyper, lane, start) for lane, hyper in zip(lanes, hypers)]
     rules = [rule for rule in (lanes[0].method.stop, collapse if stop_on_collapse else None) if rule]
 
@@ -165,10 +164,15 @@ def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, ep
         return [one.result(began) for one in active]
 
 
-def check_search(space: SearchSpace, method: Method, *, epochs: int, diagnose: int, start: SearchState | None) -> None:
-    """Raises ValueError, in one line, if the method says that it cannot search so."""
-    decisions = undecided(space.groups) if start is None else start.decisions
-    method.check_search(space, {"epochs": epochs, "diagnose": diagnose, "decisions": decisions})
+def check_search(space: SearchSpace, method: Method, inputs: jax.ShapeDtypeStruct, *, epochs: int, diagnose: int,
+                 start: SearchState | None) -> None:
+    """Raises ValueError, in one line, if the method says that it cannot search so. inputs: see `input_shape`."""
+    decisions, fits = None, False
+    if start is not None:
+        fresh = of_network(*jax.eval_shape(lambda key: space.init(key, inputs), jax.random.key(0)))
+        decisions, fits = start.decisions, weights_fit(fresh, start)
+    method.check_search(space, {"epochs": epochs, "diagnose": diagnose, "weights": fits,
+                                "decisions": undecided(space.groups) if decisions is None else decisions})
 
 
 class _Search:

@@ -12,6 +12,7 @@ METHODS = {
     "fair-darts": "dnas.methods.fair_darts:fair_darts",
     "gdas": "dnas.methods.gdas:gdas",
     "idarts": "dnas.methods.idarts:idarts",
+    "instatune": "dnas.methods.instatune:instatune",
     "lambda-darts": "dnas.methods.lambda_darts:lambda_darts",
     "ofa": "dnas.methods.ofa:ofa",
     "oles": "dnas.methods.oles:oles",

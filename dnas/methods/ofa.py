@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dnas.algorithms.elastic import Networks, Training, costs_in_order, draws, largest, reordered, trained_by
+from dnas.algorithms.elastic import Networks, Training, draws, largest, reordered, trained_by
 from dnas.algorithms.method import Method
 from dnas.algorithms.optimizers import sgd
 from dnas.methods.sandwich import check_temperature
@@ -67,27 +67,23 @@ def ofa(method: Method, *, teacher_share: float = 0.3, distill_temperature: floa
 
 def progressive(space) -> Training:
     """The training of a space by phases."""
-    phases, ranks = phases_of(space), costs_in_order(space)
-    sizes = {name: jnp.asarray([[len(group.edge_ops(e))] for e in range(len(group.edges))])
-             for name, group in space.groups.items()}
+    phases = phases_of(space)
+    opened = {name: jnp.asarray(counts) for name, counts in phases.open.items()}
 
     def networks(key, architecture, extra, hyper, t):
         phase, _ = place(phases, hyper, t)
-        mask = {name: rows & (ranks[name] >= last_rank(ranks[name], sizes[name]) - opened[phase] + 1)
-                for (name, rows), opened in zip(architecture.mask.items(), map(jnp.asarray, opening))}
+        mask = {name: uppermost(rows, opened[name][phase]) for name, rows in architecture.masked().items()}
         drawn = draws(key, architecture._replace(mask=mask), MOST)
         full = jax.tree.map(lambda rows: rows[None], largest(architecture))
         gates = jax.tree.map(lambda full, drawn: jnp.where(phase == 0, full, drawn), full, drawn)
         used = (jnp.arange(MOST) < jnp.asarray(phases.networks)[phase]).astype(jnp.float32)
         return Networks(gates, used, teacher=jnp.where(phase == 0, 0, used))
 
-    opening = [phases.open[name] for name in space.groups]
-
     def before(state, hyper, t):
-        phase, _ = place(phases, hyper, t)
-        new = phase != place(phases, hyper, t._replace(step=jnp.maximum(t.step - 1, 0)))[0]
-        extra = jax.tree.map(lambda old, now: jnp.where(new & (phase == 1), now, old), state.extra, state.weights)
-        return reordered(space, state._replace(extra=extra), new & (phase == phases.sort))
+        earlier, phase = (place(phases, hyper, t._replace(step=step))[0] for step in (jnp.maximum(t.step - 1, 0), t.step))
+        enters = lambda first: (earlier < first) & (phase >= first)
+        extra = jax.tree.map(lambda old, now: jnp.where(enters(1), now, old), state.extra, state.weights)
+        return reordered(space, state._replace(extra=extra), enters(phases.sort))
 
     def optimizer(hyper, t):
         phase, share = place(phases, hyper, t)
@@ -100,9 +96,11 @@ def progressive(space) -> Training:
                     teacher=lambda extra: extra, optimizer=optimizer)
 
 
-def last_rank(ranks, sizes):
-    """Rank `[E, 1]` of the last operation of each edge, of which there are `sizes` `[E, 1]`, some ranked from -1 on."""
-    return sizes - 1 + jnp.minimum(jnp.min(ranks, -1, keepdims=True), 0)
+def uppermost(ranks, count):
+    """Which of the operations in the race are the last `count` of their edge: booleans `[E, K]`, of ranks `[E, K]` that are
+    -inf for all others."""
+    above = (ranks[:, None] > ranks[:, :, None]).sum(-1)
+    return (above < count) & ~jnp.isneginf(ranks)
 
 
 def phases_of(space) -> Phases:
@@ -113,7 +111,7 @@ def phases_of(space) -> Phases:
     rows.append((dict(opened), 1.0, 0.0, 1))
     for name in order:
         kind = {AT_ONCE: 0, SECOND: 1}.get(name, 2)
-        for count in [most[name]] if kind == 0 else range(2, most[name] + 1):
+        for count in range(2, most[name] + 1)[-1:] if kind == 0 else range(2, most[name] + 1):
             opened[name] = count
             sort = len(rows) if kind == 2 and sort is None else sort
             rate, length = (1.0, LAST[1]) if kind == 0 else LAST if count == most[name] else FIRST
