@@ -157,7 +157,8 @@ def test_gradients_of_the_edge_itself_do_not_count(data, space):
     gradient, state, owned, distances_by = matched(space, data)
     before, rng = distances_by(gradient), np.random.default_rng(0)
     assert all(np.isfinite(apart).all() and apart.max() > 0.01 for apart in before.values())
-    for mine, same in ((owned["chain", 0], True), (~owned["chain", 0] & ~owned["chain", 1], True), (owned["chain", 1], False)):
+    own, other = owned["chain", 0], owned["chain", 1]
+    for mine, same in ((own, True), (~own & ~other, True), (other, False)):
         changed = distances_by(lambda *args, mine=mine: np.asarray(gradient(*args)) + mine * rng.normal(size=len(mine)))
         assert np.array_equal(changed["chain", 0], before["chain", 0]) == same
 

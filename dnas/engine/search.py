@@ -60,7 +60,8 @@ class Lane(NamedTuple):
     """One of several searches of a space by one program: its method, its seed, and its run directory if it has one.
 
     method: those of all lanes may differ in numbers only, as by `Method.replace`. name: for messages.
-    begins: where it begins, if not before its first epoch.
+    begins: where it begins, if not before its first epoch. restarted: the epochs at its beginning that its schedules leave
+    out, where weights and steps began anew after them.
     """
 
     method: Method
@@ -68,6 +69,7 @@ class Lane(NamedTuple):
     run: RunDirectory | None = None
     name: str = ""
     begins: Begun | None = None
+    restarted: int = 0
 
 
 def search(space: SearchSpace, method: Method, data: Dataset, *, epochs: int, batch: int, seed: int = 0,
@@ -117,8 +119,7 @@ def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, ep
     _check_lanes(lanes)
     algorithm = lanes[0].method.bind(space, task)
     until = epochs if until is None else until
-    hypers = [lane.method.numbers_of(epochs=epochs - (lane.begins.restarted if lane.begins else 0), steps=steps)
-              for lane in lanes]
+    hypers = [lane.method.numbers_of(epochs=epochs - lane.restarted, steps=steps) for lane in lanes]
     inputs = input_shape(data, batch)
     check_search(space, lanes[0].method, epochs=epochs, diagnose=diagnose, start=start)
     latest = [_latest(algorithm, inputs, hyper, lane, start) for lane, hyper in zip(lanes, hypers)]

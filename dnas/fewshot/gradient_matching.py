@@ -1,4 +1,5 @@
-"""GM-NAS (Hu et al., ICLR 2022, arXiv 2203.15207): which edge to split, and which of its operations to leave in one supernet.
+"""GM-NAS (Hu et al., ICLR 2022, arXiv 2203.15207): which edge to split, and which of its
+operations to leave in one supernet.
 
 Operations may share a supernet whose gradients of the other edges' operations agree: with g_o that of the training loss
 while edge e has operation o alone,

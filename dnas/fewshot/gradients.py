@@ -78,8 +78,8 @@ def compile_gradient(algorithm: Algorithm, data: Dataset, examples: Examples, st
     edge and operation; with the same key and row all have the same batch and the same draws."""
     def gradient(state, hyper, key, examples, row, decisions):
         load_key, loss_key = jax.random.split(key)
-        loss = algorithm.loss("weights", state._replace(decisions=decisions), load_batch(load_key, data, examples, row), hyper,
-                              loss_key)
+        loaded = load_batch(load_key, data, examples, row)
+        loss = algorithm.loss("weights", state._replace(decisions=decisions), loaded, hyper, loss_key)
         return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(jax.grad(loss)(state.weights, state.arch))])
 
     row = jax.ShapeDtypeStruct((batch,), jnp.int32)

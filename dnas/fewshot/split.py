@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +45,7 @@ def schedule_epochs(config: Mapping[str, Any], epoch: int) -> int:
 
 @dataclass(frozen=True)
 class Part:
-    """An edge that was split, and the operations that one of the children has there; JSON by `as_json`."""
+    """An edge that was split, and the operations that one of the children has there."""
 
     group: str
     edge: int
@@ -100,8 +99,8 @@ def check_splits(split: Split, space: SearchSpace, method: Method, allowed: Mapp
         raise ValueError(f"splits is {split.splits}, and space {space.name} has {len(counts)} edges with operations to "
                          f"divide; each can be split once")
     if split.by == "gm" and counts[0] > MOST_OPERATIONS:
-        raise ValueError(f"split gm tries all halves of an edge's operations, and space {space.name} has one of {counts[0]}; "
-                         f"it must be at most {MOST_OPERATIONS}")
+        raise ValueError(f"split gm tries all halves of an edge's operations, at most {MOST_OPERATIONS}, and space "
+                         f"{space.name} has an edge of {counts[0]}; choose split random")
     children = int(np.prod(counts[:split.splits])) if split.by == "exhaustive" else 2**split.splits
     if children > MOST_CHILDREN:
         raise ValueError(f"splits is {split.splits}, which makes up to {children} supernets by split {split.by}; it must be "
@@ -178,8 +177,3 @@ def containing(masks: Sequence[Mapping[str, Any]], groups: Mapping[str, Group], 
         if all(bool(mask[name][e][k]) for name, row in chosen.items() for e, k in enumerate(row) if k >= 0):
             return number
     raise ValueError(f"none of the {len(masks)} supernets has all operations of {genotype!r}")
-
-
-def as_json(split: Split | Part) -> dict[str, Any]:
-    """What a config says of it."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(split).items()}

@@ -53,14 +53,13 @@ class SearchRecorder(NamedTuple):
 class Begun(NamedTuple):
     """Where a search begins that goes on from another: after an epoch of it, with its records and trajectory so far.
 
-    state: before the next step. restarted: epochs at the beginning that its schedules leave out, since they start anew.
+    state: before the next step.
     """
 
     epoch: int
     state: Any
     records: Sequence[Mapping[str, Any]]
     trajectory: Mapping[str, np.ndarray]
-    restarted: int = 0
 
 
 @contextlib.contextmanager
