@@ -23,6 +23,7 @@ from dnas.fewshot.split import (
     divisible,
     drawn_split,
     part_of,
+    schedule_epochs,
 )
 from dnas.methods.darts import darts
 from dnas.methods.sgas import sgas
@@ -213,40 +214,40 @@ def test_random_splits_are_balanced_and_exhaustive_ones_have_an_operation_each()
     assert len({drawn_split(edges, "random", np.random.default_rng(seed)) for seed in range(20)}) > 3
 
 
-NONE = {"splits": None, "epochs": None}
-
-
-@pytest.mark.parametrize("by, options, epochs, said", [
-    (None, {"splits": 2}, 8, "splits is 2 without split; it needs split"),
-    (None, {"batches": 2}, 8, "split_batches is 2 without split"),
-    ("best", {}, 8, "split is 'best'; it must be one of gm, exhaustive, random"),
-    ("gm", {"splits": 0}, 8, "splits is 0; it must be a whole number, 1 to 6"),
-    ("gm", {"train_epochs": 0}, 8, "split_train_epochs is 0; it must be a whole number"),
-    ("gm", {"splits": 3}, 3, "splits is 3 and epochs 3; each of the 4 stages needs an epoch"),
-    ("gm", {"splits": 2, "epochs": (4, 4)}, 8, "split_epochs is 4 4; it must be 2 growing numbers"),
-    ("gm", {"splits": 1, "epochs": (8,)}, 8, "split_epochs is 8; it must be 1 growing number, above 0 and below the 8"),
-    ("gm", {"weights": "old"}, 8, "split_weights is 'old'; it must be inherit or fresh")])
-def test_a_split_that_cannot_be_is_refused(by, options, epochs, said):
+@pytest.mark.parametrize("options, epochs, said", [
+    ({"splits": 2}, 8, "splits is 2 without split; it needs split"),
+    ({"split_batches": 2}, 8, "split_batches is 2 without split"),
+    ({"split": "best"}, 8, "split is 'best'; it must be one of gm, exhaustive, random"),
+    ({"split": "gm", "splits": 0}, 8, "splits is 0; it must be a whole number, 1 to 6"),
+    ({"split": "gm", "split_train_epochs": 0}, 8, "split_train_epochs is 0; it must be a whole number"),
+    ({"split": "gm", "splits": 3}, 3, "splits is 3 and epochs 3; each of the 4 stages needs an epoch"),
+    ({"split": "gm", "splits": 2, "split_epochs": (4, 4)}, 8, "split_epochs is 4 4; it must be 2 growing numbers"),
+    ({"split": "gm", "split_epochs": (8,)}, 8, "split_epochs is 8; it must be 1 growing number, above 0 and below the 8"),
+    ({"split": "gm", "split_weights": "old"}, 8, "split_weights is 'old'; it must be inherit or fresh")])
+def test_a_split_that_cannot_be_is_refused(options, epochs, said):
     with pytest.raises(ValueError, match=said):
-        checked_split(by, options, epochs)
+        checked_split(options, epochs)
 
 
 def test_stages_have_equal_shares_and_nothing_is_split_unless_said():
-    assert checked_split(None, NONE, 8) is None
-    assert checked_split("gm", NONE, 9).epochs == (4,)
-    assert checked_split("random", {"splits": 3}, 4).epochs == (1, 2, 3)
-    assert checked_split("gm", {"splits": 2, "epochs": [1, 5]}, 8).epochs == (1, 5)
+    assert checked_split({}, 8) is None
+    assert checked_split({"split": "gm"}, 9).epochs == (4,)
+    assert checked_split({"split": "random", "splits": 3}, 4).epochs == (1, 2, 3)
+    said = checked_split({"split": "gm", "splits": 2, "split_epochs": [1, 5], "split_weights": "fresh"}, 8)
+    assert said.epochs == (1, 5) and said.restarted == 5 and checked_split(said.config, 8) == said
+    assert [schedule_epochs({"epochs": 8, "split": said.config}, epoch) for epoch in (1, 5, 6, 8)] == [8, 8, 3, 3]
+    assert schedule_epochs({"epochs": 8}, 8) == 8
 
 
 def test_splits_must_suit_the_space_and_the_method(space):
     allowed = {"chain": space.groups["chain"].allowed}
-    check_splits(checked_split("gm", {"splits": 2}, 8), space, darts(), allowed)
+    check_splits(checked_split({"split": "gm", "splits": 2}, 8), space, darts(), allowed)
     for by, splits, method, said in (
             ("gm", 3, darts(), "splits is 3, and space toy has 2 edges with operations to divide"),
             ("random", 1, sgas(), "split divides the operations .* decides on operations itself"),
             ("gm", 1, darts(keep=2), "decides on operations itself")):
         with pytest.raises(ValueError, match=said):
-            check_splits(checked_split(by, {"splits": splits}, 8), space, method, allowed)
+            check_splits(checked_split({"split": by, "splits": splits}, 8), space, method, allowed)
     wide = flax_space("wide", nn.Dense(1), {"g": Group(tuple((n, n + 1) for n in range(4)), tuple("abcd"))}, image=(8,))
     with pytest.raises(ValueError, match="makes up to 256 supernets by split exhaustive; it must be at most 64"):
-        check_splits(checked_split("exhaustive", {"splits": 4}, 8), wide, darts(), {"g": wide.groups["g"].allowed})
+        check_splits(checked_split({"split": "exhaustive", "splits": 4}, 8), wide, darts(), {"g": wide.groups["g"].allowed})

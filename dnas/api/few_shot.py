@@ -267,8 +267,8 @@ def _children(run: RunDirectory) -> Path:
     """The folder of the children. Raises ValueError where it was removed after the search had ended."""
     folder = run.folder / CHILDREN
     if (run.folder / "results.json").exists() and not (folder / CHOICE).exists():
-        raise ValueError(f"{run.folder} is a few-shot search that has ended, and its {folder / CHOICE} is gone; restore it, or "
-                         "search in another folder")
+        raise ValueError(f"{run.folder} is a few-shot search that has ended, and its {folder / CHOICE} is gone; restore it, "
+                         "or search in another folder")
     return folder
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import re
@@ -98,10 +97,9 @@ def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = No
                 seeds: int | Sequence[int] | None = None, budget: Budget | None = None, diagnose: int = 0,
                 stop_on_collapse: bool = False, start: str | None = None, seconds: float | None = None,
                 selection: str | tuple[str, Mapping[str, Any]] | None = None, preset: str | None = None,
-                devices: int | Literal["all"] | None = None, split: str | None = None, splits: int | None = None,
-                split_epochs: Sequence[int] | None = None, split_batches: int | None = None,
-                split_weights: str | None = None, split_train_epochs: int | None = None) -> SearchPlan:
-    """Loads, builds and checks all that a search needs, and computes and writes nothing. Arguments: as for `search`.
+                devices: int | Literal["all"] | None = None, **split) -> SearchPlan:
+    """Loads, builds and checks all that a search needs, and computes and writes nothing. Arguments: as for `search`; split:
+    those of `dnas.fewshot.SPLIT`.
 
     Raises ValueError, in one line, for whatever does not fit.
     """
@@ -115,8 +113,7 @@ def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = No
     if budget is not None and not isinstance(budget, Budget):
         raise ValueError(f"budget is {budget!r}; it must be a Budget, such as dnas.Budget(macs=20e6)")
     budget = (budget or Budget()).check()
-    divided = checked_split(split, {"splits": splits, "epochs": split_epochs, "batches": split_batches,
-                                    "weights": split_weights, "train_epochs": split_train_epochs}, epochs)
+    divided = checked_split({name: value for name, value in split.items() if value is not None}, epochs)
     if divided and (seconds is not None or stop_on_collapse):
         what = "seconds" if seconds is not None else "stop_on_collapse"
         raise ValueError(f"{what} ends a search early, and split divides its epochs into stages; leave one of them out")
@@ -144,7 +141,7 @@ def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = No
               "stop_on_collapse": stop_on_collapse, **({"budget": budget._asdict()} if budget.limits else {}),
               **({} if seconds is None else {"seconds": float(seconds)}),
               **({"selection": as_json(chosen)} if chosen else {}),
-              **({"split": dataclasses.asdict(divided)} if divided else {})}
+              **({"split": divided.config} if divided else {})}
     pairs = list(itertools.product(spaces, methods))
     names, groups = _names(pairs), []
     for (space, method), name in zip(pairs, names):

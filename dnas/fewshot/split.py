@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 
 from dnas.algorithms.method import Method
+from dnas.fewshot import SPLIT
 from dnas.fewshot.gradient_matching import MOST as MOST_OPERATIONS
 from dnas.types import OPEN, Genotype, Group, SearchSpace
 
 WAYS = "gm", "exhaustive", "random"
+DEFAULTS = None, 1, None, 16, "inherit", 8
+"""Their values unless given."""
 MOST_CHILDREN = 64
 """Sub-supernets of one search."""
 
@@ -31,16 +34,15 @@ class Split:
     train_epochs: int
 
     @property
+    def config(self) -> dict[str, Any]:
+        """What a config says of it: the options of a search, by their names there."""
+        values = self.by, self.splits, list(self.epochs), self.batches, self.weights, self.train_epochs
+        return dict(zip(SPLIT, values))
+
+    @property
     def restarted(self) -> int:
         """Epochs that the schedules of the last children leave out, since their weights are fresh."""
         return self.epochs[-1] if self.weights == "fresh" else 0
-
-
-def schedule_epochs(config: Mapping[str, Any], epoch: int) -> int:
-    """Over how many epochs the schedules go by which the supernet of a search's config was trained to `epoch`."""
-    split = config.get("split")
-    fresh = split and split["weights"] == "fresh" and epoch > split["epochs"][-1]
-    return config["epochs"] - (split["epochs"][-1] if fresh else 0)
 
 
 @dataclass(frozen=True)
@@ -52,38 +54,40 @@ class Part:
     ops: tuple[str, ...]
 
 
-def checked_split(by: str | None, options: Mapping[str, Any], epochs: int) -> Split | None:
-    """The split of a search of `epochs` epochs; None for `by` None. options: fields of Split, None for their defaults.
+def schedule_epochs(config: Mapping[str, Any], epoch: int) -> int:
+    """Over how many epochs the schedules go by which the supernet of a search's config was trained to `epoch`."""
+    split = config.get("split", {"split_weights": "inherit"})
+    fresh = split["split_weights"] == "fresh" and epoch > split["split_epochs"][-1]
+    return config["epochs"] - (split["split_epochs"][-1] if fresh else 0)
+
+
+def checked_split(options: Mapping[str, Any], epochs: int) -> Split | None:
+    """The split of a search of `epochs` epochs; None without one. options: those of SPLIT that are not None.
 
     Raises ValueError, in one line, for what cannot be.
     """
-    said = {name: value for name, value in options.items() if value is not None}
-    if by is None:
-        if said:
-            name = next(iter(said))
-            name = name if name == "splits" else f"split_{name}"
-            raise ValueError(f"{name} is {said[next(iter(said))]!r} without split; it needs split, one of {', '.join(WAYS)}")
+    if "split" not in options:
+        for name, value in options.items():
+            raise ValueError(f"{name} is {value!r} without split; it needs split, one of {', '.join(WAYS)}")
         return None
+    by, splits, ends, batches, weights, train_epochs = (dict(zip(SPLIT, DEFAULTS)) | options).values()
     if by not in WAYS:
         raise ValueError(f"split is {by!r}; it must be one of {', '.join(WAYS)}")
-    values = {"splits": 1, "epochs": None, "batches": 16, "weights": "inherit", "train_epochs": 8} | said
-    for name, most in (("splits", 6), ("batches", 10**6), ("train_epochs", 1000)):
-        if type(values[name]) is not int or not 1 <= values[name] <= most:
-            said = name if name == "splits" else f"split_{name}"
-            raise ValueError(f"{said} is {values[name]!r}; it must be a whole number, 1 to {most:,}")
-    if values["weights"] not in ("inherit", "fresh"):
-        raise ValueError(f"split_weights is {values['weights']!r}; it must be inherit or fresh")
-    splits = values["splits"]
-    if values["epochs"] is None:
+    for name, value, most in zip((SPLIT[1], SPLIT[3], SPLIT[5]), (splits, batches, train_epochs), (6, 10**6, 1000)):
+        if type(value) is not int or not 1 <= value <= most:
+            raise ValueError(f"{name} is {value!r}; it must be a whole number, 1 to {most:,}")
+    if weights not in ("inherit", "fresh"):
+        raise ValueError(f"split_weights is {weights!r}; it must be inherit or fresh")
+    if ends is None:
         if epochs <= splits:
             raise ValueError(f"splits is {splits} and epochs {epochs}; each of the {splits + 1} stages needs an epoch")
-        values["epochs"] = tuple(epochs * (n + 1) // (splits + 1) for n in range(splits))
-    ends = values["epochs"] = tuple(values["epochs"])
+        ends = [epochs * (n + 1) // (splits + 1) for n in range(splits)]
+    ends = tuple(ends)
     whole = all(type(end) is int for end in ends)
     if len(ends) != splits or not whole or list(ends) != sorted({*ends}) or not 0 < ends[0] <= ends[-1] < epochs:
         raise ValueError(f"split_epochs is {' '.join(map(str, ends))}; it must be {splits} growing number"
                          f"{'s' * (splits > 1)}, above 0 and below the {epochs} epochs of the search")
-    return Split(by, **values)
+    return Split(by, splits, ends, batches, weights, train_epochs)
 
 
 def check_splits(split: Split, space: SearchSpace, method: Method, allowed: Mapping[str, np.ndarray]) -> None:
