@@ -1,4 +1,4 @@
-"""Few-shot searches: children of a supernet that go on with its state, the choice of one of them, and that all of it resumes."""
+"""Few-shot searches: children of a supernet that go on with its state, the choice of one, and that all of it resumes."""
 
 import json
 import os
@@ -41,8 +41,9 @@ def whole(parts, tmp_path_factory):
 
 
 def equal_parts(folder):
-    """What must be equal in equal few-shot searches: all but seconds, and the halving's checkpoints, which have them too."""
-    return {name: data for name, data in contents(folder).items() if "cost" not in name and "halving/checkpoints" not in name}
+    """What must be equal in equal few-shot searches: all but seconds, which the checkpoints of the halving have too."""
+    return {name: data for name, data in contents(folder).items()
+            if "cost" not in name and "halving/checkpoints" not in name}
 
 
 def state_of(folder, template, epoch):
@@ -154,6 +155,7 @@ def test_it_goes_on_while_children_are_trained(parts, whole, tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in part.rglob("checkpoints/*")}
 
 
+@pytest.mark.heavy
 def test_several_seeds_are_each_the_search_of_its_own(parts, tmp_path):
     few = {"split": "random", "splits": 1, "split_batches": None, "epochs": 2}
     runs = go(parts, tmp_path / "seeds", seeds=2, **few)
@@ -187,6 +189,7 @@ def test_other_methods_are_split_too(parts, method):
 COMMAND = [*QUICK, "--selection", "own", "--split", "random", "--split-train-epochs", "1"]
 
 
+@pytest.mark.heavy
 def test_the_command_shows_all_children_and_repeats_itself(tmp_path, capsys):
     run = tmp_path / "run"
     assert main([*COMMAND, "--run", str(run)]) == 0
@@ -209,13 +212,14 @@ def test_the_command_refuses_what_cannot_be(tmp_path, capsys):
     for words, said in ((["--splits", "2"], "splits is 2 without split"),
                         (["--split", "gm", "--splits", "2"], "splits is 2 and epochs 2; each of the 3 stages"),
                         (["--split", "gm", "--splits", "3", "--epochs", "9"], "space toy has 2 edges"),
-                        (["--split", "gm", "--split-epochs", "2"], "split_epochs is 2; it must be 1 growing number"),
+                        (["--split", "gm", "--split-epochs", "2"], "split-epochs is 2; it must be 1 growing number"),
                         (["--split", "gm", "--seconds", "5"], "seconds ends a search early"),
                         (["--split", "gm", "--method", "sgas"], "method sgas decides on operations itself")):
         assert said in refused(capsys, *QUICK, *words, "--run", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.heavy
 def test_a_study_compares_splits(parts, tmp_path):
     methods = ["rsps", *({"name": "rsps", "label": by, "split": by, "split_batches": 2, "split_train_epochs": 1}
                          for by in ("gm", "random"))]
