@@ -10,8 +10,9 @@ import pytest
 
 import dnas
 from dnas.fewshot.split import containing
+from dnas.reports.children import children_parts
 from dnas.runs import checkpoint
-from dnas.runs.index import list_runs
+from dnas.runs.index import Quality, list_runs
 from dnas.types import Genotype
 from launch.main import main
 from tests.test_load import refused
@@ -91,6 +92,15 @@ def test_the_run_is_in_the_end_that_of_the_chosen_child(parts, whole):
     assert choice["supernet_epochs"] == 1 + 2 + 4 and choice["gradients"] == 2 * (8 + 4 + 4)
     assert [run.folder for run in list_runs(whole.folder)] == [whole.folder]
     assert {run.status for run in list_runs(whole.folder / "children") if "-" in run.folder.name} == {"done"}
+
+
+def test_the_page_of_the_run_shows_its_children(whole):
+    listed = whole.results["children"]
+    [heading, table] = children_parts(whole.results, Quality(), "results.json")
+    assert "few-shot" in heading and all(each["within"].replace(">", "&gt;") in table for each in listed)
+    assert table.count("chosen") == 1 and children_parts({}, Quality(), "") == []
+    with pytest.raises(ValueError, match="results.json: children must be supernets"):
+        children_parts({"children": [{"name": "0"}], "chosen": 0}, Quality(), "results.json")
 
 
 def test_every_network_is_in_one_child(whole):

@@ -33,7 +33,7 @@ from dnas.engine.lanes import NonFiniteLoss
 from dnas.engine.search import Lane, Result, input_shape
 from dnas.fewshot.gradient_matching import best_edge, similarity_across
 from dnas.fewshot.gradients import compile_gradient, edge_distances, own_weights, shared_weights
-from dnas.fewshot.split import Part, Split, child_mask, divisible, drawn_split, part_of, parts_text
+from dnas.fewshot.split import Part, Split, child_mask, containing, divisible, drawn_split, part_of, parts_text
 from dnas.runs.directory import CHILDREN, CHOICE, RunDirectory, load_genotype, open_run
 from dnas.runs.files import read_bytes, read_json, records, write_atomic, write_json, write_records
 from dnas.runs.recorder import Begun
@@ -89,7 +89,7 @@ def search_few_shot(plan: SearchPlan, group: Sequence[Setting], method: Method, 
             if n in stages.failed and not own:
                 ends.append(stages.failed[n])
                 continue
-            children = [_child_run(plan, setting, method, *each, choose_from) for each in own]
+            children = [_child_run(plan, setting, *each, choose_from, say) for each in own]
             if own:
                 choice = _choice(plan, stages.spent[n], own, children, lane.run and _children(lane.run), say)
             if lane.run is None:
@@ -227,12 +227,17 @@ def _child_config(setting: Setting, parts: Sequence[Part]) -> dict[str, Any]:
     return {**setting.config, "within": [dataclasses.asdict(part) for part in parts]}
 
 
-def _child_run(plan: SearchPlan, setting: Setting, method: Method, node: Node, result: Result,
-               choose_from: Callable[[Run], Genotype]) -> Run:
-    """The run of a last child, with the genotype that is chosen from it."""
+def _child_run(plan: SearchPlan, setting: Setting, node: Node, result: Result,
+               choose_from: Callable[[Run], Genotype], say: Callable[[str], None]) -> Run:
+    """The run of a last child, with the genotype that is chosen from it: by the selection, unless that heeds no masks."""
     folder, config = node.lane.run and node.lane.run.folder, _child_config(setting, node.parts)
     supernet = Supernet(folder, config, setting.space, setting.method, plan.data, result.state, len(result.records))
     genotype = choose_from(Run(folder, config, {}, result, supernet))
+    try:
+        containing([result.state.mask], setting.space.groups, genotype)
+    except ValueError:
+        say(f"selection  child {node.name}: the chosen network is not in it; the method's own rule chooses")
+        genotype = result.genotype
     if node.lane.run:
         node.lane.run.save_genotype(genotype)
     result = result._replace(genotype=genotype)
