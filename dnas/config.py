@@ -31,7 +31,7 @@ DATA = ("data", "task", "target", "window", "standardise", "limit", "resize", "f
 DESCRIBED = ("class_names", "metric")
 """Keys that describe the data and are not options."""
 SEARCH = ("space", "method", *DATA, *DESCRIBED, "epochs", "seconds", "batch", "seed", "diagnose", "stop_on_collapse",
-          "start", "budget", "selection")
+          "start", "budget", "selection", "split", "within")
 """Keys of the config of a search: all that its result depends on."""
 ARRAYS = "array:"
 """Begins the name of data that was given as arrays."""

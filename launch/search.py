@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from launch.arguments import flag_value, has_option, load_data
 from launch.interrupts import working
-from launch.search_options import read_search, settings_of
+from launch.search_options import SPLIT, read_search, settings_of
 from launch.text import budget_lines, size_text
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     data = load_data(values)
     spaces, methods = settings_of(values, argv, data)
     several = {} if len(spaces) * len(methods) == 1 else {"space": spaces, "method": methods}
-    same = "epochs", "batch", "seed", "diagnose", "stop_on_collapse", "start", "seconds", "devices", "preset"
+    same = "epochs", "batch", "seed", "diagnose", "stop_on_collapse", "start", "seconds", "devices", "preset", *SPLIT
     own = {name: values[name] for name in same}
     if values["selection"] is not None:
         own["selection"] = (values["selection"], values.get("selection_options", {}))
@@ -77,12 +77,14 @@ def report(run: Run) -> str:
         f"margin    median lead of the best operation over the second: {100 * margin.lead:.1f} points (uniform gates: 0)",
         *([f"gates     {even}" + (", by the gates alone" if chosen else "")] if even else []),
         *([f"chosen    by {chosen_by(chosen)}"] if chosen else []),
+        *children_lines(run, task),
         f"size      {size_text(space.cost(genotype))} as a network of its own",
         *(f"budget    {line}" for line in budget_lines(run.config, space, genotype, gates)),
         f"hold-out  {metric_text(task, holdout[task.metric], 2)}{f' {task.metric}' if task.percent else ''} of the "
         f"supernet, loss {holdout['loss']:.3f}",
         *([f"stopped   {run.stopped}"] if run.stopped else []),
-        f"time      {run.seconds:.1f} s" + (f", and {run.results['selection_seconds']:.1f} s to choose" if chosen else ""),
+        f"time      {run.seconds:.1f} s"
+        + (f", and {run.results['selection_seconds']:.1f} s to choose" if "selection_seconds" in run.results else ""),
         f"run       {run.folder}" + (f" (pictures: {', '.join(pictures)})" if pictures else ""),
         *(_to_decide(run.config, folder) if even and not chosen else
           ["next", f"  dnas train {folder}",
@@ -93,6 +95,16 @@ def report(run: Run) -> str:
         f"  python -c \"{snippet}\"" if folder == str(run.folder) else f"  python -c {shlex.quote(snippet)}",
     ]
     return "\n".join(lines)
+
+
+def children_lines(run: Run, task) -> list[str]:
+    """The sub-supernets of a few-shot search, the network of each and how it did when it was trained."""
+    from dnas.engine.progress import metric_text
+
+    children = run.results.get("children", [])
+    trained = lambda child: ", ".join(metric_text(task, value) for value in child["trained"]) or "not trained"
+    return [f"child     {child['name']}{' (chosen)' if number == run.results['chosen'] else ''}: {child['within']}; "
+            f"{child['cell']}; valid {trained(child)}" for number, child in enumerate(children)]
 
 
 def _to_decide(config: Mapping[str, Any], folder: str) -> list[str]:

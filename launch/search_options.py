@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dnas.fewshot import SPLIT
 from dnas.options import Option
 from dnas.selection import OWN
 from launch.arguments import LOAD, data_options, flag_value, has_option, options_of, part_options, read_command
@@ -63,7 +64,9 @@ def read_search(command: str, description: str, argv: Sequence[str]) -> dict[str
              "batch": Shown("N", "64, or the size of the smaller split"), "preset": Shown("{quick,paper}", "quick"),
              "selection": Shown(_names("selection").replace("{", f"{{{OWN},"), "the preset's"),
              "start": Shown("RUN", "new weights"),
-             "seconds": Shown("S", "no limit"),
+             "seconds": Shown("S", "no limit"), "split": Shown("{gm,exhaustive,random}", "no split"),
+             "splits": Shown("N", "1"), "split_epochs": Shown("N ...", "equal stages"), "split_batches": Shown("N", "16"),
+             "split_weights": Shown("{inherit,fresh}", "inherit"), "split_train_epochs": Shown("N", "8"),
              "sweep": Shown("OPTION=V1,V2 ...", "none"), "run": Shown("DIR", "runs/SPACE-METHOD-DATA-SEED"),
              "config": Shown("FILE", "none"), "platform": Shown("{cpu,cuda,tpu}", "this machine's, which is what runs"),
              "chip": Shown("{h100,v5e}", "the platform's first")}
@@ -167,6 +170,12 @@ def _of_config(path: str, names: Mapping[str, str | None], argv: Sequence[str]) 
     defaults |= configs.checked_options(where, own, {key: config[key] for key in SAME if key in config})
     if isinstance(config.get("budget"), Mapping):
         defaults["budget_options"] = configs.checked_options(f"{where}: budget", options_of(BUDGET), config["budget"])
+    if "within" in config:
+        raise ValueError(f"{where} is of a sub-supernet of a few-shot search, which goes on from another; repeat the whole "
+                         "search, with the config.json of its run")
+    if isinstance(config.get("split"), Mapping) and flag_value(argv, "--split") is None:
+        own = [option for option in options_of(SEARCH) if option.name in SPLIT]
+        defaults |= configs.checked_options(f"{where}: split", own, config["split"])
     start = config.get("start")
     return defaults | ({"start": start["run"]} if isinstance(start, Mapping) and isinstance(start.get("run"), str) else {})
 

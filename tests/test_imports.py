@@ -9,8 +9,8 @@ ROOT = Path(__file__).parent.parent
 FORBIDDEN = {"dnas": {"flax", "search_spaces", "launch"}, "search_spaces": {"launch"}, "launch": set()}
 FILES = [path for top in FORBIDDEN for path in sorted((ROOT / top).rglob("*.py"))]
 
-ROOMS = ("types", "task", "data", "algorithms", "methods", "runs", "engine", "fronts", "selection", "config", "tabular",
-         "reports", "api", "formats", "studies")
+ROOMS = ("types", "task", "data", "algorithms", "methods", "runs", "engine", "fronts", "fewshot", "selection", "config",
+         "tabular", "reports", "api", "formats", "studies")
 """Of dnas; each may import those before it."""
 ANYWHERE = ("platform", "registry", "options", "shared_options", "printing")
 """Modules of dnas that every room may import, and that import none."""

@@ -63,6 +63,20 @@ def test_magnitude_and_perturbation_disagree_where_they_must():
     np.testing.assert_allclose(masks[:2], [[[0, 0.4]], [[0.6, 0]]], rtol=1e-6)
 
 
+def test_perturbation_chooses_no_operation_out_of_the_race():
+    """Though none misses it, and the others are missed less than nothing."""
+    space = SearchSpace("one", {}, {"g": Group(((0, 1),), ("a", "b", "c"))}, None, None, None, None, None, None, None, None)
+    state = undecided_state(space, {"g": jnp.zeros((1, 3))})._replace(mask={"g": jnp.array([[True, False, True]])})
+
+    def score(state, masks, first=0, last=2):
+        hits = 1.0 - np.array([np.asarray(mask["g"])[0] @ [0.4, 0, 0.6] for mask in masks])
+        return {"loss": np.zeros((len(masks), 2)), "accuracy": np.repeat(hits[:, None], 2, 1)}
+
+    on = Context(space, classification(), softmax_gates, state, score, lambda state, epoch: state, 2, 8)
+    found = select(perturbation(), on)
+    assert found.genotype.choices["g"][0].op == "a" and found.scores["g"][0, 1] == -np.inf
+
+
 def test_images_that_come_class_by_class_are_judged_among_those_of_other_classes():
     """A network that knows bright from dark only by the mean of the batch."""
     labels = np.repeat([0, 1], 320)

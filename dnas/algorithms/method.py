@@ -50,8 +50,9 @@ class Algorithm(NamedTuple):
     gates(state, hyper) -> the gates by which the supernet is evaluated, decided edges one-hot;
     select(state, hyper) -> Genotype, by the method's own rule;
     begin(state) -> state, importance(key, state, batch, hyper) -> [B] or None, see `Steps`;
-    loss(player, state, batch, hyper) -> (weights, arch) -> scalar: what the player, "weights" or "arch", minimises on a
-        batch, its relaxation, perturbation and terms included, with the same draws every time.
+    loss(player, state, batch, hyper, key=None) -> (weights, arch) -> scalar: what the player, "weights" or
+        "arch", minimises on a batch, its relaxation, perturbation and terms included, with the draws of the key, by
+        default the same every time.
     """
 
     init: Callable[..., SearchState]
@@ -59,7 +60,7 @@ class Algorithm(NamedTuple):
     gates: Callable[[SearchState, Hyper], Gates]
     select: Callable[[SearchState, Hyper], Genotype]
     begin: Callable[[SearchState], SearchState]
-    loss: Callable[[str, SearchState, Batch, Hyper], Callable[[Weights, Logits], Array]]
+    loss: Callable[..., Callable[[Weights, Logits], Array]]
     importance: Callable[..., Array] | None = None
 
 
@@ -190,10 +191,9 @@ class Method:
                 return self.select(space, state, gates(state, hyper))
             return space.genotype({name: row for name, row in gates(state, hyper).items() if name in space.groups})
 
-        def loss(name, state, batch, hyper):
-            memory = state.memory[name] if state.memory else {}
-            of = objective(problem, getattr(problem, name), jax.random.key(0), batch, state, hyper,
-                           time_of(hyper, state.step), memory)
+        def loss(name, state, batch, hyper, key=None):
+            memory, key = state.memory[name] if state.memory else {}, jax.random.key(0) if key is None else key
+            of = objective(problem, getattr(problem, name), key, batch, state, hyper, time_of(hyper, state.step), memory)
             return lambda weights, arch: of(weights, arch)[0]
 
         return Algorithm(steps.init, steps.step, gates, select, steps.begin, loss, steps.importance)

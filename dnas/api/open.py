@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from dnas.data import Dataset
 from dnas.engine.records import of_split
 from dnas.engine.search import Result
 from dnas.printing import printable
-from dnas.runs.directory import load_genotype
+from dnas.runs.directory import CHILDREN, CHOICE, load_genotype
 from dnas.runs.files import read_arrays, read_json, records
 from dnas.runs.index import kind_of, load_groups, number, quality_of, summary
 from dnas.runs.trust import allowed, trusted
@@ -29,8 +29,9 @@ class Run:
     """
 
     def __init__(self, folder: Path | None, config: Mapping[str, Any], results: Mapping[str, Any],
-                 result: Result | None = None, supernet: Supernet | None = None, parts: Mapping[str, Any] | None = None):
-        self.folder, self.config, self.results = folder, config, results
+                 result: Result | None = None, supernet: Supernet | None = None, parts: Mapping[str, Any] | None = None,
+                 children: Sequence[Run] = ()):
+        self.folder, self.config, self.results, self._children = folder, config, results, list(children)
         self._result, self._supernet, self._parts = result, supernet, dict(parts or {})
 
     @property
@@ -82,6 +83,15 @@ class Run:
         if self._supernet:
             return self._supernet
         return load_supernet(self.folder, **self._parts)
+
+    @functools.cached_property
+    def children(self) -> list[Run]:
+        """The searches of the sub-supernets of a few-shot search, of which `supernet` is the chosen one; [] of another, or
+        where they are not finished. `dnas.fewshot.split.containing` says which one contains a network."""
+        if self._children or self.folder is None or not (self.folder / CHILDREN / CHOICE).exists():
+            return self._children
+        listed = read_json(self.folder / CHILDREN / CHOICE)["children"]
+        return [open(self.folder / CHILDREN / each["name"], **self._parts) for each in listed]
 
     def fingerprint(self) -> dict[str, Any]:
         """What tells its supernet from another that took its place: {"config": digest, "epoch", "checkpoint": digest}. Loads

@@ -13,6 +13,7 @@ from dnas import config as configs
 from dnas.algorithms.budget import Budget, budgeted
 from dnas.algorithms.method import Method
 from dnas.api.devices import device_lines
+from dnas.api.few_shot import search_few_shot
 from dnas.api.open import Run
 from dnas.api.search_plan import SearchPlan, Setting, plan_search, stem
 from dnas.api.select import choose, selection_folder
@@ -38,8 +39,10 @@ def search(space: str | SearchSpace | Sequence[str | SearchSpace] = "nasbench201
            epochs: int = 30, batch: int | None = None, seed: int = 0, seeds: int | Sequence[int] | None = None,
            out: str | Path | None = None, budget: Budget | None = None, diagnose: int = 0, stop_on_collapse: bool = False,
            start: str | None = None, seconds: float | None = None, selection: str | None = None,
-           preset: Literal["quick", "paper"] | None = None, devices: int | Literal["all"] | None = None,
-           progress: bool = True, cache: str | None = None) -> Run | list[Run]:
+           preset: Literal["quick", "paper"] | None = None, split: Literal["gm", "exhaustive", "random"] | None = None,
+           splits: int | None = None, split_epochs: tuple[int, ...] | None = None, split_batches: int | None = None,
+           split_weights: Literal["inherit", "fresh"] | None = None, split_train_epochs: int | None = None,
+           devices: int | Literal["all"] | None = None, progress: bool = True, cache: str | None = None) -> Run | list[Run]:
     """Searches a space by a method on the train and valid splits of a data set, looking at the hold-out split.
 
     With several spaces, methods or seeds every combination is a search; those that differ in seeds and in numbers of the
@@ -68,6 +71,15 @@ def search(space: str | SearchSpace | Sequence[str | SearchSpace] = "nasbench201
             preset's unless given.
         preset: quick or paper. quick: a short search's architecture rate is larger, and where the method has no rule of its
             own, `zero-cost-gates` ends it. paper: as published, and the space's rule. Default: quick.
+        split: Split the supernet into several, each with some operations of an edge, and choose the best of their networks
+            by training them (few-shot search): gm, halves whose gradients agree, on the edge where they disagree most;
+            random, random halves of a random edge; exhaustive, an operation each.
+        splits: How often every supernet is split; 1 unless given.
+        split_epochs: Epochs after which it is; equal stages unless given.
+        split_batches: Mini-batches on which gm compares gradients; 16 unless given. Published: 100.
+        split_weights: With which weights the last children begin, those that they inherit, or fresh ones whose schedules
+            start anew; inherit unless given. Published: fresh.
+        split_train_epochs: Epochs of training in the last round of choosing a child; 8 unless given.
         devices: Devices to use, a number or all. Each search of several gets its own, as far as they reach, and the batches
             of a search are divided among its devices.
         progress: Show how the search goes on.
@@ -79,7 +91,9 @@ def search(space: str | SearchSpace | Sequence[str | SearchSpace] = "nasbench201
     """
     plan = plan_search(space, method, data, epochs=epochs, batch=batch, seed=seed, seeds=seeds, budget=budget,
                        diagnose=diagnose, stop_on_collapse=stop_on_collapse, start=start, seconds=seconds,
-                       selection=selection, preset=preset, devices=devices)
+                       selection=selection, preset=preset, devices=devices, split=split, splits=splits,
+                       split_epochs=split_epochs, split_batches=split_batches, split_weights=split_weights,
+                       split_train_epochs=split_train_epochs)
     runs = run_searches(plan, out, progress=progress, cache=cache, say=print_flushed if progress else lambda text: None)
     return runs if plan.several else runs[0]
 
@@ -115,28 +129,42 @@ def run_searches(plan: SearchPlan, out: str | Path | None, *, progress: bool = T
             draw_duplicates(plan.data, [run.folder for run in opened if run and not run.resumed])
             lanes = [Lane(method.replace(**setting.method.hyper), setting.seed, run, setting.title)
                      for setting, run in zip(group, opened)]
-            results = search_lanes(space, lanes, plan.data, epochs=plan.epochs, batch=plan.batch, progress=progress,
-                                   diagnose=plan.diagnose, stop_on_collapse=plan.stop_on_collapse, start=plan.start,
-                                   seconds=plan.seconds, mesh=mesh,
-                                   key=program_key(space, group[0].method, plan.data, budget))
+            key = program_key(space, group[0].method, plan.data, budget)
+
+            def advance(lanes, until=None, space=space, key=key):
+                return search_lanes(space, lanes, plan.data, epochs=plan.epochs, batch=plan.batch, progress=progress,
+                                    diagnose=plan.diagnose, stop_on_collapse=plan.stop_on_collapse, start=plan.start,
+                                    seconds=plan.seconds, mesh=create_mesh(plan.devices, len(lanes)), key=key, until=until)
+
+            if plan.split:
+                own = lambda child: _chosen(plan.selection, child, say)[0] if plan.selection else child.genotype
+                results = search_few_shot(plan, group, method, lanes, advance, own, mesh and sizes_of(mesh), say)
+            else:
+                results = advance(lanes)
             for setting, run, result in zip(group, opened, results):
                 if isinstance(result, NonFiniteLoss):
                     failed.append((setting, result))
                     continue
+                few_shot = result if plan.split else None
+                result = few_shot.result if few_shot else result
                 supernet = Supernet(run.folder if run else None, setting.config, setting.space, setting.method, plan.data,
                                     result.state, len(result.records))
                 searched = Run(supernet.folder, setting.config, {}, result, supernet)
-                seconds = {}
-                if plan.selection:
+                known: dict[str, Any] = {}
+                if few_shot:
+                    result = result._replace(genotype=few_shot.genotype)
+                    known = {name: few_shot.choice[name] for name in ("chosen", "children")}
+                elif plan.selection:
                     genotype, cost = _chosen(plan.selection, searched, say)
-                    result, seconds = result._replace(genotype=genotype), {"selection_seconds": cost["seconds"]}
-                    if run:
-                        run.save_genotype(genotype)
-                outcome = results_of(plan, setting, result) | seconds
+                    result, known = result._replace(genotype=genotype), {"selection_seconds": cost["seconds"]}
+                if run and result.genotype is not searched.genotype:
+                    run.save_genotype(result.genotype)
+                outcome = results_of(plan, setting, result) | known
                 if run:
                     write_json(run.folder / "results.json", outcome)
                     _draw(run.folder, setting.space, result)
-                runs.append(Run(supernet.folder, setting.config, outcome, result, supernet))
+                runs.append(Run(supernet.folder, setting.config, outcome, result, supernet,
+                                children=few_shot.children if few_shot else ()))
     if failed and not plan.several:
         raise failed[0][1]
     if failed:

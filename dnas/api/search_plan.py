@@ -20,6 +20,7 @@ from dnas.data import Dataset, check_augment, steps_per_epoch
 from dnas.data import load as load_data
 from dnas.engine.mesh import device_count, refuse_undivided
 from dnas.engine.search import input_shape
+from dnas.fewshot.split import Split, check_splits, checked_split
 from dnas.options import read as read_options
 from dnas.runs.files import as_json
 from dnas.selection import OWN
@@ -76,6 +77,7 @@ class SearchPlan:
     seconds: float | None = None
     notes: tuple[str, ...] = ()
     selection: Selection | None = None
+    split: Split | None = None
 
     @property
     def settings(self) -> list[Setting]:
@@ -93,8 +95,9 @@ def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = No
                 seeds: int | Sequence[int] | None = None, budget: Budget | None = None, diagnose: int = 0,
                 stop_on_collapse: bool = False, start: str | None = None, seconds: float | None = None,
                 selection: str | tuple[str, Mapping[str, Any]] | None = None, preset: str | None = None,
-                devices: int | Literal["all"] | None = None) -> SearchPlan:
-    """Loads, builds and checks all that a search needs, and computes and writes nothing. Arguments: as for `search`.
+                devices: int | Literal["all"] | None = None, **split) -> SearchPlan:
+    """Loads, builds and checks all that a search needs, and computes and writes nothing. Arguments: as for `search`; split:
+    those of `dnas.fewshot.SPLIT`.
 
     Raises ValueError, in one line, for whatever does not fit.
     """
@@ -108,6 +111,10 @@ def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = No
     if budget is not None and not isinstance(budget, Budget):
         raise ValueError(f"budget is {budget!r}; it must be a Budget, such as dnas.Budget(macs=20e6)")
     budget = (budget or Budget()).check()
+    divided = checked_split({name: value for name, value in split.items() if value is not None}, epochs)
+    if divided and (seconds is not None or stop_on_collapse):
+        what = "seconds" if seconds is not None else "stop_on_collapse"
+        raise ValueError(f"{what} ends a search early, and split divides its epochs into stages; leave one of them out")
     data = data if isinstance(data, Dataset) else load_data(data)
     notes, smaller = [], min(len(data.splits["train"]), len(data.splits["valid"]))
     if batch is None:
@@ -133,7 +140,8 @@ def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = No
     common = {**configs.described(data), "epochs": epochs, "batch": batch, "diagnose": diagnose,
               "stop_on_collapse": stop_on_collapse, **({"budget": budget._asdict()} if budget.limits else {}),
               **({} if seconds is None else {"seconds": float(seconds)}),
-              **({"selection": as_json(chosen)} if chosen else {})}
+              **({"selection": as_json(chosen)} if chosen else {}),
+              **({"split": divided.config} if divided else {})}
     pairs = list(itertools.product(spaces, methods))
     names, groups = _names(pairs), []
     for (space, method), name in zip(pairs, names):
@@ -154,8 +162,12 @@ def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = No
     if start is not None:
         state, said = start_of(start, groups, data, batch, budget)
         notes += said
+    for group in groups if divided else ():
+        refuse_undivided(batch, devices, most=smaller)
+        allowed = state.mask if state else {name: each.allowed for name, each in group[0].space.groups.items()}
+        check_splits(divided, group[0].space, group[0].method, allowed)
     return SearchPlan(data, groups, several, epochs, batch, steps, budget, diagnose, stop_on_collapse, state, devices,
-                      seconds, tuple(notes), chooses)
+                      seconds, tuple(notes), chooses, divided)
 
 
 def space_config(space: SearchSpace) -> dict[str, Any]:

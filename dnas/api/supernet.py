@@ -19,6 +19,7 @@ from dnas.algorithms.method import Method
 from dnas.algorithms.players import SearchState
 from dnas.data import Dataset
 from dnas.engine.search import state_shape
+from dnas.fewshot.split import schedule_epochs
 from dnas.runs import checkpoint
 from dnas.runs.files import read_json
 from dnas.runs.index import kind_of
@@ -59,7 +60,8 @@ class Supernet:
     def _context(self, mesh: Mesh | None) -> Context:
         budget = budget_of(self.config)
         return selection_context(within_budget(self.space, budget), budgeted(self.method, self.space, budget), self.data,
-                                 self.state, batch=self.config["batch"], epochs=self.config["epochs"],
+                                 self.state, batch=self.config["batch"],
+                                 epochs=schedule_epochs(self.config, self.epoch),
                                  seed=self.config["seed"], mesh=mesh,
                                  key=program_key(self.space, self.method, self.data, budget))
 

@@ -75,8 +75,8 @@ def start_search(algorithm: Algorithm, data: Dataset, examples: Examples, state:
     """The same in the background. Call the returned function to wait for the program."""
     def step(state, hyper, key, examples, train, valid):
         step_key, train_key, valid_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
-        return algorithm.step(step_key, state, _loaded(train_key, data, examples, train),
-                              _loaded(valid_key, data, examples, valid), hyper)
+        return algorithm.step(step_key, state, load_batch(train_key, data, examples, train),
+                              load_batch(valid_key, data, examples, valid), hyper)
 
     return start_steps(step, examples, state, hyper, steps, batch, 2, width, key=program_key("search", key, data))
 
@@ -86,7 +86,7 @@ def compile_training(trainer: Trainer, recipe: Recipe, data: Dataset, examples: 
     """Compiles steps of a network's training, see `start_steps`; each uses a row."""
     def step(state, hyper, key, examples, rows):
         step_key, load_key = jax.random.split(jax.random.fold_in(key, state.step))
-        loaded = _loaded(load_key, data, examples, rows)
+        loaded = load_batch(load_key, data, examples, rows)
         if recipe.cutout:
             loaded = loaded._replace(inputs=cut_out(jax.random.fold_in(load_key, 1), loaded.inputs, hyper["cutout"]))
         return trainer.step(step_key, state, loaded, hyper)
@@ -357,7 +357,7 @@ def compile_diagnosis(algorithm: Algorithm, data: Dataset, examples: Examples, s
     return diagnose
 
 
-def _loaded(key: Array, data: Dataset, examples: Examples, rows: Array) -> Batch:
+def load_batch(key: Array, data: Dataset, examples: Examples, rows: Array) -> Batch:
     """The augmented mini-batch of examples `rows`."""
     inputs = examples.inputs[rows]
     if data.augment is not None:

@@ -35,7 +35,7 @@ from dnas.engine.records import counts, entropy, of_split, refuse_non_finite, ta
 from dnas.runs import checkpoint
 from dnas.runs.directory import RunDirectory
 from dnas.runs.index import number
-from dnas.runs.recorder import SearchRecorder, open_search_recorder
+from dnas.runs.recorder import Begun, SearchRecorder, open_search_recorder
 from dnas.task import Task, task_of
 from dnas.types import Array, Genotype, SearchSpace
 
@@ -68,12 +68,16 @@ class Lane(NamedTuple):
     """One of several searches of a space by one program: its method, its seed, and its run directory if it has one.
 
     method: those of all lanes may differ in numbers only, as by `Method.replace`. name: for messages.
+    begins: where it begins, if not before its first epoch. restarted: the epochs at its beginning that its schedules leave
+    out, where weights and steps began anew after them.
     """
 
     method: Method
     seed: int = 0
     run: RunDirectory | None = None
     name: str = ""
+    begins: Begun | None = None
+    restarted: int = 0
 
 
 def search(space: SearchSpace, method: Method, data: Dataset, *, epochs: int, batch: int, seed: int = 0,
@@ -106,10 +110,11 @@ def search(space: SearchSpace, method: Method, data: Dataset, *, epochs: int, ba
 def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, epochs: int, batch: int, progress: bool = True,
                  diagnose: int = 0, stop_on_collapse: bool = False, start: SearchState | None = None,
                  at_once: bool | None = None, mesh: Mesh | None = None, key: Any = None,
-                 seconds: float | None = None) -> list[Result | NonFiniteLoss]:
+                 seconds: float | None = None, until: int | None = None) -> list[Result | NonFiniteLoss]:
     """Several searches by one program, each equal to `search` by itself up to rounding.
 
     Lanes that were interrupted at different epochs advance in groups until all are level.
+    until: the epoch after which they end, of the `epochs` over which their schedules go; None for the last.
     at_once: see `dnas.engine.lanes.start_lanes`; in turn, as on a CPU, each is equal to `search` bit for bit.
     seconds: of a search's epochs, those before an interruption included, after which it ends; the first epoch that passes
         them is its last. Of lanes that advance at once each has an equal share of the time.
@@ -120,7 +125,8 @@ def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, ep
     began, steps, task = time.monotonic(), steps_per_epoch(data, batch), task_of(data)
     _check_lanes(lanes)
     algorithm = lanes[0].method.bind(space, task)
-    hypers = [lane.method.numbers_of(epochs=epochs, steps=steps) for lane in lanes]
+    until = epochs if until is None else until
+    hypers = [lane.method.numbers_of(epochs=epochs - lane.restarted, steps=steps) for lane in lanes]
     inputs = input_shape(data, batch)
     check_search(space, lanes[0].method, inputs, epochs=epochs, diagnose=diagnose, start=start)
     latest = [_latest(algorithm, inputs, hyper, lane, start) for lane, hyper in zip(lanes, hypers)]
@@ -128,12 +134,13 @@ def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, ep
 
     with contextlib.ExitStack() as stack:
         done = [last.epoch * steps for last in latest]
-        shown = stack.enter_context(display(task, epochs, steps * len(lanes), sum(done))) if progress else SILENT
+        shown = stack.enter_context(display(task, until, steps * len(lanes), sum(done))) if progress else SILENT
         displays, finish_epoch = [shown], lambda: None
         if len(lanes) > 1:
             displays, finish_epoch = shared(shown, task, _names(lanes), done)
         active = [stack.enter_context(_Search.open(space, task, algorithm, data, lane, hyper, last, one, rules,
-                                                   epochs=epochs, batch=batch, steps=steps, seconds=seconds))
+                                                   epochs=epochs, until=until, batch=batch, steps=steps,
+                                                   seconds=seconds))
                   for lane, hyper, last, one in zip(lanes, hypers, latest, displays)]
         if any(one.going for one in active):
             with shown.compiling("the search step and the evaluation"):
@@ -184,28 +191,28 @@ class _Search:
              latest: checkpoint.Latest, shown: Display, rules: Sequence[Callable], **sizes: Any):
         """The search of `lane`, continued from its latest checkpoint, with its recorder open."""
         state = jax.tree.map(jnp.asarray, latest.tree)
-        with open_search_recorder(lane.run, space, latest.epoch, state.arch) as recorder:
+        with open_search_recorder(lane.run, space, latest.epoch, state, lane.begins) as recorder:
             for message in latest.skipped:
                 shown.say(message)
             yield cls(space, task, algorithm, data, lane, hyper, state, latest.epoch, shown, rules, recorder, **sizes)
 
     def __init__(self, space, task, algorithm, data, lane, hyper, state, epoch, shown, rules, recorder: SearchRecorder, *,
-                 epochs: int, batch: int, steps: int, seconds: float | None):
+                 epochs: int, until: int, batch: int, steps: int, seconds: float | None):
         self.space, self.task, self.algorithm, self.data, self.lane, self.hyper = space, task, algorithm, data, lane, hyper
         self.state, self.epoch, self.shown, self.recorder = state, epoch, shown, recorder
         self.seconds = sum(number(each, "seconds") or 0 for each in lane.run.timings()) if lane.run else 0
         self.rules = [*rules, self._out_of_time]
-        self.epochs, self.batch, self.steps, self.limit, self.error = epochs, batch, steps, seconds, None
+        self.epochs, self.until, self.batch, self.steps, self.limit, self.error = epochs, until, batch, steps, seconds, None
         self.key = jax.random.fold_in(jax.random.key(lane.seed), 1)
         self.stopped, self.warned = stop_of(self.rules, self.recorder.records), False
         if epoch:
-            shown.say(f"continuing after epoch {epoch} of {epochs}" if self.going else
-                      f"all {epochs} epochs are done" if not self.stopped else self.stopped.reason)
+            shown.say(f"continuing after epoch {epoch} of {until}" if self.going else
+                      f"all {until} epochs are done" if not self.stopped else self.stopped.reason)
 
     @property
     def going(self) -> bool:
         """Whether there are epochs left."""
-        return self.epoch < self.epochs and not self.stopped and not self.error
+        return self.epoch < self.until and not self.stopped and not self.error
 
     def next_epoch(self, importance: Callable | None) -> Epoch:
         """The arguments of the next epoch, whose examples are drawn by their importance, if any."""
@@ -296,7 +303,7 @@ def _check_lanes(lanes: Sequence[Lane]) -> None:
                    ("arch", "weights", "algorithm", "select", "decide", "stop"))
         if not same or lane.method.hyper.keys() != first.hyper.keys():
             raise ValueError("searches by one program may differ in numbers only; make their methods by Method.replace")
-    settings = [(lane.seed, *sorted(lane.method.hyper.items())) for lane in lanes]
+    settings = [(lane.seed, id(lane.begins), *sorted(lane.method.hyper.items())) for lane in lanes]
     twice = next((lane for lane, setting in zip(lanes, settings) if settings.count(setting) > 1), None)
     if twice:
         raise ValueError(f"seed {twice.seed} is named twice with the same numbers; each search needs a seed of its own")
@@ -316,7 +323,9 @@ def _latest(algorithm: Algorithm, inputs, hyper: Mapping[str, Any], lane: Lane,
     latest = checkpoint.latest(lane.run.checkpoints, state) if lane.run else None
     if latest:
         checkpoint.refuse_non_finite(latest.tree, f"{lane.run.checkpoints}, epoch {latest.epoch}: the state")
-    return latest or checkpoint.Latest(0, state if start is None else algorithm.begin(started_from(state, start)), [])
+    if latest or lane.begins:  # of which several lanes may hold the same arrays, and each donates its own
+        return latest or checkpoint.Latest(lane.begins.epoch, jax.tree.map(jnp.array, lane.begins.state), [])
+    return checkpoint.Latest(0, state if start is None else algorithm.begin(started_from(state, start)), [])
 
 
 def estimate(space: SearchSpace, method: Method, data: Dataset, *, batch: int, searches: int = 1,

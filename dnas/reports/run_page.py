@@ -16,6 +16,7 @@ from dnas.fronts.front import Front, load_front
 from dnas.fronts.problem import limits_text
 from dnas.reports import confusion, duplicates, html
 from dnas.reports.cells import draw_genotype, terminal_cell
+from dnas.reports.children import children_parts
 from dnas.reports.comparison import agreement
 from dnas.reports.figures import draw_curves, draw_logits
 from dnas.reports.tables import read_logits, share_rows
@@ -326,5 +327,10 @@ def _settings(run: RunContent) -> list[str]:
         for title, shown in (("options", options), ("versions and machine", versions)))]
 
 
-SECTIONS = _head, _duplicates, _cells, _curves, _logits, _diagnoses, _classes, _selections, _settings
+def _children(run: RunContent) -> list[str]:
+    """The sub-supernets of a few-shot search."""
+    return children_parts(run.results, run.quality, str(run.folder / "results.json"))
+
+
+SECTIONS = _head, _duplicates, _cells, _children, _curves, _logits, _diagnoses, _classes, _selections, _settings
 """The parts of a page, in their order: each takes a RunContent and returns pieces of HTML, or none."""

@@ -42,7 +42,11 @@ FAILED = "failed.json"
 """Says why a run cannot go on: {"error": text}."""
 COMMAND: contextvars.ContextVar[str | None] = contextvars.ContextVar("command", default=None)
 """The command line that is running, which environment.json remembers; None in a program of somebody's own."""
-FOLDERS = "checkpoints", "selections", "trained"
+CHILDREN = "children"
+"""Folder in the run of a few-shot search with the runs of its sub-supernets."""
+CHOICE = "choice.json"
+"""File in that folder: which of them was chosen, and all of which it was one."""
+FOLDERS = "checkpoints", "selections", "trained", CHILDREN
 """Folders in a run's folder that it writes in."""
 ENDS = "results.json", "weights.safetensors"
 """Files that a run writes when it has ended."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from dnas.runs import lock
-from dnas.runs.directory import FAILED
+from dnas.runs.directory import CHILDREN, FAILED
 from dnas.runs.files import read_json, records
 from dnas.runs.study_folder import DECLARED, LABEL, run_folder, states
 from dnas.types import Group
@@ -100,7 +100,8 @@ def _rank(one: Summary) -> tuple[str, float] | None:
 
 
 def find(top: Path) -> Iterator[Path]:
-    """The run directories at and below `top`, in the order of their names, without the selections inside of runs.
+    """The run directories at and below `top`, in the order of their names, without the selections and the children
+    inside of runs.
 
     Links are not followed, hidden folders not entered.
     """
@@ -108,7 +109,7 @@ def find(top: Path) -> Iterator[Path]:
         leave = {"checkpoints"}
         if not SIGNS.isdisjoint(files):
             yield Path(folder)
-            leave.add("selections")
+            leave |= {"selections", CHILDREN}
         inside[:] = sorted(name for name in inside if name not in leave and not name.startswith("."))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,9 +11,9 @@ import numpy as np
 
 from dnas.runs import checkpoint
 from dnas.runs.directory import FAILED, RunDirectory
-from dnas.runs.files import RunWriteError, read_json, write_json
+from dnas.runs.files import RunWriteError, read_json, write_json, write_records
 from dnas.runs.tensorboard import Events, events
-from dnas.types import Array, Group, SearchSpace
+from dnas.types import Group, SearchSpace
 
 KEPT = 3
 """Checkpoints kept, newest first."""
@@ -50,20 +50,33 @@ class SearchRecorder(NamedTuple):
     end: Callable[..., None]
 
 
+class Begun(NamedTuple):
+    """Where a search begins that goes on from another: after an epoch of it, with its records and trajectory so far.
+
+    state: before the next step.
+    """
+
+    epoch: int
+    state: Any
+    records: Sequence[Mapping[str, Any]]
+    trajectory: Mapping[str, np.ndarray]
+
+
 @contextlib.contextmanager
-def open_recorder(run: RunDirectory | None, first: int, groups: Mapping[str, Group] | None = None) -> Iterator[Recorder]:
+def open_recorder(run: RunDirectory | None, first: int, groups: Mapping[str, Group] | None = None,
+                  before: Sequence[Mapping[str, Any]] = ()) -> Iterator[Recorder]:
     """Opens the metrics of `run` after epoch `first`; without a run they are kept in memory only.
 
-    groups: of the logits that `epoch` is given.
+    groups: of the logits that `epoch` is given. before: records of the first epochs, of a search without a run.
     """
-    records = []
+    records = list(before)
     if run is None:
         yield Recorder(records, lambda: "there is no run directory and so no checkpoint",
                        lambda record, timing, state, logits=None: records.append(record), lambda reason: None, None)
         return
     run.truncate(first)
     (run.folder / FAILED).unlink(missing_ok=True)
-    records += run.metrics()
+    records = run.metrics()
     board = events(run.folder, groups or {}, purge_step=first + 1 if run.resumed else None)
     board.config(read_json(run.folder / "config.json"))
 
@@ -96,10 +109,15 @@ def open_recorder(run: RunDirectory | None, first: int, groups: Mapping[str, Gro
 
 
 @contextlib.contextmanager
-def open_search_recorder(run: RunDirectory | None, space: SearchSpace, first: int,
-                         arch: Mapping[str, Array]) -> Iterator[SearchRecorder]:
-    """Opens the recorder of a search after epoch `first`, whose logits are `arch`; without a run it keeps records only."""
-    trajectory = {name: np.asarray(rows)[None] for name, rows in arch.items()}
+def open_search_recorder(run: RunDirectory | None, space: SearchSpace, first: int, state: Any,
+                         begun: Begun | None = None) -> Iterator[SearchRecorder]:
+    """Opens the recorder of a search in `state` after epoch `first`; without a run it keeps records only.
+
+    begun: where the search begins. If it is there still, what was before is written into its run.
+    """
+    trajectory = dict(begun.trajectory) if begun else {name: np.asarray(rows)[None] for name, rows in state.arch.items()}
+    if run and begun and first == begun.epoch:
+        _write_begun(run, begun)
     if run and first:
         trajectory |= {name: rows[:first + 1] for name, rows in run.load_arch().items()}
         if min(map(len, trajectory.values())) <= first:
@@ -107,7 +125,7 @@ def open_search_recorder(run: RunDirectory | None, space: SearchSpace, first: in
                              "restore the file, or search again in another folder")
     if run:
         run.save_groups(space.groups)
-    with open_recorder(run, first, space.groups) as recorder:
+    with open_recorder(run, first, space.groups, begun.records if begun else ()) as recorder:
         def epoch(record, timing, state, genotype):
             for name, rows in state.arch.items():
                 trajectory[name] = np.concatenate([trajectory[name], np.asarray(rows)[None]])
@@ -121,3 +139,11 @@ def open_search_recorder(run: RunDirectory | None, space: SearchSpace, first: in
                 run.save_genotype(genotype)
 
         yield SearchRecorder(recorder.records, trajectory, recorder.last, epoch, recorder.fail, end)
+
+
+def _write_begun(run: RunDirectory, begun: Begun) -> None:
+    """Writes the first files of a search that goes on from another. The checkpoint is the first of them: a run with it and
+    without the others is at its beginning, where they are written again."""
+    checkpoint.save(run.checkpoints / f"{begun.epoch:05d}.safetensors", jax.device_get(begun.state))
+    write_records(run.folder / "metrics.jsonl", list(begun.records))
+    run.save_arch(begun.trajectory)

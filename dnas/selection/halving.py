@@ -14,14 +14,15 @@ weights of the search are used.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
 
 from dnas.selection.sampling import MOST, copied, draw, no_draws, put_draw, tried, uniform_draw
-from dnas.selection.types import TRIED, Progress, Selection, refuse_seed
+from dnas.selection.types import TRIED, Context, Progress, Selection, refuse_seed
 from dnas.selection.zero_cost import proxy_of
-from dnas.types import OPEN
+from dnas.types import OPEN, Genotype
 
 TRIES = 10
 """Draws for each architecture that is wanted, after which fewer are trained: gates may be so sure that few differ."""
@@ -54,6 +55,18 @@ def halving(*, draws: int = 16, epochs: int = 8, rungs: int = 3, source: Literal
         raise ValueError(f"{rungs} rungs halve {draws} architectures and {epochs} epochs {rungs - 1} times: both must be at "
                          f"least {2 ** (rungs - 1)}")
     refuse_seed(seed)
+
+    def drawn(context):
+        own = context.seed if seed is None else seed
+        genotypes = distinct(context, pool or draws, source, own)
+        return sorted(genotypes, key=proxy_of(context, "synflow", own), reverse=True)[:draws] if pool else genotypes
+
+    return halved(drawn, draws, epochs=epochs, rungs=rungs, seed=seed)
+
+
+def halved(candidates: Callable[[Context], Sequence[Genotype]], draws: int, *, epochs: int, rungs: int,
+           seed: int | None = None) -> Selection:
+    """The best of up to `draws` candidates by training them, half of them for twice as long, and so on."""
     ladder = [(rung, draws >> rung, epochs >> (rungs - 1 - rung)) for rung in range(rungs)]
     trainings = [(rung, place, length) for rung, count, length in ladder for place in range(count)]
 
@@ -79,10 +92,7 @@ def halving(*, draws: int = 16, epochs: int = 8, rungs: int = 3, source: Literal
         return progress._replace(scores=scores)
 
     def put_drawn(context, scores):
-        genotypes = distinct(context, pool or draws, source, first(context))
-        if pool:
-            synflow = proxy_of(context, "synflow", first(context))
-            genotypes = sorted(genotypes, key=synflow, reverse=True)[:draws]
+        genotypes = candidates(context)
         for name in context.space.groups:
             scores[f"{TRIED}/{name}"][len(genotypes):] = OPEN
         for n, genotype in enumerate(genotypes):

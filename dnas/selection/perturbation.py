@@ -93,6 +93,8 @@ def perturbation(*, interval: int = 5, criterion: Literal["metric", "loss"] = "m
         decisions, where = np.array(state.decisions[name]), event.chosen[name]
         scores = np.array(scores)
         if event.kind == "edge":
+            allowed = np.asarray(state.mask[name])[where, :len(missed)]  # others may not be chosen, though none misses them
+            missed = np.where(allowed | ~allowed.any(), missed, -np.inf)
             scores[where, :len(missed)] = missed
             decisions[where] = int(missed.argmax())
         else:

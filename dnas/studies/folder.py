@@ -61,10 +61,11 @@ def refuse_changed(folder: Path, plan: StudyPlan) -> None:
     if (folder / "runs").exists() or waiting:
         _refuse(folder, "the study", {key: there[key] for key in COMMON}, {key: here[key] for key in COMMON},
                 "choose another folder")
-    before = {label: {"method": method, "space": space} for label, method, space, *_ in there["methods"]}
-    for label, method, space, *_ in here["methods"]:
+    before, now = ({label: {"method": method, "space": space, "split": (rest + ["", {}][len(rest):])[1]}
+                    for label, method, space, *rest in each["methods"]} for each in (there, here))
+    for label in now:
         if label in before and ((folder / "runs" / label).exists() or label in waiting):
-            _refuse(folder, f"method {label}", before[label], {"method": method, "space": space},
+            _refuse(folder, f"method {label}", before[label], now[label],
                     "give the changed one another label, or choose another folder")
     for name, source in here["selections"].items():
         if name in there["selections"] and (waiting or any(folder.glob(f"runs/*/*/selections/{name}"))):

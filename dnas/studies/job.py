@@ -26,6 +26,7 @@ from dnas.engine.diagnose import skips
 from dnas.engine.lanes import NonFiniteLoss
 from dnas.engine.passes import count_passes
 from dnas.engine.search import input_shape
+from dnas.runs.directory import CHILDREN, CHOICE
 from dnas.runs.files import as_json, read_json, records, write_json
 from dnas.runs.study_folder import entry_file, failure_file, run_folder
 from dnas.task import task_of
@@ -47,6 +48,7 @@ class Job(NamedTuple):
     train_epochs: int
     cache: str | None = None
     seconds: float | None = None
+    split: dict[str, Any] = {}
 
     @property
     def name(self) -> str:
@@ -127,7 +129,7 @@ def _searched(job: Job, parts: Parts, progress: bool) -> dict[int, str]:
     why: Exception | None = None
     try:
         search(parts.space, [parts.method], parts.data, epochs=job.epochs, batch=job.batch, seeds=waiting, selection="own",
-               out=folder[waiting[0]].parent, seconds=job.seconds, progress=progress, cache=job.cache)
+               out=folder[waiting[0]].parent, seconds=job.seconds, progress=progress, cache=job.cache, **job.split)
     except Exception as error:
         why = error
     errors = {}
@@ -148,7 +150,7 @@ def _entry(job: Job, parts: Parts, seed: int, say: Callable[[str], None]) -> Non
         return
     run = open_search(folder, space=parts.space, method=parts.method, data=parts.data, trust=True)
     if not entry:
-        gradients = None if parts.gradients is None else parts.gradients * run.supernet.epoch
+        gradients = None if parts.gradients is None else _gradients(run, parts.gradients)
         entry = {"label": job.label, "seed": seed, "seconds": run.seconds, "gradients": gradients,
                  "stopped": run.stopped, "epochs": _epochs(run, parts), "selections": {}}
     chosen = dict.fromkeys(missing)
@@ -165,6 +167,15 @@ def _entry(job: Job, parts: Parts, seed: int, say: Callable[[str], None]) -> Non
         entry["selections"][name] = {"source": missing[name], **(choice or {"unsuitable": remarks})}
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, as_json(entry))
+
+
+def _gradients(run: Run, of_epoch: int) -> int:
+    """Evaluations of a gradient of the supernet in a search, those of all supernets of a few-shot search and of matching
+    their operations included. of_epoch: in an epoch."""
+    if "split" not in run.config:
+        return of_epoch * run.supernet.epoch
+    choice = read_json(run.folder / CHILDREN / CHOICE)
+    return of_epoch * choice["supernet_epochs"] + choice["gradients"]
 
 
 def _epochs(run: Run, parts: Parts) -> list[dict[str, Any]]:

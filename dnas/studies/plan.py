@@ -16,6 +16,8 @@ from dnas.api.search_plan import batch_of, check_space, seeds_of
 from dnas.data import Dataset, steps_per_epoch
 from dnas.data import load as load_data
 from dnas.data.files import expanded
+from dnas.fewshot import SPLIT
+from dnas.fewshot.split import check_splits, checked_split
 from dnas.options import REQUIRED, Option
 from dnas.runs.study_folder import LABEL
 from dnas.selection import COMPARED
@@ -42,12 +44,14 @@ LONGEST = 100
 
 class PlannedMethod(NamedTuple):
     """A method of a study in a space of it. method, space: {"name", all options}, as a config has them. within: the label of
-    the space, "" in a study of one `[space]`; the label of the method ends with it, so that it is another in each space."""
+    the space, "" in a study of one `[space]`; the label of the method ends with it, so that it is another in each space.
+    split: the options of a few-shot search, by the names of `dnas.search`; {} of another."""
 
     label: str
     method: dict[str, Any]
     space: dict[str, Any]
     within: str = ""
+    split: dict[str, Any] = {}
 
 
 class StudyPlan(NamedTuple):
@@ -170,7 +174,7 @@ def _methods(said: Mapping[str, Any], where: str, folder: Path, trust: bool | Co
         direct = [option.name for option in factory_options.read(registry.locate(space_name, "space"))]
         for part in _listed(said, "methods", where, ["darts"]):
             name, options = _named(part, "method", where, folder, trust)
-            own = options.pop("space", {})
+            own, split = options.pop("space", {}), _split(options, where)
             label = ",".join([_label(options, name, where), *([within] if within else [])])
             if label.lower() in [each.label.lower() for each in methods]:
                 raise ValueError(f"{where}: two methods are called {label}; give each a label of its own")
@@ -183,10 +187,21 @@ def _methods(said: Mapping[str, Any], where: str, folder: Path, trust: bool | Co
             method = configs.build_method(name, options)
             try:
                 method.numbers_of(epochs=epochs, steps=steps)
+                divided = checked_split(split, epochs)
+                if divided:
+                    check_splits(divided, space, method, {name: group.allowed for name, group in space.groups.items()})
             except ValueError as error:
                 raise ValueError(f"{where}: method {label}: {error}") from None
-            methods.append(PlannedMethod(label, dict(method.source), dict(space.source), within))
+            methods.append(PlannedMethod(label, dict(method.source), dict(space.source), within,
+                                         divided.config if divided else {}))
     return methods
+
+
+def _split(options: dict[str, Any], where: str) -> dict[str, Any]:
+    """The options of a few-shot search, which are taken out of those of a method."""
+    listed = [option for option in factory_options.read("dnas.api.search:search") if option.name in SPLIT]
+    said = {option.name: options.pop(option.name) for option in listed if option.name in options}
+    return {name: value for name, value in configs.checked_options(where, listed, said).items() if value is not None}
 
 
 def _spaces(said: Mapping[str, Any], where: str, folder: Path,

@@ -105,7 +105,7 @@ def jobs_of(plan: StudyPlan, folder: Path, workers: int, cache: str | None, with
     for label, waiting in rows.items():
         for seeds in (waiting[start::parts] for start in range(min(parts, len(waiting)))):
             jobs.append(Job(str(folder.absolute()), *methods[label][:3], plan.data, seeds, plan.selections, plan.epochs,
-                            plan.batch, plan.train_epochs, cache, plan.seconds))
+                            plan.batch, plan.train_epochs, cache, plan.seconds, methods[label].split))
     return jobs
 
 
