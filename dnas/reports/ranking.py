@@ -24,6 +24,8 @@ FEWEST = 5
 """Networks of which a rank correlation within a part says something."""
 HEADER = ["Kendall", "Spearman", *(f"in best {name}" for name in TOP), f"mean of {BEST} best", "best of them", "regret"]
 """Titles of `cells`. Regret is of the best of them."""
+NUMBERS = "kendall", "spearman", *TOP, "mean", "best", "regret"
+"""Their names, in the same order."""
 DASH = "\N{EN DASH}"
 
 
@@ -88,6 +90,13 @@ def _correlations(scores: np.ndarray, worth: np.ndarray, resamples: int, seed: i
         return {name: Correlation(found.get(name)) for name in ("kendall", "spearman")}
     return {name: Correlation(found[name], *map(float, np.percentile([each[name] for each in drawn], [2.5, 97.5])))
             for name in ("kendall", "spearman")}
+
+
+def numbers_of(found: RankStatistics) -> dict[str, float]:
+    """The statistics that are known, without intervals, by the names NUMBERS."""
+    flat = dict(zip(NUMBERS, (found.kendall.value, found.spearman.value, *(found.top[part].value for part in TOP),
+                              found.mean, found.best, found.regret)))
+    return {name: value for name, value in flat.items() if value is not None}
 
 
 def rows_of(result: Mapping[str, Any]) -> list[list[str]]:

@@ -29,10 +29,11 @@ class NetworkScores(NamedTuple):
     values: Mapping[str, np.ndarray]
     seconds: float
 
-    def of(self, genotypes: Sequence[Genotype], groups: Mapping[str, Group]) -> NetworkScores | None:
-        """The scores of these networks in their order; None where any of them has none. seconds: in proportion."""
+    def of(self, decisions: np.ndarray) -> NetworkScores | None:
+        """The scores of the networks `decisions` `[N, E]` in their order; None where any of them has none. seconds: in
+        proportion."""
         place = {row.tobytes(): number for number, row in enumerate(self.decisions)}
-        rows = [place.get(row_of(genotype, groups).tobytes()) for genotype in genotypes]
+        rows = [place.get(row.tobytes()) for row in np.asarray(decisions, np.int32)]
         if None in rows:
             return None
         return NetworkScores(self.decisions[rows], {name: values[rows] for name, values in self.values.items()},
@@ -78,7 +79,7 @@ def score_networks(context: Context, genotypes: Sequence[Genotype], examples: in
                                     DESCRIBED: np.array(described)})
             done += len(some)
             on_scored(len(genotypes) - len(missing) + done, (time.monotonic() - began) / done * (len(missing) - done))
-    return scores.of(genotypes, groups)
+    return scores.of(np.stack([row_of(each, groups) for each in genotypes]))
 
 
 def checked_examples(examples: int | None, most: int) -> int:
