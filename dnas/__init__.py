@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dnas.api.open import Run, open
     from dnas.api.parts import method, space
     from dnas.api.predict import Predictions, predict
+    from dnas.api.rank import Ranking, rank
     from dnas.api.report import report
     from dnas.api.search import search
     from dnas.api.select import Selected, select
@@ -58,6 +59,7 @@ _PLACES = {
         "api.open": ("Run", "open"),
         "api.parts": ("method", "space"),
         "api.predict": ("Predictions", "predict"),
+        "api.rank": ("Ranking", "rank"),
         "api.report": ("report",),
         "api.search": ("search",),
         "api.select": ("Selected", "select"),
@@ -77,10 +79,11 @@ _PLACES = {
 }
 __all__ = [
     "Algorithm", "Batch", "Budget", "Choice", "Comparison", "CorruptCheckpoint", "Dataset", "Evaluation",
-    "Evaluator", "Genotype", "Group", "Latencies", "Method", "Network", "NonFiniteLoss", "Player", "Predictions", "Recipe",
-    "Run", "RunWriteError", "SearchSpace", "SearchState", "Selected", "Study", "Supernet", "Task", "Term", "TrainedNetwork",
-    "compare", "estimate", "evaluate", "export", "front", "latency", "latency_table", "load", "load_genotype", "method",
-    "open", "predict", "report", "search", "select", "show", "space", "study", "study_report", "train",
+    "Evaluator", "Genotype", "Group", "Latencies", "Method", "Network", "NonFiniteLoss", "Player", "Predictions", "Ranking",
+    "Recipe", "Run", "RunWriteError", "SearchSpace", "SearchState", "Selected", "Study", "Supernet", "Task", "Term",
+    "TrainedNetwork", "compare", "estimate", "evaluate", "export", "front", "latency", "latency_table", "load",
+    "load_genotype", "method", "open", "predict", "rank", "report", "search", "select", "show", "space", "study",
+    "study_report", "train",
 ]
 
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "select": ("launch.select:main", "choose the architecture of a trained supernet in another way"),
     "front": ("launch.front:main", "find a Pareto front of the networks in a table of NAS-Bench-201"),
     "compare": ("launch.compare:main", "compare selections on runs of several methods and seeds, in one report"),
+    "rank": ("launch.rank:main", "how well a trained supernet ranks the networks of a table"),
     "study": ("launch.study:main", "compare methods over seeds and selections under one budget, and go on"),
     "train": ("launch.train:main", "train the network of a search, or a published one, and test it"),
     "predict": ("launch.predict:main", "predictions of a trained network for pictures, rows of a table, arrays, a text"),

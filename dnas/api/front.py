@@ -13,7 +13,7 @@ from dnas.reports.figures import draw_front
 from dnas.runs.files import write_atomic
 from dnas.selection.pareto import latency_cost
 from dnas.tabular.benchmarks import load
-from dnas.tabular.table import Table, accuracy, evaluator, index, without_test
+from dnas.tabular.table import Table, accuracy, better, evaluator, index, without_test
 from dnas.types import SearchSpace
 
 
@@ -51,11 +51,11 @@ def front(table: str | Path, *, objectives: tuple[str, ...] = ("cifar10_valid_12
     folder = Path(out).expanduser() if out else None
     if folder and (folder / fronts.FILE).exists():
         raise ValueError(f"{folder} has a front; remove it, or choose another folder")
-    better = {name: 1 if accuracy(name) or "_acc_" in name else -1 for name in objectives}
+    signs = {name: better(name) for name in objectives}
     done = lambda number, values: print_flushed(f"evaluated  {number:,} of {evaluations:,}") if number % population == 0 \
         and progress else None
     found = fronts.search(tabulated(known, objectives), evaluator(known), objectives, evaluations=evaluations,
-                          by=by, limits=limit, costs=costs, better=better, population=population, predicted=predicted,
+                          by=by, limits=limit, costs=costs, better=signs, population=population, predicted=predicted,
                           seed=seed, progress=done)
     if folder:
         folder.mkdir(parents=True, exist_ok=True)

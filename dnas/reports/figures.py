@@ -167,6 +167,31 @@ def draw_front(front: Front, path: str | Path) -> None:
         save(figure)
 
 
+def draw_ranking(scores: Mapping[str, np.ndarray], truth: np.ndarray, column: str, path: str | Path,
+                 better: int = 1) -> None:
+    """Writes a panel for each of scores {title: [N]}, with a dot for each network: its score, and its truth `[N]`, a column
+    of a table of which more is better, or less with `better` -1. The axis of the truth leaves out the worst twentieth, which
+    may lie far away; scores that are not finite are left out.
+
+    Raises ValueError for a suffix other than .svg and .png.
+    """
+    from matplotlib.figure import Figure
+
+    with saving(path) as save:
+        figure = Figure(figsize=(4.2 * len(scores), 3.4), layout="constrained")
+        for axes, (title, values) in zip(figure.subplots(1, len(scores), sharey=True, squeeze=False)[0], scores.items()):
+            finite = np.isfinite(values)
+            axes.plot(values[finite], truth[finite], "o", color=SERIES[0], markersize=2.5, markeredgewidth=0,
+                      alpha=max(0.15, min(0.8, 300 / len(truth))), rasterized=True)
+            axes.set_xlabel(title, size=FONT)
+            low, high = (np.percentile(truth, 5), truth.max()) if better > 0 else (truth.min(), np.percentile(truth, 95))
+            if low < high:
+                axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+            _quiet(axes)
+        figure.axes[0].set_ylabel(column, size=FONT)
+        save(figure)
+
+
 def _limits(shares: Sequence[np.ndarray]) -> tuple[float, float]:
     """Of an axis that shows shares `[T, K]` of edges, and 1 / K of each, with a little room around them."""
     values = np.concatenate([[1 / row.shape[1], row.min(), row.max()] for row in shares])

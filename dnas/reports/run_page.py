@@ -14,7 +14,7 @@ import numpy as np
 
 from dnas.fronts.front import Front, load_front
 from dnas.fronts.problem import limits_text
-from dnas.reports import confusion, duplicates, html
+from dnas.reports import confusion, duplicates, html, ranking
 from dnas.reports.cells import draw_genotype, terminal_cell
 from dnas.reports.children import children_parts
 from dnas.reports.comparison import agreement
@@ -313,6 +313,23 @@ def _front(front: Front, folder: Path) -> list[str]:
             html.table(header, rows)]
 
 
+def _rankings(run: RunContent) -> list[str]:
+    """How well the supernet ranks the networks of tables, where `dnas rank` has said so."""
+    parts = []
+    for file in sorted(run.folder.glob("rank-*.json")):
+        result = read_json(file)
+        try:
+            header, *rows = ranking.rows_of(result)
+            about = (f"{result['table']}: {result['networks']:,} networks, truth {result['truth']}, {result['examples']:,} "
+                     f"examples each, after epoch {result['epoch']}; {result['cost']['seconds']:.1f} s. In brackets 95 % by "
+                     "bootstrap.")
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise ValueError(f"{file} is no ranking; remove it, and `dnas rank` writes it anew") from None
+        parts += [html.paragraph(about), html.table(header, rows),
+                  _lying(file.with_suffix(".png"), "A dot for each network: its score in the supernet and its truth")]
+    return [html.heading("How the supernet ranks networks"), *parts] if parts else []
+
+
 def _settings(run: RunContent) -> list[str]:
     """The command, all options, and the versions."""
     folder = shlex.quote(str(run.folder))
@@ -332,5 +349,6 @@ def _children(run: RunContent) -> list[str]:
     return children_parts(run.results, run.quality, str(run.folder / "results.json"))
 
 
-SECTIONS = _head, _duplicates, _cells, _children, _curves, _logits, _diagnoses, _classes, _selections, _settings
+SECTIONS = _head, _duplicates, _cells, _children, _curves, _logits, _diagnoses, _classes, _selections, _rankings, \
+    _settings
 """The parts of a page, in their order: each takes a RunContent and returns pieces of HTML, or none."""

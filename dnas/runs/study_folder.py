@@ -3,6 +3,7 @@
     study.json                declared so far
     runs/LABEL/SEED/          run directories of `dnas search`, with their selections
     entries/LABEL/SEED.json   what a report needs of each
+    entries/LABEL/SEED.npz    scores of networks in its supernet, where the study ranks them
     failures/LABEL/SEED.json  why one has not ended
     logs/                     what worker processes and tasks of Slurm printed
     slurm/NUMBER/             an array that was submitted to Slurm: array.sh, submitted.json, TASK.json and TASK.begun

@@ -76,6 +76,7 @@ def declare(folder: Path, plan: StudyPlan) -> None:
     """Writes what the plan declares, with what was declared before and is begun or queued already; "latest" says what it
     declares itself."""
     said = as_json(plan._asdict())
+    said["ranked"].pop("networks", None)
     said["latest"] = {"methods": [method.label for method in plan.methods], "seeds": plan.seeds,
                       "selections": list(plan.selections)}
     if (folder / DECLARED).exists():

@@ -20,6 +20,7 @@ from dnas.api.compare import NothingSuits, compare
 from dnas.api.open import Run
 from dnas.api.open import open as open_search
 from dnas.api.search import search
+from dnas.api.supernet import Supernet, fingerprint
 from dnas.data import Dataset, steps_per_epoch
 from dnas.data import load as load_data
 from dnas.engine.diagnose import skips
@@ -29,8 +30,9 @@ from dnas.engine.search import input_shape
 from dnas.runs.directory import CHILDREN, CHOICE
 from dnas.runs.files import as_json, read_json, records, write_json
 from dnas.runs.study_folder import entry_file, failure_file, run_folder
+from dnas.selection.scoring import checked_examples, score_networks
 from dnas.task import task_of
-from dnas.types import OPEN, Batch, SearchSpace
+from dnas.types import OPEN, Batch, Genotype, SearchSpace
 
 
 class Job(NamedTuple):
@@ -49,6 +51,7 @@ class Job(NamedTuple):
     cache: str | None = None
     seconds: float | None = None
     split: dict[str, Any] = {}
+    ranked: dict[str, Any] = {}
 
     @property
     def name(self) -> str:
@@ -146,13 +149,36 @@ def _entry(job: Job, parts: Parts, seed: int, say: Callable[[str], None]) -> Non
     folder, file = run_folder(Path(job.folder), job.label, seed), entry_file(Path(job.folder), job.label, seed)
     entry = read_json(file) if file.exists() else {}
     missing = {name: source for name, source in job.selections.items() if name not in entry.get("selections", {})}
-    if entry and not missing:
+    ranked = job.ranked.get("digest")
+    if entry and not missing and ranked in (None, entry.get("ranked")):
         return
     run = open_search(folder, space=parts.space, method=parts.method, data=parts.data, trust=True)
     if not entry:
         gradients = None if parts.gradients is None else _gradients(run, parts.gradients)
         entry = {"label": job.label, "seed": seed, "seconds": run.seconds, "gradients": gradients,
                  "stopped": run.stopped, "epochs": _epochs(run, parts), "selections": {}}
+    if ranked not in (None, entry.get("ranked")):
+        _rank(job, run.supernet, file.with_suffix(".npz"), say)
+        entry["ranked"] = ranked
+    if missing:
+        entry["selections"] |= _chosen(job, run, seed, missing, say)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, as_json(entry))
+
+
+def _rank(job: Job, supernet: Supernet, file: Path, say: Callable[[str], None]) -> None:
+    """Scores the networks of a job in a supernet, into a file."""
+    (group,) = supernet.space.groups
+    genotypes = [Genotype.from_decisions(supernet.space, {group: row}) for row in job.ranked["networks"]]
+    examples = checked_examples(job.ranked["examples"], supernet.context.examples)
+    scores = score_networks(supernet.context, genotypes, examples, state_of=supernet.state_of, file=file,
+                            of=fingerprint(supernet))
+    say(f"scored     {job.label}, seed {supernet.config['seed']}: {len(genotypes):,} networks, {scores.seconds:.1f} s")
+
+
+def _chosen(job: Job, run: Run, seed: int, missing: Mapping[str, Mapping[str, Any]],
+            say: Callable[[str], None]) -> dict[str, Any]:
+    """What the selections `missing` choose from a run, for its entry."""
     chosen = dict.fromkeys(missing)
     try:
         result = compare([run], [(source["name"], _options(source)) for source in missing.values()],
@@ -164,9 +190,7 @@ def _entry(job: Job, parts: Parts, seed: int, say: Callable[[str], None]) -> Non
         remarks = str(error)
     for name, choice in chosen.items():
         say(f"chosen     {job.label}, seed {seed}, {name}: {choice['notation'] if choice else 'it does not suit this run'}")
-        entry["selections"][name] = {"source": missing[name], **(choice or {"unsuitable": remarks})}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, as_json(entry))
+    return {name: {"source": missing[name], **(choice or {"unsuitable": remarks})} for name, choice in chosen.items()}
 
 
 def _gradients(run: Run, of_epoch: int) -> int:

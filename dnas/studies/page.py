@@ -11,13 +11,13 @@ from dnas import config as configs
 from dnas.reports import html
 from dnas.reports.comparison import spell
 from dnas.reports.figures import FONT, SERIES, draw_dots, saving
+from dnas.reports.ranking import BEST, DASH, HEADER, NUMBERS
 from dnas.runs.index import short
 from dnas.studies.report import Study, spell_interval
 from dnas.studies.results import JUDGED, judged, mean_points
 
 CURVES = {"regret": "regret, points", "skips": "edges that carry a skip", "entropy": "entropy of the gates, nats"}
 """What is drawn epoch by epoch, by the field of a point."""
-DASH = "\N{EN DASH}"
 
 
 def page(study: Study) -> str:
@@ -27,7 +27,7 @@ def page(study: Study) -> str:
         return html.page(title, [html.paragraph("Nothing is done yet."), *_failures(study), *_declared(study)])
     return html.page(title, [
         *map(html.paragraph, _subject(study)), *map(html.paragraph, study.claims),
-        *(part for space in study.spaces for of in (_summary, _pictures, _ranks) for part in of(study, space)),
+        *(part for space in study.spaces for of in (_summary, _pictures, _ranks, _supernets) for part in of(study, space)),
         *_differences(study), *_agreement(study), *_seeds(study), *_failures(study), *_meanings(study), *_declared(study)])
 
 
@@ -77,6 +77,27 @@ def _ranks(study: Study, space: str) -> list[str]:
                        [[*key, *(ranks.get((name, *key), DASH) for name in names)] for key in keys], text=2),
             html.paragraph("1 is the best within a seed, of those seeds that all rows have; ties share their rank. In "
                            "brackets the 95 % bootstrap interval over the seeds, too narrow for few of them.", quiet=True)]
+
+
+def _supernets(study: Study, space: str) -> list[str]:
+    """How well the supernets of a space rank networks of the table."""
+    means = {key: row for key, row in study.supernet_means.items() if key[0] in study.spaces[space]}
+    ranks = [each for each in study.supernet_ranks if each.method in study.spaces[space]]
+    if not ranks:
+        return []
+    seeds = lambda key: str(sum((each.method, each.score) == key for each in ranks))
+    rows = [[*key, seeds(key), *(spell_interval(row[name], ".3f") if name in row else DASH for name in NUMBERS)]
+            for key, row in means.items()]
+    singles = [[each.method, each.score, str(each.seed), *(
+        f"{each.numbers[name]:.3f}" if name in each.numbers else DASH for name in NUMBERS), f"{each.seconds:.1f}"]
+        for each in ranks]
+    return [html.heading("How supernets rank networks" + (f": {space}" if space else "")),
+            html.paragraph(f"Rank correlations of scores in the supernet with the truth, over {study.ranked}."),
+            html.table(["method", "score", "seeds", *HEADER], rows, text=2),
+            html.paragraph("Means over the seeds with Student's 95 % interval. Kendall is tau-b; Spearman is given as well "
+                           f"within the best tenth and quarter by the truth. The {BEST} best are those by the supernet, and "
+                           "the regret is that of the best of them to the best of the table.", quiet=True),
+            html.table(["method", "score", "seed", *HEADER, "seconds"], singles, text=2)]
 
 
 def _differences(study: Study) -> list[str]:

@@ -21,6 +21,7 @@ from dnas.fewshot.split import check_splits, checked_split
 from dnas.options import REQUIRED, Option
 from dnas.runs.study_folder import LABEL
 from dnas.selection import COMPARED
+from dnas.selection.scoring import checked_examples
 from dnas.task import task_of
 
 TEXTS = str | tuple[str, ...]
@@ -32,7 +33,10 @@ BUDGET = (Option("epochs", int, 30, "of each search"), Option("steps", int | Non
           Option("train_epochs", int, 0, "of training each choice from scratch, 0 for none"))
 TABLE = (Option("file", str, REQUIRED, "a table of a benchmark"),
          Option("truth", str | None, None, "column that is reported; default: the benchmark's test accuracy"),
-         Option("choose", str | None, None, "column of validation results by which methods may be chosen"))
+         Option("choose", str | None, None, "column of validation results by which methods may be chosen"),
+         Option("rank", bool, False, "whether each supernet scores networks of the table, to see how well it ranks them"),
+         Option("networks", int | None, None, "of the table that are scored, drawn; default: all"),
+         Option("examples", int | None, None, "of the validation split that score a network; default: all"))
 OPTION = re.compile(r"[a-z][a-z0-9-]*")
 """What an option of sbatch may be called."""
 OF_SUBMISSION = ("array", "chdir", "error", "help", "input", "output", "parsable", "test-only", "usage", "version", "wait",
@@ -59,8 +63,9 @@ class StudyPlan(NamedTuple):
 
     data: {"data": names or paths, options}. described: what the config of a run says of it. selections: {name: {"name",
     options}}. steps: of an epoch. quality: {"name", "better", "percent"} of the task's metric. table: TABLE's, or None; it
-    is for the report, and no job has it. slurm: options of sbatch. seconds: of a search, see `dnas.search`.
-    sizes: of the splits.
+    is for the report, and no job has it. ranked: what the supernets of the table's space score, {"space", "examples",
+    "networks": operation indices [N][E], "digest" of both}, or {}; study.json lacks the networks. slurm: options of sbatch.
+    seconds: of a search, see `dnas.search`. sizes: of the splits.
     """
 
     methods: list[PlannedMethod]
@@ -77,6 +82,7 @@ class StudyPlan(NamedTuple):
     slurm: dict[str, Any] = {}
     seconds: float | None = None
     sizes: dict[str, int] = {}
+    ranked: dict[str, Any] = {}
 
 
 def methods_in_spaces(methods: Iterable[Sequence[Any]]) -> dict[str, list[str]]:
@@ -111,9 +117,10 @@ def plan_study(study: str | Path | Mapping[str, Any], trust: bool | Collection[s
         raise ValueError(f"{where}: seeds is {seeds!r}; it must be a number of seeds, or a list of them")
     task = task_of(data)
     quality = {"name": task.metric, "better": task.better, "percent": task.percent}
+    sizes = {name: len(rows) for name, rows in data.splits.items()}
     return StudyPlan(methods, selections, seeds_of(0, seeds), options, configs.described(data), epochs, batch,
-                     budget["train_epochs"], steps, quality, _table(said, where, folder), _slurm(said, where),
-                     budget["seconds"], {name: len(rows) for name, rows in data.splits.items()})
+                     budget["train_epochs"], steps, quality, _table(said, where, folder, sizes),
+                     _slurm(said, where), budget["seconds"], sizes)
 
 
 def _read(path: str | Path) -> tuple[dict[str, Any], str, Path]:
@@ -242,10 +249,17 @@ def _selections(said: Mapping[str, Any], where: str, folder: Path,
     return selections
 
 
-def _table(said: Mapping[str, Any], where: str, folder: Path) -> dict[str, Any] | None:
+def _table(said: Mapping[str, Any], where: str, folder: Path, sizes: Mapping[str, int]) -> dict[str, Any] | None:
     if "table" not in said:
         return None
     chosen = configs.checked_options(f"{where}: table", TABLE, _mapping(said, "table", where))
+    if not chosen["rank"] and (chosen["networks"], chosen["examples"]) != (None, None):
+        raise ValueError(f"{where}: table has networks or examples, which are scored with rank = true only")
+    if chosen["rank"]:
+        try:
+            checked_examples(chosen["examples"], sizes["valid"])
+        except ValueError as error:
+            raise ValueError(f"{where}: table: {error}") from None
     return {**chosen, "file": str(folder / expanded(chosen["file"]))}
 
 

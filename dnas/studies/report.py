@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import functools
 import io
 import json
@@ -13,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from dnas.reports.comparison import Entry, Metric, spell
+from dnas.reports.ranking import BEST, DASH
 from dnas.reports.text import columns
 from dnas.runs.files import as_json, read_json, write_atomic, write_json
 from dnas.runs.study_folder import entry_file, failures
+from dnas.selection.scoring import NetworkScores, read_scores
 from dnas.studies import claims, results
 from dnas.studies.folder import declared
 from dnas.studies.plan import methods_in_spaces
-from dnas.studies.results import Paired, Point, Rank, Row
+from dnas.studies.results import Paired, Point, Rank, Row, SupernetRank
 from dnas.studies.statistics import Interval
 from dnas.studies.truth import Truth, load_truth
 
@@ -35,7 +38,7 @@ class Study:
 
     declared: all that is declared or was begun, methods as in a plan. searches: what is known of each search
     that ended, with the choices from it. failures: {(method, seed): why it did not end}, of those that are declared now.
-    truth: the table, if there is one.
+    truth: the table, if there is one. scored: of {(method, seed)} the scores of the networks that supernets rank.
     """
 
     folder: Path
@@ -43,6 +46,7 @@ class Study:
     searches: Sequence[Mapping[str, Any]]
     failures: Mapping[tuple[str, int], str]
     truth: Truth | None
+    scored: Mapping[tuple[str, int], NetworkScores] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def metrics(self) -> dict[str, Metric]:
@@ -52,7 +56,7 @@ class Study:
     @functools.cached_property
     def entries(self) -> list[Entry]:
         """A row for each choice from each search: genotype and values."""
-        return results.entries_of(self.searches, self.truth)
+        return results.entries_of(self.searches, self.truth, self.supernet_ranks, self.declared["quality"]["name"])
 
     @functools.cached_property
     def rows(self) -> list[Row]:
@@ -80,6 +84,21 @@ class Study:
         """Methods against the first, and selections against the first, by each metric of quality."""
         return [pair for name in self.judged
                 for pair in results.paired_of(self.rows, name, self.spaces, list(self.declared["selections"]))]
+
+    @functools.cached_property
+    def supernet_ranks(self) -> list[SupernetRank]:
+        """How well the supernet of each search ranks networks of the table, where the study asks for that."""
+        return results.supernet_ranks(self.scored, self.truth, self.declared["quality"]) if self.truth else []
+
+    @functools.cached_property
+    def supernet_means(self) -> dict[tuple[str, str], dict[str, Interval]]:
+        """The same of each method and score, means over the seeds."""
+        return results.mean_ranks(self.supernet_ranks)
+
+    @property
+    def ranked(self) -> str:
+        """Of which networks that is, in words."""
+        return f"{len(self.truth.ranked):,} networks with {self.truth.truth}"
 
     @functools.cached_property
     def points(self) -> list[Point]:
@@ -128,7 +147,8 @@ class Study:
         spread = lambda row: {name: {"mean": mean, "std": std, "seeds": seeds}
                               for name, (mean, std, seeds) in row.values.items()}
         table = self.truth and {"file": Path(self.truth.table.path).name, "truth": self.truth.truth,
-                                "choose": self.truth.choose}
+                                "choose": self.truth.choose, **{name: self.declared["table"].get(name) for name in (
+                                    "rank", "networks", "examples")}}
         return as_json({
             "declared": {**self.declared, "table": table},
             "metrics": {name: metric._asdict() for name, metric in self.metrics.items()},
@@ -136,6 +156,9 @@ class Study:
             "summary": [{"method": row.method, "selection": row.selection, **spread(row)} for row in self.rows],
             "ranks": plain(self.ranks, "rank"), "differences": plain(self.differences, "difference"),
             "points": [each._asdict() for each in self.points],
+            "supernet_ranks": [each._asdict() for each in self.supernet_ranks],
+            "supernet_means": [{"method": method, "score": score, **{name: mean._asdict() for name, mean in means.items()}}
+                               for (method, score), means in self.supernet_means.items()],
             "agreement": [{"method": method, "selection": selection, "share": share}
                           for (method, selection), share in self.agreement.items()],
             "claims": self.claims,
@@ -173,7 +196,22 @@ def read_study(folder: Path) -> Study:
         searches += [_entry(entry_file(folder, label, seed), list(said["selections"])) for seed in seeds]
     latest = set(_latest(said))
     failed = {key: error for key, error in failures(folder).items() if key in latest}
-    return Study(folder, said, searches, failed, load_truth(said["table"]))
+    truth = load_truth(said["table"])
+    return Study(folder, said, searches, failed, truth, _scored(folder, searches, truth))
+
+
+def _scored(folder: Path, searches: Sequence[Mapping[str, Any]],
+            truth: Truth | None) -> dict[tuple[str, int], NetworkScores]:
+    """The scores of the networks that are ranked, of each search that has all of them."""
+    if truth is None or truth.ranked is None:
+        return {}
+    found = {}
+    for search in searches:
+        file = entry_file(folder, search["label"], search["seed"]).with_suffix(".npz")
+        scores = read_scores(file).of(truth.table.ops[truth.ranked]) if file.exists() else None
+        if scores:
+            found[search["label"], search["seed"]] = scores
+    return found
 
 
 def _entry(file: Path, selections: Sequence[str]) -> dict[str, Any]:
@@ -239,6 +277,7 @@ def _text_of(study: Study, space: str) -> list[str]:
         f"{method_of(row):<{LONGEST}}  {shortened(row.selection, 14):<14}  " + ", ".join(
             f"{seed}: {metric.text(values[judged[0]])}" for seed, values in sorted(row.seeds.items())
             if judged[0] in values) for row in rows)]
+    parts += _supernets(study, space)
     pairs = [each for each in study.differences if (each.metric, each.space) == (judged[0], space)]
     short = lambda text: shortened(text.removesuffix(f",{space}"), 14)
     if pairs:
@@ -247,3 +286,16 @@ def _text_of(study: Study, space: str) -> list[str]:
                 [f"{short(each.first)} \N{MINUS SIGN} {short(each.second)}", short(each.within),
                  study.spell_difference(each), f"{each.corrected:.2g}"] for each in pairs)], left=2)]
     return parts
+
+
+def _supernets(study: Study, space: str) -> list[str]:
+    """How well the supernets of a space rank networks, by the task's metric; [] where none was asked."""
+    score, rows = study.declared["quality"]["name"], []
+    for (method, by), means in study.supernet_means.items():
+        if by == score and method in study.spaces[space]:
+            whole = (spell_interval(means[name]) if name in means else DASH for name in ("kendall", "spearman"))
+            top = (f"{means[name].mean:.2f}" if name in means else DASH for name in ("tenth", "mean"))
+            rows.append([shortened(method.removesuffix(f",{space}")), *whole, *top])
+    return [f"how the {score} in the supernet ranks {study.ranked}: Kendall's tau and Spearman's rho with 95 % intervals, "
+            f"the latter within the best tenth, and the truth of the {BEST} best by the supernet", columns(
+                [["method", "Kendall", "Spearman", "tenth", f"{BEST} best"], *rows], left=1)] if rows else []

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dnas.reports.comparison import Entry, Metric, agreement, metrics_of
+from dnas.reports.ranking import NUMBERS, numbers_of, rank_statistics
 from dnas.runs.index import Quality
+from dnas.selection.scoring import NetworkScores
 from dnas.studies import statistics
 from dnas.studies.statistics import Interval
 from dnas.studies.truth import Truth
@@ -60,6 +62,17 @@ class Paired(NamedTuple):
     counted: bool = True
 
 
+class SupernetRank(NamedTuple):
+    """How well the supernet of a search ranks the networks of the table by `score`, the task's metric or "loss". numbers: by
+    the names of `dnas.reports.ranking.NUMBERS`; seconds: of scoring them."""
+
+    method: str
+    seed: int
+    score: str
+    numbers: dict[str, float]
+    seconds: float
+
+
 class Point(NamedTuple):
     """A search after an epoch. regret: points below the best of the table, None without one."""
 
@@ -78,15 +91,21 @@ def study_metrics(quality: Mapping[str, Any], truth: Truth | None) -> dict[str, 
     usual = metrics_of(Quality(quality["name"], quality["better"], quality["percent"]))
     table = {"table": usual["table"]._replace(meaning=f"{truth.truth} of the table: a report, not to choose by"),
              "valid": Metric("valid %", f"{truth.choose} of the table", 2, 1)} if truth else {}
+    of = "" if truth is None or truth.ranked is None else \
+        f"of the supernet's {quality['name']} with {truth.truth}, over {len(truth.ranked):,} networks"
+    ranks = {name: Metric(name.title(), f"{symbol} {of}", 3, 0) for name, symbol in (
+        ("kendall", "tau-b"), ("spearman", "rho"))} if of else {}
     cost = {"search": Metric("search s", "seconds of the search, without compiling", 1, -1),
             "seconds": usual["seconds"]._replace(title="select s", meaning="seconds of the selection, compiling included"),
             "gradients": Metric("gradients", "evaluations of a gradient of the supernet by the search, at most", 0, -1)}
-    return {**table, **{name: usual[name] for name in ("trained", "discrete", "gap", "tuned", "params", "macs")}, **cost}
+    usual = {name: usual[name] for name in ("trained", "discrete", "gap", "tuned", "params", "macs")}
+    return {**table, **usual, **ranks, **cost}
 
 
-def entries_of(searches: Sequence[Mapping[str, Any]], truth: Truth | None) -> list[Entry]:
-    """An entry for each choice from each search."""
-    rows = []
+def entries_of(searches: Sequence[Mapping[str, Any]], truth: Truth | None, ranks: Sequence[SupernetRank] = (),
+               metric: str = "") -> list[Entry]:
+    """An entry for each choice from each search, with the rank correlations of its supernet's `metric`."""
+    rows, ranked = [], {(each.method, each.seed): each.numbers for each in ranks if each.score == metric}
     for search in searches:
         for name, choice in search["selections"].items():
             if "genotype" in choice:
@@ -94,6 +113,8 @@ def entries_of(searches: Sequence[Mapping[str, Any]], truth: Truth | None) -> li
                 values = {key: value for key, value in choice["values"].items() if value is not None}
                 if search.get("gradients") is not None:
                     values["gradients"] = search["gradients"]
+                numbers = ranked.get((search["label"], search["seed"]), {})
+                values |= {name: numbers[name] for name in ("kendall", "spearman") if name in numbers}
                 values |= {"search": search["seconds"], **(truth.values(genotype) if truth else {})}
                 rows.append(Entry(f"{search['label']}/{search['seed']}", search["label"], search["seed"], name, genotype,
                                   choice["notation"], values))
@@ -150,6 +171,26 @@ def paired_of(rows: Sequence[Row], metric: str, spaces: Mapping[str, Sequence[st
                                 statistics.sign_flip(gaps), space=space, counted=sum(map(bool, gaps)) > 1))
     corrected = iter(statistics.holm([each.p for each in tests if each.counted]))
     return [each._replace(corrected=next(corrected)) if each.counted else each for each in tests]
+
+
+def supernet_ranks(scored: Mapping[tuple[str, int], NetworkScores], truth: Truth,
+                   quality: Mapping[str, Any]) -> list[SupernetRank]:
+    """How well each supernet ranks. scored: of each search, the scores of the networks `truth.ranked` in their order."""
+    values = truth.table.columns[truth.truth]
+    signs = {quality["name"]: quality["better"], "loss": -1}
+    return [SupernetRank(method, seed, score, numbers_of(rank_statistics(
+        sign * scores.values[score], values[truth.ranked], among=values[~np.isnan(values)], resamples=0)), scores.seconds)
+        for (method, seed), scores in scored.items() for score, sign in signs.items()]
+
+
+def mean_ranks(ranks: Sequence[SupernetRank]) -> dict[tuple[str, str], dict[str, Interval]]:
+    """{(method, score): {"seeds", and each number: mean over the seeds that know it, with Student's interval}}."""
+    means = {}
+    for key in dict.fromkeys((each.method, each.score) for each in ranks):
+        rows = [each.numbers for each in ranks if (each.method, each.score) == key]
+        means[key] = {name: statistics.student(np.array([row[name] for row in rows if name in row]))
+                      for name in NUMBERS if any(name in row for row in rows)}
+    return means
 
 
 def points_of(searches: Sequence[Mapping[str, Any]], truth: Truth | None) -> list[Point]:

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dnas.reports.text import duration
 from dnas.runs.files import write_json
@@ -25,7 +25,7 @@ from dnas.runs.study_folder import (
     states,
 )
 from dnas.studies.job import Job, carry_out
-from dnas.studies.plan import StudyPlan, methods_in_spaces
+from dnas.studies.plan import PlannedMethod, StudyPlan, methods_in_spaces
 from dnas.studies.statistics import LEVEL, comparisons, seeds_for
 
 PAUSE = 0.1
@@ -50,11 +50,18 @@ def planned(plan: StudyPlan, folder: Path) -> list[Planned]:
     rows = []
     for method in plan.methods:
         entries = {seed: read_if_there(entry_file(folder, method.label, seed)) for seed in plan.seeds}
-        done = [seed for seed, entry in entries.items() if not plan.selections.keys() - entry.get("selections", {}).keys()]
+        ranked = _ranked(plan, method).get("digest")
+        done = [seed for seed, entry in entries.items() if not plan.selections.keys() - entry.get("selections", {}).keys()
+                and ranked in (None, entry.get("ranked"))]
         waiting = [seed for seed in plan.seeds if seed not in done]
         searched = [seed for seed in waiting if (run_folder(folder, method.label, seed) / "results.json").exists()]
         rows.append(Planned(method.label, done, waiting, searched, _seconds(plan, entries, waiting, searched)))
     return rows
+
+
+def _ranked(plan: StudyPlan, method: PlannedMethod) -> dict[str, Any]:
+    """What the supernets of a method score; {} for nothing."""
+    return plan.ranked if plan.ranked.get("space") == method.space["name"] else {}
 
 
 def _seconds(plan: StudyPlan, entries: Mapping[int, Mapping], waiting: Sequence[int],
@@ -80,6 +87,10 @@ def plan_text(plan: StudyPlan, folder: Path) -> str:
              f"budget     {plan.epochs} epochs of {plan.steps} steps of {plan.batch} examples for each search, "
              f"{plan.epochs * plan.steps:,} steps" + (f", or {plan.seconds:g} seconds" if plan.seconds else "")
              + (f", {plan.train_epochs} of training each choice" if plan.train_epochs else "")]
+    if plan.ranked:
+        examples = plan.ranked["examples"] or plan.sizes["valid"]
+        lines.append(f"ranking    {len(plan.ranked['networks']):,} networks of {plan.ranked['space']} in each supernet, "
+                     f"{examples:,} examples each")
     tests = len(comparisons(methods_in_spaces(plan.methods), list(plan.selections)))
     if tests:
         lines.append(f"seeds      {len(plan.seeds)}; a corrected p can be {LEVEL:g} or less from {seeds_for(tests)} on with "
@@ -105,7 +116,8 @@ def jobs_of(plan: StudyPlan, folder: Path, workers: int, cache: str | None, with
     for label, waiting in rows.items():
         for seeds in (waiting[start::parts] for start in range(min(parts, len(waiting)))):
             jobs.append(Job(str(folder.absolute()), *methods[label][:3], plan.data, seeds, plan.selections, plan.epochs,
-                            plan.batch, plan.train_epochs, cache, plan.seconds, methods[label].split))
+                            plan.batch, plan.train_epochs, cache, plan.seconds, methods[label].split,
+                            _ranked(plan, methods[label])))
     return jobs
 
 

@@ -13,7 +13,7 @@ from dnas.studies.plan import StudyPlan, plan_study
 from dnas.studies.report import Study, read_study
 from dnas.studies.run import jobs_of, plan_text, run_jobs
 from dnas.studies.slurm import require_slurm, submit
-from dnas.studies.truth import load_truth
+from dnas.studies.truth import load_truth, networks_to_rank
 
 LAUNCHERS = "local", "slurm"
 
@@ -57,9 +57,9 @@ def checked_plan(study: str | Path | Mapping[str, Any], folder: Path, jobs: int 
     if launcher == "slurm":
         require_slurm()
     plan = plan_study(study, trust)
-    load_truth(plan.table, plan.methods)  # a wrong table is refused now; no job has it
+    truth = load_truth(plan.table, plan.methods)  # a wrong table is refused now; no job has it
     refuse_changed(folder, plan)
-    return plan
+    return plan._replace(ranked=networks_to_rank(truth, plan.table and plan.table["examples"]))
 
 
 def run_study(plan: StudyPlan, folder: Path, *, launcher: str = "local", jobs: int | None = None,

@@ -5,6 +5,8 @@ Test columns are reported and never chosen by: the column to choose by is one of
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,16 +16,18 @@ import numpy as np
 from dnas.api.comparison_plan import refuse_other_space
 from dnas.studies.plan import PlannedMethod
 from dnas.tabular.benchmarks import BENCHMARKS, load
-from dnas.tabular.table import Table, accuracy, index, without_test
+from dnas.tabular.table import Table, accuracy, drawn_rows, index, without_test
 from dnas.types import Genotype
 
 
 class Truth(NamedTuple):
-    """A table and the names of its columns: truth is reported, by choose one may choose."""
+    """A table and the names of its columns: truth is reported, by choose one may choose. ranked: the rows `[N]` of the
+    networks that supernets score, None where they score none."""
 
     table: Table
     truth: str
     choose: str | None
+    ranked: np.ndarray | None = None
 
     def values(self, genotype: Genotype) -> dict[str, float]:
         """{"table", and "valid" with a column to choose by}, in %; {} for a genotype of another space."""
@@ -55,7 +59,15 @@ def load_truth(said: Mapping[str, Any] | None, methods: Collection[PlannedMethod
             listed = ", ".join(each for each in among.columns if accuracy(each))
             why = "; test columns are for reports only" if column in table.columns else ""
             raise ValueError(f"{said['file']} has no column {column!r} of accuracies to {name}{why}; there are {listed}")
-    return Truth(table, truth, choose)
+    return Truth(table, truth, choose, drawn_rows(table, truth, said.get("networks")) if said.get("rank") else None)
+
+
+def networks_to_rank(truth: Truth | None, examples: int | None) -> dict[str, Any]:
+    """What each supernet of the table's space scores, as `StudyPlan.ranked` has it: nothing of what the table knows."""
+    if truth is None or truth.ranked is None:
+        return {}
+    what = {"space": truth.table.benchmark.space, "examples": examples, "networks": truth.table.ops[truth.ranked].tolist()}
+    return {**what, "digest": hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]}
 
 
 def refuse_other_spaces(methods: Collection[PlannedMethod], table: Table | None = None) -> None:

@@ -153,8 +153,7 @@ def standings(table: Table, row: int) -> dict[str, Standing]:
 
     Accuracies are better when higher; losses, seconds, parameters and multiply-adds when lower.
     """
-    return {name: standing(table.columns[name], row, higher=accuracy(name) is not None or "_acc_" in name)
-            for name in row_values(table, row)}
+    return {name: standing(table.columns[name], row, higher=better(name) > 0) for name in row_values(table, row)}
 
 
 def standing(values: np.ndarray, row: int, *, higher: bool) -> Standing:
@@ -169,6 +168,26 @@ def accuracy(column: str) -> Accuracy | None:
     """The meaning of a column named DATA_SPLIT_EPOCHS; None for other columns. split: "valid" or "test"."""
     match = re.fullmatch(r"(\w+)_(valid|test)_(\d+)", column)
     return Accuracy(match[1], match[2], int(match[3])) if match else None
+
+
+def better(column: str) -> int:
+    """1 where more of a column is better, as of accuracies, -1 where less is."""
+    return 1 if accuracy(column) is not None or "_acc_" in column else -1
+
+
+def drawn_rows(table: Table, column: str, count: int | None, seed: int = 0) -> np.ndarray:
+    """Different rows `[count]` that have a value in the column, in random order; all of them for None. More rows by the same
+    seed begin with the fewer.
+
+    Raises ValueError where the table lacks the column, or has not so many.
+    """
+    if column not in table.columns:
+        raise ValueError(f"{table.path} has no column {column!r}; its columns are {', '.join(table.columns)}")
+    rows = np.flatnonzero(~np.isnan(table.columns[column]))
+    if count is not None and not 1 <= count <= len(rows):
+        raise ValueError(f"networks is {count}; it must be 1 to {len(rows):,}, the networks of {table.path} with a value of "
+                         f"{column}")
+    return np.random.default_rng(seed).permutation(rows)[:count]
 
 
 def without_test(table: Table) -> Table:
@@ -233,7 +252,7 @@ def _column(path, name: str, values: np.ndarray, n: int) -> np.ndarray:
     column = np.full(n, np.nan, values.dtype if values.dtype.kind == "f" else np.float64)
     column[:rows] = values
     present = column[~np.isnan(column)]
-    most = 100 if accuracy(name) or "_acc_" in name else np.finfo(np.float64).max
+    most = 100 if better(name) > 0 else np.finfo(np.float64).max
     if len(present) and not 0 <= present.min() <= present.max() <= most:
         bounds = "accuracies must be 0 to 100 %" if most == 100 else "they must be finite and not negative"
         raise ValueError(f"{path}: column {name} has {present.min():g} to {present.max():g}; {bounds}")
