@@ -282,19 +282,8 @@ def reordered(space: SearchSpace, state: SearchState, when: Array) -> SearchStat
     """The state with its channels in the order of their importance, if `when`; as it is in a space without such an order."""
     if space.reorder is None:
         return state
-    shape = jax.tree.structure(state.weights)
-    like_weights = lambda tree: jax.tree.structure(tree) == shape
-    parts = [tree for tree in jax.tree.leaves(state.weights_opt, is_leaf=like_weights) if like_weights(tree)]
-
-    def sort(weights, stats, parts):
-        return space.reorder(weights, [weights, stats, *parts])
-
-    def rest(weights, stats, parts):
-        return [weights, stats, *parts]
-
-    weights, stats, *parts = jax.lax.cond(when, sort, rest, state.weights, state.stats, parts)
-    moved = iter(parts)
-    opt = jax.tree.map(lambda tree: next(moved) if like_weights(tree) else tree, state.weights_opt, is_leaf=like_weights)
+    trees = [state.weights, state.stats, state.weights_opt]
+    weights, stats, opt = jax.lax.cond(when, lambda trees: list(space.reorder(trees[0], trees)), lambda trees: trees, trees)
     return state._replace(weights=weights, stats=stats, weights_opt=opt)
 
 

@@ -19,8 +19,9 @@ from dnas.algorithms.method import Method
 from dnas.algorithms.players import SearchState
 from dnas.data import Dataset
 from dnas.engine.search import state_shape
-from dnas.fewshot.split import schedule_epochs
+from dnas.fewshot.split import containing, schedule_epochs
 from dnas.runs import checkpoint
+from dnas.runs.directory import CHILDREN, CHOICE
 from dnas.runs.files import read_json
 from dnas.runs.index import kind_of
 from dnas.runs.trust import allowed, config_digest, trusted
@@ -58,8 +59,21 @@ class Supernet:
         return self._context(mesh) if mesh else self.context
 
     def state_of(self, genotype: Genotype) -> SearchState:
-        """The state by which `context` scores a network: that of the supernet, which contains it."""
-        return self.context.state
+        """The state by which `context` scores a network: that of the supernet which contains it, one of the children after a
+        few-shot search."""
+        states = self._children
+        if not states:
+            return self.context.state
+        return states[containing([state.mask for state in states], self.space.groups, genotype)]
+
+    @functools.cached_property
+    def _children(self) -> list[SearchState]:
+        """The states of the last children of a few-shot search, which together have all networks."""
+        file = self.folder and self.folder / CHILDREN / CHOICE
+        if not file or not file.exists():
+            return []
+        parts = {"space": self.space, "method": self.method, "data": self.data, "trust": True}
+        return [load_supernet(file.parent / child["name"], **parts).state for child in read_json(file)["children"]]
 
     def _context(self, mesh: Mesh | None) -> Context:
         budget = budget_of(self.config)
