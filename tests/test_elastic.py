@@ -237,7 +237,8 @@ def test_deps_multiplies_what_the_others_add(float64):
 
 def test_the_ramp_of_deps(float64):
     """Known values: 270 epochs, others from 145 on, fully from 150, along a cosine to 0."""
-    hyper = {**deps().hyper, "lr": 0.1625, "lr_min": 0.0}
+    assert (deps().hyper["delay"], deps().hyper["ramp"]) == pytest.approx((150 / 270, 5 / 270), rel=1e-4)
+    hyper = {"lr": 0.1625, "lr_min": 0.0, "delay": 150 / 270, "ramp": 5 / 270}
     values = [float(beta(hyper, Time(round(epoch * 1000), 270, 1000))) for epoch in (0, 144, 145, 147.5, 149.9, 150, 269)]
     np.testing.assert_allclose(values, [0, 0, 0, 0.483208, 0.978643, 1, 1], atol=1e-6)
 
@@ -400,7 +401,8 @@ def test_instatune_begins_with_the_weights_it_is_given(float64):
     ("rsps+sandwich", "cannot extend a method with an architecture of its own: name it alone"),
     ("sandwich+oles", "oles replaces the descent, which sandwich has set"),
     ("spos+gdas", "gdas replaces the relaxation, which spos has set"),
-    ("spos+sdarts-rs", "leave out what is joined to it")])
+    ("spos+sdarts-rs", "leave out what is joined to it"), ("spos+p-darts", "leave out what is joined to it"),
+    ("spos+ofa", "ofa replaces the descent, which spos has set")])
 def test_joins_are_refused(name, message):
     with pytest.raises(ValueError, match=message):
         resolve(name, "method")().bind(plain(), TASK)
@@ -435,7 +437,7 @@ def test_the_command_refuses_in_one_line(tmp_path, monkeypatch, capsys):
     for words, message in (
             (["--method", "instatune", "--selection", "own"], "instatune tunes given weights: name a run"),
             (["--method", "spos"], "would end with the selection evolution: evaluations must be at most 16"),
-            (["--method", "spos", "--selection", "own", "--budget.macs", "3000"], "choose within one by --selection evol")):
+            (["--method", "spos", "--selection", "own", "--budget.macs", "2344"], "choose within one by --selection evol")):
         assert main(["search", "--space", TOY, *words, "--epochs", "1", "--batch", "16", "--limit", "100", "--run", "run",
                      *QUICK]) == 2
         error = capsys.readouterr().err
