@@ -187,9 +187,10 @@ def test_numbers_are_arguments_and_no_part_of_the_program(which):
     assert texts[0] == texts[1] and len(texts[0]) > 1000
 
 
-CONSTANT = {"darts-minus": {"auxiliary": 0.0}, "lambda-darts": {"strength": 0.0}, "sdarts-adv": {"epsilon_first": 0.3},
-            "sdarts-rs": {"epsilon_first": 0.3}, "snas": {"tau_min": 1.0}, "tas": {"tau_min": 5.0}}
-"""Numbers with which the gates of a method do not depend on how late it is."""
+CONSTANT = {"darts-minus": {"auxiliary": 0.0}, "deps": {"delay": 0.0, "ramp": 0.0}, "lambda-darts": {"strength": 0.0},
+            "ofa": {"teacher_share": 0.99}, "sdarts-adv": {"epsilon_first": 0.3}, "sdarts-rs": {"epsilon_first": 0.3},
+            "snas": {"tau_min": 1.0}, "tas": {"tau_min": 5.0}}
+"""Numbers with which what a method trains does not depend on how late it is."""
 
 
 @pytest.mark.parametrize("which", METHODS)

@@ -21,11 +21,14 @@ from dnas.methods.darts import darts
 from dnas.methods.darts_2nd import darts_2nd
 from dnas.methods.darts_es import darts_es
 from dnas.methods.darts_minus import darts_minus
+from dnas.methods.deps import deps
 from dnas.methods.drnas import drnas
 from dnas.methods.fair_darts import fair_darts
 from dnas.methods.gdas import gdas
 from dnas.methods.idarts import idarts
+from dnas.methods.instatune import instatune
 from dnas.methods.lambda_darts import lambda_darts
+from dnas.methods.ofa import ofa
 from dnas.methods.oles import oles
 from dnas.methods.p_darts import p_darts
 from dnas.methods.pc_darts import SPACE, pc_darts
@@ -33,11 +36,13 @@ from dnas.methods.r_darts import r_darts
 from dnas.methods.rarts import rarts
 from dnas.methods.reinmax import reinmax
 from dnas.methods.rsps import rsps
+from dnas.methods.sandwich import sandwich
 from dnas.methods.sd_darts import sd_darts
 from dnas.methods.sdarts_adv import sdarts_adv
 from dnas.methods.sdarts_rs import sdarts_rs
 from dnas.methods.sgas import sgas
 from dnas.methods.snas import snas
+from dnas.methods.spos import spos
 from dnas.methods.tas import tas
 from dnas.registry import load, resolve, variant
 from dnas.runs import checkpoint
@@ -66,8 +71,9 @@ CASES = {name: (resolve(name, "method"), {}) for name in METHODS} | {
 ON_TOY = {"darts", "darts-2nd", "p-darts", "pc-darts", "rarts", "sd-darts"}
 """Those tried on the toy space, which has two nodes, batch norm and an operation without weights; the others are tried on
 `plain`."""
-MOVES = {"p-darts": [2, 3, 4], "pc-darts": [2, 3, 4], "pc-darts, distilled": [2, 3, 4], "frozen": [], "idarts": [1, 3],
-         "rsps": []}
+ELASTIC = [name for name in METHODS if resolve(name, "method")().selection]
+MOVES = {**dict.fromkeys(ELASTIC, []), "p-darts": [2, 3, 4], "pc-darts": [2, 3, 4], "pc-darts, distilled": [2, 3, 4],
+         "frozen": [], "idarts": [1, 3], "rsps": []}
 """Steps at which the architecture moves, if not at all of them."""
 FORMS = {
     "neumann": variant(darts, hypergradient="neumann", terms=3),
@@ -211,7 +217,7 @@ def test_the_genotype_belongs_to_the_space(case):
     assert case.method.select or genotype == space.genotype(gates)
     assert gates.keys() == space.groups.keys()
     rows, group = np.asarray(gates[case.group]), space.groups[case.group]
-    np.testing.assert_array_equal(rows > 0, group.allowed)
+    np.testing.assert_array_equal(rows > 0, rows == 1 if case.name in ELASTIC else group.allowed)
     into = [sum(target == other for _, other in group.edges) for _, target in group.edges]
     shared = any("/" in name for name in state.arch)
     if case.name == "fair-darts":
@@ -278,6 +284,11 @@ PASSES = {
     "sd-darts, seven teachers": (variant(sd_darts, distill=7, distill_every="step"), 2 + 7, 2),
     "sd-darts, both steps": (variant(sd_darts, distill_arch=True), 2 + 2 * 3, 2),
     "snas": (snas, 2, 1),
+    "spos": (spos, 2, 1),
+    "sandwich": (sandwich, 2 + 3, 4),
+    "deps": (deps, 2 + 3, 4),
+    "ofa": (ofa, 2 + 3 + 1, 4),  # in the last phases
+    "instatune": (instatune, 2 + 1 + 1, 2),  # the given weights teach at the beginning only, and not by default
     "tas": (tas, 2, 2),
     "sdarts-adv": (sdarts_adv, 2 + 7 + 2, 2 + 7),
     "sdarts-rs": (sdarts_rs, 2, 2),

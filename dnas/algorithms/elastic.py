@@ -14,6 +14,7 @@ averages that are computed anew for it (`dnas train --inherit`): those of traini
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -213,13 +214,15 @@ def trained_by(method: Method, training_of: Callable[[SearchSpace], Training], *
     """
     if method.selection is None:
         raise ValueError("an elastic training cannot extend a method with an architecture of its own: name it alone")
-    return method.extend(algorithm=elastic(training_of), **parts)
+    trained = method.extend(algorithm=elastic(training_of), **parts)
+    return dataclasses.replace(trained, replaced=trained.replaced | {"descent"})  # refuses to replace another training
 
 
 def refuse_joined(problem: Problem) -> None:
     """Raises ValueError for a method that was changed by another, or has a budget: nothing here reads that."""
     refuse_descent(problem, "an elastic training")
-    if problem.arch.terms or problem.weights.terms or problem.arch.perturbation or problem.weights.perturbation:
+    players = problem.arch, problem.weights
+    if any(player.relaxation is not LARGEST or player.terms or player.perturbation for player in players):
         raise ValueError("an elastic training has no architecture to pull anywhere, and a loss of its own: leave out what "
                          "is joined to it, and a budget; choose within one by --selection evolution --selection.limit "
                          "'macs<=20e6', or by --selection pareto")

@@ -136,7 +136,10 @@ def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = No
     usual = (ends.pop() if len(ends) == 1 else None) or (OWN if by_rule else PRESETS[preset])
     chooses, chosen = _selection(usual if selection is None else selection)
     for each in spaces if chooses else ():
-        chooses.check(each)
+        try:
+            chooses.check(each)
+        except ValueError as error:
+            raise error if selection else ValueError(f"the search would end with the selection {usual}: {error}") from None
     common = {**configs.described(data), "epochs": epochs, "batch": batch, "diagnose": diagnose,
               "stop_on_collapse": stop_on_collapse, **({"budget": budget._asdict()} if budget.limits else {}),
               **({} if seconds is None else {"seconds": float(seconds)}),

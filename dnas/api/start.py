@@ -38,20 +38,20 @@ def start_of(start: str | Path | Run | TrainedNetwork, groups: list[list[Setting
 
     Raises ValueError, in one line, where it does not fit.
     """
-    network = _network(start, groups, data)
-    return _of_search(start, groups, data, batch, budget) if network is None else _of_network(network, groups, data, batch)
-
-
-def _network(start, groups, data) -> TrainedNetwork | None:
-    """The trained network that `start` stands for; None for a search."""
     if isinstance(start, TrainedNetwork):
-        return start
+        return _of_network(start, start.run and start.run.folder, groups, data, batch)
     path = start.folder if isinstance(start, Run) else Path(start).expanduser()
-    config = path and path / "config.json"
-    if path is None or not path.is_file() and not (config.is_file() and kind_of(path, read_json(config)) == "train"):
-        return None
+    if path is None or not _is_network(path):
+        return _of_search(start, groups, data, batch, budget)
     own = {"space": (groups[0][0].space.source or {}).get("name"), "task": data.source.get("task")}
-    return load(path, **{kind: name for kind, name in own.items() if name and registry.is_place(name, kind)})
+    own = {kind: name for kind, name in own.items() if name and registry.is_place(name, kind)}
+    return _of_network(load(path, **own), path, groups, data, batch)
+
+
+def _is_network(path: Path) -> bool:
+    """Whether there is the run of a training, or the one file of it that has the network."""
+    config = path / "config.json"
+    return path.is_file() or config.is_file() and kind_of(path, read_json(config)) == "train"
 
 
 def _of_search(start, groups, data, batch, budget):
@@ -79,16 +79,16 @@ def _of_search(start, groups, data, batch, budget):
     return other.state, [f"start   {where}, epoch {other.epoch}", *lines, *other.messages]
 
 
-def _of_network(network: TrainedNetwork, groups, data, batch):
-    folder, config = (network.run.folder, network.run.config) if network.run else (None, network.described.config)
-    where = folder or "the network in memory"
+def _of_network(network: TrainedNetwork, path: Path | None, groups, data, batch):
+    where = path or "the network in memory"
     for group in groups:
         refuse_other_network(network, group[0].space, state_shape(group[0].space, group[0].method, data, batch), str(where))
         said = {"config": config_digest(json.loads(json.dumps(network.described.config))),
                 "epoch": network.described.config.get("epochs"),
                 "checkpoint": checkpoint.digest((network.weights, network.stats))}
         for setting in group:
-            setting.config["start"] = {"run": folder and str(folder.absolute()), **said}
+            setting.config["start"] = {"run": path and str(path.absolute()), **said}
+    config = network.run.config if network.run else network.described.config
     return of_network(network.weights, network.stats), [f"start   {where}, a trained network", *_judged(config, data)]
 
 
@@ -102,9 +102,9 @@ def refuse_other_network(network: TrainedNetwork, space: SearchSpace, first: Sea
     there, here = (_shapes(*trees) for trees in ((network.weights, network.stats), (first.weights, first.stats)))
     for name in (*here, *there):
         if there.get(name) != here.get(name):
-            raise ValueError(f"start {where}: its network has {name} {there.get(name, 'not at all')}, the supernet of "
-                             f"{space.name} {here.get(name, 'not at all')}; they must have the same arrays, as the largest "
-                             "network of an entangled space and its supernet have")
+            raise ValueError(f"start {where}: {name} is {there.get(name, 'missing')} in its network, and "
+                             f"{here.get(name, 'missing')} in the supernet of {space.name}; they must have the same arrays, "
+                             "as the largest network of an entangled space and its supernet have")
 
 
 def _shapes(weights: Tree, stats: Tree) -> dict[str, tuple[int, ...]]:

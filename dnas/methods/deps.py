@@ -31,7 +31,7 @@ rate = cosine("lr", "lr_min")
 
 
 @extends(spos)
-def deps(method: Method, *, networks: int = 2, delay: float = 150 / 270, ramp: float = 5 / 270,
+def deps(method: Method, *, networks: int = 2, delay: float = 0.555556, ramp: float = 0.018519,
          distill_temperature: float = 1.0) -> Method:
     """Delayed shrinking.
 

@@ -33,9 +33,12 @@ from dnas.methods.sandwich import check_temperature
 from dnas.methods.spos import spos
 from dnas.registry import extends
 
-FIRST, LAST = (1 / 12, 25), (1 / 4, 120)
-"""Rate, as a share of the first, and epochs of a phase that opens an operation, and of a group's last."""
-AT_ONCE, SECOND = "kernel", "depth"
+FIRST = 1 / 12, 25
+"""Rate, as a share of the first, and epochs of a phase that opens an operation."""
+LAST = 1 / 4, 120
+"""Those of one that opens the last of a group."""
+AT_ONCE = "kernel"
+SECOND = "depth"
 MOST = 4
 """Networks in a step."""
 
