@@ -198,7 +198,8 @@ def _all_helps(factory: Callable) -> dict[str, str]:
 
 
 def _helps(doc: str | None) -> dict[str, str]:
-    """Texts of the `Args:` section of a docstring, by name."""
+    """Texts of the `Args:` section of a docstring, by name. Where the text is "as for `module.function`." it is that
+    function's of the same option."""
     section = re.search(r"^Args:\n((?:[ \t]+.*\n|[ \t]*\n)*)", f"{doc or ''}\n", re.MULTILINE)
     entries: dict[str, str] = {}
     for line in textwrap.dedent(section[1]).splitlines() if section else ():
@@ -208,4 +209,10 @@ def _helps(doc: str | None) -> dict[str, str]:
             entries |= dict.fromkeys(current, entry[2])
         elif line.strip() and entries:
             entries |= {name: f"{entries[name]} {line.strip()}" for name in current}
-    return entries
+    return {name: _text_of(name, text) for name, text in entries.items()}
+
+
+def _text_of(name: str, text: str) -> str:
+    other = re.fullmatch(r"[Aa]s for `([\w.]+)\.(\w+)`\.", text)
+    listed = spelled_out(f"{other[1]}:{other[2]}") if other else None
+    return next((option.help for option in listed or () if option.name == name), text)

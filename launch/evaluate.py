@@ -52,6 +52,12 @@ def _print(result: Evaluation) -> None:
     if result.table:
         print(plain(f"table      {result.table['path']}, row {result.table['row']} of {result.table['cells']:,}"))
         _print_standings(result)
+    if result.latency_ms:
+        print()
+        _rows([("latency on", "ms", "rank"), *((device, f"{s.value:.4g}", f"{s.rank:,} of {s.of:,}")
+                                               for device, s in result.latency_ms.items())], left=1)
+    if result.table or result.latency_ms:
+        print("\nRanks: 1 is the best (highest accuracy, else lowest value); ties share the better rank.")
 
 
 def _print_standings(result: Evaluation) -> None:
@@ -72,11 +78,6 @@ def _print_standings(result: Evaluation) -> None:
     if others:
         print()
         _rows([("column", "value", "rank"), *others], left=1)
-    if result.latency_ms:
-        print()
-        _rows([("latency on", "ms", "rank"), *((device, f"{s.value:.4g}", f"{s.rank:,} of {s.of:,}")
-                                               for device, s in result.latency_ms.items())], left=1)
-    print("\nRanks: 1 is the best (highest accuracy, else lowest value); ties share the better rank.")
 
 
 def _rows(rows: list[tuple[str, ...]], left: int) -> None:

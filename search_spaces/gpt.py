@@ -41,12 +41,7 @@ def gpt(image=(64,), classes=65, *, embeds: tuple[int, ...] = (32, 48, 64), dept
     Args:
         image: (tokens,) of one input.
         classes: size of the vocabulary.
-        embeds: widths of the stream, ascending.
-        depths: numbers of blocks, ascending.
-        heads: numbers of heads of each block's attention, ascending.
-        ratios: of the width of each block's MLP to that of the stream, ascending.
-        head_width: of each head, whatever their number.
-        form: all sizes in one network's weights, or a module for each of them whose outputs are mixed.
+        embeds, depths, heads, ratios, head_width, form: as for `search_spaces.vit.vit`.
 
     Raises ValueError where a value is out of range.
     """

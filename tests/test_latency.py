@@ -144,6 +144,11 @@ def test_a_table_goes_there_and_back_and_grows(tmp_path, monkeypatch, capsys):
     assert "t.npz has latencies of something else: its batch differs, 1 there and 2 here; choose another file" in error
     error = refused(capsys, "latency", "--save", "t.npz", "--draws", "40", *WORDS, "--space.channels", "6")
     assert "its options differs, {'image': [8, 8, 1]" in error
+    (tmp_path / "genotype.json").write_text(SPACE.parse("4-3").to_json())
+    (standing,) = dnas.evaluate("genotype.json", latency="t.npz").latency_ms.values()
+    assert standing.value == pytest.approx(whole.ms[0]) and standing.rank == 1 + (whole.ms < whole.ms[0]).sum()
+    words = said(capsys, "evaluate", "genotype.json", "--latency", "t.npz").split()
+    assert f"{standing.rank} of 16 Ranks:" in " ".join(words) and f"{standing.value:.4g}" in words
 
 
 @pytest.mark.heavy

@@ -105,6 +105,18 @@ def test_options_of_an_extension_are_read_without_importing_it(tmp_path):
     assert [option.name for option in spelled[:2]] == ["beta", "lr"] and all(option.help for option in spelled)
 
 
+@pytest.mark.parametrize("place, other", [("search_spaces.gpt:gpt", "search_spaces.vit:vit"),
+                                          ("dnas.selection.evolution:evolution", "dnas.selection.pareto:pareto"),
+                                          ("dnas.selection.predictor:predictor", "dnas.selection.pareto:pareto")])
+def test_an_option_may_have_the_text_that_another_function_says(place, other):
+    """Its docstring says "as for `module.function`": read with and without importing it."""
+    spelled = options.spelled_out(place)
+    assert spelled == options.from_signature(registry.load(place), place)
+    texts = {option.name: option.help for option in options.spelled_out(other)}
+    shared = [option for option in spelled if texts.get(option.name) == option.help]
+    assert len(shared) >= 5 and not any("as for" in option.help for option in spelled)
+
+
 JOINED = "pc-darts+beta-darts"
 
 

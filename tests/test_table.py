@@ -423,7 +423,7 @@ def test_evaluate_another_space_without_a_table(said, whole, tmp_path):
     (["absent"], "a NAS-Bench-201 cell '|op~0|+|...|' in quotes"), (["|none~0|"], "not a NAS-Bench-201 cell"),
     ([SKIPS.replace("skip_connect", "sep_conv")], "'sep_conv' is not an operation"), ([], "RUN|GENOTYPE|STRING is missing"),
     ([SKIPS, "--table", "absent.npz"], "absent.npz: there is no such file"),
-    ([SKIPS, "--latency", "l.npz"], "latency needs table"), ([SKIPS, "--json", "no/e.json"], "a folder that exists"),
+    ([SKIPS, "--latency", "l.npz"], "name that table too"), ([SKIPS, "--json", "no/e.json"], "a folder that exists"),
     ([SKIPS, "--json", "."], "a folder that exists"), (["genotype.json", "--json", "genotype.json"], "would replace"),
     ([".", "--json", "genotype.json"], "would replace"), (["genotype.json"], "of space 'file.py:f'"),
     (["odd.json"], "build no nasbench201"), (["text.json"], "not valid JSON"), ([SKIPS, "--tabel", "x"], "--table")])
@@ -433,6 +433,7 @@ def test_evaluate_refuses(said, tmp_path, monkeypatch, argv, message):
     (tmp_path / "genotype.json").write_text(Genotype("file.py:f", {}, {"cell": ()}).to_json())
     (tmp_path / "odd.json").write_text(Genotype("nasbench201", {"image": 3}, {"cell": ()}).to_json())
     (tmp_path / "text.json").write_text("hello")
+    write_latencies(tmp_path / "l.npz")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     assert message in refused(said, "evaluate", *argv)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -16,7 +16,7 @@ from dnas.api.open import Run
 from dnas.api.select import Selected
 from dnas.runs.directory import load_genotype
 from dnas.tabular.benchmarks import BENCHMARKS, load
-from dnas.tabular.nasbench201 import latencies
+from dnas.tabular.latency import latencies
 from dnas.tabular.table import Benchmark, Standing, index, standing, standings
 from dnas.types import Genotype, SearchSpace
 
@@ -71,19 +71,22 @@ def evaluate(what: str | Path | Run | Selected | Genotype, *, table: str | None 
     Args:
         table: Table of a benchmark, a .npz (`dnas table import`): accuracies with their rank among all its networks and the
             regret to the best.
-        latency: Latencies by device, a .npz (help_devices, help_latency_ms), in the order of the table's rows.
+        latency: Measured latencies, a .npz: of the network's space (`dnas latency --save`), or of HELP's for NAS-Bench-201,
+            which needs its table.
 
     A table is of the published networks, trained from scratch. Its test accuracies are for reports: no search or selection
     reads it.
     Raises ValueError, in one line, for what cannot be read, a space that is not registered by a name (a file never says what
     to import), or a network that the table lacks.
     """
-    if latency and not table:
-        raise ValueError("latency needs table, which says in which row the cell is")
     source, genotype, space = _genotype(what)
     parts = {"cell": space.format(genotype)} if _benchmark_of(what) else _searched(genotype, space)
     if table:
-        parts |= _tabulated(genotype, Path(table).expanduser(), latency and Path(latency).expanduser())
+        parts["table"] = _tabulated(genotype, Path(table).expanduser())
+    if latency:
+        measured = latencies(Path(latency).expanduser(), table=table and Path(table).expanduser())
+        row = measured.row(genotype)
+        parts["latency_ms"] = {device: standing(ms, row, higher=False) for device, ms in zip(measured.devices, measured.ms)}
     if genotype.space in BENCHMARKS:
         parts["published"] = _published(BENCHMARKS[genotype.space], genotype, parts["table"]["columns"] if table else {})
     return Evaluation(source, genotype.space, **parts)
@@ -155,15 +158,8 @@ def _published(benchmark: Benchmark, genotype: Genotype, columns: Mapping[str, S
     return {**benchmark.skeleton, "size": sizes}
 
 
-def _tabulated(genotype: Genotype, path: Path, latency: Path | None) -> dict[str, Any]:
-    """What the table, and the latencies if there are any, know of the genotype's network."""
+def _tabulated(genotype: Genotype, path: Path) -> dict[str, Any]:
+    """What the table knows of the genotype's network."""
     table = load(path)
     row = index(table, genotype)
-    parts = {"table": {"path": table.path, "row": row, "cells": len(table.ops), "columns": standings(table, row)}}
-    if latency:
-        devices, ms = latencies(latency)
-        if ms.shape[1] != len(table.ops):
-            raise ValueError(f"{latency} has {ms.shape[1]} cells, {table.path} has {len(table.ops)}; they go together only "
-                             "row by row")
-        parts["latency_ms"] = {device: standing(values, row, higher=False) for device, values in zip(devices, ms)}
-    return parts
+    return {"path": table.path, "row": row, "cells": len(table.ops), "columns": standings(table, row)}

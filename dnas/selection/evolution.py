@@ -11,13 +11,8 @@ def evolution(*, evaluations: int = 200, limit: tuple[str, ...] = (), latency: s
     """The best network by the task's metric in the supernet that evolution finds within the limits.
 
     Args:
-        evaluations: Networks that are evaluated in the supernet, all different.
-        limit: Hard limits on costs, such as 'macs<=20e6': params, macs, and latency.
-        latency: File of measured latencies of the space's networks (dnas latency --save), or of HELP.
-        device: Which device's latencies, where the file has several.
-        table: The table of NAS-Bench-201 in whose rows the latencies of HELP are.
+        evaluations, limit, latency, device, table, seed: as for `dnas.selection.pareto.pareto`.
         population: Of a generation; its parents are a quarter of as many.
-        seed: Seed of everything drawn; default: the search's seed.
 
     Raises ValueError for an option out of range, and limits that leave too few networks.
     """

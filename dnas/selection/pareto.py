@@ -34,7 +34,7 @@ def pareto(*, objectives: tuple[str, ...] = (), evaluations: int = 200, limit: t
     Args:
         objectives: Two or more of the task's metric, params, macs and latency; default: the metric and macs.
         evaluations: Networks that are evaluated in the supernet, all different.
-        limit: Hard limits on costs, such as 'macs<=20e6', which every network that is evaluated keeps.
+        limit: Hard limits on params, macs and latency, such as 'macs<=20e6', which every network that is evaluated keeps.
         latency: File of measured latencies of the space's networks (dnas latency --save), or of HELP.
         device: Which device's latencies, where the file has several.
         table: The table of NAS-Bench-201 in whose rows the latencies of HELP are.

@@ -17,12 +17,7 @@ def predictor(*, evaluations: int = 200, limit: tuple[str, ...] = (), latency: s
     """The best network by the task's metric in the supernet among those drawn and those that a predictor finds to be best.
 
     Args:
-        evaluations: Networks that are evaluated in the supernet, all different.
-        limit: Hard limits on costs, such as 'macs<=20e6': params, macs, and latency.
-        latency: File of measured latencies of the space's networks (dnas latency --save), or of HELP.
-        device: Which device's latencies, where the file has several.
-        table: The table of NAS-Bench-201 in whose rows the latencies of HELP are.
-        seed: Seed of everything drawn; default: the search's seed.
+        evaluations, limit, latency, device, table, seed: as for `dnas.selection.pareto.pareto`.
 
     Raises ValueError for an option out of range, and limits that leave too few networks.
     """

@@ -105,48 +105,65 @@ def read(path: str | Path) -> LatencyTable:
                         spread)
 
 
-def latency_by(path: str | Path, device: str | None = None, *,
-               table: str | Path | None = None) -> Callable[[Genotype], float]:
-    """The function from a genotype to milliseconds that a `.npz` of latencies holds.
+class Measured(NamedTuple):
+    """Milliseconds `[D, N]` of N networks on D devices. row: from a genotype to its network's number, raising ValueError for
+    one of another space, or one that was not measured."""
 
-    device: one of the file's; may be left out where there is one only.
+    devices: tuple[str, ...]
+    ms: np.ndarray
+    row: Callable[[Genotype], int]
+
+
+def latencies(path: str | Path, *, table: str | Path | None = None) -> Measured:
+    """What a `.npz` of latencies holds, in either form.
+
     table: for latencies of HELP's form, the table of NAS-Bench-201 in whose rows' order they are (`dnas evaluate --table`).
         An edge that a genotype leaves out counts as `none` there, and a cell without a path from its input to its output
         takes nearly no time on some devices.
 
-    Raises ValueError, in one line, for a file that is neither form, and for a device that it lacks. So does the function for
-    a genotype of another space, or one that was not measured.
+    Raises ValueError, in one line, for a file that is neither form.
     """
     if "help_devices" in read_arrays(path):
-        return _of_nasbench201(path, device, table)
+        return _of_nasbench201(path, table)
     measured = read(path)
-    _check_device(path, (measured.device,), device)
-    rows = {row.tobytes(): value for row, value in zip(measured.decisions, measured.ms.tolist())}
+    rows = {row.tobytes(): n for n, row in enumerate(measured.decisions)}
 
-    def latency(genotype: Genotype) -> float:
+    def row(genotype: Genotype) -> int:
         try:
-            value = rows.get(measured.row_of(genotype).astype(np.int32).tobytes())
+            number = rows.get(measured.row_of(genotype).astype(np.int32).tobytes())
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-        if value is None:
+        if number is None:
             raise ValueError(f"{path} has {len(rows):,} networks of {measured.space}, and not {genotype!r}; measure it: "
                              "`dnas latency --space ... --genotypes FILE --save` adds to a table")
-        return value
+        return number
 
-    return latency
+    return Measured((measured.device,), measured.ms[None], row)
 
 
-def _of_nasbench201(path: str | Path, device: str | None, table: str | Path | None) -> Callable[[Genotype], float]:
-    latencies = nasbench201.latencies(path)
-    number = _check_device(path, latencies.devices, device)
+def latency_by(path: str | Path, device: str | None = None, *,
+               table: str | Path | None = None) -> Callable[[Genotype], float]:
+    """The function from a genotype to milliseconds on one device, of what `latencies` reads.
+
+    device: one of the file's; may be left out where there is one only. table: as for `latencies`.
+
+    Raises ValueError, in one line, as `latencies`, and for a device that the file lacks. So does the function for a genotype
+    of another space, or one that was not measured.
+    """
+    measured = latencies(path, table=table)
+    ms = measured.ms[_check_device(path, measured.devices, device)].tolist()
+    return lambda genotype: ms[measured.row(genotype)]
+
+
+def _of_nasbench201(path: str | Path, table: str | Path | None) -> Measured:
+    devices, ms = nasbench201.latencies(path)
     if table is None:
         raise ValueError(f"{path} has latencies in the order of a table of NAS-Bench-201; name that table too")
     cells = benchmarks.load(table)
-    if latencies.ms.shape[1] != len(cells.ops):
-        raise ValueError(f"{path} has {latencies.ms.shape[1]} cells, {cells.path} has {len(cells.ops)}; they must be of one "
-                         "table, row by row")
-    ms = latencies.ms[number].tolist()
-    return lambda genotype: ms[index(cells, genotype)]
+    if ms.shape[1] != len(cells.ops):
+        raise ValueError(f"{path} has {ms.shape[1]} cells, {cells.path} has {len(cells.ops)}; they must be of one table, "
+                         "row by row")
+    return Measured(devices, ms, lambda genotype: index(cells, genotype))
 
 
 def _check_device(path: str | Path, devices: Collection[str], device: str | None) -> int:
