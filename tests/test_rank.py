@@ -152,11 +152,12 @@ def networks(space, count=16):
 
 def test_the_score_of_a_network_is_that_of_its_own_weights_alone(run, table):
     """By the space itself, on the batches of the examples, with batch statistics."""
-    supernet = dnas.open(run, trust=True).supernet
+    opened = dnas.open(run, trust=True)
+    supernet = opened.supernet
     context, data = supernet.context, supernet.data
     space = supernet.space
     genotypes = networks(space)[::5]
-    scores = score_networks(context, genotypes, 40, state_of=supernet.state_of)
+    scores = score_networks(context, genotypes, 40, state_of=opened.state_of)
     rows = dnas.data.evaluation_indices(dnas.data.mixed(data.splits["valid"]), 16)[0]
     size = rows.shape[1]
     rows, state = rows.reshape(-1)[:-(-40 // size) * size].reshape(-1, size), supernet.state
@@ -171,7 +172,8 @@ def test_the_score_of_a_network_is_that_of_its_own_weights_alone(run, table):
 
 def test_networks_are_scored_by_the_state_that_contains_them(run):
     """Two states, as of a supernet that was split: half of the networks by each, in whatever order they come."""
-    supernet = dnas.open(run, trust=True).supernet
+    opened = dnas.open(run, trust=True)
+    supernet = opened.supernet
     context, space = supernet.context, supernet.space
     other = context.state._replace(weights=jax.tree.map(lambda leaf: 2 * leaf, context.state.weights))
     genotypes = networks(space)
@@ -185,13 +187,14 @@ def test_networks_are_scored_by_the_state_that_contains_them(run):
 
 def test_what_was_scored_is_not_scored_again(run, tmp_path, monkeypatch):
     """A stop after any chunk, more networks, and other orders end with the same numbers."""
-    supernet = dnas.open(run, trust=True).supernet
+    opened = dnas.open(run, trust=True)
+    supernet = opened.supernet
     genotypes = networks(supernet.space, 11)
     monkeypatch.setattr(scoring, "AT_ONCE", 4)
     file, counted = tmp_path / "scores.npz", []
     context = supernet.context._replace(score=lambda state, masks, first, last: counted.append(len(masks)) or
                                         supernet.context.score(state, masks, first, last))
-    score = lambda which, **options: score_networks(context, which, 20, state_of=supernet.state_of, of={"checkpoint": "a"},
+    score = lambda which, **options: score_networks(context, which, 20, state_of=opened.state_of, of={"checkpoint": "a"},
                                                     **options)
 
     def stop(done, left):
@@ -213,7 +216,7 @@ def test_what_was_scored_is_not_scored_again(run, tmp_path, monkeypatch):
     before = file.read_bytes()
     for examples, of, message in (20, "b", "another state of the supernet"), (30, "a", "on 20 examples, and not on 30"):
         with pytest.raises(ValueError, match=message):
-            score_networks(context, genotypes, examples, state_of=supernet.state_of, file=file, of={"checkpoint": of})
+            score_networks(context, genotypes, examples, state_of=opened.state_of, file=file, of={"checkpoint": of})
     assert file.read_bytes() == before
     np.savez(file, decisions=np.zeros(3), seconds=np.float64(0), described=np.array("{}"))
     with pytest.raises(ValueError, match=r"scores.npz is no file of scores \(its arrays do not fit\); remove it"):
@@ -223,14 +226,14 @@ def test_what_was_scored_is_not_scored_again(run, tmp_path, monkeypatch):
 # The command
 
 def test_the_command_and_the_function(run, table, capsys):
-    command = ["rank", run, "--table", table, "--networks", "12", "--examples", "32", "--cache", "off", "--space", TOY]
+    command = ["rank", run, "--table", table, "--networks", "12", "--examples", "34", "--cache", "off", "--space", TOY]
     out = said(capsys, *command)
-    assert "12 of Toy-Bench, 32 examples" in out and "Kendall" in out and "384 examples forward" in out
+    assert "12 of Toy-Bench, 30 examples" in out and "Kendall" in out and "360 examples forward" in out
     result = json.loads((run / "rank-toy.json").read_text())
-    assert (result["networks"], result["of"], result["examples"], result["epoch"]) == (12, 16, 32, 1)
-    assert result["statistics"].keys() == {"accuracy", "loss"} and result["cost"]["evaluations"] == 384
+    assert (result["networks"], result["of"], result["examples"], result["epoch"]) == (12, 16, 30, 1)
+    assert result["statistics"].keys() == {"accuracy", "loss"} and result["cost"]["evaluations"] == 360
     assert {f"rank-toy.{suffix}" for suffix in ("json", "npz", "svg", "png")} <= {path.name for path in run.iterdir()}
-    again = dnas.rank(run, table=str(table), networks=12, examples=32, progress=False, cache="off", trust=True)
+    again = dnas.rank(run, table=str(table), networks=12, examples=30, progress=False, cache="off", trust=True)
     assert again.to_json() == result and again.statistics["loss"].kendall.low < again.statistics["loss"].kendall.high
     assert "scored" not in said(capsys, *command)  # all are in the file
     values = np.array([sum(WORTH[list(OPS).index(choice.op)] for choice in each.choices["chain"])

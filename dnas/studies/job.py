@@ -20,7 +20,7 @@ from dnas.api.compare import NothingSuits, compare
 from dnas.api.open import Run
 from dnas.api.open import open as open_search
 from dnas.api.search import search
-from dnas.api.supernet import Supernet, fingerprint
+from dnas.api.supernet import fingerprint
 from dnas.data import Dataset, steps_per_epoch
 from dnas.data import load as load_data
 from dnas.engine.diagnose import skips
@@ -29,7 +29,7 @@ from dnas.engine.passes import count_passes
 from dnas.engine.search import input_shape
 from dnas.runs.files import as_json, read_json, records, write_json
 from dnas.runs.study_folder import entry_file, failure_file, run_folder
-from dnas.selection.scoring import checked_examples, score_networks
+from dnas.selection.scoring import score_networks, whole_batches
 from dnas.task import task_of
 from dnas.types import OPEN, Batch, Genotype, SearchSpace
 
@@ -156,7 +156,7 @@ def _entry(job: Job, parts: Parts, seed: int, say: Callable[[str], None]) -> Non
         entry = {"label": job.label, "seed": seed, "seconds": run.seconds, "gradients": gradients,
                  "stopped": run.stopped, "epochs": _epochs(run, parts), "selections": {}}
     if ranked not in (None, entry.get("ranked")):
-        _rank(job, run.supernet, file.with_suffix(".npz"), say)
+        _rank(job, run, file.with_suffix(".npz"), say)
         entry["ranked"] = ranked
     if missing:
         entry["selections"] |= _chosen(job, run, seed, missing, say)
@@ -164,12 +164,13 @@ def _entry(job: Job, parts: Parts, seed: int, say: Callable[[str], None]) -> Non
     write_json(file, as_json(entry))
 
 
-def _rank(job: Job, supernet: Supernet, file: Path, say: Callable[[str], None]) -> None:
-    """Scores the networks of a job in a supernet, into a file."""
+def _rank(job: Job, run: Run, file: Path, say: Callable[[str], None]) -> None:
+    """Scores the networks of a job in the supernet of a run, into a file."""
+    supernet = run.supernet
     (group,) = supernet.space.groups
     genotypes = [Genotype.from_decisions(supernet.space, {group: row}) for row in job.ranked["networks"]]
-    examples = checked_examples(job.ranked["examples"], supernet.context.examples)
-    scores = score_networks(supernet.context, genotypes, examples, state_of=supernet.state_of, file=file,
+    examples = whole_batches(supernet.context, job.ranked["examples"])
+    scores = score_networks(supernet.context, genotypes, examples, state_of=run.state_of, file=file,
                             of=fingerprint(supernet))
     say(f"scored     {job.label}, seed {supernet.config['seed']}: {len(genotypes):,} networks, {scores.seconds:.1f} s")
 
