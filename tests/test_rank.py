@@ -152,12 +152,11 @@ def networks(space, count=16):
 
 def test_the_score_of_a_network_is_that_of_its_own_weights_alone(run, table):
     """By the space itself, on the batches of the examples, with batch statistics."""
-    opened = dnas.open(run, trust=True)
-    supernet = opened.supernet
+    supernet = dnas.open(run, trust=True).supernet
     context, data = supernet.context, supernet.data
     space = supernet.space
     genotypes = networks(space)[::5]
-    scores = score_networks(context, genotypes, 40, state_of=opened.state_of)
+    scores = score_networks(context, genotypes, 40, state_of=supernet.state_of)
     rows = dnas.data.evaluation_indices(dnas.data.mixed(data.splits["valid"]), 16)[0]
     size = rows.shape[1]
     rows, state = rows.reshape(-1)[:-(-40 // size) * size].reshape(-1, size), supernet.state
@@ -172,8 +171,7 @@ def test_the_score_of_a_network_is_that_of_its_own_weights_alone(run, table):
 
 def test_networks_are_scored_by_the_state_that_contains_them(run):
     """Two states, as of a supernet that was split: half of the networks by each, in whatever order they come."""
-    opened = dnas.open(run, trust=True)
-    supernet = opened.supernet
+    supernet = dnas.open(run, trust=True).supernet
     context, space = supernet.context, supernet.space
     other = context.state._replace(weights=jax.tree.map(lambda leaf: 2 * leaf, context.state.weights))
     genotypes = networks(space)
@@ -187,14 +185,13 @@ def test_networks_are_scored_by_the_state_that_contains_them(run):
 
 def test_what_was_scored_is_not_scored_again(run, tmp_path, monkeypatch):
     """A stop after any chunk, more networks, and other orders end with the same numbers."""
-    opened = dnas.open(run, trust=True)
-    supernet = opened.supernet
+    supernet = dnas.open(run, trust=True).supernet
     genotypes = networks(supernet.space, 11)
     monkeypatch.setattr(scoring, "AT_ONCE", 4)
     file, counted = tmp_path / "scores.npz", []
     context = supernet.context._replace(score=lambda state, masks, first, last: counted.append(len(masks)) or
                                         supernet.context.score(state, masks, first, last))
-    score = lambda which, **options: score_networks(context, which, 20, state_of=opened.state_of, of={"checkpoint": "a"},
+    score = lambda which, **options: score_networks(context, which, 20, state_of=supernet.state_of, of={"checkpoint": "a"},
                                                     **options)
 
     def stop(done, left):
@@ -216,7 +213,7 @@ def test_what_was_scored_is_not_scored_again(run, tmp_path, monkeypatch):
     before = file.read_bytes()
     for examples, of, message in (20, "b", "another state of the supernet"), (30, "a", "on 20 examples, and not on 30"):
         with pytest.raises(ValueError, match=message):
-            score_networks(context, genotypes, examples, state_of=opened.state_of, file=file, of={"checkpoint": of})
+            score_networks(context, genotypes, examples, state_of=supernet.state_of, file=file, of={"checkpoint": of})
     assert file.read_bytes() == before
     np.savez(file, decisions=np.zeros(3), seconds=np.float64(0), described=np.array("{}"))
     with pytest.raises(ValueError, match=r"scores.npz is no file of scores \(its arrays do not fit\); remove it"):

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from dnas.algorithms.players import SearchState
 from dnas.api.supernet import Supernet, fingerprint, fingerprint_in, load_supernet
 from dnas.data import Dataset
 from dnas.engine.records import of_split
@@ -83,10 +82,6 @@ class Run:
         if self._supernet:
             return self._supernet
         return load_supernet(self.folder, **self._parts)
-
-    def state_of(self, genotype: Genotype) -> SearchState:
-        """The state of the supernet by which a network is scored: of the one that there is, which contains them all."""
-        return self.supernet.context.state
 
     def fingerprint(self) -> dict[str, Any]:
         """What tells its supernet from another that took its place: {"config": digest, "epoch", "checkpoint": digest}. Loads

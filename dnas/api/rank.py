@@ -118,7 +118,7 @@ def rank(run: str | Path | Run, *, table: str, truth: str | None = None, network
     say(f"networks   {len(rows):,} of {known.benchmark.title}, {examples:,} examples of the validation split each")
     file = run.folder and ranking_file(run.folder, table)
     scores = score_networks(
-        supernet.context, genotypes, examples, state_of=run.state_of, file=file and file.with_suffix(".npz"),
+        supernet.context, genotypes, examples, state_of=supernet.state_of, file=file and file.with_suffix(".npz"),
         of=fingerprint(supernet), on_scored=lambda done, left: say(
             f"scored     {done:,} of {len(rows):,}" + (f", about {duration(left)} left" if left else "")))
     signs = signs_of(supernet.context.task)

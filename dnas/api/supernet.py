@@ -26,7 +26,7 @@ from dnas.runs.trust import allowed, config_digest, trusted
 from dnas.selection.select import refuse_non_finite, selection_context
 from dnas.selection.types import Context
 from dnas.task import TASKS
-from dnas.types import SearchSpace
+from dnas.types import Genotype, SearchSpace
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +55,10 @@ class Supernet:
     def context_on(self, mesh: Mesh | None) -> Context:
         """The same on a mesh of devices, see `dnas.engine.mesh.create_mesh`."""
         return self._context(mesh) if mesh else self.context
+
+    def state_of(self, genotype: Genotype) -> SearchState:
+        """The state by which `context` scores a network: that of the supernet, which contains it."""
+        return self.context.state
 
     def _context(self, mesh: Mesh | None) -> Context:
         budget = budget_of(self.config)

@@ -20,7 +20,7 @@ from dnas.api.compare import NothingSuits, compare
 from dnas.api.open import Run
 from dnas.api.open import open as open_search
 from dnas.api.search import search
-from dnas.api.supernet import fingerprint
+from dnas.api.supernet import Supernet, fingerprint
 from dnas.data import Dataset, steps_per_epoch
 from dnas.data import load as load_data
 from dnas.engine.diagnose import skips
@@ -156,7 +156,7 @@ def _entry(job: Job, parts: Parts, seed: int, say: Callable[[str], None]) -> Non
         entry = {"label": job.label, "seed": seed, "seconds": run.seconds, "gradients": gradients,
                  "stopped": run.stopped, "epochs": _epochs(run, parts), "selections": {}}
     if ranked not in (None, entry.get("ranked")):
-        _rank(job, run, file.with_suffix(".npz"), say)
+        _rank(job, run.supernet, file.with_suffix(".npz"), say)
         entry["ranked"] = ranked
     if missing:
         entry["selections"] |= _chosen(job, run, seed, missing, say)
@@ -164,13 +164,12 @@ def _entry(job: Job, parts: Parts, seed: int, say: Callable[[str], None]) -> Non
     write_json(file, as_json(entry))
 
 
-def _rank(job: Job, run: Run, file: Path, say: Callable[[str], None]) -> None:
-    """Scores the networks of a job in the supernet of a run, into a file."""
-    supernet = run.supernet
+def _rank(job: Job, supernet: Supernet, file: Path, say: Callable[[str], None]) -> None:
+    """Scores the networks of a job in a supernet, into a file."""
     (group,) = supernet.space.groups
     genotypes = [Genotype.from_decisions(supernet.space, {group: row}) for row in job.ranked["networks"]]
     examples = whole_batches(supernet.context, job.ranked["examples"])
-    scores = score_networks(supernet.context, genotypes, examples, state_of=run.state_of, file=file,
+    scores = score_networks(supernet.context, genotypes, examples, state_of=supernet.state_of, file=file,
                             of=fingerprint(supernet))
     say(f"scored     {job.label}, seed {supernet.config['seed']}: {len(genotypes):,} networks, {scores.seconds:.1f} s")
 
