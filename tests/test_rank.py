@@ -223,14 +223,14 @@ def test_what_was_scored_is_not_scored_again(run, tmp_path, monkeypatch):
 # The command
 
 def test_the_command_and_the_function(run, table, capsys):
-    command = ["rank", run, "--table", table, "--networks", "12", "--examples", "32", "--cache", "off", "--space", TOY]
+    command = ["rank", run, "--table", table, "--networks", "12", "--examples", "34", "--cache", "off", "--space", TOY]
     out = said(capsys, *command)
-    assert "12 of Toy-Bench, 32 examples" in out and "Kendall" in out and "384 examples forward" in out
+    assert "12 of Toy-Bench, 30 examples" in out and "Kendall" in out and "360 examples forward" in out
     result = json.loads((run / "rank-toy.json").read_text())
-    assert (result["networks"], result["of"], result["examples"], result["epoch"]) == (12, 16, 32, 1)
-    assert result["statistics"].keys() == {"accuracy", "loss"} and result["cost"]["evaluations"] == 384
+    assert (result["networks"], result["of"], result["examples"], result["epoch"]) == (12, 16, 30, 1)
+    assert result["statistics"].keys() == {"accuracy", "loss"} and result["cost"]["evaluations"] == 360
     assert {f"rank-toy.{suffix}" for suffix in ("json", "npz", "svg", "png")} <= {path.name for path in run.iterdir()}
-    again = dnas.rank(run, table=str(table), networks=12, examples=32, progress=False, cache="off", trust=True)
+    again = dnas.rank(run, table=str(table), networks=12, examples=30, progress=False, cache="off", trust=True)
     assert again.to_json() == result and again.statistics["loss"].kendall.low < again.statistics["loss"].kendall.high
     assert "scored" not in said(capsys, *command)  # all are in the file
     values = np.array([sum(WORTH[list(OPS).index(choice.op)] for choice in each.choices["chain"])

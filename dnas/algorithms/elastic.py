@@ -222,7 +222,7 @@ def refuse_joined(problem: Problem) -> None:
     """Raises ValueError for a method that was changed by another, or has a budget: nothing here reads that."""
     refuse_descent(problem, "an elastic training")
     players = problem.arch, problem.weights
-    if any(player.relaxation is not LARGEST or player.terms or player.perturbation for player in players):
+    if any(player.relaxation is not SUB_NETWORKS or player.terms or player.perturbation for player in players):
         raise ValueError("an elastic training has no architecture to pull anywhere, and a loss of its own: leave out what "
                          "is joined to it, and a budget; choose within one by --selection evolution --selection.limit "
                          "'macs<=20e6', or by --selection pareto")

@@ -20,7 +20,7 @@ from dnas.reports.figures import draw_ranking
 from dnas.reports.ranking import RankStatistics, rank_statistics, rows_of
 from dnas.reports.text import columns, duration
 from dnas.runs.files import as_json, write_json
-from dnas.selection.scoring import checked_examples, score_networks
+from dnas.selection.scoring import score_networks, whole_batches
 from dnas.selection.types import refuse_seed
 from dnas.tabular.benchmarks import load
 from dnas.tabular.table import better, choices, drawn_rows
@@ -82,8 +82,8 @@ def rank(run: str | Path | Run, *, table: str, truth: str | None = None, network
         table: Table of a benchmark of the run's space, a .npz (`dnas table import`).
         truth: Column of the table that is the truth; default: the benchmark's test accuracy.
         networks: How many networks are drawn, without repetition; default: all that have a value in the column.
-        examples: How many examples of the validation split score a network, whole batches of which are computed; default:
-            all of it.
+        examples: About how many examples of the validation split score a network, as many as are nearest in whole batches;
+            default: all of it.
         seed: Seed of the draw, and of the order of networks with equal scores.
         space: Where the run's space is, if it is your own: package.module:factory or file.py:factory.
         method: Where its method is, likewise.
@@ -112,7 +112,7 @@ def rank(run: str | Path | Run, *, table: str, truth: str | None = None, network
     supernet = run.supernet
     refuse_other_space(supernet.space.name, where, [known.benchmark.space])
     genotypes = [Genotype(supernet.space.name, supernet.space.options, choices(known, row)) for row in rows]
-    examples = checked_examples(examples, supernet.context.examples)
+    examples = whole_batches(supernet.context, examples)
     say = print_flushed if progress else lambda text: None
     say(f"run        {run.folder or 'in memory'}, epoch {supernet.epoch} of {supernet.config['epochs']}")
     say(f"networks   {len(rows):,} of {known.benchmark.title}, {examples:,} examples of the validation split each")

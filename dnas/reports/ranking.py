@@ -7,12 +7,15 @@ of ranks, of which ties share the mean.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from dnas.reports import html
 from dnas.reports.comparison import correlation
+from dnas.runs.files import read_json
 
 RESAMPLES = 500
 """Bootstrap samples of networks."""
@@ -117,3 +120,23 @@ def spelled(found: Mapping[str, Any]) -> str:
     if value is None:
         return DASH
     return f"{value:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
+
+
+def ranking_parts(folder: Path, picture: Callable[[Path, str], str]) -> list[str]:
+    """The part of a run's page about the rankings that lie in its folder; [] where there are none.
+
+    picture: the HTML of a picture there with its caption. Raises ValueError for a damaged file.
+    """
+    parts = []
+    for file in sorted(folder.glob("rank-*.json")):
+        result = read_json(file)
+        try:
+            header, *rows = rows_of(result)
+            about = (f"{result['table']}: {result['networks']:,} networks, truth {result['truth']}, {result['examples']:,} "
+                     f"examples each, after epoch {result['epoch']}; {result['cost']['seconds']:.1f} s. In brackets 95 % by "
+                     "bootstrap.")
+        except (LookupError, TypeError, ValueError, AttributeError):
+            raise ValueError(f"{file} is no ranking; remove it, and `dnas rank` writes it anew") from None
+        parts += [html.paragraph(about), html.table(header, rows),
+                  picture(file.with_suffix(".png"), "A dot for each network: its score in the supernet and its truth")]
+    return [html.heading("How the supernet ranks networks"), *parts] if parts else []

@@ -14,11 +14,12 @@ import numpy as np
 
 from dnas.fronts.front import Front, load_front
 from dnas.fronts.problem import limits_text
-from dnas.reports import confusion, duplicates, html, ranking
+from dnas.reports import confusion, duplicates, html
 from dnas.reports.cells import draw_genotype, terminal_cell
 from dnas.reports.children import children_parts
 from dnas.reports.comparison import agreement
 from dnas.reports.figures import draw_curves, draw_logits
+from dnas.reports.ranking import ranking_parts
 from dnas.reports.tables import read_logits, share_rows
 from dnas.reports.text import duration
 from dnas.runs import index
@@ -314,20 +315,8 @@ def _front(front: Front, folder: Path) -> list[str]:
 
 
 def _rankings(run: RunContent) -> list[str]:
-    """How well the supernet ranks the networks of tables, where `dnas rank` has said so."""
-    parts = []
-    for file in sorted(run.folder.glob("rank-*.json")):
-        result = read_json(file)
-        try:
-            header, *rows = ranking.rows_of(result)
-            about = (f"{result['table']}: {result['networks']:,} networks, truth {result['truth']}, {result['examples']:,} "
-                     f"examples each, after epoch {result['epoch']}; {result['cost']['seconds']:.1f} s. In brackets 95 % by "
-                     "bootstrap.")
-        except (KeyError, TypeError, ValueError, AttributeError):
-            raise ValueError(f"{file} is no ranking; remove it, and `dnas rank` writes it anew") from None
-        parts += [html.paragraph(about), html.table(header, rows),
-                  _lying(file.with_suffix(".png"), "A dot for each network: its score in the supernet and its truth")]
-    return [html.heading("How the supernet ranks networks"), *parts] if parts else []
+    """How well the supernet ranks the networks of tables."""
+    return ranking_parts(run.folder, _lying)
 
 
 def _settings(run: RunContent) -> list[str]:

@@ -44,11 +44,12 @@ def score_networks(context: Context, genotypes: Sequence[Genotype], examples: in
                    state_of: Callable[[Genotype], Tree], file: Path | None = None, of: Mapping[str, Any] = {},
                    on_scored: Callable[[int, float], None] = lambda done, left: None) -> NetworkScores:
     """Scores networks of the context's space at one-hot gates, with batch statistics, on the first `examples` of the mixed
-    validation split, of which whole batches are computed.
+    validation split.
 
-    state_of: the state of the supernet that a network is scored by, one object for all networks that share it. file: an
-    .npz that is written after every AT_ONCE networks; those that it has are not scored again. of: JSON that tells this
-    supernet from another, see `dnas.api.supernet.fingerprint`. on_scored(networks done, seconds left): after each writing.
+    examples: of `whole_batches`, for those are what is computed. state_of: the state of the supernet that scores a network,
+    one object for all networks that share it. file: an .npz that is written after every AT_ONCE networks; those that it has
+    are not scored again. of: JSON that tells this supernet from another, see `dnas.api.supernet.fingerprint`.
+    on_scored(networks done, seconds left): after each writing.
     Raises ValueError, in one line and before anything is scored, for a number of examples out of range, and where the
     file is damaged or of something else.
     """
@@ -88,6 +89,13 @@ def checked_examples(examples: int | None, most: int) -> int:
     if examples is not None and not 1 <= examples <= most:
         raise ValueError(f"examples is {examples}; it must be 1 to {most:,}, the size of the validation split")
     return most if examples is None else examples
+
+
+def whole_batches(context: Context, examples: int | None) -> int:
+    """How many examples there are in the number of the context's batches that is nearest to `examples`, at least one batch;
+    None stands for the whole split. Raises ValueError as `checked_examples`."""
+    batches = max(1, round(checked_examples(examples, context.examples) / context.rows))
+    return context.examples if examples is None else min(context.examples, batches * context.rows)
 
 
 def row_of(genotype: Genotype, groups: Mapping[str, Group]) -> np.ndarray:

@@ -30,7 +30,7 @@ from dnas.engine.search import input_shape
 from dnas.runs.directory import CHILDREN, CHOICE
 from dnas.runs.files import as_json, read_json, records, write_json
 from dnas.runs.study_folder import entry_file, failure_file, run_folder
-from dnas.selection.scoring import checked_examples, score_networks
+from dnas.selection.scoring import score_networks, whole_batches
 from dnas.task import task_of
 from dnas.types import OPEN, Batch, Genotype, SearchSpace
 
@@ -170,7 +170,7 @@ def _rank(job: Job, supernet: Supernet, file: Path, say: Callable[[str], None]) 
     """Scores the networks of a job in a supernet, into a file."""
     (group,) = supernet.space.groups
     genotypes = [Genotype.from_decisions(supernet.space, {group: row}) for row in job.ranked["networks"]]
-    examples = checked_examples(job.ranked["examples"], supernet.context.examples)
+    examples = whole_batches(supernet.context, job.ranked["examples"])
     scores = score_networks(supernet.context, genotypes, examples, state_of=supernet.state_of, file=file,
                             of=fingerprint(supernet))
     say(f"scored     {job.label}, seed {supernet.config['seed']}: {len(genotypes):,} networks, {scores.seconds:.1f} s")

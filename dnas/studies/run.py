@@ -88,9 +88,9 @@ def plan_text(plan: StudyPlan, folder: Path) -> str:
              f"{plan.epochs * plan.steps:,} steps" + (f", or {plan.seconds:g} seconds" if plan.seconds else "")
              + (f", {plan.train_epochs} of training each choice" if plan.train_epochs else "")]
     if plan.ranked:
-        examples = plan.ranked["examples"] or plan.sizes["valid"]
+        examples = f"about {plan.ranked['examples']:,}" if plan.ranked["examples"] else f"all {plan.sizes['valid']:,}"
         lines.append(f"ranking    {len(plan.ranked['networks']):,} networks of {plan.ranked['space']} in each supernet, "
-                     f"{examples:,} examples each")
+                     f"{examples} examples of the validation split each")
     tests = len(comparisons(methods_in_spaces(plan.methods), list(plan.selections)))
     if tests:
         lines.append(f"seeds      {len(plan.seeds)}; a corrected p can be {LEVEL:g} or less from {seeds_for(tests)} on with "
