@@ -153,7 +153,7 @@ def elastic(training_of: Callable[[SearchSpace], Training]) -> Callable[[Problem
             total, (outputs, stats, loss) = gradient(0, weighted(0, None))
             info = {"loss": loss} | {name: jnp.mean(metric(outputs, train.targets), dtype=loss.dtype)
                                      for name, metric in task.metrics.items()}
-            norms, count = optax.global_norm(total)[None], networks.labels.shape[0]
+            norms, count = optax.tree.norm(total)[None], networks.labels.shape[0]
             if count > 1:
                 peer = soften(outputs) if networks.first is not None else None
                 trained = sum(jnp.abs(part) for part in networks[1:] if part is not None) > 0
@@ -161,7 +161,7 @@ def elastic(training_of: Callable[[SearchSpace], Training]) -> Callable[[Problem
                 def add(total, n):
                     compute = lambda: gradient(n, weighted(n, peer))[0]
                     grads = jax.lax.cond(trained[n], compute, lambda: jax.tree.map(jnp.zeros_like, state.weights))
-                    return jax.tree.map(jnp.add, total, grads), optax.global_norm(grads)
+                    return jax.tree.map(jnp.add, total, grads), optax.tree.norm(grads)
 
                 total, others = jax.lax.scan(add, total, jnp.arange(1, count))
                 norms = jnp.concatenate([norms, others])
@@ -173,7 +173,7 @@ def elastic(training_of: Callable[[SearchSpace], Training]) -> Callable[[Problem
             valid_loss, valid_outputs = on_valid(gates_of(0), state.weights)
             valid_info = {"loss": valid_loss} | {name: jnp.mean(metric(valid_outputs, valid.targets), dtype=loss.dtype)
                                                  for name, metric in task.metrics.items()}
-            of_valid = lambda gates: optax.global_norm(jax.grad(lambda weights: on_valid(gates, weights)[0])(state.weights))
+            of_valid = lambda gates: optax.tree.norm(jax.grad(lambda weights: on_valid(gates, weights)[0])(state.weights))
             extra = training.after(after_key, networks, Gradients(norms, of_valid), state.extra, hyper, t)
             weights, weights_opt = move(player, total, state.weights_opt, state.weights, hyper, t)
             state = state._replace(step=state.step + 1, weights=weights, stats=stats, weights_opt=weights_opt, extra=extra)
