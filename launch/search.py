@@ -74,8 +74,8 @@ def report(run: Run) -> str:
     snippet = f"import dnas; print(dnas.open({str(run.folder)!r}))"
     lines = [
         "", terminal_cell(genotype, space.groups), space.format(genotype), "",
-        *([] if elastic else
-          [f"margin    median lead of the best operation over the second: {100 * margin.lead:.1f} points (uniform gates: 0)"]),
+        *([] if elastic else ["margin    median lead of the best operation over the second: "
+                              f"{100 * margin.lead:.1f} points (uniform gates: 0)"]),
         *([f"gates     {even}" + (", by the gates alone" if chosen else "")] if even else []),
         *([f"chosen    by {chosen_by(chosen)}"] if chosen else []),
         f"size      {size_text(space.cost(genotype))} as a network of its own",
