@@ -25,6 +25,7 @@ import optax
 
 from dnas.algorithms.decisions import decided
 from dnas.algorithms.method import Method, Steps
+from dnas.algorithms.optimizers import global_norm
 from dnas.algorithms.players import (
     Player,
     Problem,
@@ -76,6 +77,8 @@ class Training(NamedTuple):
     after(key, networks, gradients, extra, hyper, t) -> extra.
     teacher(extra) -> the weights of the network that teaches, in its largest form.
     optimizer: of the weights, in place of their player's.
+    examples(task, outputs, targets) -> [B]: how much an example is to be learned from, at least 0; the examples of an epoch
+        are then drawn by it, see `Steps.importance`, and None draws each once.
     """
 
     networks: Callable[..., Networks]
@@ -84,6 +87,7 @@ class Training(NamedTuple):
     after: Callable[..., Tree] = lambda key, networks, gradients, extra, hyper, t: extra
     teacher: Callable[[Tree], Tree] | None = None
     optimizer: Callable[[Hyper, Time], optax.GradientTransformation] | None = None
+    examples: Callable[..., Array] | None = None
 
 
 def elastic(training_of: Callable[[SearchSpace], Training]) -> Callable[[Problem], Steps]:
@@ -153,7 +157,7 @@ def elastic(training_of: Callable[[SearchSpace], Training]) -> Callable[[Problem
             total, (outputs, stats, loss) = gradient(0, weighted(0, None))
             info = {"loss": loss} | {name: jnp.mean(metric(outputs, train.targets), dtype=loss.dtype)
                                      for name, metric in task.metrics.items()}
-            norms, count = optax.tree.norm(total)[None], networks.labels.shape[0]
+            norms, count = global_norm(total)[None], networks.labels.shape[0]
             if count > 1:
                 peer = soften(outputs) if networks.first is not None else None
                 trained = sum(jnp.abs(part) for part in networks[1:] if part is not None) > 0
@@ -161,7 +165,7 @@ def elastic(training_of: Callable[[SearchSpace], Training]) -> Callable[[Problem
                 def add(total, n):
                     compute = lambda: gradient(n, weighted(n, peer))[0]
                     grads = jax.lax.cond(trained[n], compute, lambda: jax.tree.map(jnp.zeros_like, state.weights))
-                    return jax.tree.map(jnp.add, total, grads), optax.tree.norm(grads)
+                    return jax.tree.map(jnp.add, total, grads), global_norm(grads)
 
                 total, others = jax.lax.scan(add, total, jnp.arange(1, count))
                 norms = jnp.concatenate([norms, others])
@@ -173,13 +177,22 @@ def elastic(training_of: Callable[[SearchSpace], Training]) -> Callable[[Problem
             valid_loss, valid_outputs = on_valid(gates_of(0), state.weights)
             valid_info = {"loss": valid_loss} | {name: jnp.mean(metric(valid_outputs, valid.targets), dtype=loss.dtype)
                                                  for name, metric in task.metrics.items()}
-            of_valid = lambda gates: optax.tree.norm(jax.grad(lambda weights: on_valid(gates, weights)[0])(state.weights))
+            of_valid = lambda gates: global_norm(jax.grad(lambda weights: on_valid(gates, weights)[0])(state.weights))
             extra = training.after(after_key, networks, Gradients(norms, of_valid), state.extra, hyper, t)
             weights, weights_opt = move(player, total, state.weights_opt, state.weights, hyper, t)
             state = state._replace(step=state.step + 1, weights=weights, stats=stats, weights_opt=weights_opt, extra=extra)
             return state, step_info(info, valid_info)
 
-        return Steps(init, step, begin)
+        def importance(key, state, batch, hyper):
+            t, (draw_key, forward_key) = time_of(hyper, state.step), jax.random.split(key)
+            architecture = Architecture(state.arch, state.mask, space.groups)
+            drawn = training.networks(draw_key, architecture, state.extra, hyper, t).gates
+            gates = decided({name: rows[0] for name, rows in drawn.items()}, state.decisions, state.mask)
+            with one_hot_gates():
+                outputs = loss_of(forward_key, state.weights, state.stats, gates, batch)[1]
+            return training.examples(task, outputs, batch.targets)
+
+        return Steps(init, step, begin, importance if training.examples else None)
 
     return steps
 
@@ -188,7 +201,7 @@ def elastic_method(numbers: Mapping[str, float], optimizer, training_of: Callabl
                    check: Callable[[Hyper], None]) -> Method:
     """The method of these numbers that trains as `training_of(space)` says, evaluated as its largest network, and ended by
     the selection `evolution` unless another is given. optimizer: of the weights."""
-    weights = Player(LARGEST, optimizer)
+    weights = Player(SUB_NETWORKS, optimizer)
     return Method(numbers, weights._replace(optimizer=lambda hyper, t: optax.identity()), weights, elastic(training_of),
                   check=check, still=True, selection="evolution",
                   changed=frozenset({"relaxation", "descent"}), replaced=frozenset({"relaxation", "descent"}))
@@ -209,7 +222,7 @@ def refuse_joined(problem: Problem) -> None:
     """Raises ValueError for a method that was changed by another, or has a budget: nothing here reads that."""
     refuse_descent(problem, "an elastic training")
     players = problem.arch, problem.weights
-    if any(player.relaxation is not LARGEST or player.terms or player.perturbation for player in players):
+    if any(player.relaxation is not SUB_NETWORKS or player.terms or player.perturbation for player in players):
         raise ValueError("an elastic training has no architecture to pull anywhere, and a loss of its own: leave out what "
                          "is joined to it, and a budget; choose within one by --selection evolution --selection.limit "
                          "'macs<=20e6', or by --selection pareto")
@@ -292,8 +305,12 @@ def _logits(key, groups) -> Logits:
     return {name: jnp.zeros(group.shape) for name, group in groups.items()}
 
 
-LARGEST = Relaxation(_logits, lambda key, architecture, hyper, t: largest(architecture), one_hot=True)
-"""The relaxation by which an elastic network is evaluated: its largest form."""
+def _gates(key, architecture, hyper, t):
+    return largest(architecture) if key is None else drawn(uniform).gates(key, architecture, hyper, t)
+
+
+SUB_NETWORKS = Relaxation(_logits, _gates, one_hot=True)
+"""The relaxation of an elastic network: a uniform draw, and its largest form where networks are evaluated."""
 
 
 def refuse_undistilled(task: Task) -> None:

@@ -31,11 +31,15 @@ class Steps(NamedTuple):
     """init(key, inputs, hyper) -> state; step(key, state, train, valid, hyper) -> state, {name: scalar}. Pure functions.
 
     begin(state) -> state: sets `extra` to match, after the weights were replaced by those of another search.
+    importance(key, state, batch, hyper) -> [B], at least 0: the examples of every epoch but the first are drawn from the
+        train split, with replacement, a share of it, that of the epochs done, in proportion to this, the rest evenly. None:
+        each example once in every epoch.
     """
 
     init: Callable[..., SearchState]
     step: Callable[..., tuple[SearchState, dict[str, Array]]]
     begin: Callable[[SearchState], SearchState] = lambda state: state
+    importance: Callable[..., Array] | None = None
 
 
 class Algorithm(NamedTuple):
@@ -45,7 +49,7 @@ class Algorithm(NamedTuple):
     step(key, state, train, valid, hyper) -> state, {name: scalar}, all of which must stay finite;
     gates(state, hyper) -> the gates by which the supernet is evaluated, decided edges one-hot;
     select(state, hyper) -> Genotype, by the method's own rule;
-    begin(state) -> state, see `Steps`;
+    begin(state) -> state, importance(key, state, batch, hyper) -> [B] or None, see `Steps`;
     loss(player, state, batch, hyper) -> (weights, arch) -> scalar: what the player, "weights" or "arch", minimises on a
         batch, its relaxation, perturbation and terms included, with the same draws every time.
     """
@@ -56,6 +60,7 @@ class Algorithm(NamedTuple):
     select: Callable[[SearchState, Hyper], Genotype]
     begin: Callable[[SearchState], SearchState]
     loss: Callable[[str, SearchState, Batch, Hyper], Callable[[Weights, Logits], Array]]
+    importance: Callable[..., Array] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,7 +196,7 @@ class Method:
                            time_of(hyper, state.step), memory)
             return lambda weights, arch: of(weights, arch)[0]
 
-        return Algorithm(steps.init, steps.step, gates, select, steps.begin, loss)
+        return Algorithm(steps.init, steps.step, gates, select, steps.begin, loss, steps.importance)
 
     def numbers_of(self, *, epochs: int, steps: int, fine_tuning: float = 0.0) -> dict[str, Any]:
         """All numbers of a search by this method of `epochs` epochs of `steps` steps, as arrays: the hyper of a step.

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dnas.types import Array
+from dnas.types import Array, Tree
 
 
 def sgd(lr: Array, *, momentum: Array, decay: Array, clip: Array | None = None,
@@ -28,14 +28,17 @@ def adam(lr: Array, *, b1: Array = 0.5, b2: Array = 0.999, decay: Array = 1e-3) 
 
 
 def clip_by_global_norm(most: Array) -> optax.GradientTransformation:
-    """Scales updates down to the norm `most` where theirs is larger, as the transformation of that name in optax.
-
-    The norm is the sum over one array of all updates: a sum for each of some hundred arrays is as many kernels on a GPU.
-    """
+    """Scales updates down to the norm `most` where theirs is larger, as the transformation of that name in optax."""
     def update(updates, state, params=None):
-        leaves = jax.tree.leaves(updates)
-        norm = jnp.linalg.norm(jnp.concatenate([leaf.ravel() for leaf in leaves])) if leaves else jnp.zeros(())
+        norm = global_norm(updates)
         clipped = lambda leaf: jnp.where(norm < most, leaf, leaf / norm.astype(leaf.dtype) * most).astype(leaf.dtype)
         return jax.tree.map(clipped, updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def global_norm(tree: Tree) -> Array:
+    """The norm of all arrays of a tree, as if they were one: a sum for each of some hundred arrays is as many kernels on a
+    GPU."""
+    leaves = jax.tree.leaves(tree)
+    return jnp.linalg.norm(jnp.concatenate([leaf.ravel() for leaf in leaves])) if leaves else jnp.zeros(())

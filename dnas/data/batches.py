@@ -54,6 +54,21 @@ def train_indices(seed: int, epoch: int, train: np.ndarray, batch: int) -> np.nd
     return np.asarray(train)[order].reshape(steps, batch).astype(np.int32)
 
 
+def by_importance(scores: np.ndarray, share: float) -> np.ndarray:
+    """Chances `[N]`: a share of them in proportion to the scores, which are at least 0, the rest even. Where all scores are
+    0 they are even."""
+    total = scores.sum()
+    return share * (scores / total if total > 0 else 1 / len(scores)) + (1 - share) / len(scores)
+
+
+def drawn_indices(seed: int, epoch: int, train: np.ndarray, batch: int, chances: np.ndarray) -> np.ndarray:
+    """Train rows of an epoch `[S, B]`, as many as of `train_indices`, drawn with replacement by the chances `[len(train)]`,
+    which sum to 1. Raises ValueError as `train_indices` does."""
+    steps, batch = train_indices(seed, epoch, train, batch).shape
+    places = np.random.default_rng([seed, epoch, 2]).choice(len(train), steps * batch, p=chances)
+    return np.asarray(train)[places].reshape(steps, batch).astype(np.int32)
+
+
 def mixed(split: np.ndarray) -> np.ndarray:
     """A split in a fixed random order: data are often sorted by class, and a network is not trained on the statistics of
     batches of one class."""

@@ -17,7 +17,15 @@ from dnas.algorithms.method import Algorithm, Method
 from dnas.algorithms.players import SearchState, of_network, started_from, weights_fit
 from dnas.algorithms.schedules import ENGINE
 from dnas.data import Dataset, epoch_indices, steps_per_epoch
-from dnas.engine.compile import Examples, compile_diagnosis, compile_evaluation, on_device, shape_of
+from dnas.data.batches import by_importance, drawn_indices
+from dnas.engine.compile import (
+    Examples,
+    compile_diagnosis,
+    compile_evaluation,
+    compile_importance,
+    on_device,
+    shape_of,
+)
 from dnas.engine.diagnose import collapse, skips
 from dnas.engine.host import initial
 from dnas.engine.lanes import Epoch, EpochEnd, NonFiniteLoss, advance_lanes, start_lanes
@@ -134,6 +142,8 @@ def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, ep
                                       at_once=at_once, key=key)
                 gates = algorithm.gates(first.state, first.hyper)
                 evaluate = compile_evaluation(space, task, data, examples, first.state, gates, batch, key=key)
+                importance = compile_importance(algorithm, data, examples, first.state, first.hyper, batch, key=key) \
+                    if algorithm.importance else None
                 program = program()
                 inspect = compile_diagnosis(algorithm, data, examples, first.state, first.hyper, batch) \
                     if diagnose else None
@@ -141,7 +151,7 @@ def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, ep
                 shown.say(program.note)
         while any(one.going for one in active):
             epoch = min(one.epoch for one in active if one.going)
-            due = {place: one.next_epoch() for place, one in enumerate(active) if one.going and one.epoch == epoch}
+            due = {place: one.next_epoch(importance) for place, one in enumerate(active) if one.going and one.epoch == epoch}
             for place, end in advance_lanes(program, due).items():
                 if isinstance(end, NonFiniteLoss):
                     active[place].fail(end)
@@ -197,10 +207,14 @@ class _Search:
         """Whether there are epochs left."""
         return self.epoch < self.epochs and not self.stopped and not self.error
 
-    def next_epoch(self) -> Epoch:
-        """The arguments of the next epoch."""
+    def next_epoch(self, importance: Callable | None) -> Epoch:
+        """The arguments of the next epoch, whose examples are drawn by their importance, if any."""
         splits, before = self.data.splits, self.epoch * self.steps
         train, valid = epoch_indices(self.lane.seed, self.epoch, splits["train"], splits["valid"], self.batch)
+        if importance and self.epoch:
+            scores = importance(self.state, self.hyper, jax.random.fold_in(self.key, before))
+            chances = by_importance(scores, self.epoch / self.epochs)
+            train = drawn_indices(self.lane.seed, self.epoch, splits["train"], self.batch, chances)
 
         def on_metrics(metrics, done, seconds):
             refuse_non_finite(metrics, before, self.recorder.last())
