@@ -67,28 +67,29 @@ def report(run: Run) -> str:
     space, task, holdout = supernet.space, task_of(supernet.data), run.holdout
     gates, folder = run.gates, shlex.quote(str(run.folder))
     margin = margin_of(space.groups, gates)
-    chosen = run.config.get("selection")
+    chosen, elastic = run.config.get("selection"), supernet.method.selection
     even = undecided(margin.largest, margin.uniform)
     pictures = sorted(path.name for path in run.folder.iterdir() if path.suffix in (".svg", ".png"))
     board = "" if find_spec("tensorboard") else "   (after pip install tensorboard)"
     snippet = f"import dnas; print(dnas.open({str(run.folder)!r}))"
     lines = [
         "", terminal_cell(genotype, space.groups), space.format(genotype), "",
-        f"margin    median lead of the best operation over the second: {100 * margin.lead:.1f} points (uniform gates: 0)",
+        *([] if elastic else ["margin    median lead of the best operation over the second: "
+                              f"{100 * margin.lead:.1f} points (uniform gates: 0)"]),
         *([f"gates     {even}" + (", by the gates alone" if chosen else "")] if even else []),
         *([f"chosen    by {chosen_by(chosen)}"] if chosen else []),
         *children_lines(run, task),
         f"size      {size_text(space.cost(genotype))} as a network of its own",
         *(f"budget    {line}" for line in budget_lines(run.config, space, genotype, gates)),
         f"hold-out  {metric_text(task, holdout[task.metric], 2)}{f' {task.metric}' if task.percent else ''} of the "
-        f"supernet, loss {holdout['loss']:.3f}",
+        f"{'largest network' if elastic else 'supernet'}, loss {holdout['loss']:.3f}",
         *([f"stopped   {run.stopped}"] if run.stopped else []),
         f"time      {run.seconds:.1f} s"
         + (f", and {run.results['selection_seconds']:.1f} s to choose" if "selection_seconds" in run.results else ""),
         f"run       {run.folder}" + (f" (pictures: {', '.join(pictures)})" if pictures else ""),
         *(_to_decide(run.config, folder) if even and not chosen else
           ["next", f"  dnas train {folder}",
-           f"  dnas select {folder} --selection {'magnitude' if chosen else 'perturbation'}"]),
+           f"  dnas select {folder} --selection {'pareto' if elastic else 'magnitude' if chosen else 'perturbation'}"]),
         f"  dnas report {folder}",
         f"  tensorboard --logdir {folder}{board}",
         f"  dnas search --config {folder}/config.json --seed {run.config['seed'] + 1}",

@@ -40,7 +40,7 @@ class Overview:
     def __str__(self) -> str:
         lines = [terminal_cell(self.genotype, self.space.groups), self.space.format(self.genotype), "",
                  columns(layer_rows(self.layers, self.cost, self.image), left=2)]
-        if self.logits:
+        if self.logits and any(np.ptp(rows, axis=0).any() for rows in self.logits.values()):
             lines += ["", f"shares of the operations over {len(next(iter(self.logits.values()))) - 1} epochs",
                       columns(share_rows(self.logits, self.space.groups), left=4)]
         return "\n".join(lines)
@@ -55,7 +55,7 @@ class Overview:
 
 def show(what: str | Path | Run | Selected | Genotype, *, space: str | None = None, cells: int | None = None,
          channels: int | None = None, out: str | Path | None = None, trust: bool = False) -> Overview:
-    """The cells, the layers and, of a search, the shares of the operations over the epochs of an architecture.
+    """The cells, the layers and, of a search whose logits moved, the shares of the operations over its epochs.
 
     what: a run, what `dnas.select` returns, a genotype, a path to one of them, or a published name such as "darts-v2".
 
