@@ -149,7 +149,7 @@ def _listed(start: str, items: Sequence[str], end: str) -> str:
 def _header(trained: TrainedNetwork, packages: str, modules: str) -> str:
     """What the file says of itself, in which nothing is a text of the network's own file."""
     takes, gives = trained.described.input, trained.described.output
-    shape = ", ".join(map(str, takes.shape))
+    shape, modules = ", ".join(map(str, takes.shape)), textwrap.fill(f"{modules}.", WIDTH)
     what = f"{gives.size} classes" if gives.classes else f"{gives.size} outputs ({trained.task.name})"
     return f'''"""A network of the space {trained.space.name} for {takes.kind} [{shape}] ({takes.dtype}) and {what}.
 
@@ -159,5 +159,5 @@ def _header(trained: TrainedNetwork, packages: str, modules: str) -> str:
 
 MODULE is the Flax module. To train it further call MODULE.apply(variables, inputs, GATES, True, mutable=["batch_stats"])
 with inputs scaled as in `logits`. It needs {packages}. Its definitions were copied from
-{modules}.
+{modules}
 """'''

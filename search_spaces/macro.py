@@ -35,7 +35,8 @@ import jax.numpy as jnp
 from dnas.types import REMOVED, Choice, Group, SearchSpace
 from search_spaces.adapter import linear_cost
 from search_spaces.flax_space import flax_space
-from search_spaces.layers import entangled
+from search_spaces.layers.entangled import BatchNorm as SizedBatchNorm
+from search_spaces.layers.entangled import Conv as SizedConv
 from search_spaces.layers.entangled import Size, fixed, product
 from search_spaces.layers.mixed import MixedOp, divided, joined, strided
 from search_spaces.layers.primitives import BatchNorm, Conv, DepthwiseConv, Linear
@@ -109,7 +110,7 @@ class EntangledLayer(nn.Module):
         share in a mask."""
         into, out, kernel = fixed(x.shape[-1]), fixed(channels), Size((1, 3, 5), gate)
         hidden = product(into, Size((0, 3, 6), gate))
-        norm, conv = entangled.BatchNorm, entangled.Conv
+        norm, conv = SizedBatchNorm, SizedConv
         y = nn.relu(norm(hidden, name="bn_widen")(conv(hidden, 1, name="widen")(x, into), train))
         y = conv(hidden, kernel, self.stride, depthwise=True, name="depthwise")(y, hidden)
         y = nn.relu(norm(hidden, name="bn_depthwise")(y, train))

@@ -143,12 +143,12 @@ def mobilenet(image=(32, 32, 3), classes=10, *, channels: int = 16, stages: int 
                      "squeeze_excite": squeeze_excite, "form": form},
             format=partial(to_string, layers), parse=partial(from_string, groups, layers), skipped=skipped, **functions)
 
-    entangled = space("entangled", reorder=by_norm([hidden(channels, layers, s, place, squeeze_excite)
+    entangled = space("entangled", reorder=by_norm([hidden_channels(channels, layers, s, place, squeeze_excite)
                                                     for s in range(stages) for place in range(layers)]))
     return entangled if form == "entangled" else space("separate", expected=entangled.expected)
 
 
-def hidden(channels: int, layers: int, stage: int, place: int, squeeze_excite: bool) -> Channels:
+def hidden_channels(channels: int, layers: int, stage: int, place: int, squeeze_excite: bool) -> Channels:
     """The channels inside block number `place` of a stage, which its ratio decides."""
     axes = {("expand", "kernel"): 3, ("depthwise", "kernel"): 3, ("project", "kernel"): 2,
             **{(norm, "bn", name): 0 for norm in ("expand_bn", "depthwise_bn") for name in ("scale", "bias", "mean", "var")}}

@@ -160,11 +160,11 @@ def transformer(name: str, choices: Choices, embedding: Callable[..., nn.Module]
                           input_dtype=input_dtype, options=options, format=to_string, parse=partial(from_string, groups),
                           skipped=partial(skipped, choices.depths), **functions)
 
-    entangled = space("entangled", reorder=by_norm([hidden(choices, l) for l in range(blocks)]))
+    entangled = space("entangled", reorder=by_norm([hidden_units(choices, l) for l in range(blocks)]))
     return entangled if form == "entangled" else space("separate", expected=entangled.expected)  # of the same networks
 
 
-def hidden(choices: Choices, l: int) -> Channels:
+def hidden_units(choices: Choices, l: int) -> Channels:
     """The hidden units of the MLP of block `l`, which the stream's width and its ratio decide."""
     mlp = (f"block_{l}", "mlp")
     narrow = (*mlp, "narrow", "kernel")

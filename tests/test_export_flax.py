@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -13,11 +14,17 @@ import pytest
 import dnas
 from dnas.runs import model_file
 from dnas.shared_options import SharedOptions, shared_options
+from search_spaces.conv_macro import conv_macro
 from search_spaces.darts import darts
 from search_spaces.dense import dense
 from search_spaces.export import flax, flax_source
+from search_spaces.macro import macro
+from search_spaces.mobilenet import mobilenet
 from search_spaces.nasbench201 import nasbench201
+from search_spaces.nats_size import nats_size
 from search_spaces.robust_darts import s1, s4
+from search_spaces.tas import tas
+from search_spaces.vit import vit
 from search_spaces.width import width
 from tests.toy_causal import causal
 from tests.toy_frameworks import toy_pure
@@ -86,6 +93,7 @@ def test_a_network_of_a_space_of_ones_own_runs_without_the_toolkit(tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "export" / "flax.npy"), trained.logits(images), 1e-5, 1e-5)
 
 
+SMALL = partial(mobilenet, IMAGE, 10, channels=2, stages=2, layers=2)
 CELL = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|nor_conv_1x1~0|none~1|avg_pool_3x3~2|"
 CELLS = ("normal sep_conv_3x3:1, skip_connect:0 | dil_conv_3x3:2, sep_conv_5x5:0 | dil_conv_5x5:3, none:0 | -; "
          "reduce max_pool_3x3:0, skip_connect:1 | avg_pool_3x3:1, max_pool_3x3:2 | sep_conv_3x3:0, skip_connect:3 | -")
@@ -98,15 +106,20 @@ CELLS = ("normal sep_conv_3x3:1, skip_connect:0 | dil_conv_3x3:2, sep_conv_5x5:0
     ("s1", s1(IMAGE, 10, channels=2, cells=3), "normal skip_connect:0 | - | - | -; reduce max_pool_3x3:0 | - | - | -", 340),
     ("s4", s4(IMAGE, 10, channels=2, cells=3), "normal noise:0, noise:1 | - | noise:2 | -; reduce - | noise:0 | - | -", 330),
     ("width", width(IMAGE, 10, channels=4, stages=2), "4-3-8-6", 170),
-], ids=["stacked", "one cell", "darts", "s1", "noise", "width"])
+    ("mobilenet", SMALL(squeeze_excite=True), "3x6-7x3 | 5x4", 480),
+    ("conv-macro", conv_macro(IMAGE, 10, channels=1, form="separate"), "4x7-2x5-16x7-16x5", 380),
+    ("vit", vit(IMAGE, 10, patch=4, head_width=2), "embed 32 | heads 2 ratio 3", 480),
+    pytest.param("macro", macro(IMAGE, 10, channels=2, form="entangled"), "22212202", 480, marks=pytest.mark.heavy),
+    pytest.param("nats-size", nats_size(IMAGE, 10, channels=8), None, 360, marks=pytest.mark.heavy),
+    pytest.param("tas", tas(IMAGE, 10, channels=4, stages=2, blocks=2), None, 360, marks=pytest.mark.heavy),
+], ids=["stacked", "one cell", "darts", "s1", "noise", "width", "mobilenet", "conv-macro", "vit", "macro", "nats", "tas"])
 def test_networks_of_shipped_spaces(tmp_path, name, space, text, lines):
     """All operations, edges and nodes that are left out; and new weights have the same names and shapes."""
     trained = saved(tmp_path, name, space, text=text)
     source = exported(trained, tmp_path, pixels())
     imported = {node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
                 for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import | ast.ImportFrom)}
-    assert {module.split(".")[0] for module in imported} <= {
-        "__future__", "collections", "functools", "math", "pathlib", "zlib", "flax", "jax", "numpy", "safetensors"}
+    assert {module.split(".")[0] for module in imported} <= {*sys.stdlib_module_names, "flax", "jax", "numpy", "safetensors"}
     assert len(source.splitlines()) <= lines and max(map(len, source.splitlines())) <= 125
     file = sys.modules["dnas_exported_network"]
     fresh = jax.eval_shape(lambda key: file.MODULE.init(key, np.zeros((1, *IMAGE), np.float32), file.GATES, True),

@@ -24,9 +24,9 @@ import numpy as np
 from jax import lax
 
 from dnas.types import REMOVED, Group
-from search_spaces.layers import primitives
 from search_spaces.layers.convolution import conv
 from search_spaces.layers.depthwise import depthwise
+from search_spaces.layers.primitives import BatchNorm as WholeBatchNorm
 from search_spaces.layers.primitives import torch_uniform
 
 
@@ -271,7 +271,7 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x, train):
         report(self.size, params=2)
-        return masked(primitives.BatchNorm(affine=True, name="bn")(x, train), *_last(x, self.size))
+        return masked(WholeBatchNorm(affine=True, name="bn")(x, train), *_last(x, self.size))
 
 
 class LayerNorm(nn.Module):
