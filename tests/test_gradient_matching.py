@@ -248,15 +248,22 @@ def test_stages_have_equal_shares_and_nothing_is_split_unless_said():
     assert schedule_epochs({"epochs": 8}, 8) == 8
 
 
+LENGTH = {"epochs": 8, "steps": 4}
+
+
 def test_splits_must_suit_the_space_and_the_method(space):
     allowed = {"chain": space.groups["chain"].allowed}
-    check_splits(checked_split({"split": "gm", "splits": 2}, 8), space, darts(), allowed)
+    check_splits(checked_split({"split": "gm", "splits": 2}, 8), space, darts(), allowed, **LENGTH)
     for by, splits, method, said in (
             ("gm", 3, darts(), "splits is 3, and space toy has 2 edges with operations to divide"),
             ("random", 1, sgas(), "split divides the operations .* decides on operations itself"),
             ("gm", 1, darts(keep=2), "decides on operations itself")):
         with pytest.raises(ValueError, match=said):
-            check_splits(checked_split({"split": by, "splits": splits}, 8), space, method, allowed)
+            check_splits(checked_split({"split": by, "splits": splits}, 8), space, method, allowed, **LENGTH)
     wide = flax_space("wide", nn.Dense(1), {"g": Group(tuple((n, n + 1) for n in range(4)), tuple("abcd"))}, image=(8,))
     with pytest.raises(ValueError, match="makes up to 256 supernets by split exhaustive; it must be at most 64"):
-        check_splits(checked_split({"split": "exhaustive", "splits": 4}, 8), wide, darts(), {"g": wide.groups["g"].allowed})
+        each = checked_split({"split": "exhaustive", "splits": 4}, 8)
+        check_splits(each, wide, darts(), {"g": wide.groups["g"].allowed}, **LENGTH)
+    warm, fresh = darts(arch_warmup=3), checked_split({"split": "gm", "split_epochs": [5], "split_weights": "fresh"}, 8)
+    with pytest.raises(ValueError, match="arch_warmup 3 leaves none of 3 epochs"):
+        check_splits(fresh, space, warm, allowed, **LENGTH)

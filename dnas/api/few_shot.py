@@ -34,7 +34,7 @@ from dnas.engine.lanes import NonFiniteLoss
 from dnas.engine.search import Lane, Result, input_shape
 from dnas.fewshot.gradient_matching import best_edge, similarity_across
 from dnas.fewshot.gradients import compile_gradient, edge_distances, own_weights, shared_weights
-from dnas.fewshot.split import Part, Split, child_mask, choosable, containing, divisible, drawn_split, part_of, parts_text
+from dnas.fewshot.split import Part, Split, child_mask, choosable, contains, divisible, drawn_split, part_of, parts_text
 from dnas.runs.directory import CHILDREN, CHOICE, FAILED, RunDirectory, load_genotype, open_run
 from dnas.runs.files import read_bytes, read_json, records, write_atomic, write_json, write_records
 from dnas.runs.recorder import Begun
@@ -237,12 +237,19 @@ def _child_run(plan: SearchPlan, setting: Setting, node: Node, result: Result,
     """The run of a last child, with the genotype that is chosen from it: by the selection, unless that heeds no masks."""
     folder, config = node.lane.run and node.lane.run.folder, _child_config(setting, node.parts)
     supernet = Supernet(folder, config, setting.space, setting.method, plan.data, result.state, len(result.records))
-    genotype = choose_from(Run(folder, config, {}, result, supernet))
-    try:
-        containing([result.state.mask], setting.space.groups, genotype)
-    except ValueError:
-        say(f"selection  child {node.name}: the chosen network is not in it; the method's own rule chooses")
-        genotype = result.genotype
+    genotype = result.genotype
+    if plan.selection:
+        try:
+            plan.selection.begin(supernet.context)  # which refuses a child that has too few networks for it
+            suits = True
+        except ValueError as error:
+            say(f"selection  child {node.name}: {error}; the method's own rule chooses")
+            suits = False
+        chosen = choose_from(Run(folder, config, {}, result, supernet)) if suits else genotype
+        if contains(result.state.mask, setting.space.groups, chosen):
+            genotype = chosen
+        else:
+            say(f"selection  child {node.name}: the network that was chosen is not in it; the method's own rule chooses")
     if node.lane.run:
         node.lane.run.save_genotype(genotype)
     result = result._replace(genotype=genotype)

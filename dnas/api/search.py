@@ -136,8 +136,8 @@ def run_searches(plan: SearchPlan, out: str | Path | None, *, progress: bool = T
                                     seconds=plan.seconds, mesh=create_mesh(plan.devices, len(lanes)), key=key, until=until)
 
             if plan.split:
-                own = lambda child: _chosen(plan.selection, child, say)[0] if plan.selection else child.genotype
-                results = search_few_shot(plan, group, method, lanes, advance, own, mesh and sizes_of(mesh), say)
+                choose_from = lambda child: _chosen(plan.selection, child, say)[0]
+                results = search_few_shot(plan, group, method, lanes, advance, choose_from, mesh and sizes_of(mesh), say)
             else:
                 results = advance(lanes)
             for setting, run, result in zip(group, opened, results):

@@ -90,14 +90,16 @@ def checked_split(options: Mapping[str, Any], epochs: int) -> Split | None:
     return Split(by, splits, ends, batches, weights, train_epochs)
 
 
-def check_splits(split: Split, space: SearchSpace, method: Method, allowed: Mapping[str, np.ndarray]) -> None:
-    """Raises ValueError, in one line, for a space or a method that cannot be split so. allowed: booleans `[E, K]` of each
-    group, the operations with which the search begins."""
+def check_splits(split: Split, space: SearchSpace, method: Method, allowed: Mapping[str, np.ndarray], *, epochs: int,
+                 steps: int) -> None:
+    """Raises ValueError, in one line, for a space or a method that cannot be split so in a search of `epochs` epochs of
+    `steps` steps. allowed: booleans `[E, K]` of each group, the operations with which the search begins."""
     if method.decide or method.stop:
         what = "decides on operations itself during a search" if method.decide else "ends a search by a rule of its own"
         name = method.source["name"] if method.source else "of your own"
         raise ValueError(f"split divides the operations and the epochs of a search, and method {name} {what}; leave one of "
                          "them out")
+    method.numbers_of(epochs=epochs - split.restarted, steps=steps)
     counts = sorted((len(ops) for ops in divisible(choosable(space), allowed).values()), reverse=True)
     if len(counts) < split.splits:
         raise ValueError(f"splits is {split.splits}, and space {space.name} has {len(counts)} edges with operations to "
@@ -165,14 +167,19 @@ def parts_text(parts: Sequence[Part], groups: Mapping[str, Group]) -> str:
     return ", ".join(map(spell, parts))
 
 
+def contains(mask: Mapping[str, Any], groups: Mapping[str, Group], genotype: Genotype) -> bool:
+    """Whether a mask allows all operations of a network."""
+    chosen = genotype.decisions(groups)
+    return all(bool(mask[name][e][k]) for name, row in chosen.items() for e, k in enumerate(row) if k >= 0)
+
+
 def containing(masks: Sequence[Mapping[str, Any]], groups: Mapping[str, Group], genotype: Genotype) -> int:
     """The number of the supernet that contains a network: whose mask allows all its operations, the first of several.
 
     masks: booleans `[E, K]` of each group, of each supernet. Edges that a network does not have are in any supernet.
     Raises ValueError if none contains it, and as `Genotype.decisions`.
     """
-    chosen = genotype.decisions(groups)
     for number, mask in enumerate(masks):
-        if all(bool(mask[name][e][k]) for name, row in chosen.items() for e, k in enumerate(row) if k >= 0):
+        if contains(mask, groups, genotype):
             return number
     raise ValueError(f"none of the {len(masks)} supernets has all operations of {genotype!r}")
