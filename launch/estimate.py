@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 
 from launch.arguments import load_data
-from launch.search_options import read_search, settings_of
+from launch.search_options import SPLIT, read_search, settings_of
 
 
 def main(argv: Sequence[str]) -> int:
@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     (space, *others), (method, *more) = settings_of(values, argv, data)
     if others or more:
         raise ValueError("--sweep has several settings, and an estimate is of one; give one value of each option")
-    own = {name: values[name] for name in ("epochs", "batch", "seconds", "preset")}
+    own = {name: values[name] for name in ("epochs", "batch", "seconds", "preset", *SPLIT)}
     if values["selection"] is not None:
         own["selection"] = values["selection"], values.get("selection_options", {})
     plan = plan_search(space, method, data, **own, budget=dnas.Budget(**values["budget_options"]),
@@ -44,6 +44,8 @@ def main(argv: Sequence[str]) -> int:
           + (f", at most {plan.seconds:g} seconds" if plan.seconds else ""), flush=True)
     if chosen:
         print(f"selection     {configs.label(chosen, 'selection')} ends the search; its own needs are not in the following")
+    if plan.split:
+        print(f"split         {plan.split.by}, {plan.split.splits} times: the needs are those of the first supernet")
     need = estimate_plan(plan, seeds=values["seeds"], cache=values["cache"], chip=chip)
     print(f"weights       {need.weights:,}")
     print(f"multiply-adds {need.macs:,} per example, forwards through the supernet")

@@ -115,6 +115,7 @@ def test_every_network_is_in_one_child(whole):
         assert masks[containing(masks, groups, child.genotype)] is mask
 
 
+@pytest.mark.heavy
 def test_in_memory_it_is_the_same(parts, whole):
     run = go(parts)
     assert run.folder is None and run.genotype == whole.genotype and run.results == whole.results
@@ -174,6 +175,19 @@ def test_several_seeds_are_each_the_search_of_its_own(parts, tmp_path):
     assert (runs[0].folder / "split.json").read_bytes() != (runs[1].folder / "split.json").read_bytes()
 
 
+def test_a_child_that_a_selection_refuses_has_the_network_of_its_own_rule(parts, capsys):
+    """Evolution needs as many networks as it evaluates, and a child of two edges has half of 16; `random` heeds no mask."""
+    few = {"split": "random", "splits": 1, "split_batches": None, "epochs": 2, "progress": True}
+    run = go(parts, selection=("evolution", {"evaluations": 12}), **few)
+    assert "child 0: evaluations must be at most 8" in capsys.readouterr().out
+    both = [run.children, go(parts, selection=("random", {"seed": 1}), **few).children]
+    out = capsys.readouterr().out
+    assert "the network that was chosen is not in it" in out and out.count("the method's own rule chooses") == 1
+    for children in both:
+        masks = [child.supernet.state.mask for child in children]
+        assert [containing(masks, parts[0].groups, child.genotype) for child in children] == [0, 1]
+
+
 def test_an_operation_each_and_a_selection_of_the_child(parts):
     run = go(parts, split="exhaustive", splits=1, epochs=2, selection="magnitude", split_batches=None)
     names = [each["within"].split()[-1] for each in run.results["children"]]
@@ -188,6 +202,7 @@ def test_an_operation_each_and_a_selection_of_the_child(parts):
 @pytest.mark.heavy
 def test_other_methods_are_split_too(parts, method):
     space, _, data = parts
+    method = dnas.method(method, **({"arch_warmup": 0} if method == "pc-darts" else {}))
     run = dnas.search(space, method, data, epochs=2, batch=16, split="gm", split_batches=2, split_train_epochs=1,
                       selection="own", progress=False, cache="off")
     masks = [child.supernet.state.mask for child in run.children]

@@ -18,7 +18,7 @@ from dnas.fewshot.split import (
     check_splits,
     checked_split,
     child_mask,
-    chosen_ops,
+    choosable,
     containing,
     divisible,
     drawn_split,
@@ -117,7 +117,7 @@ def matched(space, data, batches=2):
     algorithm, examples = method.bind(space, task_of(data)), on_device(data)
     hyper = method.numbers_of(epochs=EPOCHS, steps=steps_per_epoch(data, BATCH))
     state = algorithm.init(jax.random.key(0), jax.ShapeDtypeStruct((BATCH, *data.image), jnp.float32), hyper)
-    owned, edges = own_weights(space, state.weights), divisible(space, state.mask, state.decisions)
+    owned, edges = own_weights(space, state.weights), divisible(choosable(space), state.mask, state.decisions)
     distances_by = lambda gradient: edge_distances(gradient, data, examples, state, hyper, BATCH, edges,
                                                    shared_weights(owned), batches, 0)
     return compile_gradient(algorithm, data, examples, state, hyper, BATCH), state, owned, distances_by
@@ -177,7 +177,7 @@ def test_masked_operations_have_no_gate_and_no_gradient():
 
 def test_children_divide_the_operations_and_a_network_is_in_one_of_them(data, space):
     state = first_state(data)
-    edges = divisible(space, state.mask, state.decisions)
+    edges = divisible(choosable(space), state.mask, state.decisions)
     assert edges == {("chain", e): [0, 1, 2, 3] for e in (0, 1)}
     masks = [child_mask(state.mask, ("chain", 1), half, edges["chain", 1]) for half in ((0, 3), (1, 2))]
     np.testing.assert_array_equal(masks[0]["chain"] ^ masks[1]["chain"], [[False] * 4, [True] * 4])
@@ -187,21 +187,30 @@ def test_children_divide_the_operations_and_a_network_is_in_one_of_them(data, sp
         assert containing(masks, space.groups, genotype) == expected
     with pytest.raises(ValueError, match="none of the 1 supernets"):
         containing(masks[:1], space.groups, genotype.from_decisions(space, {"chain": np.array([2, 1])}))
-    assert list(divisible(space, masks[0], state.decisions, [Part("chain", 1, ("none", "pool"))])) == [("chain", 0)]
-    assert divisible(space, masks[0], {"chain": np.array([2, -1])}) == {("chain", 1): [0, 3]}
+    part = Part("chain", 1, ("none", "pool"))
+    assert list(divisible(choosable(space), masks[0], state.decisions, [part])) == [("chain", 0)]
+    assert divisible(choosable(space), masks[0], {"chain": np.array([2, -1])}) == {("chain", 1): [0, 3]}
 
 
 def test_operations_that_the_rule_never_chooses_are_in_every_child():
     from search_spaces.darts import darts as darts_space
 
     space = darts_space((8, 8, 1), 3, channels=2, cells=3)
-    assert not any("none" in names for names in chosen_ops(space).values())
-    edges = divisible(space, {name: group.allowed for name, group in space.groups.items()})
+    edges = divisible(choosable(space), {name: group.allowed for name, group in space.groups.items()})
     none = space.groups["normal"].ops.index("none")
     assert len(edges) == 28 and all(none not in ops and len(ops) == 7 for ops in edges.values())
     mask = child_mask({name: group.allowed for name, group in space.groups.items()}, ("normal", 3), [1, 2],
                       edges["normal", 3])
     assert mask["normal"][3].sum() == 3 and mask["normal"][3, none]
+
+
+def test_operations_of_edges_that_the_rule_may_drop_or_a_depth_skip_are_divided():
+    from search_spaces.robust_darts import s1
+    from search_spaces.tas import tas
+
+    for space in s1((8, 8, 1), 3, channels=2, cells=3), tas((8, 8, 1), 3):
+        allowed = {name: group.allowed for name, group in space.groups.items()}
+        assert all((choosable(space)[name] == rows).all() for name, rows in allowed.items())
 
 
 def test_random_splits_are_balanced_and_exhaustive_ones_have_an_operation_each():
@@ -239,15 +248,22 @@ def test_stages_have_equal_shares_and_nothing_is_split_unless_said():
     assert schedule_epochs({"epochs": 8}, 8) == 8
 
 
+LENGTH = {"epochs": 8, "steps": 4}
+
+
 def test_splits_must_suit_the_space_and_the_method(space):
     allowed = {"chain": space.groups["chain"].allowed}
-    check_splits(checked_split({"split": "gm", "splits": 2}, 8), space, darts(), allowed)
+    check_splits(checked_split({"split": "gm", "splits": 2}, 8), space, darts(), allowed, **LENGTH)
     for by, splits, method, said in (
             ("gm", 3, darts(), "splits is 3, and space toy has 2 edges with operations to divide"),
             ("random", 1, sgas(), "split divides the operations .* decides on operations itself"),
             ("gm", 1, darts(keep=2), "decides on operations itself")):
         with pytest.raises(ValueError, match=said):
-            check_splits(checked_split({"split": by, "splits": splits}, 8), space, method, allowed)
+            check_splits(checked_split({"split": by, "splits": splits}, 8), space, method, allowed, **LENGTH)
     wide = flax_space("wide", nn.Dense(1), {"g": Group(tuple((n, n + 1) for n in range(4)), tuple("abcd"))}, image=(8,))
     with pytest.raises(ValueError, match="makes up to 256 supernets by split exhaustive; it must be at most 64"):
-        check_splits(checked_split({"split": "exhaustive", "splits": 4}, 8), wide, darts(), {"g": wide.groups["g"].allowed})
+        each = checked_split({"split": "exhaustive", "splits": 4}, 8)
+        check_splits(each, wide, darts(), {"g": wide.groups["g"].allowed}, **LENGTH)
+    warm, fresh = darts(arch_warmup=3), checked_split({"split": "gm", "split_epochs": [5], "split_weights": "fresh"}, 8)
+    with pytest.raises(ValueError, match="arch_warmup 3 leaves none of 3 epochs"):
+        check_splits(fresh, space, warm, allowed, **LENGTH)

@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,8 +34,8 @@ from dnas.engine.lanes import NonFiniteLoss
 from dnas.engine.search import Lane, Result, input_shape
 from dnas.fewshot.gradient_matching import best_edge, similarity_across
 from dnas.fewshot.gradients import compile_gradient, edge_distances, own_weights, shared_weights
-from dnas.fewshot.split import Part, Split, child_mask, containing, divisible, drawn_split, part_of, parts_text
-from dnas.runs.directory import CHILDREN, CHOICE, RunDirectory, load_genotype, open_run
+from dnas.fewshot.split import Part, Split, child_mask, choosable, contains, divisible, drawn_split, part_of, parts_text
+from dnas.runs.directory import CHILDREN, CHOICE, FAILED, RunDirectory, load_genotype, open_run
 from dnas.runs.files import read_bytes, read_json, records, write_atomic, write_json, write_records
 from dnas.runs.recorder import Begun
 from dnas.selection.halving import RUNGS, halved
@@ -62,11 +63,10 @@ class Node(NamedTuple):
 
 
 class FewShot(NamedTuple):
-    """The end of a few-shot search. genotype: of the child that was chosen; choice: what choice.json holds; children: the
-    runs of the last children, [] where they were read from the disk."""
+    """The end of a few-shot search. result: of the child that was chosen; choice: what choice.json holds; children: the runs
+    of the last children, [] where they ended before."""
 
     result: Result
-    genotype: Genotype
     choice: Mapping[str, Any]
     children: list[Run]
 
@@ -79,6 +79,7 @@ def search_few_shot(plan: SearchPlan, group: Sequence[Setting], method: Method, 
     method: of all of them, within the budget. lanes: of their first supernets. choose_from: the genotype of a child.
     A child whose loss is not finite leaves the race; if none is left, the search ends with its error.
     """
+    began = time.monotonic()
     with contextlib.ExitStack() as stack:
         stages = Stages(plan, group, method, advance, mesh_sizes, say, stack)
         waiting = [n for n, lane in enumerate(lanes) if lane.run is None or not (_children(lane.run) / CHOICE).exists()]
@@ -87,23 +88,26 @@ def search_few_shot(plan: SearchPlan, group: Sequence[Setting], method: Method, 
         for n, (setting, lane) in enumerate(zip(group, lanes)):
             own = [(node, result) for node, result in leaves if node.setting == n]
             if n in stages.failed and not own:
+                if lane.run:
+                    write_json(lane.run.folder / FAILED, {"error": str(stages.failed[n])})
                 ends.append(stages.failed[n])
                 continue
             children = [_child_run(plan, setting, *each, choose_from, say) for each in own]
             if own:
                 choice = _choice(plan, stages.spent[n], own, children, lane.run and _children(lane.run), say)
             if lane.run is None:
-                chosen = children[choice["chosen"]]
-                ends.append(FewShot(chosen._result, chosen.genotype, choice, children))
-                continue
-            if own:
-                write_json(_children(lane.run) / CHOICE, choice)
-            choice = read_json(_children(lane.run) / CHOICE)
-            folder = _children(lane.run) / choice["children"][choice["chosen"]]["name"]
-            if not (lane.run.folder / "results.json").exists():
-                _take_over(lane.run, folder, plan.epochs, plan.split.epochs[0])
-            [result] = advance([lane._replace(restarted=plan.split.restarted)], plan.epochs)
-            ends.append(FewShot(result, load_genotype(folder), choice, children))
+                result, genotype = own[choice["chosen"]][1], children[choice["chosen"]].genotype
+            else:
+                if own:
+                    write_json(_children(lane.run) / CHOICE, choice)
+                choice = read_json(_children(lane.run) / CHOICE)
+                folder = _children(lane.run) / choice["children"][choice["chosen"]]["name"]
+                if not (lane.run.folder / "results.json").exists():
+                    _take_over(lane.run, folder, plan.epochs, plan.split.epochs[0])
+                [result] = advance([lane._replace(restarted=plan.split.restarted)], plan.epochs)
+                genotype = load_genotype(folder)
+            result = result._replace(genotype=genotype, seconds=time.monotonic() - began)
+            ends.append(FewShot(result, choice, children))
         return ends
 
 
@@ -116,6 +120,7 @@ class Stages:
         self.say, self.stack = say, stack
         self.split: Split = plan.split
         self.space, self.data = group[0].space, plan.data
+        self.chosen = choosable(self.space)
         self.algorithm = method.bind(self.space, task_of(plan.data))
         self.spent = [{"epochs": 0, "gradients": 0} for _ in group]
         self.failed: dict[int, NonFiniteLoss] = {}
@@ -140,7 +145,7 @@ class Stages:
         """The supernets into which one is split after a stage."""
         state, setting = jax.device_get(result.state), self.group[node.setting]
         hyper = node.lane.method.numbers_of(epochs=self.plan.epochs, steps=self.plan.steps)
-        edges = divisible(self.space, state.mask, state.decisions, node.parts)
+        edges = divisible(self.chosen, state.mask, state.decisions, node.parts)
         (name, e), groups, why = self.decided(node, state, hyper, edges)
         divided, parts = edges[name, e], [part_of(self.space.groups, (name, e), ops) for ops in groups]
         about = f" (mean cosine across {why['similarity']:.2f})" if "similarity" in why else ""
@@ -153,10 +158,10 @@ class Stages:
             fresh = last and self.split.weights == "fresh"
             first = self.fresh(node, state, mask) if fresh else state._replace(mask=mask)
             begins = Begun(len(result.records), jax.device_get(first), result.records, result.trajectory)
-            path, made = (*node.path, number), (*node.parts, part)
-            run = self.opened(setting, node, path, made)
+            path, within = (*node.path, number), (*node.parts, part)
+            run = self.opened(setting, node, path, within)
             title = ", ".join([*([setting.title] if len(self.group) > 1 else []), f"child {'-'.join(map(str, path))}"])
-            nodes.append(Node(node.setting, path, made, node.lane._replace(
+            nodes.append(Node(node.setting, path, within, node.lane._replace(
                 run=run, name=title, begins=begins, restarted=self.split.restarted if last else 0)))
         return nodes
 
@@ -211,8 +216,8 @@ class Stages:
     def fresh(self, node: Node, state: SearchState, mask) -> SearchState:
         """The state of a child that has the logits of its parent, and weights that begin anew."""
         first = self.initial(node.lane.seed, self.split.restarted)
-        given = {"arch": state.arch, "decisions": state.decisions, "mask": mask}
-        return self.algorithm.begin(first._replace(**jax.tree.map(jnp.array, given)))
+        inherited = {"arch": state.arch, "decisions": state.decisions, "mask": mask}
+        return self.algorithm.begin(first._replace(**jax.tree.map(jnp.array, inherited)))
 
     def opened(self, setting: Setting, node: Node, path: Sequence[int], parts: Sequence[Part]) -> RunDirectory | None:
         """The run of a child, open until the search ends; None in memory."""
@@ -232,12 +237,19 @@ def _child_run(plan: SearchPlan, setting: Setting, node: Node, result: Result,
     """The run of a last child, with the genotype that is chosen from it: by the selection, unless that heeds no masks."""
     folder, config = node.lane.run and node.lane.run.folder, _child_config(setting, node.parts)
     supernet = Supernet(folder, config, setting.space, setting.method, plan.data, result.state, len(result.records))
-    genotype = choose_from(Run(folder, config, {}, result, supernet))
-    try:
-        containing([result.state.mask], setting.space.groups, genotype)
-    except ValueError:
-        say(f"selection  child {node.name}: the chosen network is not in it; the method's own rule chooses")
-        genotype = result.genotype
+    genotype = result.genotype
+    if plan.selection:
+        try:
+            plan.selection.begin(supernet.context)  # which refuses a child that has too few networks for it
+            suits = True
+        except ValueError as error:
+            say(f"selection  child {node.name}: {error}; the method's own rule chooses")
+            suits = False
+        chosen = choose_from(Run(folder, config, {}, result, supernet)) if suits else genotype
+        if contains(result.state.mask, setting.space.groups, chosen):
+            genotype = chosen
+        else:
+            say(f"selection  child {node.name}: the network that was chosen is not in it; the method's own rule chooses")
     if node.lane.run:
         node.lane.run.save_genotype(genotype)
     result = result._replace(genotype=genotype)
@@ -260,10 +272,9 @@ def _choice(plan: SearchPlan, spent: Mapping[str, int], leaves: Sequence[tuple[N
         chosen = select(selection, children[0].supernet.context, folder=folder and folder / "halving", say=say)
         best, scores = candidates.index(chosen.genotype), chosen.scores[RUNGS]
     number = next(n for n, child in enumerate(children) if child.genotype == candidates[best])
-    known = lambda genotype: [float(row[candidates.index(genotype)]) for row in np.asarray(scores, np.float64)
-                              if np.isfinite(row[candidates.index(genotype)])]
+    rounds = lambda genotype: [float(score) for score in scores[:, candidates.index(genotype)] if np.isfinite(score)]
     rows = [{"name": node.name, "within": parts_text(node.parts, child.supernet.space.groups), "cell": child.results["cell"],
-             "trained": known(child.genotype), "holdout": dict(child.holdout)}
+             "trained": rounds(child.genotype), "holdout": dict(child.holdout)}
             for (node, _), child in zip(leaves, children)]
     return {"chosen": number, "children": rows, "supernet_epochs": spent["epochs"], "gradients": spent["gradients"]}
 

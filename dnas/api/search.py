@@ -137,8 +137,8 @@ def run_searches(plan: SearchPlan, out: str | Path | None, *, progress: bool = T
                                     seconds=plan.seconds, mesh=create_mesh(plan.devices, len(lanes)), key=key, until=until)
 
             if plan.split:
-                own = lambda child: _chosen(plan.selection, child, say)[0] if plan.selection else child.genotype
-                results = search_few_shot(plan, group, method, lanes, advance, own, mesh and sizes_of(mesh), say)
+                choose_from = lambda child: _chosen(plan.selection, child, say)[0]
+                results = search_few_shot(plan, group, method, lanes, advance, choose_from, mesh and sizes_of(mesh), say)
             else:
                 results = advance(lanes)
             for setting, run, result in zip(group, opened, results):
@@ -150,16 +150,15 @@ def run_searches(plan: SearchPlan, out: str | Path | None, *, progress: bool = T
                 supernet = Supernet(run.folder if run else None, setting.config, setting.space, setting.method, plan.data,
                                     result.state, len(result.records))
                 searched = Run(supernet.folder, setting.config, {}, result, supernet)
-                known: dict[str, Any] = {}
+                chosen_by: dict[str, Any] = {}
                 if few_shot:
-                    result = result._replace(genotype=few_shot.genotype)
-                    known = {name: few_shot.choice[name] for name in ("chosen", "children")}
+                    chosen_by = {name: few_shot.choice[name] for name in ("chosen", "children")}
                 elif plan.selection:
                     genotype, cost = _chosen(plan.selection, searched, say)
-                    result, known = result._replace(genotype=genotype), {"selection_seconds": cost["seconds"]}
-                if run and result.genotype is not searched.genotype:
+                    result, chosen_by = result._replace(genotype=genotype), {"selection_seconds": cost["seconds"]}
+                if run and chosen_by:
                     run.save_genotype(result.genotype)
-                outcome = results_of(plan, setting, result) | known
+                outcome = results_of(plan, setting, result) | chosen_by
                 if run:
                     write_json(run.folder / "results.json", outcome)
                     _draw(run.folder, setting.space, result)

@@ -168,7 +168,7 @@ def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = No
     for group in groups if divided else ():
         refuse_undivided(batch, devices, most=smaller)
         allowed = state.mask if state else {name: each.allowed for name, each in group[0].space.groups.items()}
-        check_splits(divided, group[0].space, group[0].method, allowed)
+        check_splits(divided, group[0].space, group[0].method, allowed, epochs=epochs, steps=steps)
     return SearchPlan(data, groups, several, epochs, batch, steps, budget, diagnose, stop_on_collapse, state, devices,
                       seconds, tuple(notes), chooses, divided)
 

@@ -90,15 +90,17 @@ def checked_split(options: Mapping[str, Any], epochs: int) -> Split | None:
     return Split(by, splits, ends, batches, weights, train_epochs)
 
 
-def check_splits(split: Split, space: SearchSpace, method: Method, allowed: Mapping[str, np.ndarray]) -> None:
-    """Raises ValueError, in one line, for a space or a method that cannot be split so. allowed: booleans `[E, K]` of each
-    group, the operations with which the search begins."""
+def check_splits(split: Split, space: SearchSpace, method: Method, allowed: Mapping[str, np.ndarray], *, epochs: int,
+                 steps: int) -> None:
+    """Raises ValueError, in one line, for a space or a method that cannot be split so in a search of `epochs` epochs of
+    `steps` steps. allowed: booleans `[E, K]` of each group, the operations with which the search begins."""
     if method.decide or method.stop:
         what = "decides on operations itself during a search" if method.decide else "ends a search by a rule of its own"
         name = method.source["name"] if method.source else "of your own"
         raise ValueError(f"split divides the operations and the epochs of a search, and method {name} {what}; leave one of "
                          "them out")
-    counts = sorted((len(ops) for ops in divisible(space, allowed).values()), reverse=True)
+    method.numbers_of(epochs=epochs - split.restarted, steps=steps)
+    counts = sorted((len(ops) for ops in divisible(choosable(space), allowed).values()), reverse=True)
     if len(counts) < split.splits:
         raise ValueError(f"splits is {split.splits}, and space {space.name} has {len(counts)} edges with operations to "
                          f"divide; each can be split once")
@@ -111,32 +113,27 @@ def check_splits(split: Split, space: SearchSpace, method: Method, allowed: Mapp
                          f"at most {MOST_CHILDREN}: choose fewer splits" + ", or gm" * (split.by == "exhaustive"))
 
 
-def divisible(space: SearchSpace, mask: Mapping[str, Any], decisions: Mapping[str, Any] | None = None,
+def choosable(space: SearchSpace) -> dict[str, np.ndarray]:
+    """Booleans `[E, K]` of each group: which operations the space's own rule chooses where they score best. In the DARTS
+    space that is never `none`."""
+    others = {name: group.allowed * np.linspace(0, 1, group.shape[1]) for name, group in space.groups.items()}
+    masks = {name: np.zeros(group.shape, bool) for name, group in space.groups.items()}
+    for name, mask in masks.items():
+        for e, k in np.argwhere(space.groups[name].allowed):
+            scores = {**others, name: others[name].copy()}
+            scores[name][e] = 2.0 * (np.arange(mask.shape[1]) == k)
+            mask[e, k] = space.genotype(scores).decisions(space.groups)[name][e] == k
+    return masks
+
+
+def divisible(chosen: Mapping[str, np.ndarray], mask: Mapping[str, Any], decisions: Mapping[str, Any] | None = None,
               parts: Sequence[Part] = ()) -> dict[tuple[str, int], list[int]]:
-    """The edges that a supernet can be split on, and the operations to divide there, at least two: those of the mask on an
-    edge that is neither decided nor in `parts`, without those that the space's rule never chooses, such as `none`, which
-    every child has."""
-    names, done, edges = chosen_ops(space), {(part.group, part.edge) for part in parts}, {}
-    for name, group in space.groups.items():
-        for e in range(len(group.edges)):
-            if (name, e) in done or decisions is not None and int(decisions[name][e]) != OPEN:
-                continue
-            ops = [k for k, op in enumerate(group.edge_ops(e)) if mask[name][e][k] and op in names[name]]
-            if len(ops) > 1:
-                edges[name, e] = ops
-    return edges
-
-
-def chosen_ops(space: SearchSpace) -> dict[str, set[str]]:
-    """The names of the operations of each group that the space's own rule chooses if they score best on all edges."""
-    names: dict[str, set[str]] = {name: set() for name in space.groups}
-    for k in range(max(group.shape[1] for group in space.groups.values())):
-        scores = {name: np.where(np.arange(group.shape[1]) == k, group.allowed, 0.0) for name, group in space.groups.items()}
-        for name, choices in space.genotype(scores).choices.items():
-            group = space.groups[name]
-            names[name] |= {op for source, target, op in choices
-                            if op in group.edge_ops(group.edges.index((source, target)))[k:k + 1]}
-    return names
+    """The edges that a supernet can be split on, those that are neither decided nor in `parts`, and the operations to divide
+    there, at least two: those of its mask that are among `chosen`, see `choosable`. Every child has the others."""
+    done = {(part.group, part.edge) for part in parts}
+    edges = {(name, e): np.flatnonzero(rows[e] & np.asarray(mask[name])[e]).tolist() for name, rows in chosen.items()
+             for e in range(len(rows)) if decisions is None or int(decisions[name][e]) == OPEN}
+    return {edge: ops for edge, ops in edges.items() if len(ops) > 1 and edge not in done}
 
 
 def drawn_split(edges: Mapping[tuple[str, int], Sequence[int]], by: str,
@@ -170,14 +167,19 @@ def parts_text(parts: Sequence[Part], groups: Mapping[str, Group]) -> str:
     return ", ".join(map(spell, parts))
 
 
+def contains(mask: Mapping[str, Any], groups: Mapping[str, Group], genotype: Genotype) -> bool:
+    """Whether a mask allows all operations of a network."""
+    chosen = genotype.decisions(groups)
+    return all(bool(mask[name][e][k]) for name, row in chosen.items() for e, k in enumerate(row) if k >= 0)
+
+
 def containing(masks: Sequence[Mapping[str, Any]], groups: Mapping[str, Group], genotype: Genotype) -> int:
     """The number of the supernet that contains a network: whose mask allows all its operations, the first of several.
 
     masks: booleans `[E, K]` of each group, of each supernet. Edges that a network does not have are in any supernet.
     Raises ValueError if none contains it, and as `Genotype.decisions`.
     """
-    chosen = genotype.decisions(groups)
     for number, mask in enumerate(masks):
-        if all(bool(mask[name][e][k]) for name, row in chosen.items() for e, k in enumerate(row) if k >= 0):
+        if contains(mask, groups, genotype):
             return number
     raise ValueError(f"none of the {len(masks)} supernets has all operations of {genotype!r}")

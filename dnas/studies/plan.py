@@ -196,7 +196,8 @@ def _methods(said: Mapping[str, Any], where: str, folder: Path, trust: bool | Co
                 method.numbers_of(epochs=epochs, steps=steps)
                 divided = checked_split(split, epochs)
                 if divided:
-                    check_splits(divided, space, method, {name: group.allowed for name, group in space.groups.items()})
+                    allowed = {name: group.allowed for name, group in space.groups.items()}
+                    check_splits(divided, space, method, allowed, epochs=epochs, steps=steps)
             except ValueError as error:
                 raise ValueError(f"{where}: method {label}: {error}") from None
             methods.append(PlannedMethod(label, dict(method.source), dict(space.source), within,
