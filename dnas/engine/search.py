@@ -174,12 +174,9 @@ def search_lanes(space: SearchSpace, lanes: Sequence[Lane], data: Dataset, *, ep
 def check_search(space: SearchSpace, method: Method, inputs: jax.ShapeDtypeStruct, *, epochs: int, diagnose: int,
                  start: SearchState | None) -> None:
     """Raises ValueError, in one line, if the method says that it cannot search so. inputs: see `input_shape`."""
-    decisions, fits = None, False
-    if start is not None:
-        fresh = of_network(*jax.eval_shape(lambda key: space.init(key, inputs), jax.random.key(0)))
-        decisions, fits = start.decisions, weights_fit(fresh, start)
-    method.check_search(space, {"epochs": epochs, "diagnose": diagnose, "weights": fits,
-                                "decisions": undecided(space.groups) if decisions is None else decisions})
+    fresh = start and of_network(*jax.eval_shape(lambda key: space.init(key, inputs), jax.random.key(0)))
+    method.check_search(space, {"epochs": epochs, "diagnose": diagnose, "weights": bool(start and weights_fit(fresh, start)),
+                                "decisions": start and start.decisions or undecided(space.groups)})
 
 
 class _Search:
