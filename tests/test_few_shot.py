@@ -164,6 +164,12 @@ def test_it_goes_on_while_children_are_trained(parts, whole, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in part.rglob("checkpoints/*")}
     assert go(parts, part).genotype == whole.genotype
     assert before == {path: path.stat().st_mtime_ns for path in part.rglob("checkpoints/*")}
+    assert [child.genotype for child in go(parts, part).children] == [child.genotype for child in whole.children]
+    config = json.loads((part / "config.json").read_text())
+    for said in "gm", {**config["split"], "split_epochs": [9, 1]}, {**config["split"], "more": 1}:
+        (part / "config.json").write_text(json.dumps({**config, "split": said}))
+        with pytest.raises(ValueError, match="config.json: split is "):
+            _ = dnas.open(part, space=parts[0], method=parts[1], data=parts[2]).supernet
 
 
 @pytest.mark.heavy

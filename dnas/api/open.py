@@ -91,7 +91,7 @@ class Run:
         if self._children or self.folder is None or not (self.folder / CHILDREN / CHOICE).exists():
             return self._children
         listed = read_json(self.folder / CHILDREN / CHOICE)["children"]
-        return [open(self.folder / CHILDREN / each["name"], **self._parts) for each in listed]
+        return [open(self.folder / CHILDREN / each["name"], **{**self._parts, **self.parts}) for each in listed]
 
     def fingerprint(self) -> dict[str, Any]:
         """What tells its supernet from another that took its place: {"config": digest, "epoch", "checkpoint": digest}. Loads

@@ -19,7 +19,7 @@ from dnas.algorithms.method import Method
 from dnas.algorithms.players import SearchState
 from dnas.data import Dataset
 from dnas.engine.search import state_shape
-from dnas.fewshot.split import containing, schedule_epochs
+from dnas.fewshot.split import checked_split, containing, schedule_epochs
 from dnas.runs import checkpoint
 from dnas.runs.directory import CHILDREN, CHOICE
 from dnas.runs.files import read_json
@@ -157,6 +157,10 @@ def search_config(folder: Path) -> dict[str, Any]:
         budget_of(config).check()
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}budget is {str(config['budget'])[:80]} ({error})") from None
+    try:
+        checked_split(config.get("split", {}), config["epochs"])
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{where}split is {str(config['split'])[:80]} ({error})") from None
     return config
 
 

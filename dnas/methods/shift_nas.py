@@ -29,8 +29,12 @@ from dnas.types import SearchSpace
 
 EVERY = 10
 """Steps between two gradients on validation data."""
-POOL, DRAWN, LEAN = 64, 16_384, 6.0
-"""Networks of a bin at most; networks drawn to fill the bins; largest difference of the logarithms of their chances."""
+POOL = 64
+"""Networks of a bin at most."""
+DRAWN = 16_384
+"""Networks drawn to fill the bins."""
+LEAN = 6.0
+"""Largest difference of the logarithms of an edge's chances in those draws."""
 
 
 @extends(spos)
