@@ -396,7 +396,11 @@ def test_a_table_has_a_front(capsys, tmp_path):
     assert (tmp_path / "out" / "front.svg").exists()
     for words, message in ((["--out", str(tmp_path / "out")], "has a front"),
                            (["--objectives", "cifar10_test_200", "macs"], "test columns are for reports"),
-                           (["--objectives", "cifar10_valid", "macs"], "objectives have 'cifar10_valid'; there are")):
+                           (["--objectives", "cifar10_valid", "macs"], "objectives have 'cifar10_valid'; there are"),
+                           (["--out", str(tmp_path / "out" / "front.svg")], "front.svg is a file; out must be a folder")):
         assert main([*argv, *words]) == 2
         err = capsys.readouterr().err
         assert message in err and err.count("\n") == 1
+    one = ["--objectives", "cifar10_valid_12", "--by", "random", "--out", str(tmp_path / "one")]
+    assert main([*argv, *one]) == 0 and len(fronts.load_front(tmp_path / "one").networks) == 1
+    assert not (tmp_path / "one" / "front.svg").exists()  # which needs two axes

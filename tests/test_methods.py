@@ -31,6 +31,7 @@ from dnas.methods.lambda_darts import lambda_darts
 from dnas.methods.ofa import ofa
 from dnas.methods.oles import oles
 from dnas.methods.p_darts import p_darts
+from dnas.methods.pa_da import pa_da
 from dnas.methods.pc_darts import SPACE, pc_darts
 from dnas.methods.r_darts import r_darts
 from dnas.methods.rarts import rarts
@@ -41,6 +42,7 @@ from dnas.methods.sd_darts import sd_darts
 from dnas.methods.sdarts_adv import sdarts_adv
 from dnas.methods.sdarts_rs import sdarts_rs
 from dnas.methods.sgas import sgas
+from dnas.methods.shift_nas import shift_nas
 from dnas.methods.snas import snas
 from dnas.methods.spos import spos
 from dnas.methods.tas import tas
@@ -288,6 +290,8 @@ PASSES = {
     "sandwich": (sandwich, 2 + 3, 4),
     "deps": (deps, 2 + 3, 4),
     "ofa": (ofa, 2 + 3 + 1, 4),  # in the last phases
+    "pa-da": (pa_da, 2, 1),
+    "shift-nas": (shift_nas, 3, 2),  # where it measures the gradient of validation data
     "instatune": (instatune, 2 + 1 + 1, 2),  # the given weights teach at the beginning only, and not by default
     "tas": (tas, 2, 2),
     "sdarts-adv": (sdarts_adv, 2 + 7 + 2, 2 + 7),

@@ -36,7 +36,8 @@ def front(table: str | Path, *, objectives: tuple[str, ...] = ("cifar10_valid_12
         population: Look-ups between two fits of the predictors.
         predicted: Evaluations by predictors between two rounds. Published: 5,000 to 20,000.
         seed: Seed of everything drawn.
-        out: Folder in which front.json and the pictures front.svg and front.png are written; it must not have them.
+        out: Folder in which front.json is written, and of several objectives the pictures front.svg and front.png; it must
+            not have them.
         progress: Show how the search goes on.
 
     Raises ValueError, in one line and before anything is written, for what cannot be read and as `dnas.fronts.search`.
@@ -51,6 +52,8 @@ def front(table: str | Path, *, objectives: tuple[str, ...] = ("cifar10_valid_12
     folder = Path(out).expanduser() if out else None
     if folder and (folder / fronts.FILE).exists():
         raise ValueError(f"{folder} has a front; remove it, or choose another folder")
+    if folder and folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; out must be a folder")
     signs = {name: better(name) for name in objectives}
     done = lambda number, values: print_flushed(f"evaluated  {number:,} of {evaluations:,}") if number % population == 0 \
         and progress else None
@@ -59,7 +62,7 @@ def front(table: str | Path, *, objectives: tuple[str, ...] = ("cifar10_valid_12
                           seed=seed, progress=done)
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
-        for suffix in ("svg", "png"):
+        for suffix in ("svg", "png") if len(found.objectives) > 1 else ():
             draw_front(found, folder / f"front.{suffix}")
         write_atomic(folder / fronts.FILE, found.to_json())
     return found
