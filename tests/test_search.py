@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from dnas.data import from_arrays, steps_per_epoch
+from dnas.engine.estimate import estimate
 from dnas.engine.records import entropy
-from dnas.engine.search import NonFiniteLoss, estimate, input_shape, search
+from dnas.engine.search import NonFiniteLoss, input_shape, search
 from dnas.methods.darts import darts
 from dnas.runs import checkpoint
 from dnas.runs.directory import load_genotype, open_run

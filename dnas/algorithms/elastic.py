@@ -281,12 +281,17 @@ def joined(*networks: Gates) -> dict[str, Array]:
     return jax.tree.map(lambda *rows: jnp.concatenate(rows), *networks)
 
 
-def reordered(space: SearchSpace, state: SearchState, when: Array) -> SearchState:
-    """The state with its channels in the order of their importance, if `when`; as it is in a space without such an order."""
+def reordered(space: SearchSpace, state: SearchState, when: Array,
+              trained: Mapping[str, Array] | None = None) -> SearchState:
+    """The state with its channels in the order of their importance, if `when`; as it is in a space without such an order.
+
+    trained: see `SearchSpace.reorder`.
+    """
     if space.reorder is None:
         return state
     trees = [state.weights, state.stats, state.weights_opt]
-    weights, stats, opt = jax.lax.cond(when, lambda trees: list(space.reorder(trees[0], trees)), lambda trees: trees, trees)
+    sort = lambda trees: list(space.reorder(trees[0], trees, trained))
+    weights, stats, opt = jax.lax.cond(when, sort, lambda trees: trees, trees)
     return state._replace(weights=weights, stats=stats, weights_opt=opt)
 
 

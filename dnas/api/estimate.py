@@ -13,9 +13,9 @@ from dnas.data import Dataset
 from dnas.engine import cache as caches
 from dnas.engine.compile import Examples, shape_of, start_search
 from dnas.engine.devices import spelled
+from dnas.engine.estimate import estimate as estimate_search
 from dnas.engine.mesh import create_mesh
 from dnas.engine.programs import Listed, listed
-from dnas.engine.search import estimate as estimate_search
 from dnas.engine.search import state_shape
 from dnas.engine.targets import CHIPS, Chip, Examined, chip_of, examine
 from dnas.platform import platform as on_platform

@@ -289,28 +289,6 @@ def compile_judgement(network: Network, task: Task, data: Dataset, examples: Exa
     return judgement_of
 
 
-def compile_importance(algorithm: Algorithm, data: Dataset, examples: Examples, state: Tree, hyper: Hyper, batch: int, *,
-                       key: Any = None) -> Callable:
-    """Compiles, in the background, `(state, hyper, key) -> [n]`: the importance of each example of the train split, without
-    augmentation, see `dnas.algorithms.method.Steps`."""
-    def of_batch(state, hyper, key, examples, row):
-        return replicated(algorithm.importance(key, state, _batch(data, examples.inputs[row], examples.targets[row]), hyper))
-
-    mesh, row = mesh_of(examples), jax.ShapeDtypeStruct((batch,), jnp.int32)
-    args = (state, hyper, jax.eval_shape(jax.random.key, 0), examples, row)
-    with tracing(mesh):
-        program = start_compiling(of_batch, shape(shape_of(args), mesh), key=program_key("importance", key, data))
-    train = data.splits["train"]
-    rows = np.resize(train, (-(-len(train) // batch), batch)).astype(np.int32)
-
-    def importance(state, hyper, key):
-        parts = [program()(*put((state, hyper, jax.random.fold_in(key, n)), mesh), examples, row)
-                 for n, row in enumerate(rows)]
-        return np.concatenate(jax.device_get(parts))[:len(train)].astype(np.float64)
-
-    return importance
-
-
 def recalibrate_batch_norm(network: Network, data: Dataset, examples: Examples, weights: Tree, stats: Tree,
                            rows: np.ndarray) -> Tree:
     """Stats whose running averages are means over the mini-batches `rows` `[S, batch]`, without augmentation; those that
@@ -340,7 +318,7 @@ def compile_diagnosis(algorithm: Algorithm, data: Dataset, examples: Examples, s
     the valid split."""
     def first(split):
         rows = jnp.asarray(mixed(data.splits[split])[:batch])
-        return put(_batch(data, examples.inputs[rows], examples.targets[rows]), mesh_of(examples), DATA)
+        return put(batch_of(data, examples.inputs[rows], examples.targets[rows]), mesh_of(examples), DATA)
 
     train, valid, hyper = first("train"), first("valid"), shape_of(hyper)
     sharp, product = curvature(algorithm.loss)
@@ -364,9 +342,10 @@ def load_batch(key: Array, data: Dataset, examples: Examples, rows: Array) -> Ba
         inputs = augment_by(data.augment, key, inputs)
     elif data.kind == "images":
         inputs = augment(key, inputs, pad=data.pad, flip=data.flip)
-    return _batch(data, inputs, examples.targets[rows])
+    return batch_of(data, inputs, examples.targets[rows])
 
 
-def _batch(data: Dataset, inputs: Array, targets: Array) -> Batch:
+def batch_of(data: Dataset, inputs: Array, targets: Array) -> Batch:
+    """A mini-batch of inputs as stored, on the scale of the network."""
     weights = None if data.class_weights is None else jnp.asarray(data.class_weights)[targets]
     return spread(Batch(normalise(inputs, data.mean, data.std), targets, weights))

@@ -19,17 +19,15 @@ from dnas.algorithms.schedules import ENGINE
 from dnas.data import Dataset, epoch_indices, steps_per_epoch
 from dnas.data.batches import by_importance, drawn_indices
 from dnas.engine.compile import (
-    Examples,
     compile_diagnosis,
     compile_evaluation,
-    compile_importance,
     on_device,
-    shape_of,
 )
 from dnas.engine.diagnose import collapse, skips
 from dnas.engine.host import initial
+from dnas.engine.importance import compile_importance
 from dnas.engine.lanes import Epoch, EpochEnd, NonFiniteLoss, advance_lanes, start_lanes
-from dnas.engine.mesh import DATA, bytes_sent, collectives, on_one, shape, sizes_of
+from dnas.engine.mesh import on_one
 from dnas.engine.progress import SILENT, Display, display, shared
 from dnas.engine.records import counts, entropy, of_split, refuse_non_finite, tagged
 from dnas.runs import checkpoint
@@ -323,28 +321,6 @@ def _latest(algorithm: Algorithm, inputs, hyper: Mapping[str, Any], lane: Lane,
     if latest or lane.begins:  # of which several lanes may hold the same arrays, and each donates its own
         return latest or checkpoint.Latest(lane.begins.epoch, jax.tree.map(jnp.array, lane.begins.state), [])
     return checkpoint.Latest(0, state if start is None else algorithm.begin(started_from(state, start)), [])
-
-
-def estimate(space: SearchSpace, method: Method, data: Dataset, *, batch: int, searches: int = 1,
-             mesh: Mesh | None = None) -> dict[str, Any]:
-    """The needs of a search, or of several by one program, without running a step.
-
-    weights, macs: parameters and multiply-adds per example of the supernet; memory_bytes: peak of one step as XLA plans
-    it, on the first device, None if unavailable; compile_seconds: of the step, less if it is cached. note: how several
-    searches would run, and in how much memory. sent_bytes: that each device of the mesh sends to others in a step, at
-    least.
-    """
-    steps_per_epoch(data, batch)
-    algorithm, hyper = method.bind(space, task_of(data)), method.numbers_of(epochs=10**6, steps=1)
-    state = state_shape(space, method, data, batch)
-    examples = shape(Examples(*shape_of((data.inputs, data.targets))), mesh)
-    began = time.monotonic()
-    program = start_lanes(algorithm, data, examples, state, hyper, 1, batch, searches)()
-    seconds = time.monotonic() - began
-    cost = space.cost(None)
-    return {"weights": cost["params"], "macs": cost["macs"], "memory_bytes": program.memory, "compile_seconds": seconds,
-            "note": program.note,
-            "sent_bytes": bytes_sent(collectives(program.compiled), sizes_of(mesh)[DATA]) if mesh else 0}
 
 
 def state_shape(space: SearchSpace, method: Method, data: Dataset, batch: int) -> SearchState:

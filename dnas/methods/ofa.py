@@ -9,10 +9,11 @@
     second, `depth`         one at a time    2           1/12, 25 (1/4, 120)
     all others              one at a time    4           1/12, 25 (1/4, 120)
 
-A phase allows fewer choices and is the same program: nothing is compiled anew. Before the first of the third kind, channels
-are put in the order of their importance where the space can say how (`SearchSpace.reorder`). Rates are shares of `lr` and
-fall along a cosine in each phase; they, N and the phases' lengths relative to each other are those of the authors' code for
-ImageNet. It is meant for `mobilenet`, `vit` and the like, and trains any space whose operations have costs.
+A phase allows fewer choices and is the same program: nothing is compiled anew. Before each of the third kind, channels
+are put in the order of their importance where the space can say how (`SearchSpace.reorder`); sizes that are trained
+already keep theirs. Rates are shares of `lr` and fall along a cosine in each phase; they, N and the phases' lengths
+relative to each other are those of the authors' code for ImageNet. It is meant for `mobilenet`, `vit` and the like, and
+trains any space whose operations have costs.
 
 Ours: the share of the search that is phase 0; `lr`, as for `darts`; no warm-up in a phase, no smoothing of labels. The
 centres of kernels are not transformed by a matrix.
@@ -29,6 +30,7 @@ import numpy as np
 from dnas.algorithms.elastic import Networks, Training, draws, largest, reordered, trained_by
 from dnas.algorithms.method import Method
 from dnas.algorithms.optimizers import sgd
+from dnas.algorithms.relaxations import Architecture
 from dnas.methods.sandwich import check_temperature
 from dnas.methods.spos import spos
 from dnas.registry import extends
@@ -45,7 +47,7 @@ MOST = 4
 
 class Phases(NamedTuple):
     """The phases. open: of each group `[P]`, how many operations of an edge are in the race; rates, lengths: `[P]`, relative
-    to each other; networks: `[P]`, those of a step. sort: the phase before which channels are sorted; P for none."""
+    to each other; networks: `[P]`, those of a step. sort: the first phase before which channels are sorted; P for none."""
 
     open: dict[str, np.ndarray]
     rates: np.ndarray
@@ -86,7 +88,10 @@ def progressive(space) -> Training:
         earlier, phase = (place(phases, hyper, t._replace(step=step))[0] for step in (jnp.maximum(t.step - 1, 0), t.step))
         enters = lambda first: (earlier < first) & (phase >= first)
         extra = jax.tree.map(lambda old, now: jnp.where(enters(1), now, old), state.extra, state.weights)
-        return reordered(space, state._replace(extra=extra), enters(phases.sort))
+        ranks = Architecture(state.arch, state.mask, space.groups).masked()
+        trained = {name: uppermost(rows, opened[name][jnp.maximum(phase - 1, 0)]) for name, rows in ranks.items()}
+        sorts = (phase > earlier) & (phase >= phases.sort)
+        return reordered(space, state._replace(extra=extra), sorts, trained)
 
     def optimizer(hyper, t):
         phase, share = place(phases, hyper, t)
