@@ -65,7 +65,9 @@ def test_magnitude_and_perturbation_disagree_where_they_must():
 
 def test_perturbation_chooses_no_operation_out_of_the_race():
     """Though none misses it, and the others are missed less than nothing."""
-    space = SearchSpace("one", {}, {"g": Group(((0, 1),), ("a", "b", "c"))}, None, None, None, None, None, None, None, None)
+    space = SearchSpace("one", {}, {"g": Group(((0, 1),), ("a", "b", "c"))}, None, None,
+                        lambda scores: Genotype.from_decisions(space, {"g": np.argmax(scores["g"], -1)}),
+                        None, None, None, None, None)
     state = undecided_state(space, {"g": jnp.zeros((1, 3))})._replace(mask={"g": jnp.array([[True, False, True]])})
 
     def score(state, masks, first=0, last=2):

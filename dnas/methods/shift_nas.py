@@ -50,10 +50,8 @@ def shift_nas(method: Method, *, bins: int = 10) -> Method:
         raise ValueError(f"bins is {bins}, it must be 2 to 1000")
 
     def training(space):
-        if space.expected is None:
-            raise ValueError(f"space {space.name} has no expected costs, by which shift-nas draws networks; use "
-                             "spos or pa-da")
         pool, counts, ends = networks_by_cost(space, bins)
+        cost = cost_of(space)
         filled = counts > 0
 
         def networks(key, architecture, extra, hyper, t):
@@ -67,9 +65,10 @@ def shift_nas(method: Method, *, bins: int = 10) -> Method:
 
         def after(key, networks, gradients, extra, hyper, t):
             gates = {name: rows[0] for name, rows in networks.gates.items()}
-            b = bin_of(space.expected(gates)["macs"], ends, bins)
-            norm = jax.lax.cond(t.step % EVERY == 0, lambda: gradients.of_valid(gates), lambda: jnp.float32(jnp.nan))
+            b = bin_of(cost(gates), ends, bins)
             old = extra["norms"][b]
+            norm = jax.lax.cond(t.step % EVERY == 0, lambda: gradients.of_valid(gates).astype(old.dtype),
+                                lambda: jnp.full_like(old, jnp.nan))
             new = jnp.where(jnp.isnan(norm), old, jnp.where(old > 0, (old + norm) / 2, norm))
             norms = extra["norms"].at[b].set(new)
             ended = (t.step + 1) % t.steps == 0
@@ -84,6 +83,15 @@ def shift_nas(method: Method, *, bins: int = 10) -> Method:
         return Training(networks, init=init, after=after)
 
     return trained_by(method, training)
+
+
+def cost_of(space: SearchSpace):
+    """One-hot gates -> multiply-adds of their network; of a space without expected costs the sum of its operations' places
+    in the order of their edges."""
+    if space.expected is not None:
+        return lambda gates: space.expected(gates)["macs"]
+    order = costs_in_order(space)
+    return lambda gates: sum((gates[name] * ranks).sum() for name, ranks in order.items())
 
 
 def in_race(ops, allowed, others):
@@ -103,6 +111,7 @@ def networks_by_cost(space: SearchSpace, bins: int, seed: int = 0):
     and the multiply-adds of the smallest and of the largest network."""
     ranks = {name: jnp.asarray(rows) for name, rows in costs_in_order(space).items()}
     whole = Architecture(ranks, {name: jnp.asarray(group.allowed) for name, group in space.groups.items()}, space.groups)
+    cost = cost_of(space)
     ops_of = lambda gates: {name: rows.argmax(-1) for name, rows in gates.items()}
     small, large = ops_of(smallest(whole)), ops_of(largest(whole))
 
@@ -115,8 +124,7 @@ def networks_by_cost(space: SearchSpace, bins: int, seed: int = 0):
         return {name: jax.random.categorical(k, rows) for k, (name, rows) in zip(keys[1:], logits.items())}
 
     def macs(ops):
-        gates = {name: jax.nn.one_hot(rows, space.groups[name].shape[1]) for name, rows in ops.items()}
-        return space.expected(gates)["macs"]
+        return cost({name: jax.nn.one_hot(rows, space.groups[name].shape[1]) for name, rows in ops.items()})
 
     ends = float(jax.jit(macs)(small)), float(jax.jit(macs)(large))
     drawn = jax.jit(jax.vmap(lean))(jax.random.split(jax.random.key(seed), DRAWN))
