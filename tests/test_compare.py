@@ -212,6 +212,7 @@ def test_a_folder_stands_for_its_runs_and_a_comparison_moves_with_them(tmp_path,
     assert before.items() <= contents(tmp_path / "after").items() and not (tmp_path / "new").exists()
 
 
+@pytest.mark.heavy
 def test_in_python_without_a_folder_only_the_choices_inside_of_runs_are_written(tmp_path):
     runs = [search(tmp_path / "a"), search(tmp_path / "b", seed=1)]
     before = contents(tmp_path)
@@ -236,6 +237,7 @@ def test_in_python_without_a_folder_only_the_choices_inside_of_runs_are_written(
     assert plain(other) == plain(table)  # the same searches, chosen from in memory and on the disk
 
 
+@pytest.mark.heavy
 def test_one_supernet_at_a_time_and_one_data_set_for_all(tmp_path, monkeypatch):
     for seed in 0, 1, 2:
         search(tmp_path / str(seed), seed=seed)

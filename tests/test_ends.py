@@ -68,6 +68,7 @@ def test_a_search_that_is_told_to_end_says_how_to_go_on(tmp_path):
     assert summary(tmp_path / "a run").status == "interrupted" and not list((tmp_path / "a run").rglob(".*"))
 
 
+@pytest.mark.heavy
 def test_a_training_a_selection_and_a_comparison_too(copy):
     """Each as soon as it works: its folder is there, and its process lives on until the signal."""
     run = copy / "run"

@@ -145,6 +145,7 @@ def test_several_seeds_are_ordinary_runs_and_go_on(tmp_path, capsys):
     assert contents(tmp_path / "runs") == before
 
 
+@pytest.mark.heavy
 def test_other_epochs_seeds_and_rates_compile_nothing_anew(tmp_path):
     def programs(*options):
         command = [sys.executable, "-m", "launch.main", *SEARCH, "--cache", str(tmp_path / "cache"), *options]
