@@ -95,6 +95,7 @@ def compare(ops, *, stride=1, options=PLAIN, wrap=lambda module, **fields: modul
 
 @pytest.mark.parametrize("on, stride", [
     ("cpu", 1), ("cpu", 2), ("cuda", 1), pytest.param("cuda", 2, marks=pytest.mark.heavy)])
+@pytest.mark.heavy
 def test_operations_of_the_toolkit(stride, on):
     compare({name: op for name, op in OPS.items() if name != ("reduce" if stride == 1 else "skip")}, stride=stride, on=on)
 

@@ -185,6 +185,7 @@ def test_a_run_named_twice_is_refused(runs, capsys):
     assert "holds a run of another config" in err and " more; choose another folder" in err and len(err) < 900
 
 
+@pytest.mark.heavy
 def test_a_folder_stands_for_its_runs_and_a_comparison_moves_with_them(tmp_path, capsys):
     for seed in 0, 1:
         search(tmp_path / "before" / str(seed), seed=seed)

@@ -45,6 +45,7 @@ def gradients(of, weights, stats, gates, one_hot, **options):
 
 @pytest.mark.parametrize("of", [space(), within(toy, partial_channels=2), within(toy, remat=True)],
                          ids=["bundles", "partial-channels", "remat"])
+@pytest.mark.heavy
 def test_outputs_and_gradients_of_the_weights_are_those_of_all_operations(of):
     weights, stats = of.init(jax.random.key(0), IMAGES)
     (name, group), = of.groups.items()
