@@ -172,7 +172,7 @@ def compiled(factory, space=plain, **structure):
     return method, first, train, step
 
 
-def taken(factory, at_step=0, space=plain, structure=(), state=None, **options):
+def stepped(factory, at_step=0, space=plain, structure=(), state=None, **options):
     """The state before and after a step of 100, its batch, and what it reports. state: parts to replace."""
     method, first, train, step = compiled(factory, space, **dict(structure))
     before = first._replace(step=jnp.int32(at_step), **(state or {}))
@@ -208,7 +208,7 @@ def draw_key():
 
 def test_sandwich_by_hand(float64):
     """The labels teach the largest, which teaches the others; nothing flows back to it."""
-    before, after, batch, info = taken(sandwich, structure=(("networks", 3),), distill_temperature=2.0)
+    before, after, batch, info = stepped(sandwich, structure=(("networks", 3),), distill_temperature=2.0)
     gates = ends(draw_key(), architecture_of(plain()), 3)["cell"]
     assert gates.shape == (5, 3, 3) and len({str(rows) for rows in gates[2:]}) > 1
 
@@ -225,7 +225,7 @@ def test_deps_multiplies_what_the_others_add(float64):
     method, options = deps(), {"delay": 0.5, "ramp": 0.2}
     gates = ends(draw_key(), architecture_of(plain()), 2)["cell"]
     for at_step, weight in (29, 0.0), (40, None), (50, 1.0):
-        before, after, batch, _ = taken(deps, at_step, **options)
+        before, after, batch, _ = stepped(deps, at_step, **options)
         found = float(beta(numbers(method, **PURE | options), Time(at_step, 20, 5)))
         assert found == weight or weight is None and 0.4 < found < 0.5
 
@@ -270,7 +270,7 @@ def test_networks_of_no_weight_are_not_computed(float64):
     method = lambda: elastic_method({**PURE, "distill_temperature": 1.0}, weights_sgd, lambda space: training,
                                     check=lambda hyper: None)
     odd = space._replace(init=init, apply=apply)
-    steps = [taken(method, at_step, lambda: odd)[1] for at_step in (0, 1)]
+    steps = [stepped(method, at_step, lambda: odd)[1] for at_step in (0, 1)]
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(steps[0].weights))
     norms = np.asarray(steps[0].extra[0])
     assert norms[0] > 0 and norms[1] == 0 and norms[2] == pytest.approx(0.5 * norms[0])
@@ -304,7 +304,7 @@ def test_ofa_teaches_by_the_weights_of_its_first_phase_and_compiles_once(float64
     opt = (*first.weights_opt[:2], first.weights_opt[2]._replace(trace=momentum), *first.weights_opt[3:])
     parts = {"extra": jax.tree.map(jnp.zeros_like, first.extra), "weights_opt": opt}
     for number, phase in (0, 0), (29, 0), (30, 1), (31, 1), (43, 2), (99, 2):
-        before, after, _, _ = taken(ofa, number, flipped, state=parts, lr=0.0, lr_min=0.0, momentum=0.9)
+        before, after, _, _ = stepped(ofa, number, flipped, state=parts, lr=0.0, lr_min=0.0, momentum=0.9)
         turn = turned if number in (30, 43) else lambda tree: tree
         chex.assert_trees_all_equal(after.weights, turn(before.weights))
         chex.assert_trees_all_equal(after.extra, before.weights if number == 30 else before.extra)
@@ -328,14 +328,14 @@ def test_phases_respect_a_mask(float64):
     np.testing.assert_array_equal(uppermost(rows, 2), [[0, 0, 1, 1], [1, 0, 1, 0], [0, 1, 1, 0]])
     np.testing.assert_array_equal(uppermost(rows, 1), [[0, 0, 0, 1], [0, 0, 1, 0], [0, 0, 1, 0]])
     mask = {"cell": jnp.array([[True, False, False], [False, False, True], [True, True, True]])}
-    before, after, _, _ = taken(ofa, 40, flipped, state={"mask": mask})
+    before, after, _, _ = stepped(ofa, 40, flipped, state={"mask": mask})
     changed = np.abs(after.weights["edges"] - before.weights["edges"]).max((1, 2))
     assert changed[0] > 0 and changed[1] == 0
 
 
 def test_deps_sorts_when_the_others_begin(float64):
     for number in 29, 30, 31, 50:
-        before, after, _, _ = taken(deps, number, flipped, delay=0.5, ramp=0.2, lr=1e-30, lr_min=1e-30)
+        before, after, _, _ = stepped(deps, number, flipped, delay=0.5, ramp=0.2, lr=1e-30, lr_min=1e-30)
         turned = jax.tree.map(lambda leaf: leaf[::-1], before.weights)
         chex.assert_trees_all_close(after.weights, turned if number == 30 else before.weights, rtol=1e-12)
 
@@ -345,7 +345,7 @@ def test_deps_sorts_when_the_others_begin(float64):
 
 def tuned(at_step=0, teacher=None, **options):
     state = {} if teacher is None else {"extra": teacher}
-    return taken(instatune, at_step, structure=(("networks", 2),), state=state | options.pop("state", {}), **options)
+    return stepped(instatune, at_step, structure=(("networks", 2),), state=state | options.pop("state", {}), **options)
 
 
 def other():

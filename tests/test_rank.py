@@ -216,7 +216,7 @@ def test_what_was_scored_is_not_scored_again(run, tmp_path, monkeypatch):
             score_networks(context, genotypes, examples, state_of=supernet.state_of, file=file, of={"checkpoint": of})
     assert file.read_bytes() == before
     np.savez(file, decisions=np.zeros(3), seconds=np.float64(0), described=np.array("{}"))
-    with pytest.raises(ValueError, match=r"scores.npz is no file of scores \(its arrays do not fit\); remove it"):
+    with pytest.raises(ValueError, match=r"scores.npz is not a file of scores \(its arrays do not fit\); remove it"):
         score(genotypes, file=file)
 
 
@@ -242,7 +242,7 @@ def test_the_command_and_the_function(run, table, capsys):
     assert "How the supernet ranks networks" in page and ranking.spelled(result["statistics"]["loss"]["kendall"]) in page
     assert "Kendall" in repr(again)
     (run / "rank-toy.json").write_text("{}")
-    assert "rank-toy.json is no ranking; remove it" in refused(capsys, "report", run)
+    assert "rank-toy.json is not a ranking; remove it" in refused(capsys, "report", run)
     (run / "rank-toy.json").unlink()
 
 

@@ -31,6 +31,7 @@ from dnas.algorithms.players import (
     Problem,
     SearchState,
     first_state,
+    measured,
     move,
     refuse_descent,
     step_info,
@@ -155,8 +156,7 @@ def elastic(training_of: Callable[[SearchSpace], Training]) -> Callable[[Problem
                 return total
 
             total, (outputs, stats, loss) = gradient(0, weighted(0, None))
-            info = {"loss": loss} | {name: jnp.mean(metric(outputs, train.targets), dtype=loss.dtype)
-                                     for name, metric in task.metrics.items()}
+            info = measured(task, loss, outputs, train)
             norms, count = global_norm(total)[None], networks.labels.shape[0]
             if count > 1:
                 peer = soften(outputs) if networks.first is not None else None
@@ -174,9 +174,7 @@ def elastic(training_of: Callable[[SearchSpace], Training]) -> Callable[[Problem
                 with one_hot_gates():
                     return loss_of(valid_key, weights, state.stats, gates, valid)[:2]
 
-            valid_loss, valid_outputs = on_valid(gates_of(0), state.weights)
-            valid_info = {"loss": valid_loss} | {name: jnp.mean(metric(valid_outputs, valid.targets), dtype=loss.dtype)
-                                                 for name, metric in task.metrics.items()}
+            valid_info = measured(task, *on_valid(gates_of(0), state.weights), valid)
             of_valid = lambda gates: global_norm(jax.grad(lambda weights: on_valid(gates, weights)[0])(state.weights))
             extra = training.after(after_key, networks, Gradients(norms, of_valid), state.extra, hyper, t)
             weights, weights_opt = move(player, total, state.weights_opt, state.weights, hyper, t)

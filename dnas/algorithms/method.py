@@ -31,9 +31,9 @@ class Steps(NamedTuple):
     """init(key, inputs, hyper) -> state; step(key, state, train, valid, hyper) -> state, {name: scalar}. Pure functions.
 
     begin(state) -> state: sets `extra` to match, after the weights were replaced by those of another search.
-    importance(key, state, batch, hyper) -> [B], at least 0: the examples of every epoch but the first are drawn from the
-        train split, with replacement, a share of it, that of the epochs done, in proportion to this, the rest evenly. None:
-        each example once in every epoch.
+    importance(key, state, batch, hyper) -> [B], at least 0. From the second epoch on, training examples are drawn with
+        replacement: when a share s of the epochs is done, with chances that are s times in proportion to the importance
+        and 1 - s times even. None: each example once in every epoch.
     """
 
     init: Callable[..., SearchState]

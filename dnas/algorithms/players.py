@@ -164,8 +164,7 @@ def objective(problem: Problem, player: Player, key: Array, batch: Batch, state:
         gates, by_cell = settle(relaxed), {name: relaxed[name] + rows for name, rows in (shift or {}).items()}
         with one_hot_gates(player.relaxation.alone and player.perturbation is None):
             value, outputs, stats = loss_of({**relaxed, **by_cell}, weights)
-        info = {"loss": value} | {name: jnp.mean(metric(outputs, batch.targets), dtype=value.dtype)
-                                  for name, metric in task.metrics.items()}
+        info = measured(task, value, outputs, batch)
         again = lambda weights, gates: task_of(forward_key, weights, state.stats, gates, batch)[1]
         average = lambda: settle(player.relaxation.gates(None, architecture, hyper, t))
         forward = Forward(outputs, batch, again, task, architecture, average)
@@ -246,6 +245,12 @@ def as_term(term: Any) -> Term:
 def with_memory(player: Player) -> list[tuple[str, Term]]:
     """The player's terms that have a memory."""
     return [(name, term) for name, value in player.terms.items() if (term := as_term(value)).init is not None]
+
+
+def measured(task: Task, loss: Array, outputs: Array, batch: Batch) -> dict[str, Array]:
+    """{"loss", and each metric of the task: scalar} of outputs on a batch."""
+    return {"loss": loss} | {name: jnp.mean(metric(outputs, batch.targets), dtype=loss.dtype)
+                             for name, metric in task.metrics.items()}
 
 
 def step_info(train: Mapping[str, Array], valid: Mapping[str, Array]) -> dict[str, Array]:

@@ -116,7 +116,12 @@ def drawn(draw: Callable[..., Array], average: Callable[[Array], Array] = jax.nn
 
 def uniform(key: Array, logits: Array, hyper=None, t=None) -> Array:
     """One operation an edge, drawn uniformly whatever the logits `[E, K]`, as one-hot gates; none whose logit is -inf."""
-    return jax.nn.one_hot(jax.random.categorical(key, level(logits)), logits.shape[-1], dtype=logits.dtype)
+    return categorical(key, level(logits))
+
+
+def categorical(key: Array, logits: Array, hyper=None, t=None) -> Array:
+    """One operation an edge, drawn with chances in proportion to exp(logits `[E, K]`), as one-hot gates."""
+    return jax.nn.one_hot(jax.random.categorical(key, logits), logits.shape[-1], dtype=logits.dtype)
 
 
 def level(logits: Array) -> Array:

@@ -77,7 +77,12 @@ def cosine_by_epoch(first: str, last: str) -> Ramp:
 
 def cosine(first: str, last: str) -> Ramp:
     """The same decay, step by step: last + (first - last) (1 + cos(pi s)) / 2 when the share s of all steps is done."""
-    return lambda hyper, t: hyper[last] + 0.5 * (hyper[first] - hyper[last]) * (1 + jnp.cos(jnp.pi * t.share))
+    return lambda hyper, t: half_cosine(hyper[first], hyper[last], t.share)
+
+
+def half_cosine(first: Array, last: Array, share: Array) -> Array:
+    """From `first` to `last` along half a cosine, of which `share` is done."""
+    return last + 0.5 * (first - last) * (1 + jnp.cos(jnp.pi * share))
 
 
 def refuse_negative(**values: float) -> None:

@@ -14,7 +14,7 @@ from dnas.data import Dataset
 from dnas.engine.records import of_split
 from dnas.engine.search import Result
 from dnas.printing import printable
-from dnas.runs.directory import CHILDREN, CHOICE, load_genotype
+from dnas.runs.directory import children_of, load_genotype
 from dnas.runs.files import read_arrays, read_json, records
 from dnas.runs.index import kind_of, load_groups, number, quality_of, summary
 from dnas.runs.trust import allowed, trusted
@@ -88,10 +88,9 @@ class Run:
     def children(self) -> list[Run]:
         """The searches of the sub-supernets of a few-shot search, of which `supernet` is the chosen one; [] of another, or
         where they are not finished. `dnas.fewshot.split.containing` says which one contains a network."""
-        if self._children or self.folder is None or not (self.folder / CHILDREN / CHOICE).exists():
+        if self._children or self.folder is None:
             return self._children
-        listed = read_json(self.folder / CHILDREN / CHOICE)["children"]
-        return [open(self.folder / CHILDREN / each["name"], **{**self._parts, **self.parts}) for each in listed]
+        return [open(child, **{**self._parts, **self.parts}) for child in children_of(self.folder)]
 
     def fingerprint(self) -> dict[str, Any]:
         """What tells its supernet from another that took its place: {"config": digest, "epoch", "checkpoint": digest}. Loads

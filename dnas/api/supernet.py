@@ -21,7 +21,7 @@ from dnas.data import Dataset
 from dnas.engine.search import state_shape
 from dnas.fewshot.split import checked_split, containing, schedule_epochs
 from dnas.runs import checkpoint
-from dnas.runs.directory import CHILDREN, CHOICE
+from dnas.runs.directory import children_of
 from dnas.runs.files import read_json
 from dnas.runs.index import kind_of
 from dnas.runs.trust import allowed, config_digest, trusted
@@ -69,11 +69,8 @@ class Supernet:
     @functools.cached_property
     def _children(self) -> list[SearchState]:
         """The states of the last children of a few-shot search, which together have all networks."""
-        file = self.folder and self.folder / CHILDREN / CHOICE
-        if not file or not file.exists():
-            return []
         parts = {"space": self.space, "method": self.method, "data": self.data, "trust": True}
-        return [load_supernet(file.parent / child["name"], **parts).state for child in read_json(file)["children"]]
+        return [load_supernet(child, **parts).state for child in children_of(self.folder)] if self.folder else []
 
     def _context(self, mesh: Mesh | None) -> Context:
         budget = budget_of(self.config)

@@ -18,11 +18,7 @@ from dnas.algorithms.players import SearchState, of_network, started_from, weigh
 from dnas.algorithms.schedules import ENGINE
 from dnas.data import Dataset, epoch_indices, steps_per_epoch
 from dnas.data.batches import by_importance, drawn_indices
-from dnas.engine.compile import (
-    compile_diagnosis,
-    compile_evaluation,
-    on_device,
-)
+from dnas.engine.compile import compile_diagnosis, compile_evaluation, on_device
 from dnas.engine.diagnose import collapse, skips
 from dnas.engine.host import initial
 from dnas.engine.importance import compile_importance

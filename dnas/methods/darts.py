@@ -101,8 +101,12 @@ def darts(*, lr: float = 0.025, lr_min: float = 0.001, momentum: float = 0.9, de
 
 def weights_sgd(hyper, t):
     """The weights' SGD, whose rate falls along a cosine, once an epoch."""
-    return sgd(cosine_by_epoch("lr", "lr_min")(hyper, t), momentum=hyper["momentum"], decay=hyper["decay"],
-               clip=hyper["clip"])
+    return sgd_at(cosine_by_epoch("lr", "lr_min")(hyper, t), hyper)
+
+
+def sgd_at(rate, hyper):
+    """The weights' SGD at this rate."""
+    return sgd(rate, momentum=hyper["momentum"], decay=hyper["decay"], clip=hyper["clip"])
 
 
 def unclipped_sgd(hyper, t):

@@ -21,8 +21,8 @@ import numpy as np
 
 from dnas.algorithms.elastic import Networks, Training, reordered, trained_by
 from dnas.algorithms.method import Method
-from dnas.algorithms.optimizers import sgd
 from dnas.algorithms.schedules import cosine
+from dnas.methods.darts import sgd_at
 from dnas.methods.sandwich import check_networks, check_temperature, ends
 from dnas.methods.spos import spos
 from dnas.registry import extends
@@ -76,7 +76,7 @@ def beta(hyper, t):
 
 def optimizer(hyper, t):
     """The weights' SGD, whose rate falls along a cosine step by step."""
-    return sgd(rate(hyper, t), momentum=hyper["momentum"], decay=hyper["decay"], clip=hyper["clip"])
+    return sgd_at(rate(hyper, t), hyper)
 
 
 def check(hyper):

@@ -29,8 +29,9 @@ import numpy as np
 
 from dnas.algorithms.elastic import Networks, Training, draws, largest, reordered, trained_by
 from dnas.algorithms.method import Method
-from dnas.algorithms.optimizers import sgd
 from dnas.algorithms.relaxations import Architecture
+from dnas.algorithms.schedules import half_cosine
+from dnas.methods.darts import sgd_at
 from dnas.methods.sandwich import check_temperature
 from dnas.methods.spos import spos
 from dnas.registry import extends
@@ -97,8 +98,7 @@ def progressive(space) -> Training:
         phase, share = place(phases, hyper, t)
         first = jnp.asarray(phases.rates, jnp.float32)[phase] * hyper["lr"]
         last = jnp.minimum(hyper["lr_min"], first)
-        rate = last + 0.5 * (first - last) * (1 + jnp.cos(jnp.pi * share))
-        return sgd(rate, momentum=hyper["momentum"], decay=hyper["decay"], clip=hyper["clip"])
+        return sgd_at(half_cosine(first, last, share), hyper)
 
     return Training(networks, init=lambda state: jax.tree.map(jnp.array, state.weights), before=before,
                     teacher=lambda extra: extra, optimizer=optimizer)

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from dnas.algorithms.elastic import Networks, Training, trained_by
 from dnas.algorithms.method import Method
-from dnas.algorithms.relaxations import drawn
+from dnas.algorithms.relaxations import categorical, drawn
 from dnas.methods.spos import spos
 from dnas.registry import extends
 
@@ -84,11 +84,8 @@ def even(allowed):
 
 def path(key, architecture, chances):
     """A network, an operation of each edge drawn by its chances among those in the race."""
-    def by_chance(key, logits, hyper, t):
-        return jax.nn.one_hot(jax.random.categorical(key, logits), logits.shape[-1])
-
     logs = {name: jnp.log(jnp.maximum(rows, 1e-30)) for name, rows in chances.items()}
-    return drawn(by_chance).gates(key, architecture._replace(logits=logs), {}, None)
+    return drawn(categorical).gates(key, architecture._replace(logits=logs), {}, None)
 
 
 def rarity(gates, architecture, chances):

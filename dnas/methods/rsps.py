@@ -32,11 +32,7 @@ def rsps(*, lr: float = 0.025, lr_min: float = 0.001, momentum: float = 0.9, dec
     """Random search with weight sharing.
 
     Args:
-        lr: learning rate of the weights in the first epoch; falls along a cosine, once an epoch.
-        lr_min: last value of that cosine.
-        momentum: of the weights' SGD.
-        decay: weight decay of the weights.
-        clip: largest global norm of the weights' gradient.
+        lr, lr_min, momentum, decay, clip: as for `dnas.methods.darts.darts`.
 
     Raises ValueError if one is out of range.
     """

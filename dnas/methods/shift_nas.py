@@ -119,17 +119,17 @@ def networks_by_cost(space: SearchSpace, bins: int, seed: int = 0):
         """A network drawn by chances that grow or fall along the ranks."""
         keys = jax.random.split(key, 1 + len(ranks))
         slope = jax.random.uniform(keys[0], minval=-LEAN, maxval=LEAN)
-        logits = {name: slope * rows / (rows.shape[-1] - 1 or 1) for name, rows in whole.masked().items()}
-        logits = {name: jnp.where(jnp.isneginf(whole.masked()[name]), -jnp.inf, rows) for name, rows in logits.items()}
+        logits = {name: jnp.where(whole.mask[name], slope * rows / (rows.shape[-1] - 1 or 1), -jnp.inf)
+                  for name, rows in ranks.items()}
         return {name: jax.random.categorical(k, rows) for k, (name, rows) in zip(keys[1:], logits.items())}
 
     def macs(ops):
         return cost({name: jax.nn.one_hot(rows, space.groups[name].shape[1]) for name, rows in ops.items()})
 
-    ends = float(jax.jit(macs)(small)), float(jax.jit(macs)(large))
     drawn = jax.jit(jax.vmap(lean))(jax.random.split(jax.random.key(seed), DRAWN))
     drawn = jax.tree.map(lambda small, large, rows: jnp.concatenate([small[None], large[None], rows]), small, large, drawn)
     costs = jax.jit(lambda ops: jax.lax.map(macs, ops, batch_size=256))(drawn)
+    ends = float(costs[0]), float(costs[1])
     places = np.asarray(bin_of(costs, ends, bins))
     pool = {name: np.zeros((bins, POOL, len(group.edges)), np.int16) for name, group in space.groups.items()}
     counts = np.zeros(bins, np.int32)

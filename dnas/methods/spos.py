@@ -19,8 +19,8 @@ import numpy as np
 
 from dnas.algorithms.elastic import Networks, Training, draws, elastic_method
 from dnas.algorithms.method import Method
-from dnas.methods.darts import check as check_darts
 from dnas.methods.darts import weights_sgd
+from dnas.methods.rsps import check
 
 
 def spos(*, lr: float = 0.025, lr_min: float = 0.001, momentum: float = 0.9, decay: float = 3e-4,
@@ -28,11 +28,7 @@ def spos(*, lr: float = 0.025, lr_min: float = 0.001, momentum: float = 0.9, dec
     """Single path one-shot.
 
     Args:
-        lr: learning rate of the weights in the first epoch; falls along a cosine, once an epoch.
-        lr_min: last value of that cosine.
-        momentum: of the weights' SGD.
-        decay: weight decay of the weights.
-        clip: largest global norm of the weights' gradient.
+        lr, lr_min, momentum, decay, clip: as for `dnas.methods.darts.darts`.
 
     Raises ValueError if one is out of range.
     """
@@ -43,8 +39,3 @@ def spos(*, lr: float = 0.025, lr_min: float = 0.001, momentum: float = 0.9, dec
 def single_path(space) -> Training:
     """One network a step, drawn uniformly."""
     return Training(lambda key, architecture, extra, hyper, t: Networks(draws(key, architecture, 1), np.ones(1, np.float32)))
-
-
-def check(hyper):
-    """Raises ValueError if one of the numbers is out of range."""
-    check_darts({"arch_lr": 0, "arch_decay": 0, "arch_warmup": 0, "arch_every": 1, **hyper})

@@ -136,7 +136,7 @@ def ranking_parts(folder: Path, picture: Callable[[Path, str], str]) -> list[str
                      f"examples each, after epoch {result['epoch']}; {result['cost']['seconds']:.1f} s. In brackets 95 % by "
                      "bootstrap.")
         except (LookupError, TypeError, ValueError, AttributeError):
-            raise ValueError(f"{file} is no ranking; remove it, and `dnas rank` writes it anew") from None
+            raise ValueError(f"{file} is not a ranking; remove it, and `dnas rank` writes it anew") from None
         parts += [html.paragraph(about), html.table(header, rows),
                   picture(file.with_suffix(".png"), "A dot for each network: its score in the supernet and its truth")]
     return [html.heading("How the supernet ranks networks"), *parts] if parts else []

@@ -314,6 +314,12 @@ def _refuse_restart(folder: Path) -> None:
                          "would overwrite them: restore its folder checkpoints, or choose another folder")
 
 
+def children_of(folder: Path) -> list[Path]:
+    """The runs of the last children of a few-shot search; [] of another, or where they are not finished."""
+    file = folder / CHILDREN / CHOICE
+    return [file.parent / child["name"] for child in read_json(file)["children"]] if file.exists() else []
+
+
 def refuse_no_file(path: Path, said: str) -> None:
     """Raises ValueError, which begins with `said`, where `path` cannot be a file that is written."""
     if path.is_dir() or not path.absolute().parent.is_dir():

@@ -83,11 +83,11 @@ def by_evaluations(by: str, objectives: Sequence[str], costs, *, evaluations: in
     def problem(space, allowed=None):
         return Problem(Encoding(space, allowed), cost_function(space, costs), limits)
 
-    def known_of(context):
+    def directions(context):
         return {context.task.metric: context.task.better} | dict.fromkeys(of_costs, -1)
 
     def signs(context):
-        metric, known = context.task.metric, known_of(context)
+        metric, known = context.task.metric, directions(context)
         names = objectives or ((metric, "macs") if by == "linas" else (metric,))
         for name in names:
             if name not in known:
@@ -101,7 +101,7 @@ def by_evaluations(by: str, objectives: Sequence[str], costs, *, evaluations: in
         if by == "linas":
             refuse_missing()
         signs(context)  # refuses objectives that there are not
-        empty = {f"{VALUE}{name}": np.full(evaluations, np.nan) for name in known_of(context)}
+        empty = {f"{VALUE}{name}": np.full(evaluations, np.nan) for name in directions(context)}
         problem(context.space, in_race(context)).check(evaluations)
         scores = no_draws(context.space, evaluations) | empty
         for name in context.space.groups:
@@ -135,7 +135,7 @@ def by_evaluations(by: str, objectives: Sequence[str], costs, *, evaluations: in
     def front(context, progress) -> Front:
         scores = progress.scores
         genotypes = [tried(context.space, scores, n) for n in range(evaluations)]
-        values = [{name: float(scores[f"{VALUE}{name}"][n]) for name in known_of(context)} for n in range(evaluations)]
+        values = [{name: float(scores[f"{VALUE}{name}"][n]) for name in directions(context)} for n in range(evaluations)]
         return front_of(signs(context), genotypes, values, limits)
 
     return Selection(lambda context: len(chunks(context)), begin, step, best_draw,

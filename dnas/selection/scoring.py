@@ -109,7 +109,7 @@ def read_scores(file: Path) -> NetworkScores:
 
 
 def _begun(file: Path | None, described: str, groups: Mapping[str, Group], names: Sequence[str]) -> NetworkScores:
-    """The scores in the file, none if there is no file. Raises ValueError where they are of something else."""
+    """The scores in the file, of no network if it does not exist. Raises ValueError where they are of something else."""
     if file is None or not file.exists():
         edges = sum(len(group.edges) for group in groups.values())
         return NetworkScores(np.zeros((0, edges), np.int32), {name: np.zeros(0) for name in names}, 0.0)
@@ -133,5 +133,5 @@ def _read(file: Path) -> tuple[NetworkScores, str]:
                 values.shape != (len(decisions),) or values.dtype != np.float64 for values in arrays.values()):
             raise ValueError("its arrays do not fit")
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{file} is no file of scores ({str(error)[:80]}); {remedy}") from None
+        raise ValueError(f"{file} is not a file of scores ({str(error)[:80]}); {remedy}") from None
     return scores, described
