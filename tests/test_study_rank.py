@@ -10,10 +10,12 @@ import pytest
 import dnas
 from dnas.reports.ranking import numbers_of, rank_statistics
 from dnas.runs.files import read_json
+from dnas.runs.index import list_runs
 from dnas.runs.study_folder import entry_file
 from dnas.selection.scoring import read_scores
 from dnas.studies import job as jobs
 from dnas.studies.folder import declare
+from dnas.studies.run import jobs_of, planned
 from dnas.studies.statistics import student
 from dnas.studies.study import checked_plan
 from dnas.tabular.benchmarks import load
@@ -115,8 +117,17 @@ def test_a_ranking_is_once_and_knows_nothing_of_the_truth(table, tmp_path, monke
     assert entry.read_bytes() == before
     more = study(folder, {**ranked(table, networks=16), "seeds": [0]})
     assert len(read_scores(entry.with_suffix(".npz")).decisions) == 16 and len(more.supernet_ranks) == 2
-    failed = study(folder, {**ranked(table, examples=32), "seeds": [0]}).failures
-    assert "has scores on 15 examples, and not on 30; remove it" in failed["rsps", 0]
+
+
+def test_a_begun_ranking_keeps_its_examples_and_counts_until_it_is_there(reported, table):
+    changed = {**ranked(table, examples=32), "seeds": 3, "methods": ["rsps"]}
+    with pytest.raises(ValueError, match=r"its ranking with other settings: examples is 16 there, 32 here; remove entries"):
+        checked_plan(changed, reported)
+    more = checked_plan({**ranked(table, networks=16), "seeds": 3, "methods": ["rsps"]}, reported)
+    assert [row.waiting for row in planned(more, reported)] == [[0, 1, 2]]
+    assert {run.status for run in list_runs(reported) if run.method == "rsps"} == {"done"}
+    declare(reported, more)
+    assert {run.status for run in list_runs(reported) if run.method == "rsps"} == {"waiting"}
 
 
 @pytest.mark.parametrize("changes, message", [
@@ -135,8 +146,6 @@ def test_the_plan_says_what_is_ranked_and_only_in_the_table_s_space(table, tmp_p
     del several["space"]
     text = study(tmp_path / "s", several, dry_run=True)
     assert "ranking    12 networks of macro in each supernet, about 16 examples of" in text
-    from dnas.studies.run import jobs_of
-
     plan = checked_plan(several, tmp_path / "s")
     first, second = jobs_of(plan, tmp_path / "s", 1, None)
     assert len(first.ranked["networks"]) == 12 and second.ranked == {} and json.dumps(first._asdict())

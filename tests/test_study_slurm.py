@@ -64,7 +64,8 @@ def task(folder, name):
 def statuses(folder):
     declared = read_json(folder / "study.json")
     searches = [(label, seed) for label, *_ in declared["methods"] for seed in declared["seeds"]]
-    return {search: state.status for search, state in states(folder, searches, declared["selections"]).items()}
+    now = states(folder, searches, declared["selections"], dict.fromkeys(label for label, _ in searches))
+    return {search: state.status for search, state in now.items()}
 
 
 def test_without_slurm_nothing_is_written(tmp_path, monkeypatch, capsys):
@@ -141,7 +142,8 @@ def test_squeue_says_what_is_queued(fake, tmp_path, monkeypatch):
     assert (fake / "asked").read_text() == "--me --noheader --array --format=%F %K %T\n"
     submit(folder, **BOTH)
     assert read_json(folder / "slurm/2/submitted.json") == {"id": "1001", "tasks": [{"label": "darts", "seeds": [0, 1]}]}
-    assert states(folder, [("fast", 0)], ["magnitude"]) == {("fast", 0): State("queued", "task 1 of Slurm job 1000")}
+    queued = State("queued", "task 1 of Slurm job 1000")
+    assert states(folder, [("fast", 0)], ["magnitude"], {"fast": None}) == {("fast", 0): queued}
     monkeypatch.setattr(study_folder, "ANSWER", 0.2)
     for text in "sleep 60", "exit 1", "echo 1000 2":
         program(fake, "squeue", f"#!/bin/sh\n{text}\n")
@@ -234,7 +236,7 @@ def test_runs_of_a_study_are_listed_with_what_has_not_begun(fake, tmp_path, caps
     assert f"study  {folder}: 1 done, 1 running, 1 queued, 1 failed" in out and f"process {os.getpid()}" in out
     entry = read_json(folder / "entries/darts/0.json")
     (folder / "entries/darts/0.json").unlink()
-    assert "choices from it are missing" in said(capsys, "runs", folder)
+    assert "choices from it, or its ranking, are missing" in said(capsys, "runs", folder)
     for text in "{", '{"selections": 3}', '{"label": "darts"}':
         (folder / "entries/darts/0.json").write_text(text)
         assert "1 broken" in said(capsys, "runs", folder)

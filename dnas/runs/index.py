@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from dnas.runs import lock
 from dnas.runs.directory import CHILDREN, FAILED
 from dnas.runs.files import read_json, records
-from dnas.runs.study_folder import DECLARED, LABEL, run_folder, states
+from dnas.runs.study_folder import DECLARED, LABEL, ranking_of, run_folder, states
 from dnas.types import Group
 
 SIGNS = {lock.NAME, "environment.json"}
@@ -130,7 +130,8 @@ def searches_of(study: Path) -> dict[Path, Summary]:
         said = read_json(study / DECLARED)
         latest, methods = said["latest"], {label: parts for label, *parts in said["methods"] if LABEL.fullmatch(label)}
         searches = [(label, int(seed)) for label in latest["methods"] if label in methods for seed in latest["seeds"]]
-        now = states(study, searches, latest.get("selections", list(said["selections"])))
+        now = states(study, searches, latest.get("selections", list(said["selections"])),
+                     {label: ranking_of(said.get("ranked", {}), parts[1]["name"]) for label, parts in methods.items()})
         data, epochs = short(said["data"]["data"]), int(said["epochs"])
         return {run_folder(study, label, seed): Summary(
             run_folder(study, label, seed), state.status, "search", short(methods[label][0]), short(methods[label][1]), data,
@@ -144,7 +145,8 @@ def _with_study(run: Summary | None, search: Summary) -> Summary:
     if run is None or run.status in ("running", "broken"):
         return run or search
     if search.status == "interrupted":
-        return run._replace(status="interrupted", note="choices from it are missing") if run.status == "done" else run
+        missing = "choices from it, or its ranking, are missing"
+        return run._replace(status="interrupted", note=missing) if run.status == "done" else run
     return run._replace(status=search.status, note=search.note)
 
 

@@ -19,7 +19,7 @@ import contextlib
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,9 +98,21 @@ def holding(folder: Path, label: str, seeds: Iterable[int], say: Callable[[str],
         yield free
 
 
-def states(folder: Path, searches: Iterable[Search], selections: Collection[str]) -> dict[Search, State]:
-    """How far each search is, and each choice by `selections` from it. Raises nothing for what cannot be read."""
-    rows = {search: _state(folder, *search, selections) for search in searches}
+def ranking_of(ranked: Mapping[str, Any], space: str) -> str | None:
+    """The digest of what the supernets of a space score, by `StudyPlan.ranked`; None where they score nothing."""
+    return ranked["digest"] if ranked and ranked["space"] == space else None
+
+
+def is_done(entry: Mapping[str, Any], selections: Collection[str], ranking: str | None) -> bool:
+    """Whether an entry has each choice by `selections` and the scores of `ranking`, see `ranking_of`."""
+    return bool(entry) and not set(selections) - set(entry["selections"]) and ranking in (None, entry.get("ranked"))
+
+
+def states(folder: Path, searches: Iterable[Search], selections: Collection[str],
+           rankings: Mapping[str, str | None]) -> dict[Search, State]:
+    """How far each search is, each choice by `selections` from it, and its ranking, by label; see `ranking_of`. Raises
+    nothing for what cannot be read."""
+    rows = {search: _state(folder, *search, selections, rankings[search[0]]) for search in searches}
     open_ones = [search for search, state in rows.items() if state.status not in ("done", "running")]
     waiting = queued(folder) if open_ones else {}
     return rows | {search: State("queued", waiting[search]) for search in open_ones if search in waiting}
@@ -161,13 +173,13 @@ def read_if_there(file: Path) -> dict[str, Any]:
         return {}
 
 
-def _state(folder: Path, label: str, seed: int, selections: Collection[str]) -> State:
+def _state(folder: Path, label: str, seed: int, selections: Collection[str], ranking: str | None) -> State:
     held = lock.holder(_lock_folder(folder, label, seed))
     if held:
         return State("running", held)
     try:
         entry, failure = (read_if_there(place(folder, label, seed)) for place in (entry_file, failure_file))
-        if entry and not set(selections) - set(entry["selections"]):
+        if is_done(entry, selections, ranking):
             return State("done")
     except (ValueError, LookupError, TypeError) as error:
         return State("broken", str(error) if isinstance(error, ValueError) else f"entries/{label}/{seed}.json: no entry")

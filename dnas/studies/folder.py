@@ -67,6 +67,10 @@ def refuse_changed(folder: Path, plan: StudyPlan) -> None:
         if label in before and ((folder / "runs" / label).exists() or label in waiting):
             _refuse(folder, f"method {label}", before[label], now[label],
                     "give the changed one another label, or choose another folder")
+    if there["ranked"] and here["ranked"] and any(folder.glob("entries/*/*.npz")):
+        scored = lambda side: {key: side["ranked"][key] for key in ("space", "examples")}
+        _refuse(folder, "its ranking", scored(there), scored(here),
+                "remove entries/*/*.npz there to score anew, or choose another folder")
     for name, source in here["selections"].items():
         if name in there["selections"] and (waiting or any(folder.glob(f"runs/*/*/selections/{name}"))):
             _refuse(folder, f"selection {name}", there["selections"][name], source, "choose another folder")

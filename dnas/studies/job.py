@@ -29,7 +29,7 @@ from dnas.engine.passes import count_passes
 from dnas.engine.search import input_shape
 from dnas.runs.directory import CHILDREN, CHOICE
 from dnas.runs.files import as_json, read_json, records, write_json
-from dnas.runs.study_folder import entry_file, failure_file, run_folder
+from dnas.runs.study_folder import entry_file, failure_file, is_done, run_folder
 from dnas.selection.scoring import score_networks, whole_batches
 from dnas.task import task_of
 from dnas.types import OPEN, Batch, Genotype, SearchSpace
@@ -150,7 +150,7 @@ def _entry(job: Job, parts: Parts, seed: int, say: Callable[[str], None]) -> Non
     entry = read_json(file) if file.exists() else {}
     missing = {name: source for name, source in job.selections.items() if name not in entry.get("selections", {})}
     ranked = job.ranked.get("digest")
-    if entry and not missing and ranked in (None, entry.get("ranked")):
+    if is_done(entry, job.selections, ranked):
         return
     run = open_search(folder, space=parts.space, method=parts.method, data=parts.data, trust=True)
     if not entry:

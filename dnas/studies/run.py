@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from dnas.reports.text import duration
 from dnas.runs.files import write_json
@@ -20,12 +20,14 @@ from dnas.runs.study_folder import (
     failure_file,
     failures,
     holding,
+    is_done,
+    ranking_of,
     read_if_there,
     run_folder,
     states,
 )
 from dnas.studies.job import Job, carry_out
-from dnas.studies.plan import PlannedMethod, StudyPlan, methods_in_spaces
+from dnas.studies.plan import StudyPlan, methods_in_spaces
 from dnas.studies.statistics import LEVEL, comparisons, seeds_for
 
 PAUSE = 0.1
@@ -47,21 +49,19 @@ class Planned(NamedTuple):
 
 def planned(plan: StudyPlan, folder: Path) -> list[Planned]:
     """What there is to do in a folder, for each method."""
-    rows = []
+    rows, ranking = [], rankings(plan)
     for method in plan.methods:
         entries = {seed: read_if_there(entry_file(folder, method.label, seed)) for seed in plan.seeds}
-        ranked = _ranked(plan, method).get("digest")
-        done = [seed for seed, entry in entries.items() if not plan.selections.keys() - entry.get("selections", {}).keys()
-                and ranked in (None, entry.get("ranked"))]
+        done = [seed for seed, entry in entries.items() if is_done(entry, plan.selections, ranking[method.label])]
         waiting = [seed for seed in plan.seeds if seed not in done]
         searched = [seed for seed in waiting if (run_folder(folder, method.label, seed) / "results.json").exists()]
         rows.append(Planned(method.label, done, waiting, searched, _seconds(plan, entries, waiting, searched)))
     return rows
 
 
-def _ranked(plan: StudyPlan, method: PlannedMethod) -> dict[str, Any]:
-    """What the supernets of a method score; {} for nothing."""
-    return plan.ranked if plan.ranked.get("space") == method.space["name"] else {}
+def rankings(plan: StudyPlan) -> dict[str, str | None]:
+    """What the supernets of each method score, by its label, see `dnas.runs.study_folder.ranking_of`."""
+    return {method.label: ranking_of(plan.ranked, method.space["name"]) for method in plan.methods}
 
 
 def _seconds(plan: StudyPlan, entries: Mapping[int, Mapping], waiting: Sequence[int],
@@ -112,12 +112,12 @@ def jobs_of(plan: StudyPlan, folder: Path, workers: int, cache: str | None, with
     that somebody else carries out."""
     rows = {row.label: [seed for seed in row.waiting if (row.label, seed) not in without] for row in planned(plan, folder)}
     parts = -(-workers // max(sum(map(bool, rows.values())), 1))
-    methods, jobs = {method.label: method for method in plan.methods}, []
+    methods, ranking, jobs = {method.label: method for method in plan.methods}, rankings(plan), []
     for label, waiting in rows.items():
         for seeds in (waiting[start::parts] for start in range(min(parts, len(waiting)))):
             jobs.append(Job(str(folder.absolute()), *methods[label][:3], plan.data, seeds, plan.selections, plan.epochs,
                             plan.batch, plan.train_epochs, cache, plan.seconds, methods[label].split,
-                            _ranked(plan, methods[label])))
+                            plan.ranked if ranking[label] else {}))
     return jobs
 
 
@@ -176,7 +176,8 @@ def _ended(job: Job, code: int) -> None:
     if not code:
         return
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    there = states(Path(job.folder), [(job.label, seed) for seed in job.seeds], job.selections)
+    there = states(Path(job.folder), [(job.label, seed) for seed in job.seeds], job.selections,
+                   {job.label: job.ranked.get("digest")})
     for (label, seed), state in there.items():
         if state.status not in ("done", "running"):
             file = failure_file(Path(job.folder), label, seed)

@@ -17,7 +17,7 @@ from typing import Any
 from dnas.runs.files import write_atomic, write_json
 from dnas.runs.study_folder import SUBMITTED, states
 from dnas.studies.plan import StudyPlan
-from dnas.studies.run import WORKER, environment, jobs_of
+from dnas.studies.run import WORKER, environment, jobs_of, rankings
 
 ANSWER = 120.0
 """Seconds that sbatch has for its answer."""
@@ -39,7 +39,7 @@ def submit(plan: StudyPlan, folder: Path, most: int | None, cache: str | None, s
     """
     program = require_slurm()
     searches = [(method.label, seed) for method in plan.methods for seed in plan.seeds]
-    now = states(folder, searches, plan.selections)
+    now = states(folder, searches, plan.selections, rankings(plan))
     busy = {search for search, state in now.items() if state.status in ("queued", "running")}
     cache = cache if cache in (None, "off") else os.path.abspath(os.path.expanduser(cache))
     jobs = jobs_of(plan, folder, most or 1, cache, without=busy)

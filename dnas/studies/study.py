@@ -58,8 +58,9 @@ def checked_plan(study: str | Path | Mapping[str, Any], folder: Path, jobs: int 
         require_slurm()
     plan = plan_study(study, trust)
     truth = load_truth(plan.table, plan.methods)  # a wrong table is refused now; no job has it
+    plan = plan._replace(ranked=networks_to_rank(truth, plan.table and plan.table["examples"]))
     refuse_changed(folder, plan)
-    return plan._replace(ranked=networks_to_rank(truth, plan.table and plan.table["examples"]))
+    return plan
 
 
 def run_study(plan: StudyPlan, folder: Path, *, launcher: str = "local", jobs: int | None = None,
