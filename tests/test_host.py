@@ -88,3 +88,11 @@ def test_it_traces_once_for_all_keys_and_within_a_trace():
 def test_values_that_depend_on_the_images_are_refused():
     with pytest.raises(ValueError, match="may depend on their shape only"):
         initial(lambda key, images: images.mean(), jax.random.key(0), IMAGES)
+
+
+def test_weights_larger_than_the_memory_are_refused_before_they_are_computed(monkeypatch):
+    monkeypatch.setattr(host, "available", lambda: 2**20)
+    monkeypatch.setattr(host, "evaluate", None)
+    large = lambda key, images: {"weights": jax.random.normal(key, (1024, 1024)), "mean": jnp.zeros(1024)}
+    with pytest.raises(ValueError, match=r"need 4.0 MiB of memory, and there are 1.0 MiB; choose smaller sizes"):
+        initial(large, jax.random.key(0), IMAGES)

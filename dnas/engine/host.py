@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 from jax.interpreters.partial_eval import dce_jaxpr
 
+from dnas.engine.devices import available, size, spelled
 from dnas.types import Tree
 
 
@@ -22,13 +23,17 @@ def initial(init: Callable, key: Array, images: Array | jax.ShapeDtypeStruct, *o
 
     An `init` is traced once for all keys. Under a trace, the result is part of that trace.
 
-    Raises ValueError if a value depends on the images.
+    Raises ValueError if a value depends on the images, and if the values need more memory than there is.
     """
     traced = jax.jit(init).trace(key, images, *others)
     needed, used = dce_jaxpr(traced.jaxpr.jaxpr, [True] * len(traced.jaxpr.jaxpr.outvars))
     leaves = [key, None, *jax.tree.leaves(others)]
     if used[1]:
         raise ValueError("the space's initial weights depend on the images; they may depend on their shape only")
+    memory, there = size(traced.out_info), available()
+    if there is not None and memory > there:
+        raise ValueError(f"the weights, and what the optimiser keeps of them, need {spelled(memory)} of memory, and there are"
+                         f" {spelled(there)}; choose smaller sizes")
     run = jax.core.eval_jaxpr if isinstance(key, jax.core.Tracer) else evaluate
     return jax.tree.unflatten(jax.tree.structure(traced.out_info), run(needed, traced.jaxpr.consts,
                                                                      *itertools.compress(leaves, used)))
