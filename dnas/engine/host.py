@@ -32,8 +32,8 @@ def initial(init: Callable, key: Array, images: Array | jax.ShapeDtypeStruct, *o
         raise ValueError("the space's initial weights depend on the images; they may depend on their shape only")
     memory, there = size(traced.out_info), available()
     if there is not None and memory > there:
-        raise ValueError(f"the weights, and what the optimiser keeps of them, need {spelled(memory)} of memory, and there are"
-                         f" {spelled(there)}; choose smaller sizes")
+        raise ValueError(f"the weights, and what the optimiser keeps of them, need {spelled(memory)} of memory, and there"
+                         f" are {spelled(there)}; choose smaller sizes")
     run = jax.core.eval_jaxpr if isinstance(key, jax.core.Tracer) else evaluate
     return jax.tree.unflatten(jax.tree.structure(traced.out_info), run(needed, traced.jaxpr.consts,
                                                                      *itertools.compress(leaves, used)))
