@@ -1,32 +1,42 @@
-"""Choose the architecture of a trained supernet: by magnitude, perturbation, sampling or a selection of yours."""
+"""Choose an architecture from a trained supernet, by one of many selections, or by one of yours.
+
+Of an elastic network, whose architecture is not learned, one is chosen within limits (evolution), or a front (pareto).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from dnas.options import REQUIRED, Option
+from dnas.selection import SELECTIONS, USUAL
 from launch.arguments import flag_value, options_of, part_options, read_command
 from launch.interrupts import working
 from launch.parser import Positional, Shown
 
-DEFAULT = "perturbation"
 RUN = Option("run", str, REQUIRED, "The run directory of a search. Only its folder `selections` is written to.")
-SELECTION = Option("selection", str, DEFAULT, "Selection: a name, package.module:factory or file.py:factory.")
+SELECTION = Option("selection", str | None, None, f"Selection: {', '.join(SELECTIONS)}, package.module:factory or "
+                   "file.py:factory.")
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs `dnas select`. Raises ValueError for bad input."""
-    name = flag_value(argv, "--selection") or DEFAULT
+    name = flag_value(argv, "--selection") or USUAL
+    listed = part_options("selection", name)
     own = options_of("dnas.api.select:select", without=["progress"])
     values = read_command("select", __doc__, argv, [RUN, SELECTION, *own],
-                          shown={"run": Positional("RUN"), "out": Shown("DIR", "RUN/selections/SELECTION")},
-                          groups={"selection": part_options("selection", name)},
+                          shown={"run": Positional("RUN"), "out": Shown("DIR", "RUN/selections/SELECTION"),
+                                 "selection": Shown("NAME", f"{USUAL}, or evolution of an elastic network")},
+                          groups={"selection": listed},
                           titles={"selection": f"options of the selection {name}"})
     from dnas.api.select import cost_parts, select
     from dnas.reports.cells import terminal_cell
     from launch.text import budget_lines, front_text, size_text
 
     options = values.pop("selection_options")
+    if values["selection"] is None and options == {option.name: option.default for option in listed}:
+        options = {}  # those of the selection with which the method ends
+    elif values["selection"] is None:
+        values["selection"] = name
     with working("the same command continues from the last step"):
         chosen = select(values.pop("run"), **values, **options)
     supernet = chosen.run.supernet

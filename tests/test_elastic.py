@@ -429,7 +429,8 @@ def test_a_budget_and_a_task_without_divergence_are_refused():
     (deps, {"delay": 0.1, "ramp": 0.2}, "the ramp at most the delay"), (deps, {"delay": 1.0}, "the delay below 1"),
     (ofa, {"teacher_share": 0.0}, "teacher_share is 0"), (instatune, {"networks": 0}, "networks is 0, it must be 1 to 64"),
     (instatune, {"strong": 1.5}, "strong is 1.5, it must be 0 to 1"), (instatune, {"label_share": -0.1}, "label_share is"),
-    (spos, {"lr": -1.0}, "lr is -1")])
+    (spos, {"lr": -1.0}, "lr is -1"), (spos, {"lr": np.inf}, "lr is inf, it must be 0 or more, and finite"),
+    (ofa, {"distill_temperature": np.inf}, "distill_temperature is inf, it must be above 0, and finite")])
 def test_numbers_out_of_range(factory, options, message):
     with pytest.raises(ValueError, match=message):
         factory(**options)
@@ -439,7 +440,7 @@ def test_the_command_refuses_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for words, message in (
             (["--method", "instatune", "--selection", "own"], "instatune tunes given weights: name a run"),
-            (["--method", "spos"], "would end with the selection evolution: evaluations must be at most 16"),
+            (["--method", "spos"], "evaluations must be at most 16: space toy has no more networks; choose another"),
             (["--method", "spos", "--selection", "own", "--budget.macs", "2344"], "choose within one by --selection evol")):
         assert main(["search", "--space", TOY, *words, "--epochs", "1", "--batch", "16", "--limit", "100", "--run", "run",
                      *QUICK]) == 2

@@ -221,7 +221,9 @@ def test_a_missing_value_and_a_mapping_of_costs():
 
 def test_a_limit():
     assert limit_of(" macs <= 20e6 ") == ("macs", 20e6) and limit_of("latency<=.5") == ("latency", 0.5)
-    for text in "macs", "macs<=", "macs>=3", "macs<=3+4", "macs<=__import__('os')", "<=3", "macs<=nan", "macs<=1e999":
+    assert [limit_of(f"macs<=1.5{unit}")[1] for unit in "kMG"] == [1.5e3, 1.5e6, 1.5e9] and limit_of("macs<=2 M")[1] == 2e6
+    for text in ("macs", "macs<=", "macs<=2m", "macs<=2MB", "macs>=3", "macs<=3+4", "macs<=__import__('os')", "<=3",
+                 "macs<=nan", "macs<=1e999"):
         with pytest.raises(ValueError, match=r"it must be NAME<=NUMBER|must be finite"):
             limit_of(text)
 

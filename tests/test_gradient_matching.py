@@ -232,6 +232,7 @@ def test_random_splits_are_balanced_and_exhaustive_ones_have_an_operation_each()
     ({"split": "gm", "splits": 3}, 3, "splits is 3 and epochs 3; each of the 4 stages needs an epoch"),
     ({"split": "gm", "splits": 2, "split_epochs": (4, 4)}, 8, "split_epochs is 4 4; it must be 2 growing numbers"),
     ({"split": "gm", "split_epochs": (8,)}, 8, "split_epochs is 8; it must be 1 growing number, above 0 and below the 8"),
+    ({"split": "gm", "split_epochs": 9}, 8, "split_epochs is 9; it must be 1 growing number"),
     ({"split": "gm", "split_weights": "old"}, 8, "split_weights is 'old'; it must be inherit or fresh")])
 def test_a_split_that_cannot_be_is_refused(options, epochs, said):
     with pytest.raises(ValueError, match=said):

@@ -12,6 +12,7 @@ import pytest
 import dnas
 from dnas.reports import ranking
 from dnas.reports.ranking import Correlation, numbers_of, rank_statistics
+from dnas.runs import lock as locks
 from dnas.selection import scoring
 from dnas.selection.scoring import read_scores, score_networks
 from dnas.tabular.benchmarks import BENCHMARKS, load
@@ -106,6 +107,13 @@ def test_rows_are_drawn_without_repetition_and_more_begin_with_the_fewer(tmp_pat
     for count in 0, 31:
         with pytest.raises(ValueError, match=f"networks is {count}; it must be 1 to 30, .* a value of seconds_first30_x"):
             drawn_rows(table, "seconds_first30_x", count)
+    with pytest.raises(ValueError, match="networks is 1.5; it must be 1 to 30"):
+        drawn_rows(table, "seconds_first30_x", 1.5)
+    empty = table._replace(columns={"cifar10_test_50": np.full(50, np.nan)})
+    with pytest.raises(ValueError, match="macro.npz has no network with a value of cifar10_test_50; choose another column"):
+        drawn_rows(empty, "cifar10_test_50", None)
+    with pytest.raises(ValueError, match="it has no columns of results$"):
+        drawn_rows(table._replace(columns={}), "cifar10_test_50", None)
     assert (better("cifar10_test_50"), better("train_acc_12_x"), better("flops_cifar10")) == (1, 1, -1)
 
 
@@ -215,9 +223,12 @@ def test_what_was_scored_is_not_scored_again(run, tmp_path, monkeypatch):
         with pytest.raises(ValueError, match=message):
             score_networks(context, genotypes, examples, state_of=supernet.state_of, file=file, of={"checkpoint": of})
     assert file.read_bytes() == before
-    np.savez(file, decisions=np.zeros(3), seconds=np.float64(0), described=np.array("{}"))
-    with pytest.raises(ValueError, match=r"scores.npz is not a file of scores \(its arrays do not fit\); remove it"):
-        score(genotypes, file=file)
+    whole_file = dict(np.load(file))
+    for broken in ({"decisions": np.zeros(3)}, {"seconds": np.float64(0)}, {"seconds": np.float64(np.nan)},
+                   {"decisions": np.zeros((11, 3), np.int32)}, {"accuracy": None}):
+        np.savez(file, **{name: values for name, values in {**whole_file, **broken}.items() if values is not None})
+        with pytest.raises(ValueError, match=r"scores.npz is not a file of scores .*\(its arrays do not fit\); remove it"):
+            score(genotypes, file=file)
 
 
 # The command
@@ -265,7 +276,7 @@ def test_bad_input_is_one_line_and_writes_nothing(run, table, originals, tmp_pat
             ([*usual, "--truth", "digits_test_5"], "has no column 'digits_test_5'; its columns are digits_test_9, "),
             ([*usual, "--networks", "17"], "networks is 17; it must be 1 to 16"),
             ([*usual, "--networks", "0"], "networks is 0; it must be 1 to 16"),
-            ([*usual, "--examples", "0"], "examples is 0; it must be at least 1"),
+            ([*usual, "--examples", "0"], "examples is 0; it must be a whole number, at least 1"),
             ([*usual, "--examples", "91"], "examples is 91; it must be 1 to 90, the size of the validation split"),
             ([*usual, "--seed", "-1"], "seed is -1"), ([run], "--table"),
             ([run, "--table", tmp_path / "x.npz"], "no such file"),
@@ -275,6 +286,20 @@ def test_bad_input_is_one_line_and_writes_nothing(run, table, originals, tmp_pat
         own = [] if argv[0] in (originals / "net", originals / "run") else ["--space", TOY]
         assert message in refused(capsys, "rank", *argv, *own, "--cache", "off"), argv
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("wrong, message", [
+    ({"run": None}, "run is None; it must be a run"), ({"table": None}, "table is None; it must be the path"),
+    ({"seed": 1.5}, "seed is 1.5"), ({"examples": "a"}, "examples is 'a'"), ({"examples": 1.5}, "examples is 1.5"),
+    ({"networks": True}, "networks is True; it must be 1 to 16")])
+def test_wrong_types_are_one_line(table, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        dnas.rank(**{"run": "there-is-none", "table": str(table), **wrong})
+
+
+def test_a_run_that_is_in_use_is_not_ranked(run, table):
+    with locks.take(run), pytest.raises(ValueError, match="is in use by"):
+        dnas.rank(run, table=str(table), space=TOY, progress=False)
 
 
 @pytest.mark.heavy

@@ -1,14 +1,18 @@
 """`dnas select` on a real run of the toy space."""
 
+import dataclasses
 import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import dnas
+from dnas.api import select
 from launch.main import main
+from launch.select import main as main_of_select
 from tests.test_runs import holding
 
 TOY = f"{Path(__file__).parent}/toy_space.py:toy"
@@ -39,6 +43,24 @@ def test_it_writes_a_choice_and_leaves_the_run_alone(run, capsys):
     assert {"genotype.json", "scores.npz", "cost.json", "cells.svg", "cells.png"} <= {p.name for p in written.iterdir()}
     assert json.loads((written / "genotype.json").read_text())["space"] == "toy"
     assert json.loads((written / "cost.json").read_text())["evaluations"] == 2 * 4 * 90
+
+
+def test_without_a_name_it_is_that_of_the_method_or_the_usual_one(run, capsys, monkeypatch):
+    opened, seen = dnas.open(run, trust=True), []
+    monkeypatch.setattr(select, "choose", lambda run, built, source, *rest: seen.append(source))
+    ended_by = lambda selection: dataclasses.replace(opened.supernet, method=dataclasses.replace(
+        opened.supernet.method, selection=selection))
+    for name in None, "evolution":
+        monkeypatch.setattr(select, "open_search", lambda *args, name=name, **options: SimpleNamespace(
+            supernet=ended_by(name), folder=run))
+        dnas.select("run", progress=False)
+        dnas.select("run", "magnitude", progress=False)
+        for argv in [], ["--selection.interval", "9"], ["--selection", "perturbation"]:
+            with pytest.raises(AttributeError):  # there is no choice to print
+                main_of_select(["run", "--cache", "off", *argv])
+    usual = ["perturbation", "magnitude", "perturbation", "perturbation", "perturbation"]
+    assert [source["name"] for source in seen] == [*usual, "evolution", "magnitude", "evolution", *usual[3:]]
+    assert seen[3]["interval"] == 9 and "interval" not in seen[7]
 
 
 def test_another_process_at_work_there_is_named(run, capsys):

@@ -86,7 +86,7 @@ def half_cosine(first: Array, last: Array, share: Array) -> Array:
 
 
 def refuse_negative(**values: float) -> None:
-    """Raises ValueError, naming the first value below 0."""
+    """Raises ValueError, naming the first value that is below 0 or not finite."""
     for name, value in values.items():
-        if not value >= 0:
-            raise ValueError(f"{name} is {value}, it must be 0 or more")
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"{name} is {value}, it must be 0 or more" + ", and finite" * (value > 0))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from dnas.printing import print_flushed, printable
 from dnas.reports.figures import draw_ranking
 from dnas.reports.ranking import RankStatistics, rank_statistics, rows_of
 from dnas.reports.text import columns, duration
-from dnas.runs.files import as_json, write_json
+from dnas.runs import lock as locks
+from dnas.runs.files import as_json, clean, write_json
 from dnas.selection.scoring import score_networks, whole_batches
 from dnas.selection.types import refuse_seed
 from dnas.tabular.benchmarks import load
@@ -96,9 +98,13 @@ def rank(run: str | Path | Run, *, table: str, truth: str | None = None, network
     Raises ValueError, in one line and before anything is scored, for a table of another space, a column that it lacks,
     numbers out of range, a run without a supernet, and where the run has scores on other examples or of another state.
     """
+    for name, value, kinds, what in (("run", run, (str, Path, Run), "a run, or its directory"),
+                                     ("table", table, (str, Path), "the path of a table")):
+        if not isinstance(value, kinds):
+            raise ValueError(f"{name} is {value!r:.60}; it must be {what}")
     refuse_seed(seed)
-    if examples is not None and examples < 1:
-        raise ValueError(f"examples is {examples}; it must be at least 1")
+    if examples is not None and (type(examples) is not int or examples < 1):
+        raise ValueError(f"examples is {examples!r}; it must be a whole number, at least 1")
     known = load(Path(table).expanduser())
     column = truth or known.benchmark.reported
     rows = drawn_rows(known, column, networks, seed)
@@ -117,10 +123,11 @@ def rank(run: str | Path | Run, *, table: str, truth: str | None = None, network
     say(f"run        {run.folder or 'in memory'}, epoch {supernet.epoch} of {supernet.config['epochs']}")
     say(f"networks   {len(rows):,} of {known.benchmark.title}, {examples:,} examples of the validation split each")
     file = run.folder and ranking_file(run.folder, table)
-    scores = score_networks(
-        supernet.context, genotypes, examples, state_of=supernet.state_of, file=file and file.with_suffix(".npz"),
-        of=fingerprint(supernet), on_scored=lambda done, left: say(
-            f"scored     {done:,} of {len(rows):,}" + (f", about {duration(left)} left" if left else "")))
+    with writing(run.folder) if run.folder else contextlib.nullcontext():
+        scores = score_networks(
+            supernet.context, genotypes, examples, state_of=supernet.state_of, file=file and file.with_suffix(".npz"),
+            of=fingerprint(supernet), on_scored=lambda done, left: say(
+                f"scored     {done:,} of {len(rows):,}" + (f", about {duration(left)} left" if left else "")))
     signs = signs_of(supernet.context.task)
     values, of = known.columns[column][rows], known.columns[column][drawn_rows(known, column, None)]
     statistics = {name: rank_statistics(sign * scores.values[name], values, among=of, better=better(column), seed=seed)
@@ -129,11 +136,23 @@ def rank(run: str | Path | Run, *, table: str, truth: str | None = None, network
                      statistics, {"evaluations": len(rows) * examples, "seconds": scores.seconds}, supernet.epoch,
                      run.folder)
     if file:
-        write_json(file, result.to_json())
         for suffix in ".svg", ".png":
             draw_ranking({f"{name} in the supernet": scored for name, scored in result.scores.items()}, result.values,
                          column, file.with_suffix(suffix), better(column))
+        write_json(file, result.to_json())
     return result
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Has a run for itself, as a search has that goes on. Raises ValueError where another process has it."""
+    try:
+        lock = locks.take(folder)
+    except OSError as error:
+        raise ValueError(f"cannot write in {folder}: {error.strerror}") from None
+    with lock:
+        clean(folder)
+        yield
 
 
 def signs_of(task: Task) -> dict[str, int]:

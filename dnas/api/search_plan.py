@@ -139,7 +139,8 @@ def plan_search(space, method, data, *, epochs: int = 30, batch: int | None = No
         try:
             chooses.check(each)
         except ValueError as error:
-            raise error if selection else ValueError(f"the search would end with the selection {usual}: {error}") from None
+            raise error if selection else ValueError(f"the search would end with the selection {usual}: {error}; choose "
+                                              "another by selection, or own for none") from None
     common = {**configs.described(data), "epochs": epochs, "batch": batch, "diagnose": diagnose,
               "stop_on_collapse": stop_on_collapse, **({"budget": budget._asdict()} if budget.limits else {}),
               **({} if seconds is None else {"seconds": float(seconds)}),

@@ -27,6 +27,7 @@ from dnas.reports.figures import draw_front
 from dnas.reports.text import duration
 from dnas.runs import checkpoint
 from dnas.runs.directory import holds_run, open_run
+from dnas.selection import USUAL
 from dnas.selection.select import SelectionResult, load_selected, refuse_non_finite
 from dnas.selection.select import select as run_selection
 from dnas.selection.types import Selection
@@ -81,13 +82,14 @@ class Selected:
         return self.genotype._repr_svg_()
 
 
-def select(run: str | Run, selection: str = "perturbation", *, out: str | None = None, space: str | None = None,
+def select(run: str | Run, selection: str | None = None, *, out: str | None = None, space: str | None = None,
            method: str | None = None, trust: bool = False, devices: int | Literal["all"] | None = None,
            cache: str | None = None, progress: bool = True, **options) -> Selected:
     """Chooses an architecture from the trained supernet of a search.
 
     run: a run, or its directory. selection: a registered name (`dnas.selection.SELECTIONS`), package.module:factory or
-    file.py:factory, with `options` of its factory.
+    file.py:factory, with `options` of its factory; None stands for the one with which the method ends its searches
+    (evolution, of an elastic one), and for `dnas.selection.USUAL` where it has none.
 
     Args:
         out: Where the choice is written, and continued if it was interrupted; RUN/selections/SELECTION unless given.
@@ -105,6 +107,7 @@ def select(run: str | Run, selection: str = "perturbation", *, out: str | None =
     supernet, and `dnas.selection.types.Unsuitable` where the selection cannot work on it.
     """
     run = run if isinstance(run, Run) else open_search(run, space=space, method=method, trust=trust)
+    selection = selection or run.supernet.method.selection or USUAL
     built, source = configs.build_selection(selection, options)
     count = device_count(devices)
     caches.enable(cache)

@@ -82,7 +82,7 @@ def checked_split(options: Mapping[str, Any], epochs: int) -> Split | None:
         if epochs <= splits:
             raise ValueError(f"splits is {splits} and epochs {epochs}; each of the {splits + 1} stages needs an epoch")
         ends = [epochs * (n + 1) // (splits + 1) for n in range(splits)]
-    ends = tuple(ends)
+    ends = tuple(ends) if isinstance(ends, Sequence) else (ends,)
     whole = all(type(end) is int for end in ends)
     if len(ends) != splits or not whole or list(ends) != sorted({*ends}) or not 0 < ends[0] <= ends[-1] < epochs:
         raise ValueError(f"split_epochs is {' '.join(map(str, ends))}; it must be {splits} growing number"

@@ -23,11 +23,12 @@ NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 
 
 def limit_of(text: str) -> tuple[str, float]:
-    """Name and number of a limit such as `macs<=20e6`. Raises ValueError on any other text."""
-    match = re.fullmatch(rf"\s*([A-Za-z_][\w.-]*)\s*<=\s*({NUMBER})\s*", text)
+    """Name and number of a limit such as `macs<=20e6` or `macs<=20M`. Raises ValueError on any other text."""
+    match = re.fullmatch(rf"\s*([A-Za-z_][\w.-]*)\s*<=\s*({NUMBER})\s*([kMG]?)\s*", text)
     if not match:
-        raise ValueError(f"{text[:60]!r} is not a limit; it must be NAME<=NUMBER in quotes, such as 'macs<=20e6'")
-    value = float(match[2])
+        raise ValueError(f"{text[:60]!r} is not a limit; it must be NAME<=NUMBER in quotes, such as 'macs<=20e6' or "
+                         "'macs<=20M'")
+    value = float(match[2]) * 1000 ** " kMG".index(match[3] or " ")
     if not math.isfinite(value):
         raise ValueError(f"limit {text[:60]!r}: the number must be finite")
     return match[1], value

@@ -57,5 +57,5 @@ def check_networks(networks: int, least: int) -> None:
 
 def check_temperature(hyper):
     """Raises ValueError if the temperature is out of range."""
-    if not hyper["distill_temperature"] > 0:
-        raise ValueError(f"distill_temperature is {hyper['distill_temperature']:g}, it must be above 0")
+    if not 0 < hyper["distill_temperature"] < float("inf"):
+        raise ValueError(f"distill_temperature is {hyper['distill_temperature']:g}, it must be above 0, and finite")

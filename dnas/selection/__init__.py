@@ -17,5 +17,7 @@ SELECTIONS = {
     "zero-cost-gates": "dnas.selection.zero_cost:zero_cost_gates",
 }
 """Place of each factory; `dnas.registry.resolve` imports it."""
+USUAL = "perturbation"
+"""The selection unless another is named, and unless the method ends with one of its own."""
 COMPARED = ("magnitude", "perturbation", "sampled", "random")
 """Default selections of a comparison."""

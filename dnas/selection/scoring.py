@@ -18,6 +18,8 @@ AT_ONCE = 96
 """Networks that are scored between two writings of the file."""
 DECISIONS, SECONDS, DESCRIBED = "decisions", "seconds", "described"
 """Arrays of a file of scores that are no scores."""
+REMEDY = "remove it to score anew"
+"""What to do about a file of scores that does not fit."""
 
 
 class NetworkScores(NamedTuple):
@@ -86,8 +88,8 @@ def score_networks(context: Context, genotypes: Sequence[Genotype], examples: in
 def checked_examples(examples: int | None, most: int) -> int:
     """How many examples to score on; None stands for all `most` of the split. Raises ValueError where there are not so many.
     """
-    if examples is not None and not 1 <= examples <= most:
-        raise ValueError(f"examples is {examples}; it must be 1 to {most:,}, the size of the validation split")
+    if examples is not None and (type(examples) is not int or not 1 <= examples <= most):
+        raise ValueError(f"examples is {examples!r}; it must be 1 to {most:,}, the size of the validation split")
     return most if examples is None else examples
 
 
@@ -110,28 +112,30 @@ def read_scores(file: Path) -> NetworkScores:
 
 def _begun(file: Path | None, described: str, groups: Mapping[str, Group], names: Sequence[str]) -> NetworkScores:
     """The scores in the file, of no network if it does not exist. Raises ValueError where they are of something else."""
+    edges = sum(len(group.edges) for group in groups.values())
     if file is None or not file.exists():
-        edges = sum(len(group.edges) for group in groups.values())
         return NetworkScores(np.zeros((0, edges), np.int32), {name: np.zeros(0) for name in names}, 0.0)
     scores, before = _read(file)
+    if scores.decisions.shape[1] != edges or scores.values.keys() != {*names}:
+        raise ValueError(f"{file} is not a file of scores in this space (its arrays do not fit); {REMEDY}")
     there, here = json.loads(before), json.loads(described)
     for key in ("examples", *here):
         if there.get(key) != here[key]:
             what = f"on {there.get(key)} examples, and not on {here[key]}" if key == "examples" else \
                 f"of another state of the supernet ({key} {str(there.get(key))[:12]} there, {str(here[key])[:12]} here)"
-            raise ValueError(f"{file} has scores {what}; remove it to score anew")
+            raise ValueError(f"{file} has scores {what}; {REMEDY}")
     return scores
 
 
 def _read(file: Path) -> tuple[NetworkScores, str]:
-    remedy = "remove it to score anew"
-    arrays = read_arrays(file, remedy)
+    arrays = read_arrays(file, REMEDY)
     try:
         decisions, described = arrays.pop(DECISIONS), str(arrays.pop(DESCRIBED))
         scores = NetworkScores(decisions, arrays, float(arrays.pop(SECONDS)))
         if not isinstance(json.loads(described), dict) or decisions.ndim != 2 or decisions.dtype != np.int32 or any(
-                values.shape != (len(decisions),) or values.dtype != np.float64 for values in arrays.values()):
+                values.shape != (len(decisions),) or values.dtype != np.float64 for values in arrays.values()) or not (
+                0 < scores.seconds < np.inf):
             raise ValueError("its arrays do not fit")
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{file} is not a file of scores ({str(error)[:80]}); {remedy}") from None
+        raise ValueError(f"{file} is not a file of scores ({str(error)[:80]}); {REMEDY}") from None
     return scores, described

@@ -75,8 +75,8 @@ LARGEST_SEED = 2**32 - 1
 
 def refuse_seed(seed: int | None) -> None:
     """Raises ValueError for a seed of a selection that is out of range; None stands for that of the search."""
-    if seed is not None and not 0 <= seed <= LARGEST_SEED:
-        raise ValueError(f"seed is {seed}, it must be 0 to {LARGEST_SEED}")
+    if seed is not None and (type(seed) is not int or not 0 <= seed <= LARGEST_SEED):
+        raise ValueError(f"seed is {seed!r}, it must be 0 to {LARGEST_SEED}")
 
 
 class Selection(NamedTuple):

@@ -182,11 +182,14 @@ def drawn_rows(table: Table, column: str, count: int | None, seed: int = 0) -> n
     Raises ValueError where the table lacks the column, or has not so many.
     """
     if column not in table.columns:
-        raise ValueError(f"{table.path} has no column {column!r}; its columns are {', '.join(table.columns)}")
+        there = f"its columns are {', '.join(table.columns)}" if table.columns else "it has no columns of results"
+        raise ValueError(f"{table.path} has no column {column!r}; {there}")
     rows = np.flatnonzero(~np.isnan(table.columns[column]))
-    if count is not None and not 1 <= count <= len(rows):
-        raise ValueError(f"networks is {count}; it must be 1 to {len(rows):,}, the networks of {table.path} with a value of "
-                         f"{column}")
+    if not len(rows):
+        raise ValueError(f"{table.path} has no network with a value of {column}; choose another column")
+    if count is not None and (type(count) is not int or not 1 <= count <= len(rows)):
+        raise ValueError(f"networks is {count!r}; it must be 1 to {len(rows):,}, the networks of {table.path} with a value"
+                         f" of {column}")
     return np.random.default_rng(seed).permutation(rows)[:count]
 
 
