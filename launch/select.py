@@ -5,6 +5,7 @@ Of an elastic network, whose architecture is not learned, one is chosen within l
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from dnas.options import REQUIRED, Option
@@ -48,4 +49,6 @@ def main(argv: Sequence[str]) -> int:
         print(f"budget     {line}")
     print("cost       " + ", ".join([*cost_parts(chosen.cost), f"{chosen.cost['seconds']:.1f} s"]))
     print(f"written    {chosen.folder}")
+    pick = " --pick 'NAME<=NUMBER'   (without --pick the best; with --inherit as it is in the supernet)" if chosen.front else ""
+    print(f"next       dnas train {shlex.quote(str(chosen.folder))}{pick}")
     return 0
