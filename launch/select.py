@@ -49,6 +49,6 @@ def main(argv: Sequence[str]) -> int:
         print(f"budget     {line}")
     print("cost       " + ", ".join([*cost_parts(chosen.cost), f"{chosen.cost['seconds']:.1f} s"]))
     print(f"written    {chosen.folder}")
-    pick = " --pick 'NAME<=NUMBER'   (without --pick the best; with --inherit as it is in the supernet)" if chosen.front else ""
+    pick = " --pick 'NAME<=NUMBER'   (the best of the front without it)" if chosen.front else ""
     print(f"next       dnas train {shlex.quote(str(chosen.folder))}{pick}")
     return 0
