@@ -88,6 +88,8 @@ def test_the_run_is_in_the_end_that_of_the_chosen_child(parts, whole):
     again = dnas.open(whole.folder, space=parts[0], method=parts[1], data=parts[2])
     assert again.genotype == whole.genotype == again.children[best].genotype and again.supernet.epoch == 3
     assert same(again.supernet.state.mask, again.children[best].supernet.state.mask)
+    for child in again.children:
+        assert same(again.supernet.state_of(child.genotype).mask, child.supernet.state.mask)
     choice = json.loads((whole.folder / "children/choice.json").read_text())
     assert choice["supernet_epochs"] == 1 + 2 + 4 and choice["gradients"] == 2 * (8 + 4 + 4)
     assert [run.folder for run in list_runs(whole.folder)] == [whole.folder]
