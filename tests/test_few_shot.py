@@ -88,6 +88,8 @@ def test_the_run_is_in_the_end_that_of_the_chosen_child(parts, whole):
     again = dnas.open(whole.folder, space=parts[0], method=parts[1], data=parts[2])
     assert again.genotype == whole.genotype == again.children[best].genotype and again.supernet.epoch == 3
     assert same(again.supernet.state.mask, again.children[best].supernet.state.mask)
+    for child in again.children:
+        assert same(again.supernet.state_of(child.genotype).mask, child.supernet.state.mask)
     choice = json.loads((whole.folder / "children/choice.json").read_text())
     assert choice["supernet_epochs"] == 1 + 2 + 4 and choice["gradients"] == 2 * (8 + 4 + 4)
     assert [run.folder for run in list_runs(whole.folder)] == [whole.folder]
@@ -96,11 +98,9 @@ def test_the_run_is_in_the_end_that_of_the_chosen_child(parts, whole):
 
 def test_the_page_of_the_run_shows_its_children(whole):
     listed = whole.results["children"]
-    [heading, table] = children_parts(whole.results, Quality(), "results.json")
+    [heading, table] = children_parts(whole.results, Quality(), whole.folder)
     assert "few-shot" in heading and all(each["within"].replace(">", "&gt;") in table for each in listed)
-    assert table.count("chosen") == 1 and children_parts({}, Quality(), "") == []
-    with pytest.raises(ValueError, match="results.json: children must be supernets"):
-        children_parts({"children": [{"name": "0"}], "chosen": 0}, Quality(), "results.json")
+    assert table.count("chosen") == 1 and children_parts({}, Quality(), whole.folder) == []
 
 
 def test_every_network_is_in_one_child(whole):
@@ -192,6 +192,8 @@ def test_a_child_that_a_selection_refuses_has_the_network_of_its_own_rule(parts,
     for children in both:
         masks = [child.supernet.state.mask for child in children]
         assert [containing(masks, parts[0].groups, child.genotype) for child in children] == [0, 1]
+    for child in run.children:
+        assert run.supernet.state_of(child.genotype) is child.supernet.state
 
 
 def test_an_operation_each_and_a_selection_of_the_child(parts):

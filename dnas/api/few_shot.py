@@ -34,9 +34,21 @@ from dnas.engine.lanes import NonFiniteLoss
 from dnas.engine.search import Lane, Result, input_shape
 from dnas.fewshot.gradient_matching import best_edge, similarity_across
 from dnas.fewshot.gradients import compile_gradient, edge_distances, own_weights, shared_weights
-from dnas.fewshot.split import Part, Split, child_mask, choosable, contains, divisible, drawn_split, part_of, parts_text
-from dnas.runs.directory import CHILDREN, CHOICE, FAILED, RunDirectory, load_genotype, open_run
-from dnas.runs.files import read_bytes, read_json, records, write_atomic, write_json, write_records
+from dnas.fewshot.split import (
+    Part,
+    Split,
+    child_mask,
+    choosable,
+    contains,
+    divisible,
+    drawn_split,
+    part_of,
+    parts_text,
+    read_split,
+)
+from dnas.runs.children import CHOICE, children_of, read_choice
+from dnas.runs.directory import CHILDREN, FAILED, RunDirectory, load_genotype, open_run
+from dnas.runs.files import read_bytes, records, write_atomic, write_json, write_records
 from dnas.runs.recorder import Begun
 from dnas.selection.halving import RUNGS, halved
 from dnas.selection.select import select
@@ -82,7 +94,7 @@ def search_few_shot(plan: SearchPlan, group: Sequence[Setting], method: Method, 
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
         stages = Stages(plan, group, method, advance, mesh_sizes, say, stack)
-        waiting = [n for n, lane in enumerate(lanes) if lane.run is None or not (_children(lane.run) / CHOICE).exists()]
+        waiting = [n for n, lane in enumerate(lanes) if lane.run is None or not children_of(lane.run.folder)]
         leaves = stages.carry_out([Node(n, (), (), lanes[n]) for n in waiting]) if waiting else []
         ends: list[FewShot | NonFiniteLoss] = []
         for n, (setting, lane) in enumerate(zip(group, lanes)):
@@ -94,14 +106,14 @@ def search_few_shot(plan: SearchPlan, group: Sequence[Setting], method: Method, 
                 continue
             children = [_child_run(plan, setting, *each, choose_from, say) for each in own]
             if own:
-                choice = _choice(plan, stages.spent[n], own, children, lane.run and _children(lane.run), say)
+                choice = _choice(plan, stages.spent[n], own, children, lane.run and lane.run.folder / CHILDREN, say)
             if lane.run is None:
                 result, genotype = own[choice["chosen"]][1], children[choice["chosen"]].genotype
             else:
                 if own:
-                    write_json(_children(lane.run) / CHOICE, choice)
-                choice = read_json(_children(lane.run) / CHOICE)
-                folder = _children(lane.run) / choice["children"][choice["chosen"]]["name"]
+                    write_json(lane.run.folder / CHILDREN / CHOICE, choice)
+                choice = read_choice(lane.run.folder)
+                folder = children_of(lane.run.folder)[choice["chosen"]]
                 if not (lane.run.folder / "results.json").exists():
                     _take_over(lane.run, folder, plan.epochs, plan.split.epochs[0])
                 [result] = advance([lane._replace(restarted=plan.split.restarted)], plan.epochs)
@@ -170,11 +182,9 @@ class Stages:
         before, if it was."""
         file = node.lane.run and node.lane.run.folder / "split.json"
         if file and file.exists():
-            said = read_json(file)
-            ops = self.space.groups[said["group"]].edge_ops(said["edge"])
-            groups = [[ops.index(op) for op in part] for part in said["ops"]]
+            edge, groups, said = read_split(file, self.space.groups, edges)
             self.spent[node.setting]["gradients"] += said["gradients"]
-            return (said["group"], said["edge"]), groups, said
+            return edge, groups, said
         if self.split.by == "gm":
             apart = self.distances(state, hyper, edges, node.lane.seed)
             edge, halves = best_edge(apart)
@@ -279,22 +289,13 @@ def _choice(plan: SearchPlan, spent: Mapping[str, int], leaves: Sequence[tuple[N
     return {"chosen": number, "children": rows, "supernet_epochs": spent["epochs"], "gradients": spent["gradients"]}
 
 
-def _children(run: RunDirectory) -> Path:
-    """The folder of the children. Raises ValueError where it was removed after the search had ended."""
-    folder = run.folder / CHILDREN
-    if (run.folder / "results.json").exists() and not (folder / CHOICE).exists():
-        raise ValueError(f"{run.folder} is a few-shot search that has ended, and its {folder / CHOICE} is gone; restore it, "
-                         "or search in another folder")
-    return folder
-
-
 def _take_over(run: RunDirectory, child: Path, epochs: int, first: int) -> None:
     """Makes a run that of its chosen child: its last checkpoint first, so that what was not written is written again."""
     name = f"{epochs:05d}.safetensors"
     for path in (f"checkpoints/{name}", "arch.npz", "metrics.jsonl"):
         write_atomic(run.folder / path, read_bytes(child / path))
     seconds: dict[int, float] = {}
-    for timing in (row for path in sorted(_children(run).glob("*/timing.jsonl")) for row in records(path)):
+    for timing in (row for path in sorted((run.folder / CHILDREN).glob("*/timing.jsonl")) for row in records(path)):
         seconds[timing["epoch"]] = seconds.get(timing["epoch"], 0.0) + timing["seconds"]
     rates = {row["epoch"]: row["examples_per_second"] for row in records(child / "timing.jsonl")}
     before = [row for row in run.timings() if row["epoch"] <= first]

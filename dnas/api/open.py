@@ -14,7 +14,8 @@ from dnas.data import Dataset
 from dnas.engine.records import of_split
 from dnas.engine.search import Result
 from dnas.printing import printable
-from dnas.runs.directory import children_of, load_genotype
+from dnas.runs.children import children_of
+from dnas.runs.directory import load_genotype
 from dnas.runs.files import read_arrays, read_json, records
 from dnas.runs.index import kind_of, load_groups, number, quality_of, summary
 from dnas.runs.trust import allowed, trusted

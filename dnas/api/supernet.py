@@ -21,7 +21,7 @@ from dnas.data import Dataset
 from dnas.engine.search import state_shape
 from dnas.fewshot.split import checked_split, containing, schedule_epochs
 from dnas.runs import checkpoint
-from dnas.runs.directory import children_of
+from dnas.runs.children import children_of
 from dnas.runs.files import read_json
 from dnas.runs.index import kind_of
 from dnas.runs.trust import allowed, config_digest, trusted
@@ -37,6 +37,7 @@ class Supernet:
 
     folder: its run directory, None in memory. method: without the budget, which the config has. digest: SHA-256 of the
     checkpoint that it was read from, "" where it was not. messages: a line for each newer checkpoint that was not whole.
+    children: the states of the last children of a few-shot search, where they are at hand.
     """
 
     folder: Path | None
@@ -48,6 +49,7 @@ class Supernet:
     epoch: int
     digest: str = ""
     messages: tuple[str, ...] = ()
+    children: tuple[SearchState, ...] = ()
 
     @functools.cached_property
     def context(self) -> Context:
@@ -69,8 +71,10 @@ class Supernet:
     @functools.cached_property
     def _children(self) -> list[SearchState]:
         """The states of the last children of a few-shot search, which together have all networks."""
-        parts = {"space": self.space, "method": self.method, "data": self.data, "trust": True}
-        return [load_supernet(child, **parts).state for child in children_of(self.folder)] if self.folder else []
+        if self.children or self.folder is None:
+            return list(self.children)
+        parts = {"space": self.space, "method": self.method, "data": self.data}
+        return [load_supernet(child, **parts).state for child in children_of(self.folder)]
 
     def _context(self, mesh: Mesh | None) -> Context:
         budget = budget_of(self.config)

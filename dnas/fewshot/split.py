@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ import numpy as np
 from dnas.algorithms.method import Method
 from dnas.fewshot import SPLIT
 from dnas.fewshot.gradient_matching import MOST as MOST_OPERATIONS
+from dnas.runs.children import damaged
+from dnas.runs.files import read_json
 from dnas.types import OPEN, Genotype, Group, SearchSpace
 
 WAYS = "gm", "exhaustive", "random"
@@ -145,6 +148,30 @@ def drawn_split(edges: Mapping[tuple[str, int], Sequence[int]], by: str,
         return edge, tuple((k,) for k in ops)
     order = rng.permutation(ops).tolist()
     return edge, tuple(tuple(sorted(half)) for half in (order[:len(ops) // 2], order[len(ops) // 2:]))
+
+
+def read_split(file: Path, groups: Mapping[str, Group], edges: Mapping[tuple[str, int], Sequence[int]],
+               ) -> tuple[tuple[str, int], list[list[int]], dict[str, Any]]:
+    """The edge on which a supernet was split, the operations of each part, and all else that its split.json says.
+
+    edges: those that it could be split on, see `divisible`. Raises ValueError, in one line, for a damaged file.
+    """
+    said = read_json(file)
+    edge, parts = (said.get("group"), said.get("edge")), said.get("ops")
+    if not isinstance(edge[0], str) or type(edge[1]) is not int or edge not in edges:
+        raise damaged(file, f"group and edge are {repr(edge[0])[:80]} and {repr(edge[1])[:80]}, which must be an edge that "
+                            "can be split")
+    names = groups[edge[0]].edge_ops(edge[1])
+    divided = {names[k]: k for k in edges[edge]}
+    lists = isinstance(parts, list) and len(parts) > 1 and all(isinstance(part, list) and part for part in parts)
+    ops = [op for part in parts for op in part] if lists else []
+    if not all(isinstance(op, str) for op in ops) or sorted(ops) != sorted(divided):
+        raise damaged(file, f"ops must be two or more parts of {', '.join(divided)}")
+    if type(said.get("gradients")) is not int or said["gradients"] < 0:
+        raise damaged(file, "gradients must be a whole number, 0 or more")
+    if type(said.get("similarity", 0.0)) not in (int, float):
+        raise damaged(file, "similarity must be a number")
+    return edge, [[divided[op] for op in part] for part in parts], said
 
 
 def child_mask(mask: Mapping[str, Any], edge: tuple[str, int], ops: Sequence[int],

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from dnas.reports import html
+from dnas.runs.children import CHOICE, checked_children, read_choice
+from dnas.runs.directory import CHILDREN
 from dnas.runs.index import Quality
 
 
-def children_parts(results: Mapping[str, Any], quality: Quality, where: str) -> list[str]:
+def children_parts(results: Mapping[str, Any], quality: Quality, folder: Path) -> list[str]:
     """A table of the children in a run's results, of which one was chosen; [] where there are none.
 
-    where: the file of the results, for messages. Raises ValueError for a damaged one.
+    folder: of the run. Raises ValueError where its results.json, or the choice.json that they are from, is damaged.
     """
     if "children" not in results:
         return []
-    try:
-        rows = [["chosen" if number == results["chosen"] else "", str(child["name"]), str(child["within"]),
-                 str(child["cell"]), ", ".join(quality.text(value) for value in child["trained"]) or "not trained",
-                 quality.text(child["holdout"][quality.metric])] for number, child in enumerate(results["children"])]
-    except (LookupError, TypeError, ValueError):
-        raise ValueError(f"{where}: children must be supernets of a few-shot search, with their results") from None
+    children, text = checked_children(results, folder / "results.json")["children"], quality.text
+    if os.path.lexists(folder / CHILDREN / CHOICE):
+        read_choice(folder)
+    holdouts = [child["holdout"].get(quality.metric) for child in children]
+    rows = [["chosen" if number == results["chosen"] else "", child["name"], child["within"], child["cell"],
+             ", ".join(map(text, child["trained"])) or "not trained", "" if holdout is None else text(holdout)]
+            for number, (child, holdout) in enumerate(zip(children, holdouts))]
     header = ["", "supernet", "its operations", "its network", "trained, valid", "hold-out of the supernet"]
     return [html.heading("The supernets of the few-shot search"), html.table(header, rows, text=4)]

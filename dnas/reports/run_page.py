@@ -335,7 +335,7 @@ def _settings(run: RunContent) -> list[str]:
 
 def _children(run: RunContent) -> list[str]:
     """The sub-supernets of a few-shot search."""
-    return children_parts(run.results, run.quality, str(run.folder / "results.json"))
+    return children_parts(run.results, run.quality, run.folder)
 
 
 SECTIONS = _head, _duplicates, _cells, _children, _curves, _logits, _diagnoses, _classes, _selections, _rankings, \

@@ -44,8 +44,6 @@ COMMAND: contextvars.ContextVar[str | None] = contextvars.ContextVar("command", 
 """The command line that is running, which environment.json remembers; None in a program of somebody's own."""
 CHILDREN = "children"
 """Folder in the run of a few-shot search with the runs of its sub-supernets."""
-CHOICE = "choice.json"
-"""File in that folder: which of them was chosen, and all of which it was one."""
 FOLDERS = "checkpoints", "selections", "trained", CHILDREN
 """Folders in a run's folder that it writes in."""
 ENDS = "results.json", "weights.safetensors"
@@ -270,6 +268,15 @@ def holds_run(folder: Path, config: Mapping[str, Any]) -> bool:
 
 def _refuse_other(folder: Path, old: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     """Raises ValueError, naming each key that differs, where the run in `folder` has the config `old`."""
+    differing = differences(old, config)
+    if differing:
+        raise ValueError(f"{folder} holds a run of another config: {differing}; choose another folder, or repeat that run "
+                         f"with its own config, {folder / 'config.json'}")
+
+
+def differences(old: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """Where two configs differ, "" where they do not: each key, as it is there, in `old`, and here. Where another run is
+    that they go on from may differ."""
     for part in old.keys() & config.keys():
         names = [side[part].get("name") if isinstance(side[part], dict) else None for side in (old, config)]
         if names[0] != names[1]:  # of another space or method the options would only be noise
@@ -283,17 +290,20 @@ def _refuse_other(folder: Path, old: Mapping[str, Any], config: Mapping[str, Any
                  for key in {**old, **new} if _shown(old, key) != _shown(new, key)]
     if len(differing) > MOST_SHOWN:
         differing = [*differing[:MOST_SHOWN - 1], f"and {len(differing) - MOST_SHOWN + 1} more"]
-    if differing:
-        raise ValueError(f"{folder} holds a run of another config: {'; '.join(differing)}; "
-                         f"choose another folder, or repeat that run with its own config, {folder / 'config.json'}")
+    return "; ".join(differing)
 
 
 def _refuse_links(folder: Path) -> None:
     """Raises ValueError where a folder of the run is a link: what is written and removed there would be somewhere else."""
     parents = [folder.parent] if folder.parent.name == "selections" else []
-    for path in (*parents, *(folder / name for name in FOLDERS)):
-        if path.is_symlink():
-            raise ValueError(f"{path} is a link, and a run writes in its own folder only; put the folder itself there")
+    for path in (*parents, *(folder / name for name in FOLDERS), *sorted((folder / CHILDREN).glob("*"))):
+        refuse_link(path)
+
+
+def refuse_link(path: Path) -> None:
+    """Raises ValueError where a folder of a run is a link."""
+    if path.is_symlink():
+        raise ValueError(f"{path} is a link, and a run is in its own folder only; put the folder itself there")
 
 
 def _refuse_restart(folder: Path) -> None:
@@ -312,12 +322,6 @@ def _refuse_restart(folder: Path) -> None:
         what = f"the results of {last} epochs" if last else next(name for name in ENDS if (folder / name).exists())
         raise ValueError(f"{folder} has {what} but {there}, so it cannot continue, and to begin again "
                          "would overwrite them: restore its folder checkpoints, or choose another folder")
-
-
-def children_of(folder: Path) -> list[Path]:
-    """The runs of the last children of a few-shot search; [] of another, or where they are not finished."""
-    file = folder / CHILDREN / CHOICE
-    return [file.parent / child["name"] for child in read_json(file)["children"]] if file.exists() else []
 
 
 def refuse_no_file(path: Path, said: str) -> None:

@@ -27,7 +27,7 @@ from dnas.engine.diagnose import skips
 from dnas.engine.lanes import NonFiniteLoss
 from dnas.engine.passes import count_passes
 from dnas.engine.search import input_shape
-from dnas.runs.directory import CHILDREN, CHOICE
+from dnas.runs.children import read_choice
 from dnas.runs.files import as_json, read_json, records, write_json
 from dnas.runs.study_folder import entry_file, failure_file, is_done, run_folder
 from dnas.selection.scoring import score_networks, whole_batches
@@ -198,7 +198,7 @@ def _gradients(run: Run, of_epoch: int) -> int:
     their operations included. of_epoch: in an epoch."""
     if "split" not in run.config:
         return of_epoch * run.supernet.epoch
-    choice = read_json(run.folder / CHILDREN / CHOICE)
+    choice = read_choice(run.folder)
     return of_epoch * choice["supernet_epochs"] + choice["gradients"]
 
 
