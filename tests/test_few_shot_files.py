@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import dnas
@@ -11,9 +13,10 @@ from dnas.fewshot.split import read_split
 from dnas.runs.children import children_of, read_choice
 from dnas.runs.directory import holds_run
 from dnas.runs.index import list_runs
-from dnas.types import Group
+from dnas.types import Genotype, Group
 from tests.test_load import refused
 from tests.test_runs import GENOTYPE, GROUPS, SEARCH, write_run
+from tests.toy_space import toy
 
 CONFIG = {**SEARCH, "split": {"split": "gm", "splits": 1, "split_epochs": [1], "split_batches": 2,
                               "split_weights": "inherit", "split_train_epochs": 1}}
@@ -112,6 +115,16 @@ def test_another_run_is_no_child(run):
         refuses(run, f"children/1 is not a child of .*{said}.*; restore it")
     shutil.rmtree(file.parent)
     refuses(run, "children/1/config.json: No such file")
+
+
+def test_a_child_scores_its_own_networks_only():
+    space = toy()
+    mask = {"chain": np.array([[True, True, False, False], [True] * 4])}
+    child = Supernet(None, {**CONFIG, "within": WITHIN}, space, None, None, SimpleNamespace(mask=mask), 3)
+    with pytest.raises(ValueError, match="is a child of a few-shot search, and does not have the network .*; use the run of"):
+        child.state_of(Genotype.from_decisions(space, {"chain": [2, 0]}))
+    child.__dict__["context"] = SimpleNamespace(state="its own")
+    assert child.state_of(Genotype.from_decisions(space, {"chain": [1, 3]})) == "its own"
 
 
 SPLIT = {"group": "cell", "edge": 1, "ops": [["conv"], ["skip"]], "gradients": 4, "similarity": 0.5}

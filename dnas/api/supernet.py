@@ -19,7 +19,7 @@ from dnas.algorithms.method import Method
 from dnas.algorithms.players import SearchState
 from dnas.data import Dataset
 from dnas.engine.search import state_shape
-from dnas.fewshot.split import checked_split, containing, schedule_epochs
+from dnas.fewshot.split import checked_split, containing, contains, schedule_epochs
 from dnas.runs import checkpoint
 from dnas.runs.children import children_of
 from dnas.runs.files import read_json
@@ -62,9 +62,12 @@ class Supernet:
 
     def state_of(self, genotype: Genotype) -> SearchState:
         """The state by which `context` scores a network: that of the supernet which contains it, one of the children after a
-        few-shot search."""
+        few-shot search. Raises ValueError where this is such a child itself, and does not contain the network."""
         states = self._children
         if not states:
+            if "within" in self.config and not contains(self.state.mask, self.space.groups, genotype):
+                raise ValueError(f"{self.folder} is a child of a few-shot search, and does not have the network "
+                                 f"{self.space.format(genotype)}; use the run of the search itself")
             return self.context.state
         return states[containing([state.mask for state in states], self.space.groups, genotype)]
 
