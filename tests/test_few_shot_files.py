@@ -121,7 +121,7 @@ def test_a_child_scores_its_own_networks_only():
     space = toy()
     mask = {"chain": np.array([[True, True, False, False], [True] * 4])}
     child = Supernet(None, {**CONFIG, "within": WITHIN}, space, None, None, SimpleNamespace(mask=mask), 3)
-    with pytest.raises(ValueError, match="is a child of a few-shot search, and does not have the network .*; use the run of"):
+    with pytest.raises(ValueError, match="is a child of a few-shot search, and does not have the network .*; use the run"):
         child.state_of(Genotype.from_decisions(space, {"chain": [2, 0]}))
     child.__dict__["context"] = SimpleNamespace(state="its own")
     assert child.state_of(Genotype.from_decisions(space, {"chain": [1, 3]})) == "its own"
