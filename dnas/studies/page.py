@@ -97,7 +97,7 @@ def _supernets(study: Study, space: str) -> list[str]:
         for each in ranks]
     return [html.heading("How supernets rank networks" + (f": {space}" if space else "")),
             html.paragraph(f"Rank correlations of scores in the supernet with the truth, over {study.ranked}."),
-            html.table(["method: score", "seeds", HEADER[0], f"\N{MINUS SIGN} {first}", *HEADER[1:]], rows),
+            html.table(["method: score", "seeds", HEADER[0], f"{HEADER[0]} \N{MINUS SIGN} {first}", *HEADER[1:]], rows),
             html.paragraph("Means over the seeds with Student's 95 % interval, cut at what there can be: -1 and 1 of "
                            "correlations, -2 and 2 of their difference to the first method, which is over the seeds that "
                            "both have, 0 and 100 of percentages. Kendall is tau-b; Spearman is given as well within the "
@@ -115,9 +115,10 @@ def _differences(study: Study) -> list[str]:
             for each in differences]
     return [html.heading("Differences by seed"),
             html.table(["difference", "within", "of", "mean, 95 % interval", "seeds", "p", "corrected p"], rows, text=3),
-            html.paragraph("Methods against the first, selections against the first. Intervals are Student's t, cut at "
-                           "the largest difference there can be; p is that of the two-sided sign-flip test, corrected by "
-                           "Holm for all differences of its metric in which at least two seeds differ.", quiet=True)]
+            html.paragraph("Methods against the first, selections and scores against the first. Intervals are Student's t, "
+                           "cut at the largest difference there can be; p is that of the two-sided sign-flip test, "
+                           "corrected by Holm for all differences of its metric in which at least two seeds differ.",
+                           quiet=True)]
 
 
 def _agreement(study: Study) -> list[str]:
