@@ -116,7 +116,7 @@ def test_an_entry_that_fails_does_not_stop_the_rest(tmp_path, capsys):
     command = ["study", file, "--run", tmp_path / "s", "--trust", "--no-progress", "--cache", "off"]
     assert main([*map(str, command)]) == 1
     out = capsys.readouterr().out
-    assert "failed: diverges, seed 3: " in out and "darts" in out and "missing: 1 searches" in " ".join(out.split())
+    assert "failed: diverges, seed 3: " in out and "darts" in out and "missing: " not in out
     assert "became" in read_json(tmp_path / "s/failures/diverges/3.json")["error"]
     assert (tmp_path / "s/entries/darts/3.json").exists() and main(["study", "report", str(tmp_path / "s")]) == 0
 

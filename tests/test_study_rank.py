@@ -11,10 +11,11 @@ import dnas
 from dnas.reports.ranking import numbers_of, rank_statistics
 from dnas.runs.files import read_json
 from dnas.runs.index import list_runs
-from dnas.runs.study_folder import entry_file
+from dnas.runs.study_folder import entry_file, failure_file
 from dnas.selection.scoring import read_scores
 from dnas.studies import job as jobs
 from dnas.studies.folder import declare
+from dnas.studies.results import Row, SupernetRank, mean_ranks, paired_of, paired_ranks
 from dnas.studies.run import jobs_of, planned
 from dnas.studies.statistics import student
 from dnas.studies.study import checked_plan
@@ -84,11 +85,73 @@ def test_the_report_ranks_each_supernet_and_gives_means_over_seeds(reported, tab
     assert report["metrics"]["kendall"]["meaning"] == ("tau-b of the supernet's accuracy with cifar10_test_50, over 12 "
                                                        "networks")
     out, page = said(capsys, "study", "report", reported), (reported / "report.html").read_text()
-    assert "ranks 12 networks with cifar10_test_50" in " ".join(out.split()) and max(map(len, out.splitlines()[:-1])) <= 80
-    assert "How supernets rank networks" in page and f"{np.mean(taus):.3f} [" in page
+    assert "rank 12 networks with cifar10_test_50" in " ".join(out.split()) and max(map(len, out.splitlines()[:-1])) <= 80
+    assert "How supernets rank networks" in page and f"{np.mean(taus):.2f} [" in page
     (reported / "entries/rsps/1.npz").unlink()  # scores of one search are missing
     assert len(dnas.study_report(reported).supernet_ranks) == 10
     assert "networks" not in read_json(reported / "study.json")["ranked"]
+
+
+def test_the_ranking_is_first_by_both_scores_and_against_the_first_method(reported, capsys):
+    result, out = dnas.study_report(reported), said(capsys, "study", "report", reported)
+    taus = {key: np.array([each.numbers["kendall"] for each in result.supernet_ranks if (each.method, each.score) == key])
+            for key in result.supernet_means}
+    pairs = {(each.within, each.first, each.second): each for each in result.supernet_differences}
+    other = "long-label-of-darts"
+    assert list(pairs) == [("accuracy", other, "rsps"), ("loss", other, "rsps"), ("rsps", "loss", "accuracy"),
+                           (other, "loss", "accuracy")]
+    (by_loss, within_one) = pairs["loss", other, "rsps"], pairs["rsps", "loss", "accuracy"]
+    assert by_loss.difference == student(taus[other, "loss"] - taus["rsps", "loss"]).within(-2, 2) and by_loss.p == 2 / 2**3
+    assert within_one.difference == student(taus["rsps", "loss"] - taus["rsps", "accuracy"]).within(-2, 2)
+    difference, report = result.spell_difference(by_loss), json.loads((reported / "report.json").read_text())
+    assert report["supernet_differences"][1]["difference"]["mean"] == by_loss.difference.mean
+    assert report["metrics"]["gradients"]["meaning"].endswith("of a step that is sometimes cheaper, the most costly")
+    lines = out.strip().splitlines()
+    assert lines[0].startswith("how supernets rank") and "Kendall's tau \N{MINUS SIGN} that of rsps" in out
+    assert [line.split()[:3] for line in lines if line.startswith("by ")] == [
+        ["by", "accuracy", "Kendall"], ["by", "loss", "Kendall"]]
+    assert any(line.startswith("long-label-of-d...") and line.endswith(difference) for line in lines)
+    page = (reported / "report.html").read_text()
+    assert ">Kendall \N{MINUS SIGN} rsps</th>" in page and f">{difference}</td>" in page
+    assert page.index("How supernets rank") < page.index("Methods and selections")
+
+
+def test_intervals_of_two_seeds_end_where_values_do():
+    numbers = [{"kendall": -0.5, "tenth": 0.9, "mean": 60.0, "regret": 0.0}, {"kendall": 0.7, "mean": 98.0, "regret": 2.0}]
+    ranks = [SupernetRank(method, seed, "loss", numbers[seed if method == "a" else 1 - seed], 1.0)
+             for method in "ab" for seed in (0, 1)]
+    means = mean_ranks(ranks)["a", "loss"]
+    assert means["kendall"] == (pytest.approx(0.1), -1, 1) and means["mean"] == (79, 0, 100)
+    assert means["regret"][:2] == (1, 0) and 13 < means["regret"].high < 14 and means["tenth"] == (0.9, None, None)
+    (pair,) = paired_ranks(ranks, {"": ["a", "b"]}, "kendall")
+    assert (pair.first, pair.second, pair.difference) == ("b", "a", (0, -2, 2))
+    rows = [Row(method, "own", {seed: {"table": 100.0 * (seed == place)} for seed in (0, 1)}, {})
+            for place, method in enumerate("ab")]
+    (pair,) = paired_of(rows, "table", {"": ["a", "b"]}, ["own"], 100.0)
+    assert pair.difference == (0, -100, 100)
+
+
+def test_a_ranking_over_fewer_seeds_is_told(reported):
+    (reported / "entries/rsps/2.npz").unlink()
+    assert "over fewer seeds than the others: rsps (2)" in str(dnas.study_report(reported))
+
+
+def test_a_method_that_failed_has_its_rows_and_is_told_of_once(reported, capsys):
+    for seed in range(3):
+        for suffix in ".json", ".npz":
+            entry_file(reported, "rsps", seed).with_suffix(suffix).unlink()
+        file = failure_file(reported, "rsps", seed)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"error": "the loss is not finite"}))
+    failure_file(reported, "rsps", 2).unlink()
+    result, out = dnas.study_report(reported), said(capsys, "study", "report", reported)
+    assert result.missing == [("rsps", 2)] and result.failed == {"rsps"}
+    assert [row.method for row in result.rows] == ["rsps", "long-label-of-darts"] and not result.rows[0].values
+    rows = [line.split() for line in out.splitlines() if line.startswith("rsps ")]
+    assert rows == 2 * [["rsps", *"\N{EN DASH}" * 4]] + [["rsps", "random", *"\N{EN DASH}" * count] for count in (3, 1, 1)]
+    assert out.count("failed: rsps, seed ") == 2 and "missing: 1 searches" in out
+    page = (reported / "report.html").read_text()
+    assert "<td class=\"text\">rsps: loss</td><td class=\"\">0</td>" in page and page.count("it has not ended") == 1
 
 
 @pytest.mark.heavy

@@ -115,6 +115,13 @@ def test_the_report_looks_the_choices_up_in_the_table(reported, capsys):
     assert all(part in page for part in (*headings, CELLS["poor"], "regret", *result.claims))
 
 
+def test_an_interval_of_two_percentages_is_cut_at_the_largest_difference(reported):
+    for label in "darts", "fast":
+        for seed in range(2, 6):
+            entry_file(reported, label, seed).unlink()
+    assert dnas.study_report(reported).differences[0].difference == (pytest.approx(25), -100, 100)  # of 0 and 50
+
+
 def test_a_study_of_an_older_version_is_read(reported, capsys):
     said_before = read_json(reported / "study.json")
     for key in "slurm", "seconds", "sizes":

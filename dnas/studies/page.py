@@ -27,7 +27,7 @@ def page(study: Study) -> str:
         return html.page(title, [html.paragraph("Nothing is done yet."), *_failures(study), *_declared(study)])
     return html.page(title, [
         *map(html.paragraph, _subject(study)), *map(html.paragraph, study.claims),
-        *(part for space in study.spaces for of in (_summary, _pictures, _ranks, _supernets) for part in of(study, space)),
+        *(part for space in study.spaces for of in (_supernets, _summary, _pictures, _ranks) for part in of(study, space)),
         *_differences(study), *_agreement(study), *_seeds(study), *_failures(study), *_meanings(study), *_declared(study)])
 
 
@@ -81,36 +81,44 @@ def _ranks(study: Study, space: str) -> list[str]:
 
 def _supernets(study: Study, space: str) -> list[str]:
     """How well the supernets of a space rank networks of the table."""
-    means = {key: row for key, row in study.supernet_means.items() if key[0] in study.spaces[space]}
-    ranks = [each for each in study.supernet_ranks if each.method in study.spaces[space]]
+    ranks, first = [each for each in study.supernet_ranks if each.method in study.spaces[space]], study.spaces[space][0]
     if not ranks:
         return []
+    numbers = {(method, score): study.supernet_means.get((method, score), {}) for method in study.spaces[space]
+               for score in dict.fromkeys(each.score for each in ranks)}
+    means = {key: row for key, row in numbers.items() if row or key[0] in study.failed}
+    gaps = {(each.first, each.within): study.spell_difference(each) for each in study.supernet_differences}
     seeds = lambda key: str(sum((each.method, each.score) == key for each in ranks))
-    rows = [[*key, seeds(key), *(spell_interval(row[name], ".3f") if name in row else DASH for name in NUMBERS)]
+    spelled = lambda row, names: [spell_interval(row[name]) if name in row else DASH for name in names]
+    rows = [[": ".join(key), seeds(key), *spelled(row, NUMBERS[:1]), gaps.get(key, DASH), *spelled(row, NUMBERS[1:])]
             for key, row in means.items()]
     singles = [[each.method, each.score, str(each.seed), *(
         f"{each.numbers[name]:.3f}" if name in each.numbers else DASH for name in NUMBERS), f"{each.seconds:.1f}"]
         for each in ranks]
     return [html.heading("How supernets rank networks" + (f": {space}" if space else "")),
             html.paragraph(f"Rank correlations of scores in the supernet with the truth, over {study.ranked}."),
-            html.table(["method", "score", "seeds", *HEADER], rows, text=2),
-            html.paragraph("Means over the seeds with Student's 95 % interval. Kendall is tau-b; Spearman is given as well "
-                           f"within the best tenth and quarter by the truth. The {BEST} best are those by the supernet, and "
-                           "the regret is that of the best of them to the best of the table.", quiet=True),
+            html.table(["method: score", "seeds", HEADER[0], f"{HEADER[0]} \N{MINUS SIGN} {first}", *HEADER[1:]], rows),
+            html.paragraph("Means over the seeds with Student's 95 % interval, cut at what there can be: -1 and 1 of "
+                           "correlations, -2 and 2 of their difference to the first method, which is over the seeds that "
+                           "both have, 0 and 100 of percentages. Kendall is tau-b; Spearman is given as well within the "
+                           f"best tenth and quarter by the truth. The {BEST} best are those by the supernet, and the regret "
+                           "is that of the best of them to the best of the table.", quiet=True),
             html.table(["method", "score", "seed", *HEADER, "seconds"], singles, text=2)]
 
 
 def _differences(study: Study) -> list[str]:
-    if not study.differences:
+    differences = [*study.differences, *study.supernet_differences]
+    if not differences:
         return []
     rows = [[f"{each.first} \N{MINUS SIGN} {each.second}", each.within, study.metrics[each.metric].title,
              study.spell_difference(each), str(each.pairs), f"{each.p:.3g}", f"{each.corrected:.3g}"]
-            for each in study.differences]
+            for each in differences]
     return [html.heading("Differences by seed"),
             html.table(["difference", "within", "of", "mean, 95 % interval", "seeds", "p", "corrected p"], rows, text=3),
-            html.paragraph("Methods against the first, selections against the first. Intervals are Student's t; p is that "
-                           "of the two-sided sign-flip test, corrected by Holm for all differences of its metric in which "
-                           "at least two seeds differ.", quiet=True)]
+            html.paragraph("Methods against the first, selections and scores against the first. Intervals are Student's t, "
+                           "cut at the largest difference there can be; p is that of the two-sided sign-flip test, "
+                           "corrected by Holm for all differences of its metric in which at least two seeds differ.",
+                           quiet=True)]
 
 
 def _agreement(study: Study) -> list[str]:
@@ -132,8 +140,7 @@ def _seeds(study: Study) -> list[str]:
 
 def _failures(study: Study) -> list[str]:
     rows = [[label, str(seed), error] for (label, seed), error in study.failures.items()]
-    rows += [[label, str(seed), "it has not ended"] for label, seed in study.missing
-             if (label, seed) not in study.failures]
+    rows += [[label, str(seed), "it has not ended"] for label, seed in study.missing]
     return [html.heading("Failed or missing"), html.table(["method", "seed", "why"], rows, text=3)] if rows else []
 
 

@@ -6,7 +6,9 @@ import csv
 import dataclasses
 import functools
 import io
+import itertools
 import json
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -60,8 +62,11 @@ class Study:
 
     @functools.cached_property
     def rows(self) -> list[Row]:
-        """For each method and selection the values of each seed, their means and deviations."""
-        return results.rows_of(self.entries, self.metrics, self.spaces)
+        """For each method and selection the values of each seed, their means and deviations; of `failed` methods none."""
+        rows, order = results.rows_of(self.entries, self.metrics, self.spaces), [*itertools.chain(*self.spaces.values())]
+        rows += [Row(method, selection, {}, {}, space) for space, methods in self.spaces.items() for method in methods
+                 if method in self.failed for selection in self.declared["selections"]]
+        return sorted(rows, key=lambda row: order.index(row.method))
 
     @functools.cached_property
     def spaces(self) -> dict[str, list[str]]:
@@ -82,8 +87,9 @@ class Study:
     @functools.cached_property
     def differences(self) -> list[Paired]:
         """Methods against the first, and selections against the first, by each metric of quality."""
-        return [pair for name in self.judged
-                for pair in results.paired_of(self.rows, name, self.spaces, list(self.declared["selections"]))]
+        percent = lambda name: name in ("table", "valid") or self.declared["quality"]["percent"]
+        return [pair for name in self.judged for pair in results.paired_of(
+            self.rows, name, self.spaces, list(self.declared["selections"]), 100.0 if percent(name) else math.inf)]
 
     @functools.cached_property
     def supernet_ranks(self) -> list[SupernetRank]:
@@ -94,6 +100,11 @@ class Study:
     def supernet_means(self) -> dict[tuple[str, str], dict[str, Interval]]:
         """The same of each method and score, means over the seeds."""
         return results.mean_ranks(self.supernet_ranks)
+
+    @functools.cached_property
+    def supernet_differences(self) -> list[Paired]:
+        """Kendall's tau of methods against the first by each score, and of scores against the first, over the same seeds."""
+        return results.paired_ranks(self.supernet_ranks, self.spaces, "kendall")
 
     @property
     def ranked(self) -> str:
@@ -123,13 +134,18 @@ class Study:
 
     @property
     def missing(self) -> list[tuple[str, int]]:
-        """Methods and seeds that are declared now and have no entry yet."""
-        there = {(each["label"], each["seed"]) for each in self.searches}
+        """Methods and seeds that are declared now, have no entry yet and did not fail."""
+        there = {(each["label"], each["seed"]) for each in self.searches} | self.failures.keys()
         return [key for key in _latest(self.declared) if key not in there]
+
+    @property
+    def failed(self) -> set[str]:
+        """Methods of which a search failed and none ended."""
+        return {label for label, _ in self.failures} - {each["label"] for each in self.searches}
 
     def spell_difference(self, pair: Paired) -> str:
         """A mean difference with its interval."""
-        return spell_interval(pair.difference, "+.4g" if self.metrics[pair.metric].digits is None else "+.2f")
+        return spell_interval(pair.difference, "+z.4g" if self.metrics[pair.metric].digits is None else "+z.2f")
 
     def to_csv(self) -> str:
         """A line for each choice from each search."""
@@ -159,6 +175,7 @@ class Study:
             "supernet_ranks": [each._asdict() for each in self.supernet_ranks],
             "supernet_means": [{"method": method, "score": score, **{name: mean._asdict() for name, mean in means.items()}}
                                for (method, score), means in self.supernet_means.items()],
+            "supernet_differences": plain(self.supernet_differences, "difference"),
             "agreement": [{"method": method, "selection": selection, "share": share}
                           for (method, selection), share in self.agreement.items()],
             "claims": self.claims,
@@ -229,7 +246,7 @@ def _latest(said: Mapping[str, Any]) -> list[tuple[str, int]]:
     return [(label, seed) for label in said["latest"]["methods"] for seed in said["latest"]["seeds"]]
 
 
-def spell_interval(interval: Interval, form: str = ".2f") -> str:
+def spell_interval(interval: Interval, form: str = "z.2f") -> str:
     """A mean with its interval, "1.50 [1.00, 2.00]"."""
     between = "" if interval.low is None else f" [{interval.low:{form}}, {interval.high:{form}}]"
     return f"{interval.mean:{form}}{between}"
@@ -252,7 +269,7 @@ def _text(study: Study) -> str:
 
 
 def _text_of(study: Study, space: str) -> list[str]:
-    """Tables of a space, the first by its most telling metric; [] while it has no rows."""
+    """Tables of a space, the ranking by its supernets first, then by its most telling metric; [] while it has no rows."""
     rows = [row for row in study.rows if row.space == space]
     judged, method_of = results.judged(rows), lambda row: shortened(row.method.removesuffix(f",{space}"))
     if not judged:
@@ -264,8 +281,9 @@ def _text_of(study: Study, space: str) -> list[str]:
         rank = ranked.get((row.method, row.selection))
         seconds = sum(row.values[each][0] for each in ("search", "seconds") if each in row.values)
         table.append([method_of(row), shortened(row.selection, 14), spell(metric, row.values.get(judged[0])),
-                      spell_interval(rank.rank, ".1f") if rank else "\N{EN DASH}", f"{seconds:,.1f}"])
-    parts = [*([f"space {space}"] if space else []), f"{metric.title}: {metric.meaning}", columns(table, left=2)]
+                      spell_interval(rank.rank, ".1f") if rank else DASH, f"{seconds:,.1f}" if row.values else DASH])
+    parts = [*([f"space {space}"] if space else []), *_supernets(study, space),
+             f"{metric.title}: {metric.meaning}", columns(table, left=2)]
     parts += ["s: seconds of the search without compiling, and of the selection with it"]
     fewer = [rank.seeds for rank in ranked.values() if rank.seeds < max(len(row.seeds) for row in rows)]
     parts += [f"ranks are over the {fewer[0]} seeds that all rows have"] if fewer else []
@@ -274,10 +292,9 @@ def _text_of(study: Study, space: str) -> list[str]:
         parts += [f"{other.title}: {other.meaning}", columns([
             [method_of(row), shortened(row.selection, 14), spell(other, row.values.get(name))] for row in rows], left=2)]
     parts += [f"each seed, {metric.title}", "\n".join(
-        f"{method_of(row):<{LONGEST}}  {shortened(row.selection, 14):<14}  " + ", ".join(
+        f"{method_of(row):<{LONGEST}}  {shortened(row.selection, 14):<14}  " + (", ".join(
             f"{seed}: {metric.text(values[judged[0]])}" for seed, values in sorted(row.seeds.items())
-            if judged[0] in values) for row in rows)]
-    parts += _supernets(study, space)
+            if judged[0] in values) or DASH) for row in rows)]
     pairs = [each for each in study.differences if (each.metric, each.space) == (judged[0], space)]
     short = lambda text: shortened(text.removesuffix(f",{space}"), 14)
     if pairs:
@@ -289,13 +306,29 @@ def _text_of(study: Study, space: str) -> list[str]:
 
 
 def _supernets(study: Study, space: str) -> list[str]:
-    """How well the supernets of a space rank networks, by the task's metric; [] where none was asked."""
-    score, rows = study.declared["quality"]["name"], []
-    for (method, by), means in study.supernet_means.items():
-        if by == score and method in study.spaces[space]:
+    """How well the supernets of a space rank networks, by each score, and how methods differ; [] where none was asked."""
+    ranks = [each for each in study.supernet_ranks if each.method in study.spaces[space]]
+    if not ranks:
+        return []
+    short, (first, *others) = lambda method: shortened(method.removesuffix(f",{space}")), study.spaces[space]
+    scores, seeds = dict.fromkeys(each.score for each in ranks), {each.method: set() for each in ranks}
+    for each in ranks:
+        seeds[each.method].add(each.seed)
+    parts = [f"how supernets rank {study.ranked}: Kendall's tau and Spearman's rho with 95 % intervals over the seeds (t, "
+             f"cut at -1 and 1), rho within the best tenth, and the truth of the {BEST} best by the supernet"]
+    for score in scores:
+        rows = [["by " + score, "Kendall", "Spearman", "tenth", f"{BEST} best"]]
+        for method in (each for each in study.spaces[space] if each in seeds or each in study.failed):
+            means = study.supernet_means.get((method, score), {})
             whole = (spell_interval(means[name]) if name in means else DASH for name in ("kendall", "spearman"))
             top = (f"{means[name].mean:.2f}" if name in means else DASH for name in ("tenth", "mean"))
-            rows.append([shortened(method.removesuffix(f",{space}")), *whole, *top])
-    return [f"how the {score} in the supernet ranks {study.ranked}: Kendall's tau and Spearman's rho with 95 % intervals, "
-            f"the latter within the best tenth, and the truth of the {BEST} best by the supernet", columns(
-                [["method", "Kendall", "Spearman", "tenth", f"{BEST} best"], *rows], left=1)] if rows else []
+            rows.append([short(method), *whole, *top])
+        parts.append(columns(rows, left=1))
+    pairs = {(each.first, each.within): study.spell_difference(each) for each in study.supernet_differences}
+    rows = [[short(method), *(pairs.get((method, score), DASH) for score in scores)] for method in others
+            if method in study.failed or any((method, score) in pairs for score in scores)]
+    if pairs.keys() & set(itertools.product(others, scores)):
+        parts += [f"Kendall's tau \N{MINUS SIGN} that of {short(first)} over the same seeds, with 95 % intervals (t, cut at "
+                  "-2 and 2)", columns([["", *(f"by {score}" for score in scores)], *rows], left=1)]
+    fewer = [f"{short(method)} ({len(some)})" for method, some in seeds.items() if len(some) < max(map(len, seeds.values()))]
+    return [*parts, *([f"over fewer seeds than the others: {', '.join(fewer)}"] if fewer else [])]

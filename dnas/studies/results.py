@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dnas.reports.comparison import Entry, Metric, agreement, metrics_of
-from dnas.reports.ranking import NUMBERS, numbers_of, rank_statistics
+from dnas.reports.ranking import NUMBERS, TOP, numbers_of, rank_statistics
 from dnas.runs.index import Quality
 from dnas.selection.scoring import NetworkScores
 from dnas.studies import statistics
@@ -19,6 +20,8 @@ from dnas.types import Genotype
 
 JUDGED = "table", "valid", "trained", "discrete"
 """Metrics of quality, the most telling first."""
+RANGES = dict.fromkeys(NUMBERS, (0.0, 100.0)) | dict.fromkeys(("kendall", "spearman", *TOP), (-1.0, 1.0))
+"""What the numbers of a ranking can be: correlations, and percentages of the truth."""
 
 
 class Row(NamedTuple):
@@ -97,7 +100,8 @@ def study_metrics(quality: Mapping[str, Any], truth: Truth | None) -> dict[str, 
         ("kendall", "tau-b"), ("spearman", "rho"))} if of else {}
     cost = {"search": Metric("search s", "seconds of the search, without compiling", 1, -1),
             "seconds": usual["seconds"]._replace(title="select s", meaning="seconds of the selection, compiling included"),
-            "gradients": Metric("gradients", "evaluations of a gradient of the supernet by the search, at most", 0, -1)}
+            "gradients": Metric("gradients", "evaluations of a gradient of the supernet by the search, at most: those of a "
+                                "traced step times the steps; of a step that is sometimes cheaper, the most costly", 0, -1)}
     usual = {name: usual[name] for name in ("trained", "discrete", "gap", "tuned", "params", "macs")}
     return {**table, **usual, **ranks, **cost}
 
@@ -158,8 +162,9 @@ def ranks_of(rows: Sequence[Row], metric: str, better: int) -> list[Rank]:
 
 
 def paired_of(rows: Sequence[Row], metric: str, spaces: Mapping[str, Sequence[str]],
-              selections: Sequence[str]) -> list[Paired]:
-    """The comparisons of a study by seed, p corrected for all of them. spaces: as for `rows_of`."""
+              selections: Sequence[str], reach: float = math.inf) -> list[Paired]:
+    """The comparisons of a study by seed, p corrected for all of them. spaces: as for `rows_of`. reach: the largest
+    difference there can be, at which intervals are cut."""
     table = {(row.method, row.selection): {seed: values[metric] for seed, values in row.seeds.items() if metric in values}
              for row in rows}
     tests = []
@@ -167,8 +172,9 @@ def paired_of(rows: Sequence[Row], metric: str, spaces: Mapping[str, Sequence[st
         both = sorted(table.get(one, {}).keys() & table.get(other, {}).keys())
         if both:
             gaps = [table[one][seed] - table[other][seed] for seed in both]
-            tests.append(Paired(metric, within, first, second, statistics.student(np.array(gaps)), len(both),
-                                statistics.sign_flip(gaps), space=space, counted=sum(map(bool, gaps)) > 1))
+            mean = statistics.student(np.array(gaps)).within(-reach, reach)
+            tests.append(Paired(metric, within, first, second, mean, len(both), statistics.sign_flip(gaps), space=space,
+                                counted=sum(map(bool, gaps)) > 1))
     corrected = iter(statistics.holm([each.p for each in tests if each.counted]))
     return [each._replace(corrected=next(corrected)) if each.counted else each for each in tests]
 
@@ -184,13 +190,23 @@ def supernet_ranks(scored: Mapping[tuple[str, int], NetworkScores], truth: Truth
 
 
 def mean_ranks(ranks: Sequence[SupernetRank]) -> dict[tuple[str, str], dict[str, Interval]]:
-    """{(method, score): {"seeds", and each number: mean over the seeds that know it, with Student's interval}}."""
+    """{(method, score): {each number: mean over the seeds that know it, with Student's interval, cut at RANGES}}."""
     means = {}
     for key in dict.fromkeys((each.method, each.score) for each in ranks):
         rows = [each.numbers for each in ranks if (each.method, each.score) == key]
-        means[key] = {name: statistics.student(np.array([row[name] for row in rows if name in row]))
+        means[key] = {name: statistics.student(np.array([row[name] for row in rows if name in row])).within(*RANGES[name])
                       for name in NUMBERS if any(name in row for row in rows)}
     return means
+
+
+def paired_ranks(ranks: Sequence[SupernetRank], spaces: Mapping[str, Sequence[str]], number: str) -> list[Paired]:
+    """The comparisons of supernets by seed in a number of their ranking: methods against the first by each score, scores
+    against the first of each method. spaces: as for `rows_of`."""
+    keys, scores = (list(dict.fromkeys(each)) for each in (((each.method, each.score) for each in ranks),
+                                                           (each.score for each in ranks)))
+    rows = [Row(*key, {each.seed: each.numbers for each in ranks if (each.method, each.score) == key}, {}) for key in keys]
+    low, high = RANGES[number]
+    return paired_of(rows, number, spaces, scores, high - low)
 
 
 def points_of(searches: Sequence[Mapping[str, Any]], truth: Truth | None) -> list[Point]:

@@ -49,6 +49,10 @@ class Interval(NamedTuple):
     low: float | None
     high: float | None
 
+    def within(self, least: float, most: float) -> Interval:
+        """The same, its interval cut at the least and the most that there can be. Student's knows of no ends."""
+        return self if self.low is None else self._replace(low=max(self.low, least), high=min(self.high, most))
+
 
 def ranks(values: np.ndarray, better: int = 1) -> np.ndarray:
     """Ranks `[S, C]` of C conditions within each of S seeds, 1 for the best; ties share their mean rank.
