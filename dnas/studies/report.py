@@ -145,7 +145,7 @@ class Study:
 
     def spell_difference(self, pair: Paired) -> str:
         """A mean difference with its interval."""
-        return spell_interval(pair.difference, "+z.4g" if self.metrics[pair.metric].digits is None else "+z.2f")
+        return spell_interval(pair.difference, "+.4g" if self.metrics[pair.metric].digits is None else "+.2f")
 
     def to_csv(self) -> str:
         """A line for each choice from each search."""
@@ -246,7 +246,7 @@ def _latest(said: Mapping[str, Any]) -> list[tuple[str, int]]:
     return [(label, seed) for label in said["latest"]["methods"] for seed in said["latest"]["seeds"]]
 
 
-def spell_interval(interval: Interval, form: str = "z.2f") -> str:
+def spell_interval(interval: Interval, form: str = ".2f") -> str:
     """A mean with its interval, "1.50 [1.00, 2.00]"."""
     between = "" if interval.low is None else f" [{interval.low:{form}}, {interval.high:{form}}]"
     return f"{interval.mean:{form}}{between}"
