@@ -77,7 +77,9 @@ def report(run: Run) -> str:
         *([] if elastic else ["margin    median lead of the best operation over the second: "
                               f"{100 * margin.lead:.1f} points (uniform gates: 0)"]),
         *([f"gates     {even}" + (", by the gates alone" if chosen else "")] if even else []),
-        *([f"chosen    by {chosen_by(chosen)}"] if chosen else []),
+        *([f"chosen    by {chosen_by(chosen)}"] if chosen else
+          ["largest   this is the largest network: no architecture is learned here, and one is chosen afterwards"] if elastic
+          else []),
         *children_lines(run, task),
         f"size      {size_text(space.cost(genotype))} as a network of its own",
         *(f"budget    {line}" for line in budget_lines(run.config, space, genotype, gates)),
@@ -87,9 +89,9 @@ def report(run: Run) -> str:
         f"time      {run.seconds:.1f} s"
         + (f", and {run.results['selection_seconds']:.1f} s to choose" if "selection_seconds" in run.results else ""),
         f"run       {run.folder}" + (f" (pictures: {', '.join(pictures)})" if pictures else ""),
-        *(_to_decide(run.config, folder) if even and not chosen else
+        *(_to_decide(run.config, folder) if even and not chosen else _of_elastic(run.config, folder) if elastic else
           ["next", f"  dnas train {folder}",
-           f"  dnas select {folder} --selection {'pareto' if elastic else 'magnitude' if chosen else 'perturbation'}"]),
+           f"  dnas select {folder} --selection {'magnitude' if chosen else 'perturbation'}"]),
         f"  dnas report {folder}",
         f"  tensorboard --logdir {folder}{board}",
         f"  dnas search --config {folder}/config.json --seed {run.config['seed'] + 1}",
@@ -118,6 +120,13 @@ def _to_decide(config: Mapping[str, Any], folder: str) -> list[str]:
                  f"--method.arch-lr {10 * options['arch_lr']:g}"]
     return [f"next      {what_decides(options)}", f"  dnas select {folder} --selection {DECIDES}",
             f"  dnas train {folder}/selections/{DECIDES}", *again]
+
+
+def _of_elastic(config: Mapping[str, Any], folder: str) -> list[str]:
+    """Next commands after an elastic search: how a network is taken from it."""
+    chosen = config.get("selection", {}).get("name")
+    front = [] if chosen == "pareto" else [f"  dnas select {folder} --selection pareto"]
+    return ["next", *([f"  dnas train {folder}"] if chosen else []), *front, f"  dnas train {folder} --pick 'macs<=NUMBER'"]
 
 
 def report_runs(plan: SearchPlan, runs: Sequence[Run], out: Path) -> str:

@@ -38,15 +38,14 @@ def size_text(cost: Mapping[str, int]) -> str:
     return f"{cost['params']:,} parameters, {cost['macs']:,} multiply-adds per example"
 
 
-def front_text(front, names: Sequence[str] = ()) -> str:
-    """A Pareto front as a table, and how much of the objectives' box it covers. names: of its networks, a last column."""
+def front_text(front, names: Sequence[str] = (), percent: Sequence[str] = ()) -> str:
+    """A Pareto front as a table, and how much of the objectives' box it covers. names, percent: see `Front.rows`."""
     from dnas.fronts.problem import limits_text
     from dnas.reports.text import columns
 
     limits = limits_text(front.limits)
     share = front.hypervolume()
-    rows = [[*row, *more] for row, more in zip(front.rows(), [["network"], *([name] for name in names)])] if names else \
-        front.rows()
+    rows = front.rows(names, percent)
     return "\n".join([columns([[plain(cell) for cell in row] for row in rows], left=0),
                       f"front      {len(front.networks):,} of {len(front.evaluated):,} networks evaluated" +
                       (f" with {limits}" if limits else ""),

@@ -449,6 +449,18 @@ def test_the_command_refuses_in_one_line(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.heavy
+def test_the_command_and_the_page_say_that_no_architecture_is_learned(tmp_path, capsys):
+    assert main(["search", "--space", TOY, "--method", "spos", "--selection", "own", "--epochs", "1", "--batch", "16",
+                 "--limit", "100", "--run", str(tmp_path / "run"), *QUICK]) == 0
+    out = capsys.readouterr().out
+    assert "largest   this is the largest network: no architecture is learned here" in out and "margin" not in out
+    assert f"next\n  dnas select {tmp_path / 'run'} --selection pareto\n  dnas train" in out
+    assert main(["report", str(tmp_path / "run")]) == 0
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "No architecture is learned here" in page and "How the logits went" not in page and ">margin<" not in page
+
+
+@pytest.mark.heavy
 def test_a_killed_run_goes_on_with_the_same_bits(tmp_path):
     data, space, method = tiny(), toy(IMAGE, 2), deps(delay=0.5, ramp=0.3)
     go = lambda method, run=None: search(space, method, data, epochs=3, batch=16, run=run, progress=False)

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 
 import dnas
 from dnas import fronts
+from dnas.api.architectures import Architecture, picked
 from dnas.fronts.dominance import crowding, hypervolume, non_dominated, ranked
 from dnas.fronts.encoding import Encoding
 from dnas.fronts.evolution import by_predictor
@@ -238,6 +240,10 @@ def test_a_front_goes_to_a_file_and_back():
     fits = sorted(each.values["macs"] for each in front.networks)[1]
     best = max((each for each in front.networks if each.values["macs"] <= fits), key=lambda each: each.values["quality"])
     assert front.pick(f"macs<={fits}") == best.genotype and front.pick() == front.networks[0].genotype
+    assert front.best(f"macs<={fits}") == best
+    named = front.rows([f"n{n}" for n in range(len(front.networks))], ["quality"])
+    assert named[0] == ["", "quality", "macs", "params", "network"] and named[1][0] == "1" and named[1][-1] == "n0"
+    assert named[1][1] == f"{100 * front.networks[0].values['quality']:.2f} %" and front.rows()[0][-1] == "params"
     for limits, message in ((["macs<=-5"], "no network of the front has macs<=-5; the least there is"),
                             (["watts<=5"], "the front says nothing of watts; it has quality, macs, params")):
         with pytest.raises(ValueError, match=message):
@@ -264,6 +270,20 @@ def test_the_python_of_the_document(capsys):
     assert "<genotype of width:" in capsys.readouterr().out
 
 
+def test_a_training_says_what_the_front_says_of_the_network():
+    space, evaluate = additive(edges=3)
+    judge = lambda genotype: {"accuracy": 0.3942 + 0.0 * evaluate(genotype)["quality"]}
+    front = fronts.search(space, judge, ["accuracy", "macs"], evaluations=20, by="random")
+    data = dnas.data.load("digits", limit=60)
+    run = types.SimpleNamespace(folder=None, supernet=types.SimpleNamespace(space=space, data=data))
+    choice = types.SimpleNamespace(folder=Path("runs/x/selections/mine"), selection={"name": "pareto"}, front=front)
+    architecture = Architecture(front.networks[0].genotype, "x", {}, {}, "x", False, search=run, choice=choice)
+    macs, params = (front.networks[0].values[name] for name in ("macs", "params"))
+    assert picked(architecture, "macs<=1e9").picked == f"mine: {macs:,.5g} macs, accuracy 39.42 % in the supernet"
+    said = picked(architecture, "params<=1e9").picked
+    assert said == f"mine: {macs:,.5g} macs, {params:,.5g} params, accuracy 39.42 % in the supernet"
+
+
 # On a supernet, through the command
 
 
@@ -286,6 +306,7 @@ def test_the_command_finds_a_front_and_trains_a_network_of_it(run, capsys, tmp_p
     assert main(["select", str(run), *PARETO]) == 0
     out = capsys.readouterr().out
     assert "of 12 networks evaluated" in out and "% of the box" in out and "12 tried" in out
+    assert re.search(r"\n1 +[0-9.]+ % ", out) and re.search(r"accuracy +macs +params +network\n", out)
     folder = run / "selections" / "pareto"
     assert {"front.json", "front.svg", "front.png", "genotype.json"} <= {path.name for path in folder.iterdir()}
     front = fronts.load_front(folder)
@@ -299,7 +320,10 @@ def test_the_command_finds_a_front_and_trains_a_network_of_it(run, capsys, tmp_p
         np.testing.assert_allclose(each.values["accuracy"], score.mean(), atol=1e-7)
     cheapest = min(front.networks, key=lambda each: each.values["macs"])
     argv = ["train", str(run), "--pick", f"macs<={cheapest.values['macs']:.0f}", "--epochs", "1", "--cache", "off"]
+    capsys.readouterr()
     assert main([*argv, "--run", str(tmp_path / "net")]) == 0
+    assert re.search(r"\nnetwork   .*\npick      pareto: [0-9,]+ macs, accuracy [0-9.]+ % in the supernet\n",
+                     capsys.readouterr().out)
     assert dnas.load_genotype(tmp_path / "net") == cheapest.genotype
     assert main([*argv, "--selection", "pareto", "--run", str(tmp_path / "net")]) == 0  # the same training, finished before
     capsys.readouterr()

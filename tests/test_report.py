@@ -1,15 +1,22 @@
 """`dnas report`: a page that stands alone, holds what the run holds, and lets nothing of it become markup."""
 
+import html
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import dnas
+from dnas.fronts.front import front_of
+from dnas.reports.tables import are_ranks
+from dnas.runs.directory import open_run
 from launch.main import main
+from search_spaces.nasbench201 import nasbench201
 from tests.test_runs import SEARCH, TRAIN, write_choice, write_run
 
 EVIL = '"><img src=x onerror=alert(1)>'
@@ -90,6 +97,71 @@ def test_the_metric_of_the_task(tmp_path):
     assert "What is taken for what" not in text and " %" not in text.split("How it went")[0]
 
 
+@pytest.fixture
+def elastic(tmp_path):
+    """An elastic search of NAS-Bench-201, whose logits are the order of operations, and a front of three networks of it."""
+    folder, config = tmp_path / "it's elastic", SEARCH | {"space": {"name": "nasbench201"}, "method": {"name": "ofa"}}
+    space = nasbench201()
+    networks = [space.genotype({"cell": np.eye(5)[[k] * 6]}) for k in (3, 2, 1)]
+    write_run(folder, config, epochs=0)
+    with open_run(folder, config) as run:
+        for epoch in range(1, 4):
+            run.append({"epoch": epoch, "loss": {"train": 1.0, "holdout": 2.0}, "accuracy": {"train": 0.5, "holdout": 0.2}})
+        run.save_groups(space.groups)
+        run.save_genotype(networks[0])
+        run.save_arch({"cell": np.broadcast_to(np.array([-1.0, 0, 2, 3, 1]), (4, 6, 5))})
+    (folder / "results.json").write_text(json.dumps({
+        "holdout": {"accuracy": 0.6, "loss": 0.5}, "cell": "the whole", "params": 9, "macs": 8, "margin": 1.0,
+        "largest_gate": 1.0, "uniform": 0.2}))
+    values = [{"accuracy": 0.5, "macs": 3e6, "params": 3}, {"accuracy": 0.4321, "macs": 2e6, "params": 2},
+              {"accuracy": 0.1, "macs": 1e6, "params": 1}]
+    return folder, space, front_of({"accuracy": 1, "macs": -1}, networks, values)
+
+
+def test_an_elastic_search(elastic):
+    folder, space, front = elastic
+    text = page(folder)
+    begin = f"dnas select {shlex.quote(str(folder))} --selection pareto"
+    for part in ("No architecture is learned here", html.escape(begin), ">largest network</td>", "of the largest network",
+                 "<h2>The largest network</h2>"):
+        assert part in text, part
+    assert ">margin<" not in text and "logits" not in text and "of the supernet" not in text.split("How it went")[0]
+    choice = write_choice(folder, "pareto")
+    (choice / "genotype.json").write_text(front.networks[0].genotype.to_json())
+    (choice / "front.json").write_text(front.to_json())
+    chosen = json.loads((choice / "config.json").read_text())
+    chosen["selection"] |= {"objectives": [], "limit": ["macs<=3e6", "params<=5"], "latency": None}
+    (choice / "config.json").write_text(json.dumps(chosen))
+    text = page(folder)
+    command = f"dnas train {shlex.quote(str(folder))} --selection pareto --pick 'macs<=2000000'"
+    for part in ("<td class=\"text\">draws 4, limit macs&lt;=3e6 params&lt;=5</td>", "43.21 %", "on the validation examples",
+                 html.escape(space.format(front.networks[1].genotype)), "trains network 2", html.escape(command)):
+        assert part in text, part
+    assert "0.4321" not in text and begin not in html.unescape(text)
+    titles = re.findall("<h2>(.*?)</h2>", text)
+    assert titles == ["How it went", "Chosen afterwards from the same supernet", "The largest network", "How it was made"]
+    (choice / "front.json").write_text(front.to_json().replace('"nasbench201"', '"mine.py:space"'))  # is not imported
+    text = page(folder)
+    assert "43.21 %" in text and ">network</th>" not in text
+
+
+def test_what_ended_an_elastic_search_is_no_largest_network(elastic):
+    folder, _, _ = elastic
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"selection": {"name": "evolution"}}))
+    text = page(folder)
+    assert "No architecture is learned here" in text and "Chosen in the end by evolution" in text
+    assert ">largest network</td>" not in text and "<h2>The cells</h2>" in text
+
+
+def test_which_logits_are_ranks():
+    still = lambda *rows: {"cell": np.array([rows] * 3, float)}
+    assert are_ranks(still([0, 2, 1], [-1, 1, 0])) and are_ranks(still([0, 1]) | {"one": np.zeros((3, 2, 1))})
+    for logits in (still([0, 0, 0]), still([0, 1e-3, 2e-3]), still([0, 2]), still([1, 2]), {}, {"one": np.zeros((3, 2, 1))},
+                   {"cell": np.array([[[0, 1, 2]], [[0, 1, 2.5]]], float)}, still([0, 1], [0, 0])):
+        assert not are_ranks(logits)
+
+
 def test_a_search_that_failed(tmp_path):
     folder = write_run(tmp_path / "failed", SEARCH, epochs=2)
     (folder / "failed.json").write_text('{"error": "the loss is not finite"}')
@@ -105,7 +177,9 @@ def test_a_search_that_failed(tmp_path):
     ("arch.npz", "rubbish", "arch.npz is missing or corrupt"), ("results.json", "{", "no valid JSON"),
     ("groups.json", '{"cell": {"edges": [[0, 1]], "ops": [["none", 3]]}}', "operations have names"),
     ("groups.json", '{"cell": {"edges": [0], "ops": ["none"]}}', "no groups of edges"),
-    ("groups.json", '{"cell": {"edges": [[0, 1]], "ops": ["none"]}}', "genotype has 'conv' on edge 0->1")])
+    ("groups.json", '{"cell": {"edges": [[0, 1]], "ops": ["none"]}}', "no logits [epochs, 1, 1] of group 'cell'"),
+    ("groups.json", '{"cell": {"edges": [[0, 1], [0, 2], [1, 2]], "ops": ["none", "skip", "other"]}}',
+     "genotype has 'conv' on edge 0->1")])
 def test_what_cannot_be_read_is_one_line(tmp_path, capsys, name, content, message):
     folder = write_run(tmp_path / "x", SEARCH, epochs=1)
     (folder / name).unlink() if content is None else (folder / name).write_text(content)

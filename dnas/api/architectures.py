@@ -21,7 +21,8 @@ from dnas.api.search_plan import stem
 from dnas.api.select import Selected, selection_folder
 from dnas.api.supernet import search_config
 from dnas.data.pictures import LARGEST
-from dnas.fronts.front import load_front
+from dnas.engine.progress import metric_text
+from dnas.fronts.front import Evaluated, load_front, spelled
 from dnas.fronts.problem import limits_of
 from dnas.runs import checkpoint
 from dnas.runs.directory import load_genotype
@@ -31,6 +32,7 @@ from dnas.runs.model_file import MOST
 from dnas.runs.trust import allowed, config_digest, trusted
 from dnas.selection.select import load_cost
 from dnas.shared_options import SharedOptions
+from dnas.task import Task, task_of
 from dnas.types import Genotype, SearchSpace
 
 OF_DATA = ("graph", "vocabulary")
@@ -47,7 +49,8 @@ class Architecture:
     config: of the search or training that it comes from, {} if it comes from none. trust: places that may be imported, True
     for all.
     training: the folder of the training, where it is one. search: the run whose supernet it was chosen from, choice: the
-    selection that chose it, where there are such.
+    selection that chose it, where there are such. picked: for a person, the front that it was picked of and what that says
+    of it.
     """
 
     genotype: Genotype
@@ -59,6 +62,7 @@ class Architecture:
     training: Path | None = None
     search: Run | None = None
     choice: Selected | None = None
+    picked: str = ""
 
 
 def architecture_of(what: str | Path | Run | Selected | Genotype, *, space: str | None = None,
@@ -128,9 +132,20 @@ def picked(architecture: Architecture, limits: str | Sequence[str]) -> Architect
         what = f"the selection {choice.selection['name']}" if choice else run.folder or "the run"
         again = f"; make it by `dnas select {shlex.quote(str(run.folder))} --selection {PARETO}`" if run.folder else ""
         raise ValueError(f"pick {' '.join(limits)}: {what} has no front{again}")
-    genotype = front.pick(*limits)
-    genotype.decisions(run.supernet.space.groups)
-    return replace(architecture, genotype=genotype)
+    network = front.best(*limits)
+    network.genotype.decisions(run.supernet.space.groups)
+    said = _said(network, {*limits_of(limits), *front.objectives}, task_of(run.supernet.data))
+    name = choice.folder.resolve().name if choice.folder else choice.selection["name"]
+    return replace(architecture, genotype=network.genotype, picked=f"{name}: {said}")
+
+
+def _said(network: Evaluated, names: Collection[str], task: Task) -> str:
+    """What a front says of a network by these names: its costs, and the task's metric in the supernet."""
+    costs = [f"{spelled(value)} {name}" for name, value in network.values.items() if name in names and name != task.metric]
+    if task.metric not in network.values:
+        return ", ".join(costs)
+    value = metric_text(task, network.values[task.metric], 2)
+    return ", ".join([*costs, f"{f'{task.metric} ' if task.percent else ''}{value} in the supernet"])
 
 
 def network_space(architecture: Architecture, data: Any, place: str | SearchSpace | None = None,

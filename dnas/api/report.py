@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from dnas.runs.files import write_atomic
 
 if TYPE_CHECKING:
     from dnas.api.open import Run
+    from dnas.types import Genotype
 
 
 def report(run: str | Path | Run, *, out: str | Path | None = None) -> Path:
@@ -34,5 +36,18 @@ def report(run: str | Path | Run, *, out: str | Path | None = None) -> Path:
     path = folder / "report.html" if out is None else Path(out).expanduser()
     refuse_no_file(path, f"out is {path};")
     refuse_run_file(path)
-    write_atomic(path, run_page(folder).encode(errors="replace"))
+    write_atomic(path, run_page(folder, _names).encode(errors="replace"))
     return path
+
+
+def _names(genotypes: Sequence[Genotype]) -> list[str]:
+    """The notations of genotypes of one registered space; none where it is another's, whose file is not imported."""
+    from dnas.api.architectures import architecture_of, inputs_of, network_space
+
+    try:
+        space = network_space(architecture_of(genotypes[0]), inputs_of(genotypes[0]))
+        for genotype in genotypes:
+            genotype.decisions(space.groups)
+        return [space.format(genotype) for genotype in genotypes]
+    except ValueError:
+        return []

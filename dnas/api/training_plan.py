@@ -48,7 +48,7 @@ class TrainingPlan(NamedTuple):
     """A training that was checked and can begin.
 
     steps: of an epoch. arguments: of `dnas.engine.train.train`, beside the recipe. lines: for a person, what it takes from
-    a supernet.
+    a front and a supernet.
     """
 
     architecture: Architecture
@@ -106,7 +106,8 @@ def plan_training(what, data=None, *, preset=None, splits=None, space=None, cell
     config = {"genotype": {"name": built.format(architecture.genotype), **json.loads(architecture.genotype.to_json())},
               "space": space_config(built), **configs.described(data), "splits": list(splits), "epochs": epochs,
               "batch": batch, "seed": seed, **how._asdict(), "inherit": inherit, **origin.config}
-    lines = [*origin.lines, *([f"batch     {batch} examples, all that there are"] if shrunk else [])]
+    lines = [*([f"pick      {architecture.picked}"] if architecture.picked else []), *origin.lines,
+             *([f"batch     {batch} examples, all that there are"] if shrunk else [])]
     return TrainingPlan(architecture, data, built, network, how, epochs, batch, seed, splits, steps, config,
                         origin.arguments, lines, devices)
 

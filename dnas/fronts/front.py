@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,6 +55,10 @@ class Front(NamedTuple):
         return hypervolume(share[:first], np.ones(share.shape[1]))
 
     def pick(self, *limits: str) -> Genotype:
+        """The genotype of `best`."""
+        return self.best(*limits).genotype
+
+    def best(self, *limits: str) -> Evaluated:
         """The network of the front that is best by the first objective within limits such as "macs<=20e6".
 
         Raises ValueError for a text that is no limit, a number that is not known of the networks, and where none fits.
@@ -66,15 +70,20 @@ class Front(NamedTuple):
                 raise ValueError(f"the front says nothing of {name}; it has {', '.join(known)}")
         for network in self.networks:
             if all(network.values[name] <= limit for name, limit in named.items()):
-                return network.genotype
+                return network
         least = ", ".join(f"{min(network.values[name] for network in self.networks):,.10g} {name}" for name in named)
         raise ValueError(f"no network of the front has {' and '.join(limits)}; the least there is {least}")
 
-    def rows(self) -> list[list[str]]:
-        """A table for a person: a row for each network below a header, its number and its values."""
-        names = [*self.objectives, *(name for name in self.networks[0].values if name not in self.objectives)]
-        return [["", *names], *([f"{n}", *(spelled(network.values[name]) for name in names)]
-                                for n, network in enumerate(self.networks, 1))]
+    def rows(self, names: Sequence[str] = (), percent: Collection[str] = ()) -> list[list[str]]:
+        """A table for a person: a row for each network below a header, its number and its values.
+
+        names: of the networks, a last column. percent: the values that are shares and are shown in %.
+        """
+        values = [*self.objectives, *(name for name in self.networks[0].values if name not in self.objectives)]
+        spell = lambda name, value: f"{100 * value:.2f} %" if name in percent else spelled(value)
+        return [["", *values, *(["network"] if names else [])],
+                *([f"{n}", *(spell(name, network.values[name]) for name in values), *names[n - 1:n]]
+                  for n, network in enumerate(self.networks, 1))]
 
     def to_json(self) -> str:
         """Text of front.json; `from_json` reads it back."""

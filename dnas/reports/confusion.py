@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from dnas.reports import html
 from dnas.reports.figures import FONT, saving
 
 HEADER = "class", "images", "recall %", "precision %", "taken for"
@@ -100,3 +102,24 @@ def draw_confusion(counts: np.ndarray, path: str | Path, names: Sequence[str] = 
         bar.ax.tick_params(labelsize=FONT - 2)
         bar.ax.yaxis.label.set_size(FONT - 1)
         save(figure)
+
+
+def confusion_parts(results: Mapping[str, Any], where: Path, scratch: Path) -> list[str]:
+    """The table of what a trained network takes for what, as HTML; nothing where the results have none. where: their file.
+    scratch: a folder for the picture. Raises ValueError, in one line, for what is no such table."""
+    if "confusion" not in results:
+        return []
+    try:
+        counts = np.array(results["confusion"])
+    except ValueError:
+        counts = np.zeros(0)
+    if counts.ndim != 2 or len(set(counts.shape)) > 1 or counts.dtype.kind != "i" or counts.min(initial=0) < 0:
+        raise ValueError(f"{where}: confusion must be a square table of counts")
+    names = results.get("class_names", ())
+    if names and not (isinstance(names, list) and len(names) == len(counts) and all(isinstance(n, str) for n in names)):
+        raise ValueError(f"{where}: class_names are not the names of {len(counts)} classes")
+    path = scratch / "confusion.svg"
+    draw_confusion(counts, path, names)
+    return [html.heading("What is taken for what, on the test set"), html.picture(path, "Rows are the true classes"),
+            html.table(HEADER, rows(counts, names)),
+            *(html.paragraph(f"These are {line}.", quiet=True) for line in left_out(counts))]

@@ -6,21 +6,20 @@ import json
 import shlex
 import statistics
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from dnas.fronts.front import Front, load_front
-from dnas.fronts.problem import limits_text
-from dnas.reports import confusion, duplicates, html
+from dnas.fronts.front import load_front
+from dnas.reports import duplicates, html
 from dnas.reports.cells import draw_genotype, terminal_cell
 from dnas.reports.children import children_parts
+from dnas.reports.choices import front_parts, options_text
 from dnas.reports.comparison import agreement
+from dnas.reports.confusion import confusion_parts
 from dnas.reports.figures import draw_curves, draw_logits
 from dnas.reports.ranking import ranking_parts
-from dnas.reports.tables import read_logits, share_rows
+from dnas.reports.tables import are_ranks, read_logits, share_rows
 from dnas.reports.text import duration
 from dnas.runs import index
 from dnas.runs.directory import flatten, load_genotype
@@ -38,7 +37,8 @@ MEASURED = {"eigenvalue": ("eigenvalue", "{:.4g}"), "sharpness": ("sharpness", "
 
 
 class RunContent(NamedTuple):
-    """A run as it was read. scratch: a folder for pictures on their way into the page."""
+    """A run as it was read. elastic: whether its search learns no architecture, by its logits. names: genotypes -> their
+    notations, none where they are not known. scratch: a folder for pictures on their way into the page."""
 
     folder: Path
     summary: Summary
@@ -50,22 +50,30 @@ class RunContent(NamedTuple):
     genotype: Any
     groups: Any
     quality: Quality
+    elastic: bool
+    names: Callable[[Sequence[Any]], list[str]]
     scratch: Path
 
+    @property
+    def largest(self) -> bool:
+        """Whether the genotype is the largest network, chosen by nothing."""
+        return self.elastic and "selection" not in self.config
 
-def run_page(folder: Path) -> str:
+
+def run_page(folder: Path, names: Callable[[Sequence[Any]], list[str]] = lambda genotypes: []) -> str:
     """The page of the search or the training in `folder`, finished or not, as HTML. Imports nothing that a file names.
 
+    names: genotypes of a front -> their notations, or none.
     Raises ValueError, in one line, for what cannot be read, and for the folder of anything else.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        run = _read(folder, Path(scratch))
-        parts = [part for section in SECTIONS for part in section(run)]
+        run = _read(folder, names, Path(scratch))
+        parts = [part for section in (ELASTIC if run.elastic else SECTIONS) for part in section(run)]
     path = folder.resolve()
     return html.page(f"{path.parent.name}/{path.name}" if path.name.isdigit() else path.name, parts)
 
 
-def _read(folder: Path, scratch: Path) -> RunContent:
+def _read(folder: Path, names, scratch: Path) -> RunContent:
     one = index.summary(folder)
     if one.status == "broken":
         raise ValueError(one.note)
@@ -77,8 +85,10 @@ def _read(folder: Path, scratch: Path) -> RunContent:
     metrics, timings = ([record for record in records(folder / name) if number(record, "epoch") is not None]
                         for name in ("metrics.jsonl", "timing.jsonl"))
     genotype = load_genotype(folder) if (folder / "genotype.json").exists() else None
-    return RunContent(folder, one, config, results, environment, metrics, timings, genotype, index.load_groups(folder),
-                      index.quality_of(folder, config), scratch)
+    groups = index.load_groups(folder)
+    elastic = one.kind == "search" and bool(groups) and are_ranks(read_logits(folder, groups) or {})
+    return RunContent(folder, one, config, results, environment, metrics, timings, genotype, groups,
+                      index.quality_of(folder, config), elastic, names, scratch)
 
 
 def _head(run: RunContent) -> list[str]:
@@ -93,16 +103,17 @@ def _head(run: RunContent) -> list[str]:
     seconds = [value for record in run.timings if (value := number(record, "seconds")) is not None]
     rates = [value for record in run.timings if (value := number(record, "examples_per_second")) is not None]
     facts = [("test", _judged(run, "test")), ("hold-out", _judged(run, "holdout")),
-             ("cell", run.results.get("cell") or _name(run.config)),
+             ("largest network" if run.largest else "cell", run.results.get("cell") or _name(run.config)),
              ("size", _size(run.results)),
-             ("margin", _spelled(run.results, "margin", "{:.1f} points by which the gate of an edge's first operation "
-                                                         "leads that of its second (median)", 100)),
+             ("margin", not run.elastic and _spelled(
+                 run.results, "margin", "{:.1f} points by which the gate of an edge's first operation leads that of its "
+                                        "second (median)", 100)),
              ("examples", _spelled(run.results, "train_examples", "{:,.0f} trained on")),
              ("time", seconds and f"{duration(sum(seconds))}, {statistics.median(seconds):.3g} s an epoch (median), "
                                   "without compiling"),
              ("speed", rates and f"{statistics.median(rates):,.0f} examples per second (median)"),
              ("begun", one.date)]
-    return [html.paragraph(intro), *_decided(run),
+    return [html.paragraph(intro), *_not_learned(run), *_decided(run),
             html.table(["", ""], [[name, text] for name, text in facts if text], text=2)]
 
 
@@ -122,6 +133,17 @@ def _decided(run: RunContent) -> list[str]:
     method = run.config.get("method")
     return [html.paragraph(f"{text[0].upper()}{text[1:]}; {what_decides(method if isinstance(method, dict) else {})}.")] \
         if text else []
+
+
+def _not_learned(run: RunContent) -> list[str]:
+    """That an elastic search learns no architecture, and how to come to one."""
+    if not run.elastic:
+        return []
+    text = "No architecture is learned here: one supernet is trained of which all networks work, small and large. "
+    if index.choices(run.folder):
+        return [html.paragraph(f"{text}Take one of those below, or choose again by dnas select.")]
+    return [html.paragraph(f"{text}This command looks for the front of them, from which one is taken:"),
+            html.code(shlex.join(["dnas", "select", str(run.folder), "--selection", "pareto"]))]
 
 
 def _duplicates(run: RunContent) -> list[str]:
@@ -153,11 +175,16 @@ def _judged(run: RunContent, split: str) -> str:
     others = {name: value for name in values if name not in apart and (value := number(values, name)) is not None}
     parts = [first + (spread and f"{spread} by the number of its examples") + _spelled(values, "examples", " ({:,.0f})"),
              *(f"{name} {value:.4g}" for name, value in others.items()),
-             _spelled(values, "loss", "loss {:.3f}"), "of the supernet" if run.summary.kind == "search" else "",
+             _spelled(values, "loss", "loss {:.3f}"), _of(run),
              "" if number(values, "best", quality.metric) is None else f"the best was {spell('best', quality.metric)}" +
              _spelled(values["best"], "epoch", " after epoch {:.0f}"),
              "" if number(values, "inherited") is None else f"as inherited {spell('inherited')}"]
     return ", ".join(part for part in parts if part)
+
+
+def _of(run: RunContent) -> str:
+    """What was judged in a search."""
+    return "" if run.summary.kind == "train" else "of the largest network" if run.elastic else "of the supernet"
 
 
 def _size(results: Mapping[str, Any]) -> str:
@@ -179,7 +206,8 @@ def _cells(run: RunContent) -> list[str]:
     if run.genotype is None:
         return []
     text = [html.code(terminal_cell(run.genotype, run.groups))] if run.groups else []
-    return [html.heading("The cells" if run.summary.kind == "search" else "The network's cells"),
+    title = "The network's cells" if run.summary.kind == "train" else "The largest network" if run.largest else "The cells"
+    return [html.heading(title),
             _drawn(run, run.genotype, run.folder, "The operation on each edge that is kept"), *text]
 
 
@@ -203,8 +231,10 @@ def _curves(run: RunContent) -> list[str]:
     says = "a share" if quality.percent else "more is better" if quality.better > 0 else "less is better"
     about = {"search": "Of the supernet: train is what the weights learn from, valid the architecture, holdout neither; "
                        f"loss, and {quality.metric} ({says}).",
+             "elastic": f"Loss, and {quality.metric} ({says}): holdout of the largest network; train and valid of the first "
+                        "network of each step, on what weights learn from and on what networks are chosen by.",
              "train": f"Loss, and {quality.metric} ({says}); the training loss has what regularises it in it."}
-    return [html.heading("How it went"), html.picture(path, about[run.summary.kind])]
+    return [html.heading("How it went"), html.picture(path, about["elastic" if run.elastic else run.summary.kind])]
 
 
 def _logits(run: RunContent) -> list[str]:
@@ -251,22 +281,7 @@ def _diagnoses(run: RunContent) -> list[str]:
 
 def _classes(run: RunContent) -> list[str]:
     """What the trained network takes for what."""
-    if "confusion" not in run.results:
-        return []
-    try:
-        counts = np.array(run.results["confusion"])
-    except ValueError:
-        counts = np.zeros(0)
-    if counts.ndim != 2 or len(set(counts.shape)) > 1 or counts.dtype.kind != "i" or counts.min(initial=0) < 0:
-        raise ValueError(f"{run.folder / 'results.json'}: confusion must be a square table of counts")
-    names = run.results.get("class_names", ())
-    if names and not (isinstance(names, list) and len(names) == len(counts) and all(isinstance(n, str) for n in names)):
-        raise ValueError(f"{run.folder / 'results.json'}: class_names are not the names of {len(counts)} classes")
-    path = run.scratch / "confusion.svg"
-    confusion.draw_confusion(counts, path, names)
-    return [html.heading("What is taken for what, on the test set"), html.picture(path, "Rows are the true classes"),
-            html.table(confusion.HEADER, confusion.rows(counts, names)),
-            *(html.paragraph(f"These are {line}.", quiet=True) for line in confusion.left_out(counts))]
+    return confusion_parts(run.results, run.folder / "results.json", run.scratch)
 
 
 def _selections(run: RunContent) -> list[str]:
@@ -289,29 +304,19 @@ def _selections(run: RunContent) -> list[str]:
             notes.append(html.paragraph(f"{folder.name}: broken, {error}", quiet=True))
             continue
         if front:
-            fronts += _front(front, folder)
+            names = run.names([network.genotype for network in front.networks])
+            fronts += front_parts(front, folder, run.folder, run.quality, names, _lying)
         options = chosen["selection"] if isinstance(chosen["selection"], dict) else {}
         alike = f"{100 * agreement(genotype, run.genotype):.0f} %" if run.genotype else ""
-        rows.append([folder.name, ", ".join(f"{name} {value}" for name, value in options.items()
-                                            if name != "name" and value is not None),
+        rows.append([folder.name, options_text(options),
                      _spelled(chosen, "epoch", "{:.0f}"), alike, _spelled(cost, "evaluations", "{:,.0f}"),
                      _spelled(cost, "epochs", "{:.0f}"), _spelled(cost, "seconds", "{:.1f}")])
     if not rows and not notes:
         return []
-    header = ["selection", "options", "of epoch", "edges as above", "examples forward", "epochs tuned", "seconds"]
+    alike = f"edges as {'below' if run.elastic else 'above'}"
+    header = ["selection", "options", "of epoch", alike, "examples forward", "epochs tuned", "seconds"]
     table = [html.table(header, rows, text=2)] if rows else []
     return [html.heading("Chosen afterwards from the same supernet"), *table, *notes, html.grid(pictures), *fronts]
-
-
-def _front(front: Front, folder: Path) -> list[str]:
-    """A front that a selection found, as a picture and a table."""
-    header, *rows = front.rows()
-    limits = limits_text(front.limits)
-    about = (f"{folder.name}: the front of {len(front.evaluated):,} networks{f' with {limits}' if limits else ''}, none of "
-             f"which dominates another; it covers {100 * front.hypervolume():.1f} % of the box between the best and the "
-             "worst value of each objective. The metric is that of the supernet.")
-    return [html.paragraph(about), _lying(folder / "front.svg", f"{folder.name}: all networks evaluated, and the front"),
-            html.table(header, rows)]
 
 
 def _rankings(run: RunContent) -> list[str]:
@@ -340,4 +345,5 @@ def _children(run: RunContent) -> list[str]:
 
 SECTIONS = _head, _duplicates, _cells, _children, _curves, _logits, _diagnoses, _classes, _selections, _rankings, \
     _settings
-"""The parts of a page, in their order: each takes a RunContent and returns pieces of HTML, or none."""
+ELASTIC = _head, _duplicates, _curves, _selections, _cells, _children, _diagnoses, _rankings, _settings
+"""The parts of a page, and of an elastic search's, in order: each takes a RunContent and returns pieces of HTML, or none."""

@@ -50,6 +50,15 @@ def read_logits(folder: Path, groups: Mapping[str, Group]) -> dict[str, np.ndarr
     return {name: arrays[name] for name in groups}
 
 
+def are_ranks(logits: Mapping[str, np.ndarray]) -> bool:
+    """Whether logits `[epochs + 1, E, K]` of each group say that nothing was learned by them: they are the order of each
+    edge's operations by cost, from 0 or -1 upwards, in all epochs. So are those of elastic methods."""
+    ordered = lambda rows: np.array_equal(np.sort(rows[0], -1) - rows[0].min(-1, keepdims=True), np.broadcast_to(
+        np.arange(rows.shape[-1]), rows.shape[1:])) and set(np.unique(rows[0].min(-1))) <= {0, -1}
+    whole = [rows for rows in logits.values() if rows.shape[-1] > 1]
+    return bool(whole) and all(ordered(rows) and (rows == rows[0]).all() for rows in whole)
+
+
 def share_rows(logits: Mapping[str, np.ndarray], groups: Mapping[str, Group]) -> list[list[str]]:
     """Of each edge the leading operation with its share of the softmax, at the start, half way and at the end, below a
     header. logits: `[epochs + 1, E, K]` of each group."""
