@@ -5,12 +5,13 @@ Of an elastic network, whose architecture is not learned, one is chosen within l
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 
 from dnas.options import REQUIRED, Option
 from dnas.selection import SELECTIONS, USUAL
-from launch.arguments import flag_value, options_of, part_options, read_command
+from launch.arguments import flag_value, has_option, options_of, part_options, read_command
 from launch.interrupts import working
 from launch.parser import Positional, Shown
 
@@ -21,13 +22,12 @@ SELECTION = Option("selection", str | None, None, f"Selection: {', '.join(SELECT
 
 def main(argv: Sequence[str]) -> int:
     """Runs `dnas select`. Raises ValueError for bad input."""
-    name = flag_value(argv, "--selection") or USUAL
-    listed = part_options("selection", name)
+    name = flag_value(argv, "--selection") or _of_method(argv) or USUAL
     own = options_of("dnas.api.select:select", without=["progress"])
     values = read_command("select", __doc__, argv, [RUN, SELECTION, *own],
                           shown={"run": Positional("RUN"), "out": Shown("DIR", "RUN/selections/SELECTION"),
                                  "selection": Shown("NAME", f"{USUAL}, or evolution of an elastic network")},
-                          groups={"selection": listed},
+                          groups={"selection": part_options("selection", name)},
                           titles={"selection": f"options of the selection {name}"})
     from dnas.api.select import cost_parts, select
     from dnas.reports.cells import terminal_cell
@@ -35,10 +35,7 @@ def main(argv: Sequence[str]) -> int:
     from launch.text import budget_lines, front_text, size_text
 
     options = values.pop("selection_options")
-    if values["selection"] is None and options == {option.name: option.default for option in listed}:
-        options = {}  # those of the selection with which the method ends
-    elif values["selection"] is None:
-        values["selection"] = name
+    values["selection"] = name
     with working("the same command continues from the last step"):
         chosen = select(values.pop("run"), **values, **options)
     supernet, task = chosen.run.supernet, task_of(chosen.run.supernet.data)
@@ -54,3 +51,13 @@ def main(argv: Sequence[str]) -> int:
     pick = " --pick 'NAME<=NUMBER'   (the best of the front without it)" if chosen.front else ""
     print(f"next       dnas train {shlex.quote(str(chosen.folder))}{pick}")
     return 0
+
+
+def _of_method(argv: Sequence[str]) -> str | None:
+    """The selection with which the method of the run in `argv` ends, whose options are then those of the command."""
+    run = next((word for word in argv if os.path.isfile(os.path.join(os.path.expanduser(word), "config.json"))), None)
+    if run is None:
+        return None
+    from dnas.api.supernet import selection_of_method
+
+    return selection_of_method(run, method=flag_value(argv, "--method"), trust=has_option(argv, "trust"))

@@ -439,7 +439,7 @@ def test_numbers_out_of_range(factory, options, message):
 def test_the_command_refuses_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for words, message in (
-            (["--method", "instatune", "--selection", "own"], "instatune tunes given weights: name a run"),
+            (["--method", "instatune", "--selection", "own"], "instatune tunes given weights: name a run of the same"),
             (["--method", "spos"], "evaluations must be at most 16: space toy has no more networks; choose another"),
             (["--method", "spos", "--selection", "own", "--budget.macs", "2344"], "choose within one by --selection evol")):
         assert main(["search", "--space", TOY, *words, "--epochs", "1", "--batch", "16", "--limit", "100", "--run", "run",

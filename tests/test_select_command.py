@@ -12,7 +12,6 @@ import pytest
 import dnas
 from dnas.api import select
 from launch.main import main
-from launch.select import main as main_of_select
 from tests.test_runs import holding
 
 TOY = f"{Path(__file__).parent}/toy_space.py:toy"
@@ -55,12 +54,21 @@ def test_without_a_name_it_is_that_of_the_method_or_the_usual_one(run, capsys, m
             supernet=ended_by(name), folder=run))
         dnas.select("run", progress=False)
         dnas.select("run", "magnitude", progress=False)
-        for argv in [], ["--selection.interval", "9"], ["--selection", "perturbation"]:
-            with pytest.raises(AttributeError):  # there is no choice to print
-                main_of_select(["run", "--cache", "off", *argv])
-    usual = ["perturbation", "magnitude", "perturbation", "perturbation", "perturbation"]
-    assert [source["name"] for source in seen] == [*usual, "evolution", "magnitude", "evolution", *usual[3:]]
-    assert seen[3]["interval"] == 9 and "interval" not in seen[7]
+    assert [source["name"] for source in seen] == ["perturbation", "magnitude", "evolution", "magnitude"]
+
+
+@pytest.mark.parametrize("method, argv, message", [
+    ("spos", ["--selection.interval", "9"], "unknown option --selection.interval"),
+    ("spos", ["--selection.limit", "macs"], "'macs' is not a limit"), ("spos", ["--selection.evaluations", "0"], "evalu"),
+    ("darts", ["--selection.limit", "macs<=2"], "unknown option --selection.limit"),
+    ("darts", ["--selection.interval", "-1"], "interval is -1")])
+def test_the_options_are_those_of_the_selection_with_which_the_method_ends(run, tmp_path, capsys, method, argv, message):
+    folder = shutil.copytree(run, tmp_path / "a run")
+    config = json.loads((folder / "config.json").read_text())
+    config["method"] = dict(dnas.method(method).source)
+    (folder / "config.json").write_text(json.dumps(config))
+    assert main(["select", str(folder), "--space", TOY, *argv]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_another_process_at_work_there_is_named(run, capsys):

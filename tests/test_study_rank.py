@@ -193,6 +193,17 @@ def test_a_begun_ranking_keeps_its_examples_and_counts_until_it_is_there(reporte
     assert {run.status for run in list_runs(reported) if run.method == "rsps"} == {"waiting"}
 
 
+def test_a_ranking_that_was_left_out_for_a_while_keeps_its_examples(reported, table):
+    plain = {**ranked(table), "seeds": 3, "methods": ["rsps"], "table": {"file": str(table)}}
+    declare(reported, checked_plan(plain, reported))
+    with pytest.raises(ValueError, match="its ranking with other settings: examples is 16 there, 32 here"):
+        checked_plan({**ranked(table, examples=32), "seeds": 3, "methods": ["rsps"]}, reported)
+    same = checked_plan({**ranked(table), "seeds": 3, "methods": ["rsps"]}, reported)
+    assert planned(same, reported)[0].done == [0, 1, 2]
+    entry_file(reported, "rsps", 1).with_suffix(".npz").unlink()
+    assert planned(same, reported)[0].waiting == [1]
+
+
 @pytest.mark.parametrize("changes, message", [
     ({"examples": 0}, "table: examples is 0; it must be 1 to 90, the size of the validation split"),
     ({"examples": 91}, "table: examples is 91; it must be 1 to 90"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,7 +157,7 @@ def _file(folder: Path) -> Path:
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} is not a run directory: it has no {model_file.FILE} and no config.json")
     raise ValueError(f"{folder} holds no trained network: {model_file.FILE} is written at the end of a training; "
-                     f"`dnas train {folder}` trains what a search found, and goes on with a training")
+                     f"`dnas train {shlex.quote(str(folder))}` trains what a search found, and goes on with a training")
 
 
 def _places(described: ModelDescription, run: Run | None, space: str | None, task: str | None,

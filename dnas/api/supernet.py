@@ -120,6 +120,18 @@ def load_supernet(folder: str | Path, *, space: str | SearchSpace | None = None,
     return Supernet(folder, config, space, method, data, latest.tree, latest.epoch, latest.digest, tuple(latest.skipped))
 
 
+def selection_of_method(folder: str | Path, *, method: str | None = None, trust: bool = False) -> str | None:
+    """The selection with which the method of the search in `folder` ends, see `Method.selection`; None where it has none,
+    and where the run cannot be read, or its method may not be imported. method, trust: as for `load_supernet`."""
+    folder = Path(folder).expanduser()
+    try:
+        config, where = search_config(folder), str(folder / "config.json")
+        places = trusted(folder, config, allowed(trust, method))
+        return configs.method_of(_renamed(config, "method", method), where, places).selection
+    except ValueError:
+        return None
+
+
 def _checked(folder: Path, space=None, method=None, data=None, trust=False) -> tuple[dict[str, Any], bool | Collection[str]]:
     """The config of the search in `folder`, and what may be imported for it. Raises ValueError where something must be
     imported that may not, has no name by which it could be built again, or is other data."""

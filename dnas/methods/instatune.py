@@ -62,7 +62,7 @@ def weights_of(hyper, t):
 def check_search(space, search):
     """Raises ValueError for a search with fresh weights."""
     if not search["weights"]:
-        raise ValueError("instatune tunes given weights: name a run whose weights are those of this network with --start")
+        raise ValueError("instatune tunes given weights: name a run of the same network and images with --start")
 
 
 def check(hyper):

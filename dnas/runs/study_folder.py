@@ -103,9 +103,14 @@ def ranking_of(ranked: Mapping[str, Any], space: str) -> str | None:
     return ranked["digest"] if ranked and ranked["space"] == space else None
 
 
-def is_done(entry: Mapping[str, Any], selections: Collection[str], ranking: str | None) -> bool:
-    """Whether an entry has each choice by `selections` and the scores of `ranking`, see `ranking_of`."""
-    return bool(entry) and not set(selections) - set(entry["selections"]) and ranking in (None, entry.get("ranked"))
+def is_ranked(file: Path, entry: Mapping[str, Any], ranking: str | None) -> bool:
+    """Whether the entry in `file`, beside which the scores lie, has the `ranking`, see `ranking_of`."""
+    return ranking is None or entry.get("ranked") == ranking and file.with_suffix(".npz").exists()
+
+
+def is_done(file: Path, entry: Mapping[str, Any], selections: Collection[str], ranking: str | None) -> bool:
+    """Whether the entry in `file` has each choice by `selections`, and the ranking."""
+    return bool(entry) and not set(selections) - set(entry["selections"]) and is_ranked(file, entry, ranking)
 
 
 def states(folder: Path, searches: Iterable[Search], selections: Collection[str],
@@ -179,7 +184,7 @@ def _state(folder: Path, label: str, seed: int, selections: Collection[str], ran
         return State("running", held)
     try:
         entry, failure = (read_if_there(place(folder, label, seed)) for place in (entry_file, failure_file))
-        if is_done(entry, selections, ranking):
+        if is_done(entry_file(folder, label, seed), entry, selections, ranking):
             return State("done")
     except (ValueError, LookupError, TypeError) as error:
         return State("broken", str(error) if isinstance(error, ValueError) else f"entries/{label}/{seed}.json: no entry")

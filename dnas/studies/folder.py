@@ -67,10 +67,9 @@ def refuse_changed(folder: Path, plan: StudyPlan) -> None:
         if label in before and ((folder / "runs" / label).exists() or label in waiting):
             _refuse(folder, f"method {label}", before[label], now[label],
                     "give the changed one another label, or choose another folder")
-    if there["ranked"] and here["ranked"] and any(folder.glob("entries/*/*.npz")):
-        scored = lambda side: {key: side["ranked"][key] for key in ("space", "examples")}
-        _refuse(folder, "its ranking", scored(there), scored(here),
-                "remove entries/*/*.npz there to score anew, or choose another folder")
+    scored = _scored(there), _scored(here)
+    if all(scored) and any(folder.glob("entries/*/*.npz")):
+        _refuse(folder, "its ranking", *scored, "remove entries/*/*.npz there to score anew, or choose another folder")
     for name, source in here["selections"].items():
         if name in there["selections"] and (waiting or any(folder.glob(f"runs/*/*/selections/{name}"))):
             _refuse(folder, f"selection {name}", there["selections"][name], source, "choose another folder")
@@ -81,10 +80,12 @@ def declare(folder: Path, plan: StudyPlan) -> None:
     declares itself."""
     said = as_json(plan._asdict())
     said["ranked"].pop("networks", None)
+    said["scored"] = _scored(said)
     said["latest"] = {"methods": [method.label for method in plan.methods], "seeds": plan.seeds,
                       "selections": list(plan.selections)}
     if (folder / DECLARED).exists():
         there, waiting = declared(folder), queued(folder)
+        said["scored"] = said["scored"] or _scored(there)
         begun = {path.relative_to(folder).parts[1:] for path in folder.glob("runs/*/*")}
         begun |= {(label, str(seed)) for label, seed in waiting}
         chosen = {path.name for path in folder.glob("runs/*/*/selections/*")} | set(there["selections"] if waiting else ())
@@ -95,6 +96,11 @@ def declare(folder: Path, plan: StudyPlan) -> None:
         said["seeds"] += [seed for seed in there["seeds"]
                           if seed not in plan.seeds and str(seed) in {name for _, name in begun}]
     write_json(folder / DECLARED, said)
+
+
+def _scored(said: dict[str, Any]) -> dict[str, Any]:
+    """What supernets are scored on by what a study declares, or were before it declared no ranking; {} for nothing."""
+    return {key: said["ranked"][key] for key in ("space", "examples")} if said["ranked"] else said.get("scored", {})
 
 
 def _refuse(folder: Path, what: str, there: dict[str, Any], here: dict[str, Any], remedy: str) -> None:

@@ -29,7 +29,7 @@ from dnas.engine.passes import count_passes
 from dnas.engine.search import input_shape
 from dnas.runs.children import read_choice
 from dnas.runs.files import as_json, read_json, records, write_json
-from dnas.runs.study_folder import entry_file, failure_file, is_done, run_folder
+from dnas.runs.study_folder import entry_file, failure_file, is_done, is_ranked, run_folder
 from dnas.selection.scoring import score_networks, whole_batches
 from dnas.task import task_of
 from dnas.types import OPEN, Batch, Genotype, SearchSpace
@@ -150,14 +150,14 @@ def _entry(job: Job, parts: Parts, seed: int, say: Callable[[str], None]) -> Non
     entry = read_json(file) if file.exists() else {}
     missing = {name: source for name, source in job.selections.items() if name not in entry.get("selections", {})}
     ranked = job.ranked.get("digest")
-    if is_done(entry, job.selections, ranked):
+    if is_done(file, entry, job.selections, ranked):
         return
     run = open_search(folder, space=parts.space, method=parts.method, data=parts.data, trust=True)
     if not entry:
         gradients = None if parts.gradients is None else _gradients(run, parts.gradients)
         entry = {"label": job.label, "seed": seed, "seconds": run.seconds, "gradients": gradients,
                  "stopped": run.stopped, "epochs": _epochs(run, parts), "selections": {}}
-    if ranked not in (None, entry.get("ranked")):
+    if not is_ranked(file, entry, ranked):
         _rank(job, run.supernet, file.with_suffix(".npz"), say)
         entry["ranked"] = ranked
     if missing:

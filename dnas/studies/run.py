@@ -52,7 +52,8 @@ def planned(plan: StudyPlan, folder: Path) -> list[Planned]:
     rows, ranking = [], rankings(plan)
     for method in plan.methods:
         entries = {seed: read_if_there(entry_file(folder, method.label, seed)) for seed in plan.seeds}
-        done = [seed for seed, entry in entries.items() if is_done(entry, plan.selections, ranking[method.label])]
+        done = [seed for seed, entry in entries.items() if is_done(
+            entry_file(folder, method.label, seed), entry, plan.selections, ranking[method.label])]
         waiting = [seed for seed in plan.seeds if seed not in done]
         searched = [seed for seed in waiting if (run_folder(folder, method.label, seed) / "results.json").exists()]
         rows.append(Planned(method.label, done, waiting, searched, _seconds(plan, entries, waiting, searched)))
