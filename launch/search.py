@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from launch.arguments import flag_value, has_option, load_data
 from launch.interrupts import working
 from launch.search_options import SPLIT, read_search, settings_of
-from launch.text import budget_lines, size_text
+from launch.text import budget_lines, front_text, size_text
 
 if TYPE_CHECKING:
     from dnas import Run
@@ -57,7 +57,7 @@ def _refuse_other_start(path: str, plan: SearchPlan) -> None:
 
 def report(run: Run) -> str:
     """The result of a search as text: the cell, its size, its metric, its files, next commands."""
-    from dnas.config import chosen_by
+    from dnas.config import chosen_by, selection_of
     from dnas.engine.margin import margin_of, undecided
     from dnas.engine.progress import metric_text
     from dnas.reports.cells import terminal_cell
@@ -67,7 +67,7 @@ def report(run: Run) -> str:
     space, task, holdout = supernet.space, task_of(supernet.data), run.holdout
     gates, folder = run.gates, shlex.quote(str(run.folder))
     margin = margin_of(space.groups, gates)
-    chosen, elastic = run.config.get("selection"), supernet.method.selection
+    chosen, elastic = selection_of(run.folder, run.config, run.results), supernet.method.selection
     even = undecided(margin.largest, margin.uniform)
     pictures = sorted(path.name for path in run.folder.iterdir() if path.suffix in (".svg", ".png"))
     board = "" if find_spec("tensorboard") else "   (after pip install tensorboard)"
@@ -78,8 +78,11 @@ def report(run: Run) -> str:
                               f"{100 * margin.lead:.1f} points (uniform gates: 0)"]),
         *([f"gates     {even}" + (", by the gates alone" if chosen else "")] if even else []),
         *([f"chosen    by {chosen_by(chosen)}"] if chosen else
+          [f"chosen    by the method's own rule, since {run.config['selection']['name']} does not suit"]
+          if "selection" in run.config else
           ["largest   this is the largest network: no architecture is learned here, and one is chosen afterwards"] if elastic
           else []),
+        *_front_lines(run, chosen),
         *children_lines(run, task),
         f"size      {size_text(space.cost(genotype))} as a network of its own",
         *(f"budget    {line}" for line in budget_lines(run.config, space, genotype, gates)),
@@ -98,6 +101,19 @@ def report(run: Run) -> str:
         f"  python -c \"{snippet}\"" if folder == str(run.folder) else f"  python -c {shlex.quote(snippet)}",
     ]
     return "\n".join(lines)
+
+
+def _front_lines(run: Run, chosen: Mapping[str, Any] | None) -> list[str]:
+    """The front that the selection found with which the search ended, as `dnas select` prints it."""
+    from dnas.fronts.front import load_front
+    from dnas.task import task_of
+
+    front = load_front(run.folder / "selections" / chosen["name"].rpartition(":")[2]) if chosen else None
+    if not front:
+        return []
+    space, task = run.supernet.space, task_of(run.supernet.data)
+    names = [space.format(each.genotype) for each in front.networks]
+    return ["", front_text(front, names, [task.metric] if task.percent else []), ""]
 
 
 def children_lines(run: Run, task) -> list[str]:
@@ -133,7 +149,7 @@ def report_runs(plan: SearchPlan, runs: Sequence[Run], out: Path) -> str:
     """The results of several searches as text: a line each, what they share, next commands."""
     import numpy as np
 
-    from dnas.config import chosen_by
+    from dnas.config import chosen_by, selection_of
     from dnas.engine.margin import margin_of, undecided, what_decides
     from dnas.engine.progress import metric_text
     from dnas.reports.comparison import agreement
@@ -170,7 +186,9 @@ def report_runs(plan: SearchPlan, runs: Sequence[Run], out: Path) -> str:
         lines.append(f"gates     {even} of {len(runs)} searches decided nothing: their gates are nearly uniform; "
                      f"{what_decides(plan.settings[0].config['method'])}")
     if plan.selection:
-        lines.append(f"chosen    by {chosen_by(plan.settings[0].config['selection'])}")
+        other = sum(selection_of(run.folder, run.config, run.results) is None for run in runs)
+        lines.append(f"chosen    by {chosen_by(plan.settings[0].config['selection'])}" + (
+            f"; in {other} of {len(runs)} searches it does not suit, and the method's own rule chose" if other else ""))
     lines += [f"budget    {setting.title}: {line}" for setting, run in rows if run
               for line in budget_lines(run.config, run.supernet.space, run.genotype, run.gates)]
     if runs:

@@ -10,6 +10,7 @@ import pytest
 
 import dnas
 from dnas.api.search_plan import LARGEST_ARCH_LR, PUBLISHED_STEPS, fitting_method, plan_search
+from dnas.config import selection_of
 from dnas.runs.directory import load_genotype
 from dnas.runs.index import summary
 from dnas.selection.types import Unsuitable
@@ -154,3 +155,14 @@ def test_where_the_selection_does_not_suit_the_method_chooses(monkeypatch, capsy
     assert "random does not suit: there is nothing to choose; the method's own rule chooses" in capsys.readouterr().out
     rule = run.supernet.space.genotype({name: np.asarray(rows) for name, rows in run.gates.items()})
     assert run.genotype == rule
+    assert selection_of(Path("run"), run.config, run.results) is None
+    by = {"name": "mine.py:sampled"}
+    assert selection_of(Path("run"), {"selection": by}, {"selection_seconds": 0.1}) == by
+    assert selection_of(Path("run"), {}, {}) is None
+
+
+def test_of_a_few_shot_search_the_selection_chose_from_its_children(tmp_path):
+    config, results = {"selection": {"name": "mine.py:sampled"}}, {"chosen": 1, "children": [{"name": "0"}, {"name": "1"}]}
+    assert selection_of(tmp_path, config, results) is None
+    (tmp_path / "children/1/selections/sampled").mkdir(parents=True)
+    assert selection_of(tmp_path, config, results) == config["selection"]

@@ -122,6 +122,8 @@ def rank(run: str | Path | Run, *, table: str, truth: str | None = None, network
     say = print_flushed if progress else lambda text: None
     say(f"run        {run.folder or 'in memory'}, epoch {supernet.epoch} of {supernet.config['epochs']}")
     say(f"networks   {len(rows):,} of {known.benchmark.title}, {examples:,} examples of the validation split each")
+    if len(run.children) > 1:
+        say(f"supernets  each network is scored by the one of {len(run.children)} children that has it")
     file = run.folder and ranking_file(run.folder, table)
     with writing(run.folder) if run.folder else contextlib.nullcontext():
         scores = score_networks(

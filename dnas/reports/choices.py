@@ -31,9 +31,9 @@ def front_parts(front: Front, folder: Path, run: Path, quality: Quality, names: 
     judged = (f" Each network's {metric} is measured with the weights of the supernet, on the validation examples and by "
               "the statistics of their batches; that at the top of the page is of the hold-out examples."
               if metric in front.objectives else "")
-    about = (f"{folder.name}: the front of {len(front.evaluated):,} networks{f' with {limits}' if limits else ''}, none of "
-             f"which dominates another; it covers {100 * front.hypervolume():.1f} % of the box between the best and the "
-             f"worst value of each objective.{judged}")
+    about = (f"{folder.name}: of {len(front.evaluated):,} networks{f' with {limits}' if limits else ''} the front has "
+             f"{len(front.networks):,}, none of which dominates another; it covers {100 * front.hypervolume():.1f} % of the "
+             f"box between the best and the worst value of each objective.{judged}")
     rows = front.rows(names, [metric] if quality.percent else [])
     if names:
         rows = [[number, name, *values] for number, *values, name in rows]
