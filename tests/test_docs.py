@@ -24,6 +24,7 @@ def blocks(path):
     return re.findall(r"^```python\n(.*?)^```", (ROOT / path).read_text(), re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("block", blocks("README.md"), ids=lambda block: block.splitlines()[0])
 def test_readme(block, tmp_path):
     done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True,
