@@ -239,7 +239,7 @@ def test_the_command_and_the_function(run, table, capsys):
     assert "12 of Toy-Bench, 30 examples" in out and "Kendall" in out and "360 examples forward" in out
     result = json.loads((run / "rank-toy.json").read_text())
     assert (result["networks"], result["of"], result["examples"], result["epoch"]) == (12, 16, 30, 1)
-    assert result["statistics"].keys() == {"accuracy", "loss"} and result["cost"]["evaluations"] == 360
+    assert result["statistics"].keys() == {"accuracy", "loss", "multiply-adds"} and result["cost"]["evaluations"] == 360
     assert {f"rank-toy.{suffix}" for suffix in ("json", "npz", "svg", "png")} <= {path.name for path in run.iterdir()}
     again = dnas.rank(run, table=str(table), networks=12, examples=30, progress=False, cache="off", trust=True)
     assert again.to_json() == result and again.statistics["loss"].kendall.low < again.statistics["loss"].kendall.high
@@ -248,6 +248,9 @@ def test_the_command_and_the_function(run, table, capsys):
                        for each in again.genotypes])
     np.testing.assert_array_equal(again.values, values)
     assert again.statistics["loss"] == rank_statistics(-again.scores["loss"], values, among=[10.0])
+    space = dnas.open(run, trust=True).supernet.space
+    macs = np.array([space.cost(each)["macs"] for each in again.genotypes])
+    assert again.statistics["multiply-adds"] == rank_statistics(macs, values, among=[10.0]) and np.ptp(macs) > 0
     said(capsys, "report", run)
     page = (run / "report.html").read_text()
     assert "How the supernet ranks networks" in page and ranking.spelled(result["statistics"]["loss"]["kendall"]) in page

@@ -16,6 +16,7 @@ from dnas.api.open import Run
 from dnas.api.open import open as open_search
 from dnas.api.supernet import fingerprint, search_config
 from dnas.engine import cache as caches
+from dnas.fronts.problem import cost_function
 from dnas.printing import print_flushed, printable
 from dnas.reports.figures import draw_ranking
 from dnas.reports.ranking import RankStatistics, rank_statistics, rows_of
@@ -29,6 +30,9 @@ from dnas.tabular.table import better, choices, drawn_rows
 from dnas.task import Task
 from dnas.types import Genotype
 
+BASELINE = "multiply-adds"
+"""What a supernet has to rank better than: networks by their multiply-adds, the largest first."""
+
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
@@ -36,7 +40,8 @@ class Ranking:
 
     table: path of the table; truth: the column; of: how many networks it has a value for. genotypes: the N networks, in
     random order. values: `[N]`, their truth. scores: {metric of the task, "loss": [N]}, in the supernet, means over
-    `examples`. statistics: for each of scores. cost: {"evaluations": examples passed forward, "seconds", without compiling}.
+    `examples`. statistics: for each of scores, and for BASELINE, which needs no supernet. cost: {"evaluations":
+    examples passed forward, "seconds", without compiling}.
     epoch: of the supernet. folder: of the run in which files are written, None in memory.
     """
 
@@ -134,6 +139,9 @@ def rank(run: str | Path | Run, *, table: str, truth: str | None = None, network
     values, of = known.columns[column][rows], known.columns[column][drawn_rows(known, column, None)]
     statistics = {name: rank_statistics(sign * scores.values[name], values, among=of, better=better(column), seed=seed)
                   for name, sign in signs.items()}
+    costs = cost_function(supernet.space)
+    macs = np.array([costs(each)["macs"] for each in genotypes])
+    statistics[BASELINE] = rank_statistics(macs, values, among=of, better=better(column), seed=seed)
     result = Ranking(known.path, column, len(of), genotypes, values, {name: scores.values[name] for name in signs}, examples,
                      statistics, {"evaluations": len(rows) * examples, "seconds": scores.seconds}, supernet.epoch,
                      run.folder)

@@ -103,7 +103,7 @@ def numbers_of(found: RankStatistics) -> dict[str, float]:
 
 
 def rows_of(result: Mapping[str, Any]) -> list[list[str]]:
-    """A row for each score of a ranking, which is as its file has it, below a header."""
+    """A row for each score of a ranking, which is as its file has it, and for the multiply-adds, below a header."""
     return [["score", *HEADER], *([name, *cells(found)] for name, found in result["statistics"].items())]
 
 
@@ -119,7 +119,7 @@ def spelled(found: Mapping[str, Any]) -> str:
     value, low, high = (found.get(key) for key in ("value", "low", "high"))
     if value is None:
         return DASH
-    return f"{value:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
+    return f"{value:.2f}" + ("" if low is None else f" [{low:.2f}, {high:.2f}]")
 
 
 def ranking_parts(folder: Path, picture: Callable[[Path, str], str]) -> list[str]:
