@@ -173,21 +173,6 @@ def label(source: Mapping[str, Any], kind: str, also: Collection[str] = ()) -> s
     return f"{name} ({shown})" if shown else name
 
 
-def selection_of(folder: Path, config: Mapping[str, Any], results: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The selection of a config that chose when the search in `folder` ended; None where there is none, and where it did not
-    suit, so that the method's own rule chose."""
-    selection = config.get("selection")
-    if not isinstance(selection, dict) or not isinstance(selection.get("name"), str):
-        return None
-    if "children" not in results:
-        return None if results.get("selection_seconds") == 0.0 else selection
-    try:  # of a few-shot search it chose from each child
-        child = folder / "children" / results["children"][results["chosen"]]["name"]
-    except (TypeError, LookupError):  # damaged results
-        return selection
-    return selection if (child / "selections" / selection["name"].rpartition(":")[2]).is_dir() else None
-
-
 def chosen_by(selection: Mapping[str, Any]) -> str:
     """The selection of a config on one line, and what it chooses, where it is of this toolkit. Imports nothing."""
     name = selection["name"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from launch.arguments import flag_value, has_option, load_data
 from launch.interrupts import working
 from launch.search_options import SPLIT, read_search, settings_of
-from launch.text import budget_lines, front_text, size_text
+from launch.text import budget_lines, front_of_search, size_text
 
 if TYPE_CHECKING:
     from dnas import Run
@@ -57,10 +57,11 @@ def _refuse_other_start(path: str, plan: SearchPlan) -> None:
 
 def report(run: Run) -> str:
     """The result of a search as text: the cell, its size, its metric, its files, next commands."""
-    from dnas.config import chosen_by, selection_of
+    from dnas.config import chosen_by
     from dnas.engine.margin import margin_of, undecided
     from dnas.engine.progress import metric_text
     from dnas.reports.cells import terminal_cell
+    from dnas.runs.index import selection_of
     from dnas.task import task_of
 
     supernet, genotype = run.supernet, run.genotype
@@ -106,14 +107,10 @@ def report(run: Run) -> str:
 def _front_lines(run: Run, chosen: Mapping[str, Any] | None) -> list[str]:
     """The front that the selection found with which the search ended, as `dnas select` prints it."""
     from dnas.fronts.front import load_front
-    from dnas.task import task_of
+    from dnas.runs.directory import choice_folder
 
-    front = load_front(run.folder / "selections" / chosen["name"].rpartition(":")[2]) if chosen else None
-    if not front:
-        return []
-    space, task = run.supernet.space, task_of(run.supernet.data)
-    names = [space.format(each.genotype) for each in front.networks]
-    return ["", front_text(front, names, [task.metric] if task.percent else []), ""]
+    front = load_front(choice_folder(run.folder, chosen["name"])) if chosen else None
+    return ["", front_of_search(front, run.supernet), ""] if front else []
 
 
 def children_lines(run: Run, task) -> list[str]:
@@ -149,10 +146,11 @@ def report_runs(plan: SearchPlan, runs: Sequence[Run], out: Path) -> str:
     """The results of several searches as text: a line each, what they share, next commands."""
     import numpy as np
 
-    from dnas.config import chosen_by, selection_of
+    from dnas.config import chosen_by
     from dnas.engine.margin import margin_of, undecided, what_decides
     from dnas.engine.progress import metric_text
     from dnas.reports.comparison import agreement
+    from dnas.runs.index import selection_of
     from dnas.task import task_of
 
     task = task_of(plan.data)

@@ -31,18 +31,16 @@ def main(argv: Sequence[str]) -> int:
                           titles={"selection": f"options of the selection {name}"})
     from dnas.api.select import cost_parts, select
     from dnas.reports.cells import terminal_cell
-    from dnas.task import task_of
-    from launch.text import budget_lines, front_text, size_text
+    from launch.text import budget_lines, front_of_search, size_text
 
     options = values.pop("selection_options")
     values["selection"] = name
     with working("the same command continues from the last step"):
         chosen = select(values.pop("run"), **values, **options)
-    supernet, task = chosen.run.supernet, task_of(chosen.run.supernet.data)
+    supernet = chosen.run.supernet
     print("", terminal_cell(chosen.genotype, supernet.space.groups), supernet.space.format(chosen.genotype), "", sep="\n")
     if chosen.front:
-        names = [supernet.space.format(each.genotype) for each in chosen.front.networks]
-        print(front_text(chosen.front, names, [task.metric] if task.percent else []), "", sep="\n")
+        print(front_of_search(chosen.front, supernet), "", sep="\n")
     print(f"size       {size_text(supernet.space.cost(chosen.genotype))} as a network of its own")
     for line in budget_lines(supernet.config, supernet.space, chosen.genotype):
         print(f"budget     {line}")

@@ -52,6 +52,15 @@ def front_text(front, names: Sequence[str] = (), percent: Sequence[str] = ()) ->
                       f"covers     {100 * share:.1f} % of the box between the best and the worst value of each objective"])
 
 
+def front_of_search(front, supernet) -> str:
+    """`front_text` of a front in a supernet, with the notations of its networks, and the metric in % where it is a share."""
+    from dnas.task import task_of
+
+    task = task_of(supernet.data)
+    names = [supernet.space.format(each.genotype) for each in front.networks]
+    return front_text(front, names, [task.metric] if task.percent else [])
+
+
 def budget_lines(config: Mapping[str, Any], space, genotype, gates=None) -> list[str]:
     """A line for each limit of a config: whether `genotype` meets it, and the expected cost by `gates`."""
     from dnas.algorithms.budget import BAND, NAMES, likelihood, met

@@ -10,9 +10,8 @@ import pytest
 
 import dnas
 from dnas.api.search_plan import LARGEST_ARCH_LR, PUBLISHED_STEPS, fitting_method, plan_search
-from dnas.config import selection_of
 from dnas.runs.directory import load_genotype
-from dnas.runs.index import summary
+from dnas.runs.index import selection_of, summary
 from dnas.selection.types import Unsuitable
 from launch.main import main
 from tests.test_search import BATCH, tiny

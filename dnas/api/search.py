@@ -147,7 +147,7 @@ def run_searches(plan: SearchPlan, out: str | Path | None, *, progress: bool = T
                     continue
                 few_shot = result if plan.split else None
                 result = few_shot.result if few_shot else result
-                states = tuple(child.supernet.state for child in few_shot.children) if few_shot else ()
+                states = tuple(child.supernet.state for child in few_shot.children) if few_shot and not run else ()
                 supernet = Supernet(run.folder if run else None, setting.config, setting.space, setting.method, plan.data,
                                     result.state, len(result.records), children=states)
                 searched = Run(supernet.folder, setting.config, {}, result, supernet)

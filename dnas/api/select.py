@@ -26,7 +26,7 @@ from dnas.reports.cells import draw_genotype
 from dnas.reports.figures import draw_front
 from dnas.reports.text import duration
 from dnas.runs import checkpoint
-from dnas.runs.directory import holds_run, open_run
+from dnas.runs.directory import choice_folder, holds_run, open_run
 from dnas.selection import USUAL
 from dnas.selection.select import SelectionResult, load_selected, refuse_non_finite
 from dnas.selection.select import select as run_selection
@@ -184,7 +184,7 @@ def refuse_other_choice(folder: Path, config: Mapping[str, Any]) -> None:
 
 def selection_folder(run: Path, name: str) -> Path:
     """Where a selection of this name is written in a run. Raises ValueError where that is a link, and so somewhere else."""
-    folder = run / "selections" / name.rpartition(":")[2]
+    folder = choice_folder(run, name)
     for place in folder.parent, folder:
         if place.is_symlink():
             raise ValueError(f"{place} is a link, and a selection is written in its run only; put the folder itself there, "

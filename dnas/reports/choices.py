@@ -49,7 +49,7 @@ def _command(front: Front, folder: Path, run: Path) -> list[str]:
         return []
     value = middle.values[cost]
     limit = f"{cost}<={value:.0f}" if value == round(value) else f"{cost}<={value!r}"
-    number = 1 + next(n for n, each in enumerate(front.networks) if each.genotype == front.pick(limit))
+    number = 1 + front.networks.index(front.best(limit))
     command = shlex.join(["dnas", "train", str(run), "--selection", folder.name, "--pick", limit])
     return [html.code(f"# trains network {number} from scratch; with --inherit it begins with the weights of the supernet\n"
                       f"{command}")]

@@ -119,9 +119,9 @@ def _head(run: RunContent) -> list[str]:
 
 def _decided(run: RunContent) -> list[str]:
     """What chose in the end, or that the search has decided nothing, where its results say so."""
-    from dnas.config import chosen_by, selection_of
+    from dnas.config import chosen_by
 
-    chosen = selection_of(run.folder, run.config, run.results)
+    chosen = index.selection_of(run.folder, run.config, run.results)
     if chosen:
         return [html.paragraph(f"Chosen in the end by {chosen_by(chosen)}.")]
     largest, uniform = number(run.results, "largest_gate"), number(run.results, "uniform")

@@ -300,6 +300,11 @@ def _refuse_links(folder: Path) -> None:
         refuse_link(path)
 
 
+def choice_folder(run: Path, selection: str) -> Path:
+    """Where the choice by a selection of this name, or place, lies in a run."""
+    return run / "selections" / selection.rpartition(":")[2]
+
+
 def refuse_link(path: Path) -> None:
     """Raises ValueError where a folder of a run is a link."""
     if path.is_symlink():

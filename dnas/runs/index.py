@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from dnas.runs import lock
-from dnas.runs.directory import CHILDREN, FAILED
+from dnas.runs.directory import CHILDREN, FAILED, choice_folder
 from dnas.runs.files import read_json, records
 from dnas.runs.study_folder import DECLARED, LABEL, ranking_of, run_folder, states
 from dnas.types import Group
@@ -148,6 +148,21 @@ def _with_study(run: Summary | None, search: Summary) -> Summary:
         missing = "choices from it, or its ranking, are missing"
         return run._replace(status="interrupted", note=missing) if run.status == "done" else run
     return run._replace(status=search.status, note=search.note)
+
+
+def selection_of(folder: Path, config: Mapping[str, Any], results: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The selection of a config that chose when the search in `folder` ended; None where there is none, and where it did not
+    suit, so that the method's own rule chose."""
+    selection = config.get("selection")
+    if not isinstance(selection, dict) or not isinstance(selection.get("name"), str):
+        return None
+    if "children" not in results:
+        return None if results.get("selection_seconds") == 0.0 else selection
+    try:  # of a few-shot search it chose from each child
+        child = folder / CHILDREN / results["children"][results["chosen"]]["name"]
+    except (TypeError, LookupError):  # damaged results
+        return selection
+    return selection if choice_folder(child, selection["name"]).is_dir() else None
 
 
 def choices(folder: Path) -> list[Path]:
